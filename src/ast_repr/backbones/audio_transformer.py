@@ -1,0 +1,87 @@
+"""AST, the Audio Spectrogram Transformer (Gong, Chung and Glass 2021), composed from timm's transformer blocks.
+
+A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, joined by DeiT's class and
+distillation tokens, and read off as the mean of those two after the last norm. Dead timm heads are not built:
+86.6 M parameters with 527 source classes, not the 88.1 M of the authors' log.
+
+The input is expected normalised, (x - mean) / (2 std), with `self.mean` and `self.std`, which belong to the weights.
+"""
+
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from .output import Output
+
+AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the log-mel, from the authors' AudioSet recipe
+
+
+class AudioTransformer(nn.Module):
+    """AST at any size.
+
+    Args:
+        embed_dim, depth, num_heads: width, blocks and attention heads (AST-base: 768, 12, 12).
+        patch, stride: side and step of a patch, in frames and bins.
+        frames, mels: size of the input (T, F).
+        n_source: source classes S (AudioSet: 527).
+        mean, std: statistics of the log-mel that the weights were trained on.
+        norm_eps: of every LayerNorm. The hub's copy says 1e-12, the authors' timm 1e-6; their logits differ by 3e-5 at most.
+
+    Raises:
+        ValueError: heads do not divide the width, or the input is smaller than a patch.
+    """
+
+    def __init__(
+        self, embed_dim=768, depth=12, num_heads=12, patch=16, stride=10, frames=1024, mels=128, n_source=527,
+        mean=AUDIOSET_MEAN, std=AUDIOSET_STD, norm_eps=1e-12,
+    ):  # fmt: skip
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"ast: num_heads {num_heads} does not divide embed_dim {embed_dim}")
+        if min(frames, mels) < patch:
+            raise ValueError(f"ast: an input of {frames} x {mels} is smaller than a patch of {patch} x {patch}")
+        self.dims = {
+            "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch": patch, "stride": stride,
+            "frames": frames, "mels": mels, "n_source": n_source,
+        }  # fmt: skip
+        self.embed_dim, self.n_source = embed_dim, n_source
+        self.frames, self.mels = frames, mels
+        self.mean, self.std = mean, std
+        self.grid = ((mels - patch) // stride + 1, (frames - patch) // stride + 1)  # rows in frequency, columns in time
+
+        norm = partial(nn.LayerNorm, eps=norm_eps)
+        self.patch_embed = nn.Conv2d(1, embed_dim, patch, stride)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.grid[0] * self.grid[1], embed_dim))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.norm = norm(embed_dim)
+        self.source_head = nn.Sequential(norm(embed_dim), nn.Linear(embed_dim, n_source))
+        self._initialise()
+
+    def _initialise(self):
+        for tensor in (self.cls_token, self.dist_token, self.pos_embed):
+            nn.init.trunc_normal_(tensor, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x):
+        """(B, 1, T, F) normalised log-mel -> Output(embedding (B, D), source_logits (B, S)).
+
+        Raises:
+            ValueError: the input has another shape than the position embedding was made for.
+        """
+        if x.ndim != 4 or x.shape[1:] != (1, self.frames, self.mels):
+            raise ValueError(f"ast expects an input of (B, 1, {self.frames}, {self.mels}), found {tuple(x.shape)}")
+        patches = self.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = tokens + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        # Norms are per token, so only the two that are pooled need the last one.
+        embedding = self.norm(tokens[:, :2]).mean(dim=1)
+        return Output(embedding, self.source_head(embedding))

@@ -1,0 +1,1 @@
+# TEMPORARY, to be replaced by its owner

@@ -1,0 +1,12 @@
+"""What every backbone returns."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Output(NamedTuple):
+    """embedding (B, D): the pooled token; source_logits (B, S), or None where the backbone has no source classes."""
+
+    embedding: torch.Tensor
+    source_logits: torch.Tensor | None

@@ -1,0 +1,197 @@
+"""Weights of AST from any file they are found in: strict, checked, and without running code from the file.
+
+Three key layouts are read and one is written:
+    author        the authors' `.pth`: `module.v.blocks.N.attn.qkv.*`, `module.mlp_head.{0,1}.*`
+    hub           the hub's safetensors: `audio_spectrogram_transformer.encoder.layer.N.attention.attention.query.*`
+    transformers  transformers >= 5 in memory: `audio_spectrogram_transformer.layers.N.attention.q_proj.*`
+    ast_repr      this project's own names, with the dims in the safetensors metadata (written by `save`)
+
+Position embeddings are cut around the middle, or extended bilinearly, along time when the backbone was built for
+another number of frames (Gong et al. 2021, section 2.2).
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch.nn import functional
+
+from .. import files
+
+HF = "audio_spectrogram_transformer."
+LAYER = r"audio_spectrogram_transformer\.(?:encoder\.layer|layers)\.(\d+)\."
+RENAMES = [  # (layout's name, ours); the first that matches is applied
+    (r"(?:module\.)?v\.(cls_token|dist_token|pos_embed|norm\..+|blocks\..+)", r"\1"),
+    (r"(?:module\.)?v\.patch_embed\.proj\.(.+)", r"patch_embed.\1"),
+    (r"(?:module\.)?mlp_head\.([01]\..+)", r"source_head.\1"),
+    (re.escape(HF) + r"embeddings\.cls_token", "cls_token"),
+    (re.escape(HF) + r"embeddings\.distillation_token", "dist_token"),
+    (re.escape(HF) + r"embeddings\.position_embeddings", "pos_embed"),
+    (re.escape(HF) + r"embeddings\.patch_embeddings\.projection\.(.+)", r"patch_embed.\1"),
+    (re.escape(HF) + r"layernorm\.(.+)", r"norm.\1"),
+    (LAYER + r"layernorm_before\.(.+)", r"blocks.\1.norm1.\2"),
+    (LAYER + r"layernorm_after\.(.+)", r"blocks.\1.norm2.\2"),
+    (LAYER + r"attention\.(?:attention\.(query|key|value)|([qkv])_proj)\.(.+)", r"blocks.\1.attn.\2\3.\4"),
+    (LAYER + r"attention\.(?:output\.dense|o_proj)\.(.+)", r"blocks.\1.attn.proj.\2"),
+    (LAYER + r"(?:intermediate\.dense|mlp\.fc1)\.(.+)", r"blocks.\1.mlp.fc1.\2"),
+    (LAYER + r"(?:output\.dense|mlp\.fc2)\.(.+)", r"blocks.\1.mlp.fc2.\2"),
+    (r"classifier\.layernorm\.(.+)", r"source_head.0.\1"),
+    (r"classifier\.dense\.(.+)", r"source_head.1.\1"),
+]
+DEAD = re.compile(r"(?:module\.)?v\.head(?:_dist)?\.(?:weight|bias)")  # DeiT's ImageNet heads, in the author layout only
+COMMON = [(stride, frames) for frames in (1024, 512, 128) for stride in (10, 12, 14, 16)]
+
+
+class WeightsError(ValueError):
+    """A weight file that cannot be used; the message names the file, what was found and what was expected."""
+
+
+def read_header(path):
+    """Dims and layout found in a weight file.
+
+    Returns:
+        dict: `layout`, `dims` (keywords of `backbones.build("ast")`) and, where the file says it, `mean` and `std`.
+
+    Raises:
+        WeightsError: missing, truncated, malicious, or not an AST.
+    """
+    metadata, tensors = _read(path)
+    layout, state = _canonical(path, tensors)
+    if layout == "ast_repr":
+        try:
+            header = json.loads(metadata["ast_repr"])
+        except (KeyError, ValueError) as error:
+            raise WeightsError(f"{path}: no readable `ast_repr` metadata; expected a file written by this project") from error
+        return {"layout": layout, **header}
+    return {"layout": layout, "dims": _infer_dims(path, state)}
+
+
+def load(backbone, path):
+    """Fill `backbone` (in place, strictly) from a file in any of the layouts; returns the backbone.
+
+    Raises:
+        WeightsError: the file is missing, truncated or malicious, or its tensors are not the backbone's; keys are named.
+    """
+    _, tensors = _read(path)
+    _, state = _canonical(path, tensors)
+    expected = backbone.state_dict()
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or extra:
+        raise WeightsError(f"{path}: not the weights of this backbone; missing: {_few(missing)}; unexpected: {_few(extra)}")
+    state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
+    wrong = [f"{k} {tuple(state[k].shape)}, expected {tuple(v.shape)}" for k, v in expected.items() if state[k].shape != v.shape]
+    if wrong:
+        raise WeightsError(f"{path}: weights of another size; found {_few(wrong)}")
+    backbone.load_state_dict(state, strict=True)
+    return backbone
+
+
+def save(backbone, path, source_classes=()):
+    """Write a backbone to safetensors with its dims, normalisation and source classes in the metadata."""
+    header = {"dims": backbone.dims, "mean": backbone.mean, "std": backbone.std, "source_classes": list(source_classes)}
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()}
+    files.write_bytes(path, serialise(state, metadata={"ast_repr": json.dumps(header)}))
+
+
+def fingerprint(module):
+    """sha256 over the names and values of a module's tensors: equal only if nothing has moved."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fit_positions(pos_embed, grid):
+    """Fit (1, 2 + rows * columns, D) to `grid` = (rows, columns): cut around the middle, or extend bilinearly, in time."""
+    rows, columns = grid
+    patches = pos_embed.shape[1] - 2
+    if patches == rows * columns or patches % rows:
+        return pos_embed  # fits already, or differs in frequency, which the shape check then reports
+    found = patches // rows
+    tokens, image = pos_embed[:, :2], pos_embed[:, 2:].transpose(1, 2).unflatten(2, (rows, found))
+    if columns < found:
+        start = (found - columns) // 2
+        image = image[..., start : start + columns]
+    else:
+        image = functional.interpolate(image, (rows, columns), mode="bilinear", align_corners=False)
+    return torch.cat([tokens, image.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _read(path):
+    """Metadata and tensors of a safetensors or pickle file; pickles are read with weights_only."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise WeightsError(f"{path}: refused, it holds more than tensors; nothing in it was run") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise WeightsError(f"{path}: truncated or not a weight file ({str(error).splitlines()[0]}); fetch it again") from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise WeightsError(f"{path}: expected a dict of tensors")
+    return {}, state
+
+
+def _canonical(path, tensors):
+    """Name of the layout, and the tensors under this project's names (query, key and value joined)."""
+    if "source_head.1.weight" in tensors:
+        return "ast_repr", dict(tensors)
+    layout = (
+        "author" if any(DEAD.fullmatch(k) or "v.blocks." in k for k in tensors)
+        else "hub" if any(".encoder.layer." in k for k in tensors)
+        else "transformers"
+    )  # fmt: skip
+    state = {}
+    for key, tensor in tensors.items():
+        if DEAD.fullmatch(key):
+            continue
+        for pattern, name in RENAMES:
+            if match := re.fullmatch(pattern, key):
+                state[match.expand(name)] = tensor
+                break
+        else:
+            raise WeightsError(f"{path}: unexpected tensor {key!r}; expected an AST in author, hub, transformers or ast_repr layout")
+    for key in [k for k in state if re.search(r"\.attn\.(query|q)\.", k)]:
+        parts = [re.sub(r"\.(query|q)\.", f".{name}.", key) for name in (("query", "key", "value") if ".query." in key else "qkv")]
+        if not all(part in state for part in parts):
+            raise WeightsError(f"{path}: incomplete attention, expected all of {', '.join(parts)}")
+        state[re.sub(r"\.(query|q)\.", ".qkv.", key)] = torch.cat([state.pop(part) for part in parts])
+    return layout, state
+
+
+def _infer_dims(path, state):
+    """Dims from the shapes; what shapes cannot tell (heads, strides) from a `config.json` beside the file, else AST's customs."""
+    try:
+        embed_dim, _, patch, _ = state["patch_embed.weight"].shape
+        patches = state["pos_embed"].shape[1] - 2
+        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+        n_source = len(state["source_head.1.bias"])
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: not an AST, no {error}") from error
+    dims = {"embed_dim": embed_dim, "depth": depth, "patch": patch, "n_source": n_source}
+    config = Path(path).with_name("config.json")
+    if config.is_file():
+        found = json.loads(config.read_text())
+        if found.get("hidden_size") == embed_dim and found.get("time_stride") == found.get("frequency_stride"):
+            return dims | {
+                "num_heads": found["num_attention_heads"], "stride": found["time_stride"],
+                "frames": found["max_length"], "mels": found["num_mel_bins"],
+            }  # fmt: skip
+    for stride, frames in COMMON:
+        if ((128 - patch) // stride + 1) * ((frames - patch) // stride + 1) == patches:
+            return dims | {"num_heads": max(1, embed_dim // 64), "stride": stride, "frames": frames, "mels": 128}
+    raise WeightsError(f"{path}: {patches} patches fit no usual stride and length; put the model's config.json beside it")
+
+
+def _few(items, n=4):
+    return ", ".join(items[:n]) + (f" and {len(items) - n} more" if len(items) > n else "") if items else "none"

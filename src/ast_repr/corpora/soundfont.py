@@ -1,0 +1,87 @@
+"""Sound from code: notes rendered with the General MIDI soundfont that pretty_midi carries, and rooms to put them in.
+
+Conventions
+    notes: list of (start seconds, duration seconds, MIDI pitch, velocity 1..127).
+    A drum part is `program=None`; its pitches are General MIDI's percussion keys.
+    Everything is rendered at 44.1 kHz, quality 4: at 16 kHz the renderer diverges, or never returns, for many presets.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import symusic
+
+RENDER_RATE = 44_100  # Hz
+MAX_PITCH = 96  # from 101 on the renderer never returns for a dozen presets
+PEAK_LIMIT = 100.0  # a render above it has diverged (sane ones stay below about 2)
+SPEED_OF_SEMITONE = 2 ** (1 / 12)
+
+
+@cache
+def _synthesizer():
+    package = Path(importlib.util.find_spec("pretty_midi").origin).parent
+    return symusic.Synthesizer(str(package / "TimGM6mb.sf2"), RENDER_RATE, 4)
+
+
+def render(program, notes, seconds):
+    """Render one part.
+
+    Args:
+        program: General MIDI program 0..127, or None for the drum kit.
+        notes: see Conventions.
+        seconds: length of the result; the tail of the last note is cut there.
+
+    Returns:
+        float32 (seconds * 44100,) mono, or None where the renderer diverged (about 1 % of parts: draw again).
+
+    Raises:
+        ValueError: a pitch above MAX_PITCH.
+    """
+    if max((note[2] for note in notes), default=0) > MAX_PITCH:
+        raise ValueError(f"a note of pitch {max(note[2] for note in notes)}; the renderer is safe up to {MAX_PITCH}")
+    track = symusic.Track(ttype="second", program=program or 0, is_drum=program is None)
+    for start, duration, pitch, velocity in notes:
+        track.notes.append(symusic.Note(start, duration, int(pitch), int(velocity), ttype="second"))
+    score = symusic.Score(ttype="second")
+    score.tracks.append(track)
+    sound = np.asarray(_synthesizer().render(score, stereo=False), dtype=np.float32).reshape(-1)
+    samples = round(seconds * RENDER_RATE)
+    sound = np.pad(sound[:samples], (0, max(0, samples - len(sound))))
+    peak = np.abs(sound).max(initial=0.0)
+    return sound if np.isfinite(peak) and 1e-4 < peak < PEAK_LIMIT else None
+
+
+class Room:
+    """A place and a microphone: early decay and reverberation, a smooth frequency response, and background noise.
+
+    Args:
+        rng: numpy Generator; the room is drawn from it once.
+        rate: sampling rate in Hz.
+        dry: probability that the room has no reverberation.
+    """
+
+    def __init__(self, rng, rate, dry=0.15):
+        self.rate = rate
+        decay_s = rng.uniform(0.1, 1.2)
+        time = np.arange(round(decay_s * rate)) / rate
+        tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / decay_s)  # 60 dB down after decay_s
+        self.tail = tail / np.sqrt(np.sum(tail**2))
+        self.wet = 0.0 if rng.random() < dry else rng.uniform(0.05, 0.6)
+        self.anchors_db = np.cumsum(rng.normal(0, 2.0, 9))  # a smooth response over octaves from 40 Hz
+        self.anchors_db -= self.anchors_db.mean()
+        self.noise_db = rng.uniform(-70, -25)  # relative to the signal
+        self.noise_slope = rng.uniform(0, 1.2)  # 0 white, 1 pink
+
+    def record(self, sound, rng):
+        """(n,) at `rate` -> (n,) as heard in this room, the noise drawn from `rng`."""
+        samples = len(sound)
+        size = 1 << (samples + len(self.tail) - 1).bit_length()
+        hz = np.maximum(np.fft.rfftfreq(size, 1 / self.rate), 20.0)
+        gain_db = np.interp(np.log2(hz / 40.0), np.arange(9), self.anchors_db)
+        response = (1 + self.wet * np.fft.rfft(self.tail, size)) * 10 ** (gain_db / 20)
+        heard = np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:samples]
+        noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples), size) / (hz / 1000) ** (self.noise_slope / 2), size)[:samples]
+        level = np.sqrt(np.mean(heard**2)) * 10 ** (self.noise_db / 20) / np.sqrt(np.mean(noise**2))
+        return (heard + level * noise).astype(np.float32)

@@ -1,0 +1,226 @@
+"""The built-in corpus: polyphonic music rendered on first use, in OpenMIC-2018's layout, so that nothing needs downloading.
+
+An artist is a line-up with presets, body sizes, tuning, tempo, room, noise and level of its own; test artists are
+never heard in training. A clip is one to five parts, some entering late, some barely audible, and in a third of the
+clips an instrument that has no label. Labels are what OpenMIC's are: about two a clip, 43 % of them present, most
+absent ones plausible confusions, and each a weighted vote of three listeners who err: no method gets near 100.
+"""
+
+import csv
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from .. import files
+from .scoring import INSTRUMENTS, UNLABELLED, harmony, siblings, write
+from .soundfont import MAX_PITCH, RENDER_RATE, SPEED_OF_SEMITONE, Room, render
+
+CLASSES = sorted(INSTRUMENTS)  # the twenty of OpenMIC-2018
+CLIPS = 1_000
+CLIP_SECONDS = 10.0
+RATE = 22_050  # Hz, of the Ogg files
+CLIPS_PER_ARTIST = 10
+LINE_UP = 6  # instruments an artist has
+TEST_FRACTION = 0.25
+PARTS = (0.12, 0.26, 0.30, 0.20, 0.12)  # probability of 1..5 labelled parts in a clip
+PRESENT = 0.43  # fraction of observed labels that are asked about a sounding instrument, as in OpenMIC
+
+
+def make(root, clips=CLIPS, seed=0, nj=1):
+    """Render the corpus into `root` (same seed, same bytes); files that are there already are kept.
+
+    Args:
+        root: folder, made in OpenMIC-2018's layout.
+        clips: how many clips, at least 200 (below that some instrument goes unobserved).
+        seed: of everything.
+        nj: processes.
+
+    Raises:
+        ValueError: too few clips.
+    """
+    if clips < 200:
+        raise ValueError(f"{clips} clips are too few for twenty instruments; expected 200 or more")
+    root = Path(root)
+    jobs = [(root, seed, artist, clip) for artist in _artists(seed, clips) for clip in artist.clips]
+    todo = [job for job in jobs if not audio_path(root, key(job[3])).is_file()]
+    if todo:
+        with get_context("spawn").Pool(nj) as pool:
+            for _ in tqdm(pool.imap_unordered(_render_clip, todo, chunksize=4), "render", len(todo), unit="clip"):
+                pass
+    _write_tables(root, jobs)
+
+
+def key(clip):
+    """OpenMIC's sample_key: track number and first sample."""
+    return f"{clip:06d}_0"
+
+
+def audio_path(root, sample_key):
+    """Where OpenMIC keeps a clip: audio/<first three characters>/<sample_key>.ogg."""
+    return Path(root) / "audio" / sample_key[:3] / f"{sample_key}.ogg"
+
+
+@dataclass(frozen=True)
+class Artist:
+    number: int
+    split: str
+    line_up: tuple  # class names
+    clips: range
+
+
+def _artists(seed, clips):
+    """Deal line-ups from shuffled decks of the twenty classes, so that each class is played equally often."""
+    rng = np.random.default_rng([seed, 0])
+    count = -(-clips // CLIPS_PER_ARTIST)
+    test = set(rng.choice(count, round(TEST_FRACTION * count), replace=False).tolist())
+    deck, artists = [], []
+    for number in range(count):
+        line_up = []
+        while len(line_up) < LINE_UP:
+            deck = deck or rng.permutation(CLASSES).tolist()
+            fresh = next((i for i, name in enumerate(deck) if name not in line_up), None)
+            if fresh is None:
+                deck += rng.permutation(CLASSES).tolist()
+                continue
+            line_up.append(deck.pop(fresh))
+        own = range(number * CLIPS_PER_ARTIST, min(clips, (number + 1) * CLIPS_PER_ARTIST))
+        artists.append(Artist(number, "test" if number in test else "train", tuple(line_up), own))
+    return artists
+
+
+def _draw_parts(seed, artist, clip):
+    """Which instruments sound in a clip, and how loud: list of (name, level dB), the loudest at 0 dB."""
+    rng = np.random.default_rng([seed, 1, clip])
+    count = 1 + rng.choice(len(PARTS), p=PARTS)
+    names = list(rng.choice(artist.line_up, count, replace=False))
+    if rng.random() < 0.35:
+        names.append(rng.choice(sorted(UNLABELLED)))
+    levels = rng.uniform(-14, 0, len(names))
+    return list(zip(map(str, names), levels - levels.max()))
+
+
+def _draw_labels(seed, artist, clip):
+    """Observed labels of a clip: {instrument: relevance}, votes of three listeners weighted by how much each is trusted."""
+    levels = dict(_draw_parts(seed, artist, clip))
+    present = [name for name in levels if name in INSTRUMENTS]
+    confusable = sorted({other for name in present for other in siblings(name)} - set(present))
+    rng = np.random.default_rng([seed, 2, clip])
+    labels = {}
+    for _ in range(min(1 + rng.poisson(1.06), 8)):
+        pool = present if rng.random() < PRESENT else confusable if rng.random() < 0.5 else CLASSES
+        pool = [name for name in pool if name not in labels and (pool is present or name not in present)]
+        if not pool:
+            continue
+        name = str(rng.choice(pool))
+        trust = rng.uniform(0.75, 0.98, 3)
+        if name in present:
+            hears = trust - 0.03 * max(0.0, -levels[name] - 6)  # quiet parts are missed more often
+        else:
+            hears = (1 - trust) * (1.0 if name in confusable else 0.5)
+        votes = rng.random(3) < hears
+        labels[name] = round(float(votes @ trust / trust.sum()), 5)
+    return labels
+
+
+def _render_clip(job):
+    root, seed, artist, clip = job
+    style = np.random.default_rng([seed, 3, artist.number])  # the artist's, the same in each of its clips
+    room, tempo, cents, loudness_db = Room(style, RATE), style.uniform(70, 150), style.normal(0, 15), style.uniform(-15, -1)
+    voices = {name: _voice(style, instrument) for name, instrument in (INSTRUMENTS | UNLABELLED).items()}
+
+    rng = np.random.default_rng([seed, 4, clip])
+    seconds, song_key = CLIP_SECONDS + 0.2, int(rng.integers(12))
+    bars = harmony(rng, song_key, 240 / (tempo * rng.uniform(0.95, 1.05)), seconds)
+    parts = [_render_part(rng, name, voices[name], bars, song_key, seconds) * 10 ** (level / 20)
+             for name, level in _draw_parts(seed, artist, clip)]  # fmt: skip
+    mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * 2 ** (cents / 1200), RATE, quality="HQ")
+    heard = room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
+    heard *= 10 ** ((loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(heard).max()
+    path = audio_path(root, key(clip))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, ogg_bytes(heard, RATE, serial=clip))
+
+
+def _voice(rng, instrument):
+    """An artist's own version of an instrument: (program, semitones of body shift)."""
+    program = int(rng.choice(instrument.programs)) if instrument.programs else None
+    return program, int(rng.integers(instrument.shift[0], instrument.shift[1] + 1))
+
+
+def _render_part(rng, name, voice, bars, song_key, seconds):
+    """One part, (seconds * 44100,) at an RMS of 1 while it plays; drawn again where the renderer diverges."""
+    instrument = (INSTRUMENTS | UNLABELLED)[name]
+    program, shift = voice
+    speed = SPEED_OF_SEMITONE**shift
+    while True:
+        enters, leaves = (0.0, seconds) if rng.random() < 0.7 else sorted(rng.uniform([0, seconds / 2], [seconds / 2, seconds]))
+        low, high = instrument.low, instrument.high
+        if "bass" not in instrument.roles and high - low > 20:
+            low += int(rng.integers(0, high - low - 19))
+            high = min(high, low + 24)
+        notes = write(str(rng.choice(instrument.roles)), rng, bars, song_key, low, high)
+        transpose = 0 if program is None else shift
+        notes = [(start * speed, length * speed, min(pitch - transpose, MAX_PITCH), velocity)
+                 for start, length, pitch, velocity in notes if enters <= start < leaves]  # fmt: skip
+        sound = render(program, notes, seconds * speed + 0.1) if notes else None
+        if sound is None:
+            continue
+        sound = soxr.resample(sound, RENDER_RATE * speed, RENDER_RATE, quality="MQ")[: round(seconds * RENDER_RATE)]
+        active = sound[np.abs(sound) > 1e-3 * np.abs(sound).max()]
+        if len(sound) == round(seconds * RENDER_RATE) and len(active) > RENDER_RATE / 2:
+            return sound / np.sqrt(np.mean(active**2))
+
+
+def ogg_bytes(sound, rate, serial):
+    """Encode (n,) as Ogg Vorbis with a given stream serial number, which the encoder would draw from the clock."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound, rate, format="OGG", subtype="VORBIS")
+    data = bytearray(buffer.getvalue())
+    page = 0
+    while page < len(data):
+        segments = data[page + 26]
+        end = page + 27 + segments + sum(data[page + 27 : page + 27 + segments])
+        data[page + 14 : page + 18] = serial.to_bytes(4, "little")
+        data[page + 22 : page + 26] = bytes(4)
+        data[page + 22 : page + 26] = _ogg_checksum(data[page:end]).to_bytes(4, "little")
+        page = end
+    return bytes(data)
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page):
+    """Ogg's CRC-32: zlib's polynomial with the bits the other way round, starting at zero and without inversion."""
+    reflected = zlib.crc32(bytes(page).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
+
+
+def _write_tables(root, jobs):
+    """OpenMIC's tables: class map, aggregated labels, metadata and the two partitions."""
+    labels, metadata, partitions = [], [], {"train": [], "test": []}
+    for _, seed, artist, clip in jobs:
+        name = key(clip)
+        labels += [(name, instrument, relevance, 3) for instrument, relevance in sorted(_draw_labels(seed, artist, clip).items())]
+        metadata.append((clip, artist.number, f"Artist {artist.number}", f"Piece {clip}", "generated", name, 0.0))
+        partitions[artist.split].append((name,))
+    files.write_text(root / "class-map.json", json.dumps({name: i for i, name in enumerate(CLASSES)}))
+    header = ("track_id", "artist_id", "artist_name", "track_title", "license_title", "sample_key", "start_time")
+    _write_csv(root / "openmic-2018-metadata.csv", [header, *metadata])
+    _write_csv(root / "openmic-2018-aggregated-labels.csv", [("sample_key", "instrument", "relevance", "num_responses"), *labels])
+    for split, rows in partitions.items():
+        _write_csv(root / "partitions" / f"split01_{split}.csv", rows)
+
+
+def _write_csv(path, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    files.write_text(path, text.getvalue())

@@ -1,0 +1,18 @@
+"""The paper's label mapping: a freshly trained LayerNorm and linear layer on the pooled token."""
+
+from torch import nn
+
+
+class EmbeddingHead(nn.Module):
+    """LayerNorm(D) and Linear(D, K): 16,916 parameters for AST-base and twenty classes."""
+
+    reads = "embedding"  # which part of the backbone's output it uses
+
+    def __init__(self, n_classes=20, embed_dim=768):
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dim)
+        self.linear = nn.Linear(embed_dim, n_classes)
+
+    def forward(self, output):
+        """Output -> logits (B, K)."""
+        return self.linear(self.norm(output.embedding))

@@ -1,0 +1,24 @@
+"""Losses over partly observed labels: pure functions.
+
+Means divide by the number of observed cells; a batch with none gives zero and finite gradients; whatever an
+unobserved target holds, NaN included, changes nothing.
+"""
+
+import torch
+from torch.nn import functional
+
+
+def masked_bce(logits, targets, mask):
+    """Binary cross-entropy averaged over observed cells.
+
+    Args:
+        logits: (B, K), not probabilities.
+        targets: (B, K), from 0 to 1; may be soft.
+        mask: (B, K) bool, True where observed.
+
+    Returns:
+        scalar; 0 where nothing is observed.
+    """
+    targets = torch.where(mask, targets, 0.0)
+    cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return torch.where(mask, cells, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,111 @@
+"""Metrics over partly observed labels.
+
+Conventions
+    targets (N, K): relevances from 0 to 1, present from 0.5 on; unobserved cells may hold anything.
+    mask (N, K) bool: True where observed. Only observed cells are ever scored.
+    scores (N, K): probabilities from 0 to 1; predicted present from `threshold` on.
+    Inputs are never modified. Values are fractions from 0 to 1, None where undefined.
+
+Metrics
+    macro_f1      the field's, and the paper's: per instrument the mean of the F1 of "present" and the F1 of "absent",
+                  then the mean over instruments (Gururani et al. 2019; Chen and Lerch 2023). Not sklearn's multilabel
+                  macro-F1, which is positive_f1 here.
+    positive_f1   the F1 of "present", mean over instruments.
+    weighted_f1   both F1s weighted by how often each side is observed, mean over instruments.
+    map, auroc    average precision and area under the ROC curve, mean over instruments.
+
+Empty cases
+    F1 = 2 TP / (2 TP + FP + FN); a side that is neither observed nor predicted has no F1 and is left out of the
+    instrument's mean, as in sklearn's classification report. An instrument without observed cells has no value
+    and is left out of the mean over instruments; so is one without a present cell (map) or with one side only (auroc).
+"""
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from .manifest import PRESENT
+
+SUMMARY = ("macro_f1", "positive_f1", "weighted_f1", "map", "auroc")
+
+
+def validate(targets, mask, scores):
+    """Check shapes and values; returns the three as (float, bool, float) arrays.
+
+    Raises:
+        ValueError: shapes differ, an observed target is outside 0..1, or an observed score is not a probability.
+    """
+    targets, mask, scores = np.asarray(targets, float), np.asarray(mask), np.asarray(scores, float)
+    if not targets.ndim == 2 or not targets.shape == mask.shape == scores.shape:
+        raise ValueError(f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; expected one shape (N, K)")
+    if mask.dtype != bool:
+        raise ValueError(f"mask has type {mask.dtype}; expected bool")
+    for name, values in (("target", targets), ("score", scores)):
+        if not ((values[mask] >= 0) & (values[mask] <= 1)).all():  # false for NaN too
+            raise ValueError(f"an observed {name} is not a number from 0 to 1")
+    return targets, mask, scores
+
+
+def evaluate(targets, mask, scores, threshold=0.5, classes=None):
+    """All metrics.
+
+    Args:
+        targets, mask, scores: see Conventions.
+        threshold: a score from here on predicts "present".
+        classes: K names for `per_instrument`; default "0", "1", ...
+
+    Returns:
+        dict: the names in SUMMARY, and per_instrument {name: {macro_f1, positive_f1, absent_f1, weighted_f1, ap, auroc,
+        present, absent}}, the last two being numbers of observed cells.
+
+    Raises:
+        ValueError: see `validate`.
+    """
+    targets, mask, scores = validate(targets, mask, scores)
+    names = [str(k) for k in range(mask.shape[1])] if classes is None else list(classes)
+    per_instrument = {}
+    for k, name in enumerate(names):
+        observed = mask[:, k]
+        per_instrument[name] = _one_instrument(targets[observed, k] >= PRESENT, scores[observed, k], threshold)
+    columns = dict(zip(SUMMARY, ("macro_f1", "positive_f1", "weighted_f1", "ap", "auroc")))
+    summary = {name: _mean(row[column] for row in per_instrument.values()) for name, column in columns.items()}
+    return summary | {"per_instrument": per_instrument}
+
+
+def floors(targets, mask, classes=None):
+    """What constant predictions score: {"always_absent": ..., "always_present": ...}, each as `evaluate` returns."""
+    shape = np.shape(targets)
+    return {
+        "always_absent": evaluate(targets, mask, np.zeros(shape), classes=classes),
+        "always_present": evaluate(targets, mask, np.ones(shape), classes=classes),
+    }
+
+
+def f1(truth, predicted):
+    """F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,); None where the side is neither observed nor predicted."""
+    hits, total = np.sum(truth & predicted), truth.sum() + predicted.sum()
+    return float(2 * hits / total) if total else None
+
+
+def _one_instrument(truth, scores, threshold):
+    predicted = scores >= threshold
+    positive, absent = f1(truth, predicted), f1(~truth, ~predicted)
+    present_cells, absent_cells = int(truth.sum()), int((~truth).sum())
+    weighted = None
+    if len(truth):
+        weighted = ((positive or 0.0) * present_cells + (absent or 0.0) * absent_cells) / len(truth)
+    return {
+        "macro_f1": _mean((positive, absent)),
+        "positive_f1": positive,
+        "absent_f1": absent,
+        "weighted_f1": weighted,
+        "ap": float(average_precision_score(truth, scores)) if present_cells else None,
+        "auroc": float(roc_auc_score(truth, scores)) if present_cells and absent_cells else None,
+        "present": present_cells,
+        "absent": absent_cells,
+    }
+
+
+def _mean(values):
+    """Mean of those that are defined; None if none is."""
+    values = [value for value in values if value is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,239 @@
+"""Run folders in, tables out: what may stand side by side, and in which order.
+
+Conventions
+    run folder: exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl and, for some, example.npz.
+    A table holds the runs of one (corpus, protocol, backbone): others never share it.
+    Metrics are fractions 0..1, or None where no label allows one (an instrument with one class observed has no AUROC).
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+
+METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # what a table shows of a run
+PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "ap", "auroc")
+NUMBER, OPTIONAL_NUMBER = (int, float), (int, float, type(None))
+SCORES = {metric: OPTIONAL_NUMBER for metric in METRICS} | {"macro_f1": NUMBER, "per_instrument": dict}
+SHAPE = {  # what a whole results.json holds, and as what
+    "corpus": str, "protocol": str, "conf": str, "row": str, "seed": int, "norm": str, "reprogrammer": str,
+    "backbone": {"name": str, "weights": str, "sha256": (str, type(None))},
+    "classes": list, "trainable_parameters": int, "total_parameters": int,
+    "selection": {"split": str, "metric": str, "mode": str, "epoch": int},
+    "epochs": int, "train_seconds": NUMBER, "seconds_per_epoch": NUMBER,
+    "split": str, "clips": int, "observed": int, "threshold": NUMBER,
+    "metrics": SCORES, "floors": {"always_absent": SCORES, "always_present": SCORES},
+    "published": (dict, type(None)),
+    "machine": {"device": str, "cores": int, "python": str, "torch": str, "platform": str}, "commit": (str, type(None)),
+}  # fmt: skip
+PUBLISHED = {"macro_f1": list, "source": str, "corpus": str, "protocol": str}
+INSTRUMENT = {metric: OPTIONAL_NUMBER for metric in PER_INSTRUMENT} | {"present": int, "absent": int}
+
+
+class ResultsError(ValueError):
+    """Results that are missing, damaged, or not comparable; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained and scored run: its folder, its results.json and its history, one dict an epoch."""
+
+    folder: Path
+    results: dict
+    history: list
+
+    def __getitem__(self, key):
+        return self.results[key]
+
+    def example(self):
+        """The clip before and after the reprogrammer (dict of arrays of example.npz), or None where there is none."""
+        path = self.folder / "example.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in ("before", "after", "clip", "instruments")}
+        except Exception as error:  # numpy raises a different one for each kind of damage
+            raise ResultsError(f"{path}: damaged ({error}); {_remedy(path.parent)}") from error
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: the runs of a conf, by seed."""
+
+    conf: str
+    runs: list
+
+    def __getitem__(self, key):
+        return self.runs[0][key]
+
+    @property
+    def name(self):
+        """The row's name in the paper or conf; says so where the frozen weights are random."""
+        random = self["backbone"]["weights"] == "random" and "random" not in self["row"].lower()
+        return self["row"] + (", random frozen weights" if random else "")
+
+    def values(self, *keys):
+        """`results[keys[0]][keys[1]]...` of each run, in order of seeds."""
+        return [_dig(run.results, keys) for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be compared: the same corpus, protocol, backbone and scored labels."""
+
+    corpus: str
+    protocol: str
+    backbone: str
+    rows: list
+
+    def __getitem__(self, key):
+        return self.rows[0][key]
+
+    @property
+    def runs(self):
+        return [run for row in self.rows for run in row.runs]
+
+    @property
+    def title(self):
+        counts = sorted({len(row.runs) for row in self.rows})
+        seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
+        return f"corpus {self.corpus}, protocol {self.protocol}, backbone {self.backbone}, {seeds}"
+
+    @property
+    def stem(self):
+        """A file name for what belongs to this table alone."""
+        return re.sub(r"[^\w.-]+", "_", f"{self.protocol}.{self.backbone}")
+
+
+def read(exp):
+    """Read every scored run of a corpus.
+
+    Args:
+        exp: the corpus' folder of runs, exp/<corpus>.
+
+    Returns:
+        (tables, unscored): list of Table in order of protocol and backbone, with rows without a reprogrammer first,
+        then by trainable parameters; and the run folders that hold no results.json yet.
+
+    Raises:
+        ResultsError: no run is scored, a file is damaged or incomplete, or runs of one table are not comparable.
+    """
+    exp = Path(exp)
+    folders = sorted(path for path in exp.glob("*/seed*") if path.is_dir())
+    unscored = [folder for folder in folders if not (folder / "results.json").is_file()]
+    runs = [_run(folder) for folder in folders if folder not in unscored]
+    if not runs:
+        found = "no such folder" if not exp.is_dir() else f"none of {len(folders)} run folders holds a results.json"
+        raise ResultsError(f"{exp}: {found}, expected scored runs (<conf>/seed<k>/results.json); run: source run.sh")
+    keys = sorted({_key(run) for run in runs})
+    return [_table(key, [run for run in runs if _key(run) == key]) for key in keys], unscored
+
+
+def mean_std(values):
+    """(mean, standard deviation with n - 1, n) of the values that are not None; None where there are too few.
+
+    >>> mean_std([1.0, 3.0, None])
+    (2.0, 1.4142135623730951, 2)
+    >>> mean_std([1.0])
+    (1.0, None, 1)
+    """
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known)
+
+
+def _key(run):
+    return run["corpus"], run["protocol"], run["backbone"]["name"]
+
+
+def _run(folder):
+    path = folder / "results.json"
+    results = _json(path, path.read_text(encoding="utf-8", errors="replace"))
+    wrong = list(_wrong(results, SHAPE)) or list(_wrong_instruments(results))
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ResultsError(f"{path}: incomplete, expected {', '.join(wrong[:3])}{more}; {_remedy(folder)}")
+    if (results["conf"], f"seed{results['seed']}") != (folder.parent.name, folder.name):
+        raise ResultsError(
+            f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its folder; move it there or delete the copy"
+        )
+    return Run(folder, results, _history(folder))
+
+
+def _history(folder):
+    path = folder / "history.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path}: missing, expected a line for each epoch; delete {folder} and run: source run.sh") from error
+    return [_json(path, line) for line in lines]
+
+
+def _json(path, text):
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ResultsError(f"{path}: not JSON ({error}), expected what the run wrote; {_remedy(path.parent)}") from error
+    if not isinstance(value, dict):
+        raise ResultsError(f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path.parent)}")
+    return value
+
+
+def _remedy(folder):
+    seed = folder.name.removeprefix("seed")
+    return f"delete it and run: source run.sh --corpus {folder.parent.parent.name} --conf {folder.parent.name} --seeds {seed} --from score"
+
+
+def _wrong(found, shape, prefix=""):
+    """What `found` lacks, or holds as another type than `shape` says, as "'key' (type)"."""
+    for key, kind in shape.items():
+        value = found.get(key)
+        if isinstance(kind, dict):
+            yield from _wrong(value, kind, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix + key!r} (object)"]
+        elif key not in found or not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            yield f"{prefix + key!r} ({' or '.join(k.__name__ for k in kinds if k is not type(None))})"
+
+
+def _wrong_instruments(results):
+    """The same for what hangs on the list of classes and on the published numbers."""
+    places = {"metrics": results["metrics"]} | {f"floors.{name}": floor for name, floor in results["floors"].items()}
+    for place, scores in places.items():
+        for name in results["classes"]:
+            yield from _wrong(scores["per_instrument"], {name: INSTRUMENT}, f"{place}.per_instrument.")
+    if results["published"] is not None:
+        yield from _wrong(results["published"], PUBLISHED, "published.")
+
+
+def _table(key, runs):
+    confs = sorted({run["conf"] for run in runs})
+    rows = [Row(conf, sorted((run for run in runs if run["conf"] == conf), key=lambda run: run["seed"])) for conf in confs]
+    rows.sort(key=lambda row: (row["reprogrammer"] != "none", row["trainable_parameters"], row["backbone"]["weights"], row.conf))
+    for row in rows:
+        same_setting = ["row", "norm", "reprogrammer", "trainable_parameters", "selection.split", "selection.metric", "selection.mode"]
+        _refuse_difference(row.runs, [*same_setting, "backbone.weights"])
+    _refuse_difference(runs, ["split", "clips", "observed", "threshold", "classes"])
+    # Random weights differ from seed to seed; pre-trained ones under one name are one file.
+    _refuse_difference([run for run in runs if run["backbone"]["weights"] != "random"], ["backbone.sha256"])
+    return Table(*key, rows)
+
+
+def _refuse_difference(runs, keys):
+    for key in keys:
+        values = [_dig(run.results, key.split(".")) for run in runs]
+        for run, value in zip(runs, values):
+            if value != values[0]:
+                raise ResultsError(
+                    f"{run.folder / 'results.json'}: {key} is {value!r}, expected {values[0]!r} as in {runs[0].folder}: "
+                    f"not comparable; delete the folder of the two that is out of date and run: source run.sh"
+                )
+
+
+def _dig(value, keys):
+    for key in keys:
+        value = value[key]
+    return value

@@ -1,0 +1,36 @@
+"""Reprogrammers: small trainable transformations of the input, (B, 1, T, F) -> (B, 1, T, F).
+
+To add one, write a module with `__init__(self, frames, bins, ...)` in a file here and name it below; a conf then
+chooses it by `reprogrammer: {name: ..., its options}`.
+"""
+
+from torch import nn
+
+from .. import rooms
+from .adversarial import Adversarial
+from .cnn import CNN
+from .noise import Noise
+from .unet import UNet
+
+
+class Identity(nn.Module):
+    """No reprogramming (AST-BS): only the output is mapped."""
+
+    def __init__(self, frames=1024, bins=128):
+        super().__init__()
+
+    def forward(self, x):
+        """(B, 1, T, F) -> itself."""
+        return x
+
+
+REPROGRAMMERS = {"none": Identity, "noise": Noise, "adversarial": Adversarial, "cnn": CNN, "unet": UNet}
+
+
+def build(name, frames=1024, bins=128, **kwargs):
+    """Build the reprogrammer `name` for inputs of frames x bins.
+
+    Raises:
+        ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
+    """
+    return rooms.build("reprogrammer", REPROGRAMMERS, name, {"frames": frames, "bins": bins, **kwargs})

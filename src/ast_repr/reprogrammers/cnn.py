@@ -1,0 +1,39 @@
+"""CNN reprogramming (AST-CNNRP, Chen and Lerch 2023): two 3 x 3 convolutions, as published without a nonlinearity."""
+
+from torch import nn
+
+from ..rooms import unknown
+
+NONLINEARITIES = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+
+
+class CNN(nn.Module):
+    """conv 1 -> width, nonlinearity, conv width -> 1, with bias: 20 parameters as published (an affine 5 x 5 filter).
+
+    As published it starts at random kernels, not at the identity. `residual` adds the input and starts the last
+    convolution at zero, so that training starts at the identity.
+
+    Args:
+        width: channels between the two convolutions.
+        nonlinearity: "none", "relu", "gelu" or "tanh".
+        residual: see above.
+    """
+
+    def __init__(self, frames=1024, bins=128, width=1, nonlinearity="none", residual=False):
+        super().__init__()
+        if nonlinearity not in NONLINEARITIES:
+            raise ValueError(unknown("nonlinearity of cnn", nonlinearity, NONLINEARITIES))
+        if width < 1:
+            raise ValueError(f"cnn: width {width}; expected 1 or more")
+        self.first = nn.Conv2d(1, width, 3, padding=1)
+        self.nonlinearity = NONLINEARITIES[nonlinearity]()
+        self.last = nn.Conv2d(width, 1, 3, padding=1)
+        self.residual = residual
+        if residual:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+    def forward(self, x):
+        """(B, 1, T, F) -> (B, 1, T, F)."""
+        out = self.last(self.nonlinearity(self.first(x)))
+        return x + out if self.residual else out

@@ -1,0 +1,54 @@
+"""U-Net reprogramming (AST-URP, Chen and Lerch 2023): three levels, skips added, 1,285 parameters."""
+
+from torch import nn
+from torch.nn import functional
+
+
+class UNet(nn.Module):
+    """The published U-Net, layer for layer: every stage is conv 3 x 3 without bias, BatchNorm, ReLU.
+
+        e1 1 -> 4, pool    e2 4 -> 8, pool    e3 8 -> 8, pool
+        d4 8 -> 4 on up(e3) + e2    d5 4 -> 1 on up(d4) + e1    d6 1 -> 1 on up(d5) + x
+
+    pool is 2 x 2 maximum, up is bilinear by 2 with aligned corners. As published, d6 ends in BatchNorm and ReLU, so
+    training starts far from the identity and the backbone never sees a negative value. With `residual` the last stage
+    is a plain convolution that starts at zero and is added to the input: training starts exactly at the identity.
+
+    Args:
+        residual: see above (1,284 parameters: d6 is then nine weights and a bias).
+
+    Raises:
+        ValueError: a side of the input is not a multiple of 8.
+    """
+
+    def __init__(self, frames=1024, bins=128, residual=False):
+        super().__init__()
+        if frames % 8 or bins % 8:
+            raise ValueError(f"unet halves its input three times: {frames} x {bins} frames x bins are not multiples of 8")
+        self.e1, self.e2, self.e3 = stage(1, 4), stage(4, 8), stage(8, 8)
+        self.d4, self.d5 = stage(8, 4), stage(4, 1)
+        self.residual = residual
+        if residual:
+            self.d6 = nn.Conv2d(1, 1, 3, padding=1)
+            nn.init.zeros_(self.d6.weight)
+            nn.init.zeros_(self.d6.bias)
+        else:
+            self.d6 = stage(1, 1)
+
+    def forward(self, x):
+        """(B, 1, T, F) -> (B, 1, T, F)."""
+        e1 = functional.max_pool2d(self.e1(x), 2)
+        e2 = functional.max_pool2d(self.e2(e1), 2)
+        e3 = functional.max_pool2d(self.e3(e2), 2)
+        d4 = self.d4(up(e3) + e2)
+        d5 = self.d5(up(d4) + e1)
+        d6 = self.d6(up(d5) + x)
+        return x + d6 if self.residual else d6
+
+
+def stage(channels, out_channels):
+    return nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def up(x):
+    return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)

@@ -1,0 +1,126 @@
+"""The feature store: one feature of every clip of a manifest, float16, in HDF5 shards.
+
+A file that is open for writing when its process dies is lost with HDF5, so a shard of 256 clips is written to a
+temporary name, flushed and renamed: what is there is whole, and an interrupted extraction goes on with the next shard.
+Each shard carries the feature's spec; a store made with other settings is refused, never reused.
+"""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from . import files
+
+SHARD_CLIPS = 256
+LEFT_OUT = "left_out.json"  # {clip: reason} for clips that the extraction was allowed to go without
+
+
+class StoreError(ValueError):
+    """A feature store that does not fit; the message says what was found, what was expected and the remedy."""
+
+
+def shard_path(folder, index):
+    return Path(folder) / f"shard-{index:05d}.h5"
+
+
+def write_shard(folder, index, features, names, spec):
+    """Write shard `index`: features float16 (n, C, T, F), clip names (n,), the feature's spec."""
+    with files.replacing(shard_path(folder, index)) as partial, h5py.File(partial, "w") as file:
+        file["features"] = features
+        file["clips"] = [name.encode() for name in names]
+        file.attrs["spec"] = json.dumps(spec, sort_keys=True)
+
+
+def holds(folder, index, names, spec):
+    """Whether shard `index` is there and has just these clips.
+
+    Raises:
+        StoreError: it was made with another spec.
+    """
+    path = shard_path(folder, index)
+    if not path.is_file():
+        return False
+    try:
+        with h5py.File(path) as file:
+            found, clips = json.loads(file.attrs["spec"]), [name.decode() for name in file["clips"]]
+    except (OSError, KeyError, ValueError):
+        return False  # damaged from outside: it is made again
+    _refuse_other_spec(path, found, spec)
+    return clips == list(names)
+
+
+def left_out(folder):
+    """Clips that were deliberately left out: {clip: reason}."""
+    path = Path(folder) / LEFT_OUT
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+class Store:
+    """Read access to the features of the clips in `folder`.
+
+    Args:
+        folder: of the shards.
+        spec: the feature's; None accepts whatever is there.
+
+    Attributes:
+        shape: (C, T, F) of one clip's feature.
+        left_out: see the function of that name.
+
+    Raises:
+        StoreError: there is no shard, one is damaged, or it was made with another spec.
+    """
+
+    def __init__(self, folder, spec=None):
+        self.folder = Path(folder)
+        self.left_out = left_out(folder)
+        self._place = {}
+        self._files = {}
+        paths = sorted(self.folder.glob("shard-*.h5"))
+        if not paths:
+            raise StoreError(f"{self.folder}: no features; run the stage `extract` first")
+        for path in paths:
+            try:
+                with h5py.File(path) as file:
+                    found, names, self.shape = json.loads(file.attrs["spec"]), file["clips"][:], file["features"].shape[1:]
+            except (OSError, KeyError, ValueError) as error:
+                raise StoreError(f"{path}: damaged ({error}); delete it and run the stage `extract` again") from error
+            _refuse_other_spec(path, found, spec if spec is not None else found)
+            self._place.update({name.decode(): (path, row) for row, name in enumerate(names)})
+
+    def present(self, clips):
+        """The clips that were not left out, in their order."""
+        return [clip for clip in clips if clip.clip not in self.left_out]
+
+    def read(self, names):
+        """Features of the named clips: float16 (len(names), C, T, F), each shard opened once and read in its own order.
+
+        Raises:
+            StoreError: a clip is not in the store.
+        """
+        if absent := [name for name in names if name not in self._place]:
+            raise StoreError(f"{self.folder}: no features of {len(absent)} clips ({absent[0]}, ...); run the stage `extract` again")
+        out = np.empty((len(names), *self.shape), np.float16)
+        wanted = {}
+        for target, name in enumerate(names):
+            path, row = self._place[name]
+            wanted.setdefault(path, []).append((row, target))
+        for path, places in wanted.items():
+            rows, targets = zip(*sorted(places))
+            if path not in self._files:
+                self._files[path] = h5py.File(path)
+            features = self._files[path]["features"]
+            if len(rows) > len(features) // 4:
+                out[list(targets)] = features[:][list(rows)]  # most of a shard: reading it whole is far quicker
+            else:
+                for row, target in zip(rows, targets):
+                    out[target] = features[row]
+        return out
+
+
+def _refuse_other_spec(path, found, spec):
+    differing = [key for key in sorted(found.keys() | spec.keys()) if found.get(key) != spec.get(key)]
+    if differing:
+        listed = ", ".join(f"{key} {found.get(key)!r} (expected {spec.get(key)!r})" for key in differing)
+        raise StoreError(f"{path}: made with other settings: {listed}; delete {path.parent} and run the stage `extract` again")

@@ -1,0 +1,163 @@
+"""The one epoch loop: step, validate, select, stop, resume. It knows neither the corpus nor the row that it runs.
+
+After each epoch `last.pt` holds all that is needed to go on; a run that was killed and resumed ends bit-equal, on CPU,
+to one that was not. Selection is one triple (split, metric, mode): it names the best checkpoint,
+`best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value. Selection on "test" is
+the paper's protocol: nothing is validated here, each epoch's checkpoint is kept, and `score.py` looks at them all.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import checkpoint, files, metrics
+from .batches import Batch, generator
+from .classifier import probabilities
+from .schedule import factor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how: see conf/base.yaml for what each means."""
+
+    epochs: int
+    batch_size: int
+    micro_batch: int | None
+    patience: int | None
+    clip_norm: float | None
+    schedule: dict
+    select: dict
+    seed: int
+
+
+def fit(method, model, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None):
+    """Train until the plan's end, an early stop, or where it was finished before.
+
+    Args:
+        method: from `methods`; its `step` gives the loss.
+        model: the Reprogrammed whose learned state is kept (the method's model, or holds it).
+        optimizer: over the model's trainable parameters, with its base learning rates.
+        train, valid: batches.Clips; valid is None where the selection is on "test".
+        folder: run folder.
+        plan: a Plan.
+        device: torch.device, on which the method is already.
+        bf16: compute the steps under bfloat16 autocast (validation is always float32).
+        augment: function (features, generator) -> features, or None.
+        about: plain values stored in every checkpoint.
+
+    Returns:
+        history: one dict an epoch, as in history.jsonl.
+    """
+    folder = Path(folder)
+    history = resume(folder, model, optimizer)
+    base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups]
+    while not finished(history, plan):
+        epoch = len(history)
+        started = time.monotonic()
+        loss = _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment)
+        row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+        if valid is not None:
+            scores = probabilities(method.model_for_eval, valid.batches(plan.batch_size), device)
+            found = metrics.evaluate(valid.targets.numpy(), valid.mask.numpy(), scores)
+            row["valid"] = {name: found[name] for name in metrics.SUMMARY}
+        row["seconds"] = round(time.monotonic() - started, 3)
+        history.append(row)
+        state = {"learned": model.learned_state(), "epoch": epoch + 1, "about": about or {}}
+        if valid is None:
+            checkpoint.save(epoch_path(folder, epoch + 1), state)
+        elif best_epoch(history, plan.select) == epoch + 1:
+            checkpoint.save(best_path(folder, plan.select), state)
+        checkpoint.save(folder / "last.pt", state | {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "history": history})
+        _write_history(folder, history)
+    return history
+
+
+def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment):
+    """One pass over the training clips; returns the mean loss over observed cells."""
+    method.train()
+    steps = math.ceil(len(train) / plan.batch_size)
+    total, cells = 0.0, 0
+    bar = tqdm(train.shuffled(plan.batch_size, plan.seed, epoch), f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False)
+    for step, batch in enumerate(bar):
+        for group, rate in zip(optimizer.param_groups, base_rates):
+            group["lr"] = rate * factor(epoch=epoch + step / steps, epochs=plan.epochs, **plan.schedule)
+        observed = int(batch.mask.sum())
+        optimizer.zero_grad(set_to_none=True)
+        for part in _split(batch, plan.micro_batch):
+            features = part.to(device)
+            if augment is not None:
+                features = features._replace(features=augment(features.features, generator(plan.seed, epoch, step)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                losses = method.step(features, epoch)
+            # Each part counts by its observed cells, so that the gradient is the whole batch's.
+            loss = losses["loss"] * (int(part.mask.sum()) / max(observed, 1))
+            loss.backward()
+            total += loss.item() * observed
+        cells += observed
+        if plan.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
+        optimizer.step()
+        method.after_step()
+        bar.set_postfix(loss=f"{total / max(cells, 1):.4f}", refresh=False)
+    if not math.isfinite(total):
+        raise RuntimeError(f"the loss of epoch {epoch + 1} is {total}; expected a finite number: lower optimizer.lr")
+    return total / max(cells, 1)
+
+
+def resume(folder, model, optimizer):
+    """Put model and optimiser back to the end of the last finished epoch; returns the history, empty for a new run."""
+    if not (folder / "last.pt").is_file():
+        return []
+    state = checkpoint.load(folder / "last.pt")
+    model.load_learned(state["learned"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    _write_history(folder, state["history"])
+    return state["history"]
+
+
+def read_history(folder):
+    """The epochs of a run folder so far, from history.jsonl."""
+    path = Path(folder) / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def finished(history, plan):
+    """Whether the run has reached its last epoch, or `patience` epochs have passed without a better one."""
+    if len(history) >= plan.epochs:
+        return True
+    if plan.patience is None or plan.select["split"] == "test" or not history:
+        return False
+    return len(history) - best_epoch(history, plan.select) >= plan.patience
+
+
+def best_epoch(history, select):
+    """Number (from 1) of the best epoch by the selection's metric on the validation split; the earliest if several are."""
+    sign = 1 if select["mode"] == "max" else -1
+    values = [row["valid"][select["metric"]] for row in history]
+    return 1 + max(range(len(values)), key=lambda i: (-math.inf if values[i] is None else sign * values[i], -i))
+
+
+def best_path(folder, select):
+    """Where the best checkpoint is: the split that chose it is in its name."""
+    return Path(folder) / f"best.{select['split']}.{select['metric']}.pt"
+
+
+def epoch_path(folder, epoch):
+    """Where one epoch's checkpoint is, if each is kept."""
+    return Path(folder) / f"epoch.{epoch:03d}.pt"
+
+
+def _split(batch, size):
+    if size is None or size >= len(batch.mask):
+        return [batch]
+    return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in batch))]
+
+
+def _write_history(folder, history):
+    files.write_text(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))

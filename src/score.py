@@ -1,0 +1,117 @@
+"""Stage `score`: predictions on the test split, and what they are worth, for each conf and seed.
+
+Writes predictions.npz and results.json into the run folder, and one clip before and after the reprogrammer. A run is
+scored again only if its checkpoint is newer than its results. Where the selection is on test (the paper's protocol),
+each epoch is looked at, and the best becomes best.test.<metric>.pt.
+"""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ast_repr import batches, checkpoint, command, config, features, files, inference, manifest, metrics, store, trainer
+from ast_repr import device as devices
+from ast_repr.classifier import probabilities
+
+SPLIT = "test"
+BATCH = 16
+
+
+def main(args):
+    clips, classes = manifest.read(args.data)
+    device, loaded = devices.choose(args.device), {}
+    for name in config.select(args.conf_dir, args.conf):
+        for seed in args.seeds:
+            folder = Path(args.exp) / name / f"seed{seed}"
+            history = trainer.read_history(folder)
+            if not history:
+                raise ValueError(f"{folder}: no trained run; run the stage `train` first")
+            score(folder, history, clips, classes, args, device, loaded)
+
+
+def score(folder, history, clips, classes, args, device, loaded):
+    """Score one run, unless that was done since its checkpoint was written. `loaded` keeps the test clips."""
+    results = folder / "results.json"
+    if results.is_file() and results.stat().st_mtime >= (folder / "last.pt").stat().st_mtime:
+        print(f"{folder}: scored before")
+        return
+    about = checkpoint.load(folder / "last.pt")["about"]
+    select, feature = about["config"]["select"], features.build(**about["feature"])
+    if "test" not in loaded:
+        stored = store.Store(Path(args.data) / "features" / about["feature"]["name"], feature.spec())
+        loaded["test"] = batches.load(stored.present([clip for clip in clips if clip.split == SPLIT]), classes, stored)
+    test = loaded["test"]
+    if select["split"] == SPLIT:
+        history = choose_on_test(folder, history, select, test, device)
+    model, about = inference.restore(trainer.best_path(folder, select))
+    model.to(device)
+    scores = probabilities(model, test.batches(BATCH), device)
+    targets, mask = test.targets.numpy(), test.mask.numpy()
+    write_arrays(folder / "predictions.npz", clips=np.array(test.names), classes=np.array(classes), scores=scores, targets=targets, mask=mask)
+    write_arrays(folder / "example.npz", **example(model, test, classes, device))
+    found = metrics.evaluate(targets, mask, scores, classes=classes)
+    best = trainer.best_epoch(history, select)
+    conf = about["config"]
+    files.write_json(results, {
+        "corpus": conf["run"]["corpus"], "protocol": conf["protocol"], "conf": conf["run"]["conf"], "row": conf["row"] or conf["run"]["conf"],
+        "seed": conf["run"]["seed"], "norm": conf["input"]["norm"], "reprogrammer": conf["reprogrammer"]["name"], "classes": classes,
+        "backbone": {"name": conf["run"]["backbone"], "weights": conf["backbone"]["weights"], "sha256": about["backbone_sha256"]},
+        "trainable_parameters": about["trainable_parameters"], "total_parameters": about["total_parameters"],
+        "selection": select | {"epoch": best, "value": history[best - 1]["valid"][select["metric"]]},
+        "epochs": len(history), "train_seconds": round(about["embed_seconds"] + sum(row["seconds"] for row in history), 3),
+        "seconds_per_epoch": round(float(np.mean([row["seconds"] for row in history])), 3),
+        "split": SPLIT, "clips": len(test), "observed": int(mask.sum()), "threshold": 0.5,
+        "metrics": found, "floors": metrics.floors(targets, mask, classes), "published": conf["published"],
+        "machine": about["device"], "commit": commit(),
+    })  # fmt: skip
+    print(f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {best} of {len(history)})")
+
+
+def choose_on_test(folder, history, select, test, device):
+    """The paper's protocol: score each epoch on test, keep the best; returns the history with those values."""
+    history = [dict(row) for row in history]
+    for row in history:
+        path = trainer.epoch_path(folder, row["epoch"])
+        model, _ = inference.restore(path)
+        found = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), probabilities(model.to(device), test.batches(BATCH), device))
+        row["valid"] = {name: found[name] for name in metrics.SUMMARY}
+    chosen = trainer.epoch_path(folder, trainer.best_epoch(history, select))
+    files.write_bytes(trainer.best_path(folder, select), chosen.read_bytes())
+    return history
+
+
+@torch.no_grad()
+def example(model, test, classes, device):
+    """The test clip with most instruments present, (T, F) before and after the reprogrammer."""
+    present = test.mask & (test.targets >= manifest.PRESENT)
+    row = int(present.sum(1).argmax())
+    before = model.normalise(test.batch(torch.tensor([row])).to(device).features)
+    after = model.reprogrammer(before)
+    named = ", ".join(name for name, there in zip(classes, present[row]) if there)
+    return {"before": before[0, 0].cpu().numpy(), "after": after[0, 0].cpu().numpy(), "clip": test.names[row], "instruments": named}
+
+
+def write_arrays(path, **arrays):
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def commit():
+    """Short name of the code's commit, or None outside a repository."""
+    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return run.stdout.strip() or None
+
+
+def parse():
+    parser = command.parser(__doc__)
+    parser.add_argument("--data", required=True, help="folder with the manifest and the feature store")
+    parser.add_argument("--exp", required=True, help="folder of the run folders")
+    command.add_conf_options(parser)
+    command.add_run_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    command.run(main, parse())

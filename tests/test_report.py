@@ -1,0 +1,262 @@
+"""The report: its numbers are those of the run folders, what differs never shares a table, damage is named in one line."""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ast_repr.report import plots, results, tables
+
+SCRIPT = Path(__file__).parents[1] / "src" / "report.py"
+CLASSES = ["accordion", "banjo", "voice"]
+CONFS = {"ast_unet": ("unet", 5125), "ast_linear": ("none", 4265), "ast_noise": ("noise", 135_000)}
+
+
+def scores(value, classes=CLASSES):
+    one = {"macro_f1": value, "positive_f1": value - 0.1, "absent_f1": value + 0.1, "ap": value, "auroc": 0.5, "present": 10, "absent": 14}
+    summary = {"macro_f1": value, "positive_f1": value - 0.1, "weighted_f1": value, "map": value - 0.2, "auroc": 0.5}
+    return summary | {"per_instrument": {name: one | {"macro_f1": value + 0.01 * k} for k, name in enumerate(classes)}}
+
+
+def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
+    """A run folder with plausible contents; `changes` replace keys of results.json."""
+    reprogrammer, trainable = CONFS.get(conf, ("cnn", 4285))
+    found = {
+        "corpus": exp.name, "protocol": "clean", "backbone": {"name": "tiny", "weights": "pretrained", "sha256": "ab" * 32},
+        "conf": conf, "row": f"Row of {conf}", "seed": seed, "norm": "none", "reprogrammer": reprogrammer, "classes": CLASSES,
+        "trainable_parameters": trainable, "total_parameters": 2_860_000,
+        "selection": {"split": "valid", "metric": "macro_f1", "mode": "max", "epoch": 2, "value": value}, "epochs": 3,
+        "train_seconds": 93.1, "seconds_per_epoch": 31.03, "split": "test", "clips": 250, "observed": 72, "threshold": 0.5,
+        "metrics": scores(value), "floors": {"always_absent": scores(0.348), "always_present": scores(0.299)}, "published": None,
+        "machine": {"device": "4 CPU threads", "cores": 4, "python": "3.11.7", "torch": "2.11.0", "platform": "Linux"}, "commit": "abc1234",
+    }  # fmt: skip
+    folder = exp / conf / f"seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(found | changes))
+    lines = ({"epoch": e, "loss": 1 / e, "lr": 0.001, "seconds": 31.0, "valid": {"macro_f1": value - 0.05 / e}} for e in (1, 2, 3))
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if example:
+        before = np.random.default_rng(seed).normal(size=(64, 16)).astype(np.float32)
+        np.savez(folder / "example.npz", before=before, after=np.maximum(before, 0), clip="000046_3840", instruments="banjo, voice")
+    return folder
+
+
+def lines_of(text, start):
+    """The lines of a table that begin with `start`, split at two spaces or more."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines() if line.startswith(start)]
+
+
+def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
+    values = [0.701, 0.743, 0.688]
+    for seed, value in enumerate(values):
+        make_run(tmp_path / "synthetic", seed=seed, value=value)
+    make_run(tmp_path / "synthetic", "ast_linear", value=0.612)
+    (table,), unscored = results.read(tmp_path / "synthetic")
+    assert unscored == []
+    text = tables.text(table)
+    mean, deviation = 100 * sum(values) / 3, 100 * statistics.stdev(values)
+    unet = lines_of(text, "Row of ast_unet")[0]
+    assert unet[1:4] == ["none", "5,125", f"{mean:.1f} ± {deviation:.1f} (3)"]
+    assert unet[4:7] == [f"{mean - 10:.1f}", f"{mean - 20:.1f}", "50.0"]
+    assert unet[7:] == ["2", "31.0", "93 s", "-"]
+    assert lines_of(text, "Row of ast_linear")[0][3] == "61.2 (1)"
+    assert f"| {mean - 20:.1f} ± {deviation:.1f} |" in tables.markdown(table)
+
+
+def test_floors_come_first_then_rows_without_a_reprogrammer_then_by_parameters(tmp_path):
+    for conf in CONFS:
+        make_run(tmp_path / "synthetic", conf)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    names = [line[0] for line in tables.cells(table, spread=True).lines]
+    assert names[:2] == ["always absent", "always present"]
+    assert [name.split("(")[1][:-1] for name in names[2:]] == ["ast_linear", "ast_unet", "ast_noise"]
+    assert lines_of(tables.text(table), "always absent")[0][3:5] == ["34.8", "24.8"]
+
+
+def test_text_fits_the_terminal(tmp_path):
+    published = {"macro_f1": [80.6, 81.3, 82.0], "source": "A source " * 20, "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
+    for seed in range(3):
+        make_run(tmp_path / "synthetic", "ast_finetune", seed, row="A name that is long " * 4, trainable_parameters=86_204_180, published=published)
+    text = tables.text(results.read(tmp_path / "synthetic")[0][0])
+    assert max(map(len, text.splitlines())) <= tables.WIDTH
+
+
+@pytest.mark.parametrize(("corpus", "elsewhere"), [("synthetic", True), ("openmic", False)])
+def test_published_numbers_name_source_and_corpus(tmp_path, corpus, elsewhere):
+    published = {"macro_f1": [80.0, 82.0], "source": "The paper", "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
+    for conf in CONFS:
+        make_run(tmp_path / corpus, conf, published=published)
+    filled = tables.cells(results.read(tmp_path / corpus)[0][0], spread=True)
+    assert [line[-1] for line in filled.lines] == ["-", "-", *["81.0 (2) [1]"] * 3]
+    (note,) = filled.notes
+    assert "The paper" in note and "chosen on test" in note and ("another corpus" in note) == elsewhere
+
+
+@pytest.mark.parametrize(
+    "other", [{"protocol": "paper"}, {"backbone": {"name": "base", "weights": "pretrained", "sha256": "cd" * 32}}], ids=["protocol", "backbone"]
+)
+def test_protocols_and_backbones_never_share_a_table(tmp_path, other):
+    make_run(tmp_path / "synthetic", "ast_linear")
+    make_run(tmp_path / "synthetic", "ast_unet", **other)
+    found, _ = results.read(tmp_path / "synthetic")
+    assert sorted([row.conf for row in table.rows] for table in found) == [["ast_linear"], ["ast_unet"]]
+    assert len({table.title for table in found}) == len({table.stem for table in found}) == 2
+
+
+def test_random_frozen_weights_stand_beside_pretrained_ones_and_say_so(tmp_path):
+    make_run(tmp_path / "synthetic", "ast_linear")
+    for seed in (0, 1):
+        backbone = {"name": "tiny", "weights": "random", "sha256": str(seed) * 64}
+        make_run(tmp_path / "synthetic", "ast_linear_r", seed, reprogrammer="none", trainable_parameters=4265, backbone=backbone)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    assert [row.name for row in table.rows] == ["Row of ast_linear", "Row of ast_linear_r, random frozen weights"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("clips", 249), ("threshold", 0.4), ("backbone", {"name": "tiny", "weights": "pretrained", "sha256": "cd" * 32})]
+)
+def test_runs_scored_on_other_labels_or_weights_are_refused(tmp_path, key, value):
+    make_run(tmp_path / "synthetic", "ast_linear")
+    make_run(tmp_path / "synthetic", "ast_unet", **{key: value})
+    with pytest.raises(results.ResultsError, match=rf"ast_unet/seed0/results.json: {key}.*not comparable"):
+        results.read(tmp_path / "synthetic")
+
+
+def test_a_run_that_is_not_scored_yet_is_left_out_and_named(tmp_path):
+    make_run(tmp_path / "synthetic")
+    waiting = make_run(tmp_path / "synthetic", seed=1)
+    (waiting / "results.json").unlink()
+    (table,), unscored = results.read(tmp_path / "synthetic")
+    assert len(table.runs) == 1 and unscored == [waiting]
+
+
+def test_no_runs_is_an_error(tmp_path):
+    with pytest.raises(results.ResultsError, match="no such folder"):
+        results.read(tmp_path / "synthetic")
+    (make_run(tmp_path / "synthetic") / "results.json").unlink()
+    with pytest.raises(results.ResultsError, match="none of 1 run folders"):
+        results.read(tmp_path / "synthetic")
+
+
+def damage(text):
+    whole = json.loads(text)
+    return {
+        "empty": "", "truncated": text[: len(text) // 2], "a list": "[]", "binary": "\x00\xff", "not finite": text.replace("93.1", "NaN"),
+        "no floors": json.dumps({key: value for key, value in whole.items() if key != "floors"}),
+        "no metric": json.dumps(whole | {"metrics": {"macro_f1": 0.5}}),
+        "an instrument less": json.dumps(whole | {"classes": [*CLASSES, "violin"]}),
+        "text for a number": json.dumps(whole | {"clips": "250"}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", damage("{}"))
+def test_damaged_results_are_named_with_a_remedy(tmp_path, kind):
+    make_run(tmp_path / "synthetic", "ast_linear")
+    path = make_run(tmp_path / "synthetic", "ast_unet", 1) / "results.json"
+    path.write_text(damage(path.read_text())[kind])
+    with pytest.raises(results.ResultsError) as caught:
+        results.read(tmp_path / "synthetic")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert "expected" in message and "source run.sh --corpus synthetic --conf ast_unet --seeds 1 --from score" in message
+
+
+def test_a_copied_run_folder_is_not_counted_twice(tmp_path):
+    folder = make_run(tmp_path / "synthetic")
+    folder.with_name("seed1").mkdir()
+    for name in ("results.json", "history.jsonl"):
+        folder.with_name("seed1").joinpath(name).write_bytes(folder.joinpath(name).read_bytes())
+    with pytest.raises(results.ResultsError, match="holds ast_unet/seed0"):
+        results.read(tmp_path / "synthetic")
+
+
+def test_damaged_history_or_example_is_named(tmp_path):
+    folder = make_run(tmp_path / "synthetic", example=True)
+    (folder / "example.npz").write_bytes(b"not an archive")
+    (table,), _ = results.read(tmp_path / "synthetic")
+    with pytest.raises(results.ResultsError, match="example.npz: damaged"):
+        table.runs[0].example()
+    (folder / "history.jsonl").unlink()
+    with pytest.raises(results.ResultsError, match="history.jsonl: missing"):
+        results.read(tmp_path / "synthetic")
+
+
+def test_csv_has_every_instrument_of_every_row_and_floor(tmp_path):
+    for seed, value in enumerate((0.6, 0.7)):
+        make_run(tmp_path / "synthetic", seed=seed, value=value)
+    rows = list(csv.DictReader(tables.per_instrument(results.read(tmp_path / "synthetic")[0]).splitlines()))
+    assert [row["conf"] for row in rows] == ["always_absent"] * 3 + ["always_present"] * 3 + ["ast_unet"] * 3
+    assert (rows[-1]["instrument"], rows[-1]["seeds"], rows[-1]["present"]) == ("voice", "2", "10")
+    assert float(rows[-1]["macro_f1_mean"]) == pytest.approx(0.67)
+    assert float(rows[-1]["macro_f1_std"]) == pytest.approx(statistics.stdev((0.62, 0.72)))
+
+
+def test_unobserved_instruments_are_left_blank_not_zero(tmp_path):
+    found = {name: scores(0.6) for name in ("metrics", "floors")}
+    found["floors"] = {"always_absent": scores(0.3), "always_present": scores(0.3)}
+    for one in (found["metrics"], *found["floors"].values()):
+        one["per_instrument"]["banjo"] = dict.fromkeys(results.PER_INSTRUMENT) | {"present": 0, "absent": 0}
+    make_run(tmp_path / "synthetic", **found)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    assert "want of labels: banjo" in tables.text(table)
+    assert next(row for row in csv.DictReader(tables.per_instrument([table]).splitlines()) if row["instrument"] == "banjo")["ap_mean"] == ""
+    plots.instruments(table)
+
+
+def test_figures_are_whole_files(tmp_path):
+    make_run(tmp_path / "synthetic", "ast_linear", example=True)
+    for seed in (0, 1):
+        make_run(tmp_path / "synthetic", "ast_unet", seed, example=seed == 1)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    figures = plots.draw(table)
+    # What has no reprogrammer has nothing to show before and after.
+    assert set(figures) == {"clean.tiny.curves", "clean.tiny.instruments", "clean.tiny.example.ast_unet"}
+    for stem, figure in figures.items():
+        png, pdf = plots.save(figure, tmp_path / "figures", stem)
+        assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and png.stat().st_size > 10_000
+        assert pdf.read_bytes()[:5] == b"%PDF-" and pdf.stat().st_size > 5_000
+    assert len(list((tmp_path / "figures").iterdir())) == 6
+
+
+def test_a_protocol_without_validation_split_has_no_curves(tmp_path):
+    folder = make_run(tmp_path / "synthetic", protocol="paper")
+    (folder / "history.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n')
+    assert list(plots.draw(results.read(tmp_path / "synthetic")[0][0])) == ["paper.tiny.instruments"]
+
+
+def run(*args, prelude=""):
+    """report.py as a person runs it; what it leaves in sys.modules can be asked for in `prelude`."""
+    code = f"import atexit, runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {prelude}\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=60)
+
+
+def test_the_script_writes_everything_without_torch(tmp_path):
+    make_run(tmp_path / "exp" / "synthetic", "ast_linear")
+    make_run(tmp_path / "exp" / "synthetic", "ast_unet", 1)
+    make_run(tmp_path / "exp" / "openmic", "ast_cnn", value=0.8)
+    out = tmp_path / "RESULTS.md"
+    prelude = "atexit.register(lambda: print('torch imported:', 'torch' in sys.modules))"
+    done = run("--exp", tmp_path / "exp" / "synthetic", "--out", out, prelude=prelude)
+    assert done.returncode == 0, done.stderr
+    assert "torch imported: False" in done.stdout
+    assert "Corpus synthetic, protocol clean, backbone tiny, 1 seed\n" in done.stdout and "openmic" not in done.stdout
+    written = out.read_text()
+    own, other = written.split("\n## openmic\n")
+    assert "\n## synthetic\n" in own and "ast_cnn" not in own and "ast_unet" not in other
+    assert "source run.sh --corpus synthetic --protocol clean --conf ast_linear --seeds 0\n" in own
+    assert "source run.sh --corpus synthetic --protocol clean --conf ast_unet --seeds 1\n" in own
+    assert "torch 2.11.0" in own and "abc1234" in own and "ab" * 32 in own
+    assert len(list((tmp_path / "exp/synthetic/figures").glob("*.pdf"))) == 2
+    assert (tmp_path / "exp/synthetic/per_instrument.csv").stat().st_size > 0
+
+
+def test_the_script_fails_with_one_line(tmp_path):
+    done = run("--exp", tmp_path / "exp" / "synthetic", "--out", tmp_path / "RESULTS.md")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "no such folder" in done.stderr
+    assert not (tmp_path / "RESULTS.md").exists()

@@ -15,7 +15,7 @@ LISTED = 10  # unreadable clips named in an error
 
 def main(args):
     clips, _ = manifest.read(args.data)
-    confs = [config.load(args.conf_dir, name, args.protocol, args.set) for name in config.select(args.conf_dir, args.conf)]
+    confs = [config.load(args.conf_dir, name, args.corpus, args.protocol, args.set) for name in config.select(args.conf_dir, args.conf)]
     for feature in {json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs}.values():
         extract(Path(args.data), clips, feature, args.nj, args.allow_missing)
 

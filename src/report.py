@@ -27,11 +27,10 @@ def main(args):
 
 
 def sections(exp, found):
-    """{corpus folder: (tables, where its figures are)}: `found` of `exp` first, then each corpus beside it that has scored runs."""
+    """{name of a corpus' folder: its tables}: `found` of `exp` first, then each corpus beside it that has scored runs."""
     exp = exp.resolve()
     others = sorted({path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")} - {exp})
-    tables_of = {exp: found} | {folder: results.read(folder)[0] for folder in others}
-    return {folder.name: (tables, f"Figures and numbers per instrument: `exp/{folder.name}/`") for folder, tables in tables_of.items()}
+    return {exp.name: found} | {folder.name: results.read(folder)[0] for folder in others}
 
 
 def parse():

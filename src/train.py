@@ -22,7 +22,7 @@ from ast_repr.classifier import Probe, assemble
 
 def main(args):
     confs = config.select(args.conf_dir, args.conf)
-    resolved = {name: config.load(args.conf_dir, name, args.protocol, args.set) for name in confs}
+    resolved = {name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set) for name in confs}
     clips, classes = manifest.read(args.data)
     device = devices.choose(args.device)
     identity = {

@@ -14,11 +14,13 @@ from ast_repr.report import plots, results, tables
 
 SCRIPT = Path(__file__).parents[1] / "src" / "report.py"
 CLASSES = ["accordion", "banjo", "voice"]
+OTHER_WEIGHTS = {"name": "tiny", "weights": "pretrained", "sha256": "cd" * 32}
 CONFS = {"ast_unet": ("unet", 5125), "ast_linear": ("none", 4265), "ast_noise": ("noise", 135_000)}
 
 
 def scores(value, classes=CLASSES):
-    one = {"macro_f1": value, "positive_f1": value - 0.1, "absent_f1": value + 0.1, "ap": value, "auroc": 0.5, "present": 10, "absent": 14}
+    one = {"macro_f1": value, "positive_f1": value - 0.1, "absent_f1": value + 0.1, "ap": value, "auroc": 0.5}
+    one |= {"present": 10, "absent": 14}
     summary = {"macro_f1": value, "positive_f1": value - 0.1, "weighted_f1": value, "map": value - 0.2, "auroc": 0.5}
     return summary | {"per_instrument": {name: one | {"macro_f1": value + 0.01 * k} for k, name in enumerate(classes)}}
 
@@ -33,7 +35,8 @@ def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
         "selection": {"split": "valid", "metric": "macro_f1", "mode": "max", "epoch": 2, "value": value}, "epochs": 3,
         "train_seconds": 93.1, "seconds_per_epoch": 31.03, "split": "test", "clips": 250, "observed": 72, "threshold": 0.5,
         "metrics": scores(value), "floors": {"always_absent": scores(0.348), "always_present": scores(0.299)}, "published": None,
-        "machine": {"device": "4 CPU threads", "cores": 4, "python": "3.11.7", "torch": "2.11.0", "platform": "Linux"}, "commit": "abc1234",
+        "machine": {"device": "4 CPU threads", "cores": 4, "python": "3.11.7", "torch": "2.11.0", "platform": "Linux"},
+        "commit": "abc1234",
     }  # fmt: skip
     folder = exp / conf / f"seed{seed}"
     folder.mkdir(parents=True)
@@ -81,7 +84,8 @@ def test_floors_come_first_then_rows_without_a_reprogrammer_then_by_parameters(t
 def test_text_fits_the_terminal(tmp_path):
     published = {"macro_f1": [80.6, 81.3, 82.0], "source": "A source " * 20, "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
     for seed in range(3):
-        make_run(tmp_path / "synthetic", "ast_finetune", seed, row="A name that is long " * 4, trainable_parameters=86_204_180, published=published)
+        long = {"row": "A name that is long " * 4, "trainable_parameters": 86_204_180, "published": published}
+        make_run(tmp_path / "synthetic", "ast_finetune", seed, **long)
     text = tables.text(results.read(tmp_path / "synthetic")[0][0])
     assert max(map(len, text.splitlines())) <= tables.WIDTH
 
@@ -97,9 +101,7 @@ def test_published_numbers_name_source_and_corpus(tmp_path, corpus, elsewhere):
     assert "The paper" in note and "chosen on test" in note and ("another corpus" in note) == elsewhere
 
 
-@pytest.mark.parametrize(
-    "other", [{"protocol": "paper"}, {"backbone": {"name": "base", "weights": "pretrained", "sha256": "cd" * 32}}], ids=["protocol", "backbone"]
-)
+@pytest.mark.parametrize("other", [{"protocol": "paper"}, {"backbone": OTHER_WEIGHTS | {"name": "base"}}], ids=str)
 def test_protocols_and_backbones_never_share_a_table(tmp_path, other):
     make_run(tmp_path / "synthetic", "ast_linear")
     make_run(tmp_path / "synthetic", "ast_unet", **other)
@@ -117,9 +119,7 @@ def test_random_frozen_weights_stand_beside_pretrained_ones_and_say_so(tmp_path)
     assert [row.name for row in table.rows] == ["Row of ast_linear", "Row of ast_linear_r, random frozen weights"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("clips", 249), ("threshold", 0.4), ("backbone", {"name": "tiny", "weights": "pretrained", "sha256": "cd" * 32})]
-)
+@pytest.mark.parametrize(("key", "value"), [("clips", 249), ("threshold", 0.4), ("backbone", OTHER_WEIGHTS)])
 def test_runs_scored_on_other_labels_or_weights_are_refused(tmp_path, key, value):
     make_run(tmp_path / "synthetic", "ast_linear")
     make_run(tmp_path / "synthetic", "ast_unet", **{key: value})
@@ -146,7 +146,8 @@ def test_no_runs_is_an_error(tmp_path):
 def damage(text):
     whole = json.loads(text)
     return {
-        "empty": "", "truncated": text[: len(text) // 2], "a list": "[]", "binary": "\x00\xff", "not finite": text.replace("93.1", "NaN"),
+        "empty": "", "truncated": text[: len(text) // 2], "a list": "[]", "binary": "\x00\xff",
+        "not finite": text.replace("93.1", "NaN"),
         "no floors": json.dumps({key: value for key, value in whole.items() if key != "floors"}),
         "no metric": json.dumps(whole | {"metrics": {"macro_f1": 0.5}}),
         "an instrument less": json.dumps(whole | {"classes": [*CLASSES, "violin"]}),
@@ -181,6 +182,9 @@ def test_damaged_history_or_example_is_named(tmp_path):
     (table,), _ = results.read(tmp_path / "synthetic")
     with pytest.raises(results.ResultsError, match="example.npz: damaged"):
         table.runs[0].example()
+    (folder / "history.jsonl").write_text("{")
+    with pytest.raises(results.ResultsError, match="history.jsonl: not JSON.*--from train"):
+        results.read(tmp_path / "synthetic")
     (folder / "history.jsonl").unlink()
     with pytest.raises(results.ResultsError, match="history.jsonl: missing"):
         results.read(tmp_path / "synthetic")
@@ -197,15 +201,16 @@ def test_csv_has_every_instrument_of_every_row_and_floor(tmp_path):
 
 
 def test_unobserved_instruments_are_left_blank_not_zero(tmp_path):
-    found = {name: scores(0.6) for name in ("metrics", "floors")}
-    found["floors"] = {"always_absent": scores(0.3), "always_present": scores(0.3)}
+    found = {"metrics": scores(0.6), "floors": {"always_absent": scores(0.3), "always_present": scores(0.3)}}
     for one in (found["metrics"], *found["floors"].values()):
         one["per_instrument"]["banjo"] = dict.fromkeys(results.PER_INSTRUMENT) | {"present": 0, "absent": 0}
-    make_run(tmp_path / "synthetic", **found)
+    for seed in (0, 1):
+        make_run(tmp_path / "synthetic", seed=seed, **found)
     (table,), _ = results.read(tmp_path / "synthetic")
     assert "want of labels: banjo" in tables.text(table)
-    assert next(row for row in csv.DictReader(tables.per_instrument([table]).splitlines()) if row["instrument"] == "banjo")["ap_mean"] == ""
-    plots.instruments(table)
+    rows = csv.DictReader(tables.per_instrument([table]).splitlines())
+    assert {row["macro_f1_mean"] for row in rows if row["instrument"] == "banjo"} == {""}
+    plots.save(plots.instruments(table), tmp_path, "instruments")
 
 
 def test_figures_are_whole_files(tmp_path):
@@ -231,7 +236,8 @@ def test_a_protocol_without_validation_split_has_no_curves(tmp_path):
 
 def run(*args, prelude=""):
     """report.py as a person runs it; what it leaves in sys.modules can be asked for in `prelude`."""
-    code = f"import atexit, runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {prelude}\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    code = f"import atexit, runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {prelude}"
+    code += f"\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=60)
 
 

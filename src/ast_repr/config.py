@@ -16,10 +16,11 @@ from . import files
 from .rooms import unknown
 
 BASE = "base.yaml"
-OVERLAYS = "protocol_"  # files that start so are laid over any conf, and are none themselves
+OVERLAYS = ("protocol_", "corpus_")  # files that start so are laid over any conf, and are none themselves
 ROOMS = ("feature", "reprogrammer", "head", "method", "optimizer", "schedule")  # sections with a `name`
 PUBLISHED = ("macro_f1", "source", "corpus", "protocol")
-# Ranges of numbers, and choices; None is allowed where base.yaml says so.
+OPTIONAL = ("train.patience", "train.clip_norm")  # null switches them off; null is also allowed where it is base.yaml's own value
+# Ranges of numbers, and choices.
 AT_LEAST = {
     "train.epochs": 1, "train.batch_size": 1, "train.micro_batch": 1, "train.patience": 1, "train.clip_norm": 0,
     "augment.time": 0, "augment.freq": 0, "optimizer.lr": 0, "optimizer.head_lr": 0, "optimizer.weight_decay": 0,
@@ -57,8 +58,8 @@ def select(folder, wanted):
     return list(dict.fromkeys(chosen))
 
 
-def load(folder, name, protocol="clean", settings=()):
-    """Resolve a conf: its chain of bases, then the protocol's overlay, then dotted settings.
+def load(folder, name, corpus=None, protocol="clean", settings=()):
+    """Resolve a conf: its chain of bases, then the overlays of the corpus (if there is one) and the protocol, then dotted settings.
 
     Returns:
         nested dict, checked, with every key of base.yaml.
@@ -69,10 +70,12 @@ def load(folder, name, protocol="clean", settings=()):
     folder = Path(folder)
     schema = _read(folder / BASE)
     config = overlay(schema, _chain(folder / f"{name}.yaml"))
+    if (path := folder / f"corpus_{corpus}.yaml").is_file():
+        config = overlay(config, _read(path))
     if protocol != "clean":
-        path = folder / f"{OVERLAYS}{protocol}.yaml"
+        path = folder / f"protocol_{protocol}.yaml"
         if not path.is_file():
-            found = [p.stem.removeprefix(OVERLAYS) for p in folder.glob(f"{OVERLAYS}*.yaml")]
+            found = [p.stem.removeprefix("protocol_") for p in folder.glob("protocol_*.yaml")]
             raise ConfigError(unknown("protocol", protocol, ["clean", *found]))
         config = overlay(config, _read(path))
     for setting in settings:
@@ -105,6 +108,8 @@ def check(config, schema):
         known = schema[section]
         if isinstance(known, dict) and not leaf:
             raise ConfigError(f"config {key}: {value!r}; expected a section with {', '.join(known)}")
+        if leaf and not isinstance(known, dict):
+            raise ConfigError(f"config {key}: {section} has no keys; expected one value")
         if section not in ROOMS and isinstance(known, dict) and leaf.split(".")[0] not in known:
             raise ConfigError(unknown("config key", key, [f"{section}.{name}" for name in known]))
         if section in ROOMS and not isinstance(config[section].get("name"), str):
@@ -116,7 +121,7 @@ def check(config, schema):
                 raise ConfigError(f"config {key}: {value!r}; expected a whole number")
         if key in CHOICES and value not in CHOICES[key]:
             raise ConfigError(unknown(f"config {key}", value, CHOICES[key]))
-        if value is None and _default(schema, key) is not None:
+        if value is None and key not in OPTIONAL and _default(schema, key) is not None:
             raise ConfigError(f"config {key}: empty; expected something like {_default(schema, key)!r}")
     published = config.get("published")
     if published is not None and (not isinstance(published, dict) or set(published) != set(PUBLISHED)):

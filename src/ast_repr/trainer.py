@@ -87,13 +87,13 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
         for group, rate in zip(optimizer.param_groups, base_rates):
             group["lr"] = rate * factor(epoch=epoch + step / steps, epochs=plan.epochs, **plan.schedule)
         observed = int(batch.mask.sum())
+        batch = batch.to(device)
+        if augment is not None:  # before the split, so that what is drawn does not depend on it
+            batch = batch._replace(features=augment(batch.features, generator(plan.seed, epoch, step)))
         optimizer.zero_grad(set_to_none=True)
         for part in _split(batch, plan.micro_batch):
-            features = part.to(device)
-            if augment is not None:
-                features = features._replace(features=augment(features.features, generator(plan.seed, epoch, step)))
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                losses = method.step(features, epoch)
+                losses = method.step(part, epoch)
             # Each part counts by its observed cells, so that the gradient is the whole batch's.
             loss = losses["loss"] * (int(part.mask.sum()) / max(observed, 1))
             loss.backward()

@@ -136,7 +136,8 @@ def _read(path):
     except UnpicklingError as error:
         raise WeightsError(f"{path}: refused, it holds more than tensors; nothing in it was run") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: truncated or not a weight file ({str(error).splitlines()[0]}); fetch it again") from error
+        reason = str(error).partition("\n")[0] or "it ends too soon"
+        raise WeightsError(f"{path}: truncated or not a weight file ({reason}); fetch it again") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{path}: expected a dict of tensors")
     return {}, state

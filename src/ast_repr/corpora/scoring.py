@@ -23,7 +23,7 @@ class Instrument:
     low: int
     high: int
     roles: tuple
-    shift: tuple = (-3, 3)  # semitones by which its body may be made larger or smaller
+    shift: tuple = (-2, 2)  # semitones by which its body may be made larger or smaller
 
 
 INSTRUMENTS = {

@@ -60,9 +60,10 @@ class Room:
         rng: numpy Generator; the room is drawn from it once.
         rate: sampling rate in Hz.
         dry: probability that the room has no reverberation.
+        noise_db: range of the noise's level relative to the signal.
     """
 
-    def __init__(self, rng, rate, dry=0.15):
+    def __init__(self, rng, rate, dry=0.15, noise_db=(-70, -25)):
         self.rate = rate
         decay_s = rng.uniform(0.1, 1.2)
         time = np.arange(round(decay_s * rate)) / rate
@@ -71,7 +72,7 @@ class Room:
         self.wet = 0.0 if rng.random() < dry else rng.uniform(0.05, 0.6)
         self.anchors_db = np.cumsum(rng.normal(0, 2.0, 9))  # a smooth response over octaves from 40 Hz
         self.anchors_db -= self.anchors_db.mean()
-        self.noise_db = rng.uniform(-70, -25)  # relative to the signal
+        self.noise_db = rng.uniform(*noise_db)
         self.noise_slope = rng.uniform(0, 1.2)  # 0 white, 1 pink
 
     def record(self, sound, rng):

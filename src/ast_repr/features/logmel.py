@@ -45,11 +45,13 @@ class LogMel(nn.Module):
             raise ValueError(f"logmel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}")
         out = waveforms.new_zeros(len(waveforms), 1, self.frames, self.bins)
         for row, waveform in zip(out, waveforms):
-            energies = self._fbank(waveform - waveform.mean() if len(waveform) else waveform)[: self.frames]
+            energies = self._fbank(waveform - waveform.mean())[: self.frames]
             row[0, : len(energies)] = energies
         return out
 
     def _fbank(self, waveform):
+        if len(waveform) < FRAME_LENGTH_MS * SAMPLE_RATE / 1000:
+            return waveform.new_zeros(0, self.bins)  # not one whole frame, which kaldi.fbank refuses
         return kaldi.fbank(
             waveform[None], sample_frequency=SAMPLE_RATE, num_mel_bins=self.bins, htk_compat=True, use_energy=False,
             window_type="hanning", dither=0.0, frame_length=FRAME_LENGTH_MS, frame_shift=FRAME_SHIFT_MS,

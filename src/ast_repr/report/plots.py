@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import files
-from .results import mean_std
+from .results import FLOORS, mean_std
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
+DOT = {"markersize": 4.5, "markeredgewidth": 0.6}
 LINES, HATCHES = ["-", "--", ":"], ["", "////", "...."]  # tell rows apart once the colours are used up
 STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "hatch.linewidth": 0.5}
 FRAMES_PER_SECOND = 100  # of the log-mel
@@ -59,16 +60,17 @@ def curves(table):
             axes.plot(seed.keys(), seed.values(), line, color=colour, linewidth=0.6, alpha=0.6)
             chosen = run["selection"]["epoch"]
             if chosen in seed:
-                axes.plot(chosen, seed[chosen], "o", color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.6, zorder=3)
+                axes.plot(chosen, seed[chosen], "o", color=colour, markeredgecolor="white", zorder=3, **DOT)
         # The mean is over all seeds: it ends where the first of them stopped.
         shared = sorted(set.intersection(*(set(seed) for seed in seeds)))
-        axes.plot(shared, [np.mean([seed[epoch] for seed in seeds]) for epoch in shared], line, color=colour, linewidth=2, label=_label(row))
-    axes.plot([], [], "o", color="0.4", markersize=4.5, label="epoch chosen, one dot a seed")
+        means = [np.mean([seed[epoch] for seed in seeds]) for epoch in shared]
+        axes.plot(shared, means, line, color=colour, linewidth=2, label=_label(row))
+    axes.plot([], [], "o", color="0.4", **DOT, label="epoch chosen, one dot a seed")
     axes.set(xlabel="epoch", ylabel="validation macro-F1, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(_title(table), fontsize=8)
+    axes.set_title(table.title, fontsize=8)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -86,24 +88,24 @@ def instruments(table):
         places = np.arange(len(part))
         for index, row in enumerate(rows):
             colour, _, hatch = _look(index)
-            scores = [mean_std([100 * _known(score[name]["macro_f1"]) for score in row.values("metrics", "per_instrument")]) for name in part]
+            means, deviations = _per_instrument(row.values("metrics"), part)
             panel.barh(
-                places - 0.4 + (index + 0.5) * bar, [score[0] for score in scores], 0.92 * bar, color=colour, hatch=hatch, edgecolor="white",
-                linewidth=0, xerr=[score[1] or 0 for score in scores] if len(row.runs) > 1 else None,
-                error_kw={"elinewidth": 0.7, "ecolor": "0.25"}, label=_label(row),
+                places - 0.4 + (index + 0.5) * bar, means, 0.92 * bar, xerr=deviations if len(row.runs) > 1 else None,
+                color=colour, hatch=hatch, edgecolor="white", linewidth=0, error_kw={"elinewidth": 0.7, "ecolor": "0.25"},
+                label=_label(row),
             )  # fmt: skip
-        for (floor, label), style in zip((("always_absent", "always absent"), ("always_present", "always present")), ("-", (0, (2, 1)))):
-            found = [100 * _known(table["floors"][floor]["per_instrument"][name]["macro_f1"]) for name in part]
-            for colour, width in (("white", 2.4), ("black", 1.1)):
-                lines = panel.vlines(found, places - 0.43, places + 0.43, colour, style if colour == "black" else "-", linewidth=width, zorder=4)
-            lines.set_label(f"floor: {label}")
+        for (floor, label), style in zip(FLOORS.items(), ("-", (0, (2, 1)))):
+            means, _ = _per_instrument([table["floors"][floor]], part)
+            panel.vlines(means, places - 0.43, places + 0.43, "white", linewidth=2.4, zorder=4)
+            panel.vlines(means, places - 0.43, places + 0.43, "black", style, linewidth=1.1, zorder=4, label=f"floor: {label}")
         labels = [table["metrics"]["per_instrument"][name] for name in part]
         panel.set_yticks(places, [f"{_plain(name)}\n{found['present']} / {found['absent']}" for name, found in zip(part, labels)])
         panel.tick_params(axis="y", length=0)
         panel.set(xlabel="macro-F1, %", xlim=(0, 100), ylim=(each - 0.5, -0.5))
         panel.grid(axis="x", color="0.9", linewidth=0.6)
         panel.set_axisbelow(True)
-    figure.suptitle(f"{_title(table)}\nunder each instrument: labels present / absent in {table['split']!r}", fontsize=8)
+    whiskers = "; whiskers: standard deviation over seeds" if max(len(row.runs) for row in rows) > 1 else ""
+    figure.suptitle(f"{table.title}\nunder each instrument: labels present / absent in {table['split']!r}{whiskers}", fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -114,14 +116,16 @@ def example(row, run):
     before, after = (found[key].astype(np.float32) for key in ("before", "after"))
     figure = Figure(figsize=(WIDTH_INCHES, 6.4), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
-    unit = "log-mel energy (natural log)" if run["norm"] == "none" else f"normalised log-mel\n(norm: {run['norm']})"
-    change = "change in log-mel energy" if run["norm"] == "none" else "change in\nnormalised log-mel"
-    for panel, values, title, label in zip(
-        panels, (before, after, after - before), ("before the reprogrammer", "after: what the backbone gets", "difference: after - before"),
-        (unit, unit, change),
-    ):  # fmt: skip
-        signed = values is not before and values is not after
-        low, high = np.percentile(values, [OUTLIERS, 100 - OUTLIERS])
+    raw = run["norm"] == "none"
+    parts = [
+        ("before the reprogrammer", before, "log-mel energy\n(natural log)" if raw else f"log-mel, normalised\n({run['norm']})"),
+        ("after: what the backbone gets", after, f"reprogrammed {'' if raw else 'normalised '}\nlog-mel"),
+        ("difference: after - before", after - before, f"change in {'' if raw else 'normalised '}\nlog-mel"),
+    ]
+    sounding = np.ptp(before, axis=1) > 0  # padding is one value; left in, it would rule the colour scales
+    for panel, (title, values, label) in zip(panels, parts):
+        signed = title.startswith("difference")
+        low, high = np.percentile(values[sounding] if sounding.any() else values, [OUTLIERS, 100 - OUTLIERS])
         reach = max(abs(low), abs(high), 1e-6)
         low, high = (-reach, reach) if signed else (low, max(high, low + 1e-6))
         extent = (0, len(values) / FRAMES_PER_SECOND, -0.5, values.shape[1] - 0.5)
@@ -153,13 +157,11 @@ def _label(row):
     return "\n".join(textwrap.wrap(f"{row.name} ({row.conf})", 55, break_on_hyphens=False))
 
 
-def _title(table):
-    return table.title[0].upper() + table.title[1:]
-
-
 def _plain(name):
     return name.strip().replace("_", " ")
 
 
-def _known(value):
-    return np.nan if value is None else value
+def _per_instrument(scores, names):
+    """(means, deviations) of macro-F1 in per cent over runs, arrays (names,); NaN where an instrument has no value."""
+    found = [mean_std([one["per_instrument"][name]["macro_f1"] for one in scores]) for name in names]
+    return 100 * np.array([[mean, deviation] for mean, deviation, _ in found], dtype=float).T  # float makes None NaN

@@ -15,6 +15,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
+FLOORS = {"always_absent": "always absent", "always_present": "always present"}  # what constant predictions score
 METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # what a table shows of a run
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "ap", "auroc")
 NUMBER, OPTIONAL_NUMBER = (int, float), (int, float, type(None))
@@ -26,10 +27,14 @@ SHAPE = {  # what a whole results.json holds, and as what
     "selection": {"split": str, "metric": str, "mode": str, "epoch": int},
     "epochs": int, "train_seconds": NUMBER, "seconds_per_epoch": NUMBER,
     "split": str, "clips": int, "observed": int, "threshold": NUMBER,
-    "metrics": SCORES, "floors": {"always_absent": SCORES, "always_present": SCORES},
+    "metrics": SCORES, "floors": dict.fromkeys(FLOORS, SCORES),
     "published": (dict, type(None)),
     "machine": {"device": str, "cores": int, "python": str, "torch": str, "platform": str}, "commit": (str, type(None)),
 }  # fmt: skip
+SETTING = [  # what the seeds of a conf share
+    "row", "norm", "reprogrammer", "trainable_parameters", "backbone.weights",
+    "selection.split", "selection.metric", "selection.mode",
+]  # fmt: skip
 PUBLISHED = {"macro_f1": list, "source": str, "corpus": str, "protocol": str}
 INSTRUMENT = {metric: OPTIONAL_NUMBER for metric in PER_INSTRUMENT} | {"present": int, "absent": int}
 
@@ -102,7 +107,7 @@ class Table:
     def title(self):
         counts = sorted({len(row.runs) for row in self.rows})
         seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
-        return f"corpus {self.corpus}, protocol {self.protocol}, backbone {self.backbone}, {seeds}"
+        return f"Corpus {self.corpus}, protocol {self.protocol}, backbone {self.backbone}, {seeds}"
 
     @property
     def stem(self):
@@ -159,7 +164,8 @@ def _run(folder):
         raise ResultsError(f"{path}: incomplete, expected {', '.join(wrong[:3])}{more}; {_remedy(folder)}")
     if (results["conf"], f"seed{results['seed']}") != (folder.parent.name, folder.name):
         raise ResultsError(
-            f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its folder; move it there or delete the copy"
+            f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its folder; "
+            "move it to its own, or delete it if it is a copy"
         )
     return Run(folder, results, _history(folder))
 
@@ -169,7 +175,7 @@ def _history(folder):
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError as error:
-        raise ResultsError(f"{path}: missing, expected a line for each epoch; delete {folder} and run: source run.sh") from error
+        raise ResultsError(f"{path}: missing, expected a line for each epoch; {_remedy(folder, path.name)}") from error
     return [_json(path, line) for line in lines]
 
 
@@ -177,15 +183,18 @@ def _json(path, text):
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ResultsError(f"{path}: not JSON ({error}), expected what the run wrote; {_remedy(path.parent)}") from error
+        raise ResultsError(f"{path}: not JSON ({error}), expected what the run wrote; {_remedy(path.parent, path.name)}") from error
     if not isinstance(value, dict):
-        raise ResultsError(f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path.parent)}")
+        raise ResultsError(f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path.parent, path.name)}")
     return value
 
 
-def _remedy(folder):
-    seed = folder.name.removeprefix("seed")
-    return f"delete it and run: source run.sh --corpus {folder.parent.parent.name} --conf {folder.parent.name} --seeds {seed} --from score"
+def _remedy(folder, file="results.json"):
+    """What makes `file` of a run folder anew: the stages leave alone what they find done."""
+    corpus, conf, seed = folder.resolve().parts[-3:]
+    stage = "train" if file == "history.jsonl" else "score"
+    run = f"source run.sh --corpus {corpus} --conf {conf} --seeds {seed.removeprefix('seed')} --from {stage}"
+    return f"delete {folder / file} and run: {run}"
 
 
 def _wrong(found, shape, prefix=""):
@@ -214,8 +223,7 @@ def _table(key, runs):
     rows = [Row(conf, sorted((run for run in runs if run["conf"] == conf), key=lambda run: run["seed"])) for conf in confs]
     rows.sort(key=lambda row: (row["reprogrammer"] != "none", row["trainable_parameters"], row["backbone"]["weights"], row.conf))
     for row in rows:
-        same_setting = ["row", "norm", "reprogrammer", "trainable_parameters", "selection.split", "selection.metric", "selection.mode"]
-        _refuse_difference(row.runs, [*same_setting, "backbone.weights"])
+        _refuse_difference(row.runs, SETTING)
     _refuse_difference(runs, ["split", "clips", "observed", "threshold", "classes"])
     # Random weights differ from seed to seed; pre-trained ones under one name are one file.
     _refuse_difference([run for run in runs if run["backbone"]["weights"] != "random"], ["backbone.sha256"])

@@ -8,10 +8,9 @@ import io
 import textwrap
 from dataclasses import dataclass
 
-from .results import METRICS, PER_INSTRUMENT, mean_std
+from .results import FLOORS, METRICS, PER_INSTRUMENT, mean_std
 
 WIDTH = 120  # columns of a terminal
-FLOORS = {"always_absent": "always absent", "always_present": "always present"}
 HEADINGS = [
     "method", "norm", "trained parameters", "macro-F1 %", "pos. F1 %", "mAP %", "AUROC %", "epoch", "s per epoch", "training time",
     "published macro-F1 %",
@@ -48,22 +47,21 @@ def cells(table, spread):
         )
         lines.append([
             f"{row.name} ({row.conf})", row["norm"], f"{row['trainable_parameters']:,}", *scores,
-            f"{epoch:.3g}", f"{seconds:.1f}", _duration(total), _published(row["published"], table, notes),
+            f"{round(epoch, 1):g}", f"{seconds:.1f}", _duration(total), _published(row["published"], table, notes),
         ])  # fmt: skip
     return Cells(lines, notes)
 
 
 def caption(table):
     """Sentences that say what a table's numbers are: the labels scored, the metric, and who chose the epoch."""
-    chosen = sorted({
-        f"{run['selection']['metric']} ({run['selection']['mode']}) on the split {run['selection']['split']!r}" for run in table.runs
-    })  # fmt: skip
+    chosen = sorted({"{metric} ({mode}) on the split {split!r}".format(**run["selection"]) for run in table.runs})
     unobserved = [name for name, scores in table["metrics"]["per_instrument"].items() if scores["macro_f1"] is None]
     missing = f" Left out of every mean, for want of labels: {', '.join(unobserved)}." if unobserved else ""
     return (
-        f"Split {table['split']!r}: {table['clips']:,} clips, {table['observed']:,} observed labels, {len(table['classes'])} instruments. "
-        f"macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent over observed labels at "
-        f"threshold {table['threshold']:g}, then the mean over instruments; pos. F1 is the F1 of present alone.{missing} "
+        f"Split {table['split']!r}: {table['clips']:,} clips, {table['observed']:,} observed labels, "
+        f"{len(table['classes'])} instruments. macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of "
+        f"absent over observed labels at threshold {table['threshold']:g}, then the mean over instruments; "
+        f"pos. F1 is the F1 of present alone.{missing} "
         f"The epoch was chosen by {'; '.join(chosen)}. Mean ± standard deviation over seeds, (n seeds)."
     )
 
@@ -71,16 +69,15 @@ def caption(table):
 def text(table):
     """A table for the terminal, at most WIDTH columns: names wrap, the footnotes stand below."""
     filled = cells(table, spread=False)
-    heads = [heading.split() if len(heading) > 10 else textwrap.wrap(heading, 5) for heading in HEADINGS]
-    others = [[line[column] for line in filled.lines] + heads[column] for column in range(1, len(HEADINGS))]
-    widths = [max(map(len, column)) for column in others]
+    widths = [max(map(len, [*column, *heading.split()])) for heading, *column in zip(HEADINGS, *filled.lines)][1:]
     longest = max(len(line[0]) for line in filled.lines)
     first = min(longest, max(20, WIDTH - sum(widths) - 2 * len(widths)))
 
     def aligned(name, values):
-        padded = [value.ljust(width) if column == 0 else value.rjust(width) for column, (value, width) in enumerate(zip(values, widths))]
-        return "  ".join([name.ljust(first), *padded]).rstrip()
+        norm, *numbers = values
+        return "  ".join([name.ljust(first), norm.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]).rstrip()
 
+    heads = [textwrap.wrap(heading, width, break_on_hyphens=False) for heading, width in zip(HEADINGS, [first, *widths])]
     height = max(map(len, heads))
     raised = [[""] * (height - len(head)) + head for head in heads]
     out = [aligned(level[0], level[1:]) for level in zip(*raised)]
@@ -89,7 +86,7 @@ def text(table):
         wrapped = textwrap.wrap(name, first, subsequent_indent="  ", break_on_hyphens=False)
         out += [aligned(wrapped[0], values), *wrapped[1:]]
     below = [textwrap.fill(line, WIDTH) for line in (caption(table), *filled.notes)]
-    return "\n".join([table.title[0].upper() + table.title[1:], "", *out, "", *below])
+    return "\n".join([table.title, "", *out, "", *below])
 
 
 def markdown(table):
@@ -98,21 +95,21 @@ def markdown(table):
     rows = [HEADINGS, [":--", ":--", *["--:"] * (len(HEADINGS) - 2)], *filled.lines]
     body = ["| " + " | ".join(value.replace("|", "\\|") for value in row) + " |" for row in rows]
     notes = [line for note in filled.notes for line in ("", note)]
-    return "\n".join([f"### {table.title[0].upper() + table.title[1:]}", "", caption(table), "", *body, *notes, "", *_provenance(table)])
+    return "\n".join([f"### {table.title}", "", caption(table), "", *body, *notes, "", *_provenance(table)])
 
 
 def document(sections):
     """RESULTS.md.
 
     Args:
-        sections: dict of a corpus' name to (list of Table, note): the note, or "", says where its figures lie.
+        sections: dict of the name of a corpus' folder in exp/ to its list of Table.
     """
     out = ["# Results", "", "Made from the results.json of each run by the stage `report`; edits are lost."]
-    for corpus, (tables, note) in sections.items():
-        out += ["", f"## {corpus}"]
+    for folder, tables in sections.items():
+        out += ["", f"## {folder}"]
         for table in tables:
             out += ["", markdown(table)]
-        out += ["", note] if note else []
+        out += ["", f"Figures: `exp/{folder}/figures/`; each instrument: `exp/{folder}/per_instrument.csv`."]
     return "\n".join(out) + "\n"
 
 
@@ -181,7 +178,7 @@ def _duration(seconds):
     >>> _duration(93.1), _duration(1000), _duration(9000)
     ('93 s', '17 min', '2.5 h')
     """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _provenance(table):
@@ -189,8 +186,7 @@ def _provenance(table):
     places = {}
     for row in table.rows:
         for run in row.runs:
-            machine = run["machine"]
-            where = f"{machine['device']}, {machine['cores']} cores, {machine['platform']}, Python {machine['python']}, torch {machine['torch']}"
+            where = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(**run["machine"])
             places.setdefault(f"{where}, commit {run['commit'] or 'unknown'}", set()).add(row.conf)
     weights = sorted({run["backbone"]["sha256"] or "unknown" for run in table.runs if run["backbone"]["weights"] != "random"})
     out = ["```", *commands(table), "```"]

@@ -24,8 +24,8 @@ class Noise(nn.Module):
         super().__init__()
         if start not in STARTS:
             raise ValueError(unknown("start of noise", start, STARTS))
-        self.delta = nn.Parameter(torch.empty(1, 1, frames, bins))
-        STARTS[start](self.delta)
+        delta = STARTS[start](torch.empty(frames, bins))  # two-dimensional, so that Xavier's fans are its sides
+        self.delta = nn.Parameter(delta[None, None])
 
     def forward(self, x):
         """(B, 1, T, F) -> (B, 1, T, F)."""

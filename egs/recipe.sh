@@ -1,0 +1,226 @@
+# What every recipe does: options, stages, environment. A recipe's run.sh declares names and sources this:
+#   corpora backbones protocols     what may be chosen
+#   corpus backbone protocol conf seeds clips     what is chosen where the command line says nothing
+# It runs in a bash of its own: run.sh sees to that.
+set -euo pipefail
+unset CDPATH
+called_from=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[1]}")"
+recipe=$(basename -- "$PWD")
+root=$(cd ../.. && pwd)
+stages=(fetch prepare extract train score report)
+
+usage() {
+    cat <<USAGE
+The $recipe recipe: from a corpus to a table of reprogrammed backbones.
+
+    source run.sh [--name value | --name=value ...]      or: bash run.sh ...
+
+  --corpus NAME          $(one_of "${corpora[@]}") (default $corpus: openmic where it is at hand, else synthetic)
+  --data-root DIR        a copy of OpenMIC-2018 on disk, or another corpus in its layout
+  --clips N              size of the synthetic corpus (default $clips)
+  --allow-missing N      go on without up to N clips whose audio is missing or damaged (default $allow_missing)
+  --backbone NAME        $(one_of "${backbones[@]}")
+                         (default $backbone: ast_audioset where it is at hand or --corpus openmic asks for it, else ast_tiny_synth)
+  --backbone-file FILE   weights of an AST on disk: the authors' .pth, or safetensors
+  --conf A,B,...         configs of conf/, or all (default $conf)
+                         there are: $(confs | paste -sd ' ' -)
+  --set SECTION.KEY=VAL  one setting over the configs; may be repeated
+  --seeds 0,1,...        one run for each (default $seeds)
+  --protocol NAME        $(one_of "${protocols[@]}") (default $protocol)
+  --device NAME          auto, cpu, cuda or cuda:N (default $device)
+  --nj N                 processes (default: one per core, here $nj)
+  --from STAGE           begin there (fetch always runs: it decides what is used)
+  --to STAGE             end there
+  --overwrite            train anew what has been trained
+  --debug                show the traceback of an error
+  --help                 show this
+
+Stages: ${stages[*]}. Each finds out by itself what is done already.
+
+Examples:
+    source run.sh                                        the built-in corpus: nothing to download
+    source run.sh --corpus openmic                       the paper: downloads OpenMIC-2018 and the AudioSet AST (3 GB)
+    source run.sh --conf all --seeds 0,1,2 --from train
+    source run.sh --conf ast_unet --set optimizer.lr=0.0003 --overwrite
+USAGE
+}
+
+confs() { # names of the configs, one a line
+    local file
+    for file in conf/*.yaml; do
+        case ${file##*/} in base.yaml | corpus_* | protocol_*) ;; *) basename -- "$file" .yaml ;; esac
+    done
+}
+
+log() { echo "[$SECONDS s] $*"; }
+wrong() { # a usage error
+    echo "error: $*" >&2
+    exit 2
+}
+
+one_of() { # "a, b or c"
+    local last=${*: -1} rest
+    printf -v rest '%s, ' "${@:1:$#-1}"
+    echo "${rest%, } or $last"
+}
+
+edits() { # how many letters to add, drop or change to get from one word to the other
+    local a=$1 b=$2 i j above diagonal row=()
+    for ((j = 0; j <= ${#b}; j++)); do row[j]=$j; done
+    for ((i = 1; i <= ${#a}; i++)); do
+        diagonal=${row[0]} row[0]=$i
+        for ((j = 1; j <= ${#b}; j++)); do
+            above=${row[j]}
+            [[ ${a:i-1:1} == "${b:j-1:1}" ]] || diagonal=$((diagonal + 1))
+            row[j]=$((above + 1 < row[j - 1] + 1 ? above + 1 : row[j - 1] + 1))
+            ((row[j] <= diagonal)) || row[j]=$diagonal
+            diagonal=$above
+        done
+    done
+    echo "${row[${#b}]}"
+}
+
+check() { # kind of thing, what was found, what there is...
+    local kind=$1 found=$2 choice count hint= fewest=$((${#2} / 2 + 1))
+    shift 2
+    for choice; do [[ $choice != "$found" ]] || return 0; done
+    for choice; do
+        count=$(edits "$found" "$choice")
+        if ((count < fewest)); then fewest=$count hint="did you mean '$choice'? "; fi
+    done
+    wrong "unknown $kind '$found': ${hint}valid: $*"
+}
+
+check_form() { # option, value, pattern, what is expected
+    [[ $2 =~ ^($3)$ ]] || wrong "$1 $2: expected $4"
+}
+
+absolute() { # a path as seen from where the command was given
+    case $1 in
+        '' | /*) echo "$1" ;;
+        '~/'*) echo "${HOME:-}/${1#'~/'}" ;; # bash leaves the tilde of --data-root=~/x as it is
+        *) echo "$called_from/$1" ;;
+    esac
+}
+
+data_root='' backbone_file='' allow_missing=0 device=auto settings=() overwrite=() debug=()
+nj=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+from=${stages[0]} to=${stages[-1]}
+options=(--corpus --data-root --clips --allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --nj
+    --from --to)
+
+while (($#)); do
+    option=${1%%=*}
+    case $1 in
+        --help | -h)
+            usage
+            exit 0
+            ;;
+        --overwrite | --debug)
+            printf -v "${option#--}" %s "$1" # an array of one word
+            shift
+            continue
+            ;;
+        --overwrite=* | --debug=*) wrong "$option takes no value, found '${1#*=}'" ;;
+    esac
+    check option "$option" "${options[@]}" --overwrite --debug --help
+    case $1 in
+        *=*) value=${1#*=} ;;
+        *) value=${2-} && shift $(($# > 1)) ;;
+    esac
+    [[ $value && $value != --* ]] || wrong "$option needs a value, found ${value:-none}; source run.sh --help shows them"
+    shift
+    case $option in
+        --set) settings+=(--set "$value") ;;
+        *)
+            option=${option#--}
+            printf -v "${option//-/_}" %s "$value"
+            ;;
+    esac
+done
+
+conf=${conf//[[:space:]]/} seeds=${seeds//[[:space:]]/}
+check corpus "$corpus" "${corpora[@]}"
+check backbone "$backbone" "${backbones[@]}"
+check protocol "$protocol" "${protocols[@]}"
+check stage "$from" "${stages[@]}"
+check stage "$to" "${stages[@]}"
+check_form --clips "$clips" '[1-9][0-9]{0,8}' 'a number of at least 1'
+check_form --nj "$nj" '[1-9][0-9]{0,3}' 'a number of at least 1'
+check_form --allow-missing "$allow_missing" '0|[1-9][0-9]{0,8}' 'a number of at least 0'
+check_form --seeds "$seeds" '[0-9]{1,9}(,[0-9]{1,9})*' 'whole numbers separated by commas, such as 0,1,2'
+check_form --device "$device" 'auto|cpu|cuda(:[0-9]{1,3})?' 'auto, cpu, cuda or cuda:N'
+check_form --conf "$conf" '[^,]+(,[^,]+)*' 'names separated by commas, or all'
+mapfile -t known < <(confs)
+IFS=, read -ra chosen <<<"$conf"
+for one in "${chosen[@]}"; do check conf "$one" all "${known[@]}"; done
+for one in "${settings[@]}"; do [[ $one == --set || $one == *?.?*=* ]] || wrong "--set $one: expected section.key=value"; done
+data_root=$(absolute "$data_root") backbone_file=$(absolute "$backbone_file")
+
+begin='' end=''
+for i in "${!stages[@]}"; do
+    [[ ${stages[i]} != "$from" ]] || begin=$i
+    [[ ${stages[i]} != "$to" ]] || end=$i
+done
+((begin <= end)) || wrong "--from $from comes after --to $to; the order is: ${stages[*]}"
+
+stage_fetch() {
+    local selection
+    log "fetch: corpus $corpus, backbone $backbone"
+    selection=$("$python" "$root/src/fetch.py" --corpus "$corpus" --data data --clips "$clips" \
+        ${data_root:+--data-root "$data_root"} --backbone "$backbone" ${backbone_file:+--backbone-file "$backbone_file"} "${debug[@]}") || return
+    IFS=$'\t' read -r corpus name corpus_root backbone weights <<<"$selection"
+    experiments=exp/$name
+    [[ $protocol == clean ]] || experiments+=-$protocol
+    config_options=(--conf-dir conf --conf "$conf" --protocol "$protocol" --corpus "$corpus" "${settings[@]}")
+    if [[ $corpus == openmic && ! $data_root ]]; then genuine=(--genuine); else genuine=(); fi
+}
+
+stage_prepare() {
+    log "prepare: $name"
+    "$python" "$root/src/prepare.py" --corpus "$corpus" --root "$corpus_root" --data "data/$name" --clips "$clips" --nj "$nj" \
+        --allow-missing "$allow_missing" "${genuine[@]}" "${debug[@]}"
+}
+
+stage_extract() {
+    log "extract: $name"
+    "$python" "$root/src/extract.py" --data "data/$name" "${config_options[@]}" --nj "$nj" \
+        --allow-missing "$allow_missing" "${debug[@]}"
+}
+
+stage_train() {
+    log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
+    "$python" "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
+        --backbone "$backbone" --weights "$weights" --device "$device" "${overwrite[@]}" "${debug[@]}"
+}
+
+stage_score() {
+    log "score: $experiments"
+    "$python" "$root/src/score.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
+        --device "$device" "${debug[@]}"
+}
+
+stage_report() {
+    log "report: $experiments"
+    "$python" "$root/src/report.py" --exp "$experiments" --out RESULTS.md "${debug[@]}"
+}
+
+failed() { # stage, exit code
+    case $2 in
+        130) log "$1 interrupted; the same command goes on from there" ;;
+        137) log "$1 was killed (exit 137), most often for want of memory; try a smaller --nj" ;;
+        *) log "$1 failed (exit $2)" ;;
+    esac >&2
+    exit "$2"
+}
+
+extra=
+source "$root/egs/environment.sh"
+stage=fetch
+trap 'failed "$stage" 130' INT
+stage_fetch || failed fetch $?
+for stage in "${stages[@]:begin:end-begin+1}"; do
+    [[ $stage == fetch ]] || "stage_$stage" || failed "$stage" $?
+done
+log "done"

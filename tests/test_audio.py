@@ -1,0 +1,130 @@
+"""Any file becomes the same waveform: mono, 16 kHz, within +-1, free of aliases; a bad one is named."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import soundfile
+
+from ast_repr import audio
+from ast_repr.audio import AudioError
+
+RATE = audio.SAMPLE_RATE
+RATES = (8_000, 16_000, 22_050, 44_100, 48_000, 96_000)
+FORMATS = {  # name: (suffix, subtype)
+    "int16": ("wav", "PCM_16"), "int24": ("wav", "PCM_24"), "float": ("wav", "FLOAT"), "flac": ("flac", "PCM_16"),
+    "ogg": ("ogg", "VORBIS"), "mp3": ("mp3", "MPEG_LAYER_III"),
+}  # fmt: skip
+
+
+def tone(hz, rate, seconds=1.0):
+    """A tone under a Hann window, so that its ends add no other frequencies."""
+    t = np.arange(round(seconds * rate)) / rate
+    return np.sin(2 * np.pi * hz * t) * np.hanning(len(t))
+
+
+def decibels(sound):
+    return 10 * np.log10(np.mean(np.square(sound, dtype=float)) + 1e-30)
+
+
+def write(folder, sound, rate, kind="float"):
+    suffix, subtype = FORMATS[kind]
+    path = folder / f"sound.{suffix}"
+    soundfile.write(path, sound, rate, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "kind"),
+    [case for case in product(RATES, (1, 2, 6), FORMATS) if case[2] != "mp3" or (case[0] <= 48_000 and case[1] <= 2)],
+)
+def test_every_rate_channel_count_and_format_gives_the_same_waveform(rate, channels, kind, tmp_path):
+    sound = 0.5 * tone(100, rate)
+    found = audio.decode(write(tmp_path, np.tile(sound[:, None], channels), rate, kind))
+    assert found.dtype == np.float32 and found.ndim == 1
+    assert abs(len(found) - RATE) <= 1
+    expected, margin = 0.5 * tone(100, RATE), {"mp3": 0.03, "ogg": 0.05}.get(kind, 1e-3)
+    assert np.abs(found[:15_999] - expected[:15_999]).max() < margin
+
+
+def test_16_khz_mono_comes_back_to_the_bit(tmp_path):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 1000).astype(np.int16)
+    assert np.array_equal(audio.decode(write(tmp_path, samples, RATE, "int16")), samples / np.float32(32768))
+
+
+def test_channels_are_averaged(tmp_path):
+    sound = np.zeros((1000, 4))
+    sound[:, 1], sound[:, 2] = 0.8, -0.4
+    np.testing.assert_allclose(audio.decode(write(tmp_path, sound, RATE)), 0.1, atol=1e-7)
+
+
+def test_a_waveform_is_clipped_to_one(tmp_path):
+    found = audio.decode(write(tmp_path, np.array([0.5, 3.0, -7.0]), RATE))
+    assert found.tolist() == [0.5, 1.0, -1.0]
+
+
+@pytest.mark.parametrize(("rate", "hz"), [(22_050, 9_000), (44_100, 9_000), (44_100, 17_000), (48_000, 12_000), (96_000, 40_000)])
+def test_what_16_khz_cannot_hold_is_80_db_down(rate, hz):
+    sound = tone(hz, rate).astype(np.float32)
+    assert decibels(audio.resample(sound, rate, RATE)) <= decibels(sound) - 80
+
+
+@pytest.mark.parametrize("rate", [22_050, 44_100, 48_000, 96_000])
+def test_7_khz_passes_within_half_a_decibel(rate):
+    sound = tone(7_000, rate).astype(np.float32)
+    assert abs(decibels(audio.resample(sound, rate, RATE)) - decibels(sound)) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("start", "seconds", "first", "end"),
+    [(0.5, 0.25, 8_000, 12_000), (0.0, None, 0, 16_000), (0.75, None, 12_000, 16_000), (0.9, 5, 14_400, 16_000)],
+)
+def test_a_part_is_read_where_it_was_asked_for(start, seconds, first, end, tmp_path):
+    ramp = np.linspace(-1, 1, RATE, dtype=np.float32)
+    assert np.array_equal(audio.decode(write(tmp_path, ramp, RATE), start, seconds), ramp[first:end])
+
+
+def test_a_start_beyond_the_end_is_an_error(tmp_path):
+    with pytest.raises(AudioError, match=r"sound\.wav: no samples at or after 2 s"):
+        audio.decode(write(tmp_path, np.zeros(100), RATE), start_s=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no such audio file"),
+        (b"", "0 bytes"),
+        (b"certainly not audio" * 50, "not readable as audio"),
+        (b"OggS" + bytes(60), "not readable as audio"),
+    ],
+)
+@pytest.mark.parametrize("name", ["bad.wav", "bad.ogg", "bad.mp3"])
+def test_a_file_that_holds_no_audio_is_named(name, content, reason, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(AudioError, match=f"{name}: .*{reason}"):
+        audio.decode(tmp_path / name)
+
+
+def test_a_folder_is_no_audio_file(tmp_path):
+    with pytest.raises(AudioError, match="no such audio file"):
+        audio.decode(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_refused(value, tmp_path):
+    sound = np.zeros(1000)
+    sound[500] = value
+    with pytest.raises(AudioError, match=r"sound\.wav: .*not finite"):
+        audio.decode(write(tmp_path, sound, 44_100))
+
+
+@pytest.mark.parametrize("samples", [0, 3, 10, 25])
+def test_fit_pads_with_zeros_and_cuts_at_the_end(samples):
+    found = audio.fit(np.arange(1, samples + 1, dtype=np.float32), 10)
+    assert found.dtype == np.float32
+    assert found.tolist() == [*range(1, min(samples, 10) + 1), *[0] * max(0, 10 - samples)]
+
+
+def test_fit_makes_a_clip_of_ten_seconds():
+    assert audio.fit(np.ones(5, np.float32)).shape == (160_000,)

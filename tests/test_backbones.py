@@ -1,0 +1,150 @@
+"""The AST: equal to transformers' with the same weights, whatever layout they come in."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ast_repr import backbones
+from ast_repr.backbones import weights
+from ast_repr.backbones.weights import WeightsError
+
+DIMS = {"embed_dim": 128, "depth": 2, "num_heads": 2, "patch": 16, "stride": 10, "frames": 128, "mels": 128, "n_source": 7}
+ODD = {"embed_dim": 32, "depth": 1, "num_heads": 4, "patch": 16, "stride": 10, "frames": 64, "mels": 32, "n_source": 7}
+BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch": 16, "stride": 10, "frames": 1024, "mels": 128, "n_source": 527}
+LAYOUTS = ("author", "hub", "transformers", "ast_repr")
+
+
+def reference(dims):
+    """transformers' AST of the same size."""
+    from transformers import ASTConfig, ASTForAudioClassification
+
+    config = ASTConfig(
+        hidden_size=dims["embed_dim"], num_hidden_layers=dims["depth"], num_attention_heads=dims["num_heads"],
+        intermediate_size=4 * dims["embed_dim"], patch_size=dims["patch"], time_stride=dims["stride"],
+        frequency_stride=dims["stride"], max_length=dims["frames"], num_mel_bins=dims["mels"], num_labels=dims["n_source"],
+    )  # fmt: skip
+    return ASTForAudioClassification(config).eval()
+
+
+def author_layout(state):
+    """The authors' names, with DeiT's dead ImageNet heads that their files carry."""
+    own = {}
+    for key, tensor in state.items():
+        key = re.sub(r"^patch_embed\.", "v.patch_embed.proj.", key)
+        key = re.sub(r"^source_head\.", "mlp_head.", key)
+        key = re.sub(r"^(cls_token|dist_token|pos_embed|norm\.|blocks\.)", r"v.\1", key)
+        own[f"module.{key}"] = tensor
+    width = state["cls_token"].shape[-1]
+    for head in ("head", "head_dist"):
+        own |= {f"module.v.{head}.weight": torch.ones(1000, width), f"module.v.{head}.bias": torch.ones(1000)}
+    return own
+
+
+def in_layout(layout, folder, spread, dims=DIMS):
+    """A file in `layout`, and transformers' model that has the same weights."""
+    model = spread(reference(dims))
+    hub = folder / "model.safetensors"
+    if layout == "hub":
+        model.save_pretrained(folder)
+        return hub, model
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, hub)
+    if layout == "transformers":
+        return hub, model
+    own = weights.load(backbones.build("ast", **dims), hub)
+    hub.unlink()
+    path = folder / ("ast.pth" if layout == "author" else "ast.safetensors")
+    if layout == "author":
+        torch.save(author_layout(own.state_dict()), path)
+    else:
+        weights.save(own, path, source_classes=list("abcdefg"))
+    return path, model
+
+
+def log_mels(dims, count=2):
+    return torch.randn(count, dims["frames"], dims["mels"], generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_logits_of_transformers(layout, tmp_path, spread):
+    path, model = in_layout(layout, tmp_path, spread)
+    own = weights.load(backbones.build("ast", **DIMS), path).eval()
+    x = log_mels(DIMS)
+    with torch.no_grad():
+        expected, found = model(x).logits, own(x[:, None])
+    assert expected.std() > 0.1 and (expected[0] - expected[1]).abs().max() > 1e-2
+    assert (found.source_logits - expected).abs().max() <= 1e-4
+    assert found.embedding.shape == (2, 128)
+
+
+@pytest.mark.slow
+def test_ast_base_gives_the_logits_of_transformers(tmp_path, spread):
+    path, model = in_layout("transformers", tmp_path, spread, BASE)
+    own = weights.load(backbones.build("ast", **BASE), path).eval()
+    assert weights.read_header(path) == {"layout": "transformers", "dims": BASE}
+    path.unlink()  # a third of a gigabyte
+    with torch.no_grad():
+        expected, found = model(log_mels(BASE, 1)).logits, own(log_mels(BASE, 1)[:, None]).source_logits
+    assert expected.std() > 0.1
+    assert (found - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_header_gives_layout_and_dims(layout, tmp_path, spread):
+    header = weights.read_header(in_layout(layout, tmp_path, spread)[0])
+    assert header["layout"] == layout and header["dims"] == DIMS
+    assert (header.get("source_classes") == list("abcdefg")) == (layout == "ast_repr")
+
+
+def test_dims_that_shapes_cannot_tell_come_from_the_config_beside_the_file(tmp_path, spread):
+    path, _ = in_layout("hub", tmp_path, spread, ODD)
+    assert weights.read_header(path)["dims"] == ODD
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(WeightsError, match="config.json"):
+        weights.read_header(path)
+
+
+def test_saved_statistics_come_back_with_the_header(tmp_path, tiny_ast):
+    weights.save(tiny_ast(mean=-7.5, std=3.25), tmp_path / "x.safetensors")
+    header = weights.read_header(tmp_path / "x.safetensors")
+    assert (header["mean"], header["std"]) == (-7.5, 3.25)
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+def test_half_an_attention_is_refused(part, tmp_path, spread):
+    path, _ = in_layout("transformers", tmp_path, spread)
+    tensors = load_file(path)
+    del tensors[f"audio_spectrogram_transformer.layers.1.attention.{part}_proj.weight"]
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=r"blocks\.1\.attn"):
+        weights.load(backbones.build("ast", **DIMS), path)
+
+
+@pytest.mark.parametrize("frames", [512, 2048])
+def test_weights_of_1024_frames_serve_another_length(frames, tmp_path, tiny_ast):
+    weights.save(tiny_ast(frames=1024, mels=128, depth=1), tmp_path / "x.safetensors")
+    dims = weights.read_header(tmp_path / "x.safetensors")["dims"] | {"frames": frames}
+    backbone = weights.load(backbones.build("ast", **dims), tmp_path / "x.safetensors")
+    logits = backbone(torch.randn(1, 1, frames, 128)).source_logits
+    assert logits.shape == (1, 10) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 32), (2, 1, 32, 64), (2, 2, 64, 32), (2, 1, 63, 32), (64, 32)])
+def test_an_input_of_another_shape_is_refused(shape, tiny_ast):
+    with pytest.raises(ValueError, match=r"\(B, 1, 64, 32\), found " + re.escape(str(shape))):
+        tiny_ast()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "message"),
+    [
+        ("asd", {}, "unknown backbone 'asd': did you mean 'ast'"),
+        ("ast", {"embed_dims": 3}, "did you mean 'embed_dim'"),
+        ("ast", {"embed_dim": 32, "num_heads": 5}, "5 does not divide embed_dim 32"),
+        ("ast", {"frames": 8}, "8 x 128 is smaller than a patch"),
+    ],
+)
+def test_impossible_dims_are_refused(name, dims, message):
+    with pytest.raises(ValueError, match=message):
+        backbones.build(name, **dims)

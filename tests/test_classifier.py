@@ -1,0 +1,197 @@
+"""The freeze policy: what is meant to learn gets gradients, the frozen rest moves by not one bit; and what is saved is small."""
+
+import pytest
+import torch
+
+from ast_repr import backbones, heads, reprogrammers
+from ast_repr.backbones import weights
+from ast_repr.classifier import Probe, Reprogrammed, assemble, probabilities
+from ast_repr.losses import masked_bce
+
+KINDS = {
+    "none": {"name": "none"}, "noise": {"name": "noise"}, "normal noise": {"name": "noise", "start": "normal"},
+    "border": {"name": "adversarial"}, "everywhere": {"name": "adversarial", "place": "everywhere"},
+    "cnn": {"name": "cnn"}, "residual cnn": {"name": "cnn", "residual": True, "width": 4, "nonlinearity": "relu"},
+    "unet": {"name": "unet"}, "residual unet": {"name": "unet", "residual": True},
+}  # fmt: skip
+HEADS = {"embedding": {"name": "embedding"}, "labelmap": {"name": "labelmap"}}
+
+
+def build(tiny_ast, reprogrammer="none", head="embedding", **options):
+    torch.manual_seed(0)
+    return Reprogrammed(
+        reprogrammers.build(frames=64, bins=32, **KINDS[reprogrammer]), tiny_ast(),
+        heads.build(n_classes=3, embed_dim=32, n_source=10, **HEADS[head]), **options,
+    )  # fmt: skip
+
+
+def data(count=6):
+    generator = torch.Generator().manual_seed(4)
+    x = 4.5 * torch.randn(count, 1, 64, 32, generator=generator) - 4
+    return x, torch.rand(count, 3, generator=generator), torch.rand(count, 3, generator=generator) < 0.7
+
+
+def step(model, optimizer):
+    optimizer.zero_grad(set_to_none=True)
+    x, targets, mask = data()
+    masked_bce(model(x), targets, mask).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_is_meant_to_learn_does_and_the_rest_stays_to_the_bit(kind, head, tiny_ast):
+    model = build(tiny_ast, kind, head).train()
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    before, start = weights.fingerprint(model.backbone), {n: p.detach().clone() for n, p in model.named_parameters()}
+    reached = set()
+    for _ in range(2):  # layers that start at zero gate what is behind them during the first step
+        step(model, optimizer)
+        reached |= {name for name, p in model.named_parameters() if p.grad is not None and (p.grad != 0).any()}
+    step(model, optimizer)
+    meant = {name for name, _ in model.named_parameters() if name.startswith(("reprogrammer.", "head."))}
+    assert reached == meant
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert weights.fingerprint(model.backbone) == before
+    assert all(torch.equal(p, start[name]) != (name in meant) for name, p in model.named_parameters())
+
+
+def test_a_fixed_label_map_does_not_learn(tiny_ast):
+    head = heads.build("labelmap", n_classes=3, n_source=10, kind="groups")
+    model = Reprogrammed(reprogrammers.build("noise", frames=64, bins=32), tiny_ast(), head)
+    step(model, torch.optim.SGD(model.trainable_parameters(), lr=0.1))
+    assert [p.shape for p in model.trainable_parameters()] == [(1, 1, 64, 32)]
+    assert model.reprogrammer.delta.grad.abs().max() > 0 and head.map.weight.grad is None
+
+
+@pytest.mark.parametrize(("head", "frozen"), [("embedding", True), ("labelmap", False)])
+def test_fine_tuning_trains_all_but_an_unused_source_head(head, frozen, tiny_ast):
+    model = build(tiny_ast, "none", head, finetune=True).train()
+    assert model.backbone.training
+    step(model, torch.optim.AdamW(model.trainable_parameters(), lr=1e-3))
+    still = {name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()}
+    assert still == (
+        {name for name, _ in model.named_parameters() if name.startswith("backbone.source_head.")} if frozen else set()
+    )
+    assert not model.is_probe
+
+
+def test_the_frozen_backbone_stays_in_eval_mode(tiny_ast):
+    model = build(tiny_ast, "unet")
+    for mode in (True, False, True):
+        model.train(mode)
+        assert model.reprogrammer.training == model.head.training == mode
+        assert not any(module.training for module in model.backbone.modules())
+
+
+@pytest.mark.parametrize(
+    ("norm", "mean", "std"),
+    [
+        ("backbone", backbones.AUDIOSET_MEAN, backbones.AUDIOSET_STD),
+        ((-7.0, 2.0), -7.0, 2.0),
+        ([-7.0, 2.0], -7.0, 2.0),
+        ("none", 0.0, 0.5),
+    ],
+)
+def test_the_input_is_normalised_as_asked(norm, mean, std, tiny_ast):
+    model, (x, _, _) = build(tiny_ast, norm=norm), data()
+    torch.testing.assert_close(model.normalise(x), (x - mean) / (2 * std), rtol=0, atol=1e-6)
+    model.eval()
+    expected = model.head(model.backbone((x - mean) / (2 * std)))
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-6)
+
+
+def test_none_leaves_the_input_to_the_bit(tiny_ast):
+    assert torch.equal(build(tiny_ast, norm="none").normalise(data()[0]), data()[0])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_probe_on_what_the_head_reads_equals_the_whole_model(head, tiny_ast):
+    model, (x, _, _) = build(tiny_ast, head=head).eval(), data()
+    assert model.is_probe
+    torch.testing.assert_close(Probe(model.head)(model.read(x)), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+def test_a_model_that_reprograms_is_no_probe(kind, tiny_ast):
+    assert not build(tiny_ast, kind).is_probe
+
+
+def size(state):
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def test_what_is_learned_is_small_and_brings_the_model_back(tiny_ast):
+    model = build(tiny_ast, "unet").train()
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    for _ in range(3):
+        step(model, optimizer)
+    state = {name: tensor.clone() for name, tensor in model.learned_state().items()}
+    assert not any(name.startswith("backbone.") for name in state) and size(state) < 8_000 < size(model.state_dict()) / 10
+    assert any("running_var" in name for name in state)
+    other = build(tiny_ast, "unet")
+    other.load_learned(state)
+    assert torch.equal(other.eval()(data()[0]), model.eval()(data()[0]))
+
+
+def test_fine_tuning_keeps_the_backbone_too(tiny_ast):
+    model = build(tiny_ast, finetune=True)
+    assert model.learned_state().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state.pop("head.linear.bias"), "head.linear.bias on one side only"),
+        (lambda state: state.update({"reprogrammer.d7.weight": torch.zeros(1)}), "reprogrammer.d7.weight"),
+        (lambda state: state.update({"backbone.cls_token": torch.zeros(1, 1, 32)}), "backbone.cls_token"),
+    ],
+)
+def test_learned_states_are_loaded_strictly(change, named, tiny_ast):
+    model = build(tiny_ast, "unet")
+    state = dict(model.learned_state())
+    change(state)
+    with pytest.raises(ValueError, match=named):
+        model.load_learned(state)
+
+
+def values(tiny_dims, **backbone):
+    return {
+        "norm": "backbone", "reprogrammer": {"name": "noise"}, "head": {"name": "embedding"},
+        "backbone": {"dims": tiny_dims, "mean": -4.0, "std": 4.0, "file": None, "seed": 3, "finetune": False} | backbone,
+    }  # fmt: skip
+
+
+def test_plain_values_build_the_same_model_again(tiny_dims, tiny_ast, tmp_path):
+    one, two, other = (assemble(["a", "b"], **values(tiny_dims, seed=seed)) for seed in (3, 3, 4))
+    prints = [weights.fingerprint(model.backbone) for model in (one, two, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert (one.mean, one.std) == (-4.0, 4.0) and one.head.linear.out_features == 2
+    weights.save(tiny_ast(), tmp_path / "x.safetensors")
+    loaded = assemble(["a", "b"], **values(tiny_dims, file=str(tmp_path / "x.safetensors")))
+    assert weights.fingerprint(loaded.backbone) == weights.fingerprint(tiny_ast())
+
+
+def test_random_backbones_leave_the_callers_random_numbers_alone(tiny_dims):
+    drawn = []
+    for seed in (3, 4):
+        torch.manual_seed(0)
+        drawn.append(assemble(["a"], **values(tiny_dims, seed=seed)).head.linear.weight)
+    assert torch.equal(*drawn)
+
+
+def test_an_unknown_norm_lists_what_there_is(tiny_dims):
+    with pytest.raises(ValueError, match="unknown input norm 'backbon': did you mean 'backbone'"):
+        assemble(["a"], **(values(tiny_dims) | {"norm": "backbon"}))
+
+
+def test_probabilities_are_those_of_eval_mode_and_the_mode_is_put_back(tiny_ast, tiny_clips):
+    model, clips = build(tiny_ast, "unet").train(), tiny_clips(7)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = probabilities(model, clips.batches(3), torch.device("cpu"))
+    assert model.training and not model.backbone.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        expected = model.eval()(clips.batch(torch.arange(7)).features.float()).sigmoid()
+    assert found.shape == (7, 3)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5)

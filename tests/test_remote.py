@@ -1,0 +1,246 @@
+"""Fetching: downloads go on where they stopped and are verified, archives cannot write outside, choices are explained."""
+
+import hashlib
+import io
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ast_repr import catalogue, command
+from ast_repr.corpora.remote import Remote, RemoteError, download, unpack
+
+ROOT = Path(__file__).parents[1]
+DATA = bytes(range(256)) * 20_000  # 5 MB
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, start = self.server, 0
+        server.asked.append(self.headers["Range"])
+        if server.codes:
+            return self.send_error(server.codes.pop(0))
+        if server.ranges and self.headers["Range"]:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(DATA) - start))
+        self.end_headers()
+        self.wfile.write(DATA[start : server.cuts.pop(0) if server.cuts else len(DATA)])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    """Serves DATA. `ranges`: from the middle too; `cuts`: byte where each answer ends early; `codes`: errors given first."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.ranges, server.cuts, server.codes, server.asked = True, [], [], []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def remote(server, **changes):
+    values = {"url": f"http://127.0.0.1:{server.server_port}/file", "bytes": len(DATA), "md5": hashlib.md5(DATA).hexdigest()}
+    return Remote(**(values | changes))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_part_is_completed_and_equals_the_reference(server, tmp_path, ranges):
+    server.ranges = ranges
+    part = tmp_path / "file.part"
+    part.write_bytes(DATA[:1_234_567] if ranges else b"rubbish, which a server that starts again overwrites")
+    assert download(remote(server), tmp_path / "file").read_bytes() == DATA
+    assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"] and not part.exists()
+    download(remote(server), tmp_path / "file")
+    assert len(server.asked) == 1  # verified, not fetched again
+
+
+def test_what_may_pass_is_tried_again(server, tmp_path):
+    server.cuts, server.codes = [1_000_000, 3_000_000], [503]
+    assert download(remote(server), tmp_path / "file", pauses=(0, 0)).read_bytes() == DATA
+    assert server.asked == [None, None, "bytes=1000000-", "bytes=3000000-"]
+
+
+def test_a_server_that_always_ends_early_is_given_up_and_the_part_kept(server, tmp_path):
+    server.ranges, server.cuts = False, [1000] * 9
+    with pytest.raises(RemoteError, match="ended early|IncompleteRead"):
+        download(remote(server), tmp_path / "file", pauses=(0, 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["file.part"]
+
+
+@pytest.mark.parametrize("place", ["file", "file.part"])
+def test_one_wrong_byte_is_refused_and_the_file_removed(server, tmp_path, place):
+    (tmp_path / place).write_bytes(DATA[:-1] + b"x")
+    found = hashlib.md5(DATA[:-1] + b"x").hexdigest()
+    with pytest.raises(RemoteError, match=f"file: found md5 {found}, expected {remote(server).md5}"):
+        download(remote(server), tmp_path / "file")
+    assert not list(tmp_path.iterdir()) and not server.asked
+
+
+def test_another_size_or_sha256_is_refused(server, tmp_path):
+    with pytest.raises(RemoteError, match="expected 1,000"):
+        download(remote(server, bytes=1000), tmp_path / "file")
+    with pytest.raises(RemoteError, match="sha256 [0-9a-f]{64}, expected 00"):
+        download(remote(server, md5=None, sha256="00"), tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_network_one_line_says_what_to_put_where(server, tmp_path):
+    wanted = remote(server, url="http://127.0.0.1:9/file")  # port 9: nobody answers
+    with pytest.raises(RemoteError) as caught:
+        download(wanted, tmp_path / "file", pauses=())
+    for word in ("file could not be downloaded", wanted.url, "5,120,000 bytes", f"md5 {wanted.md5}", str(tmp_path / "file")):
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    server.codes = [404]
+    with pytest.raises(RemoteError, match="404"):
+        download(remote(server), tmp_path / "file")
+    assert len(server.asked) == 1  # no use trying again
+
+
+def tar(path, *members):
+    with tarfile.open(path, "w:gz") as bundle:
+        for name, kind, target in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, content = kind, target, b"content" if kind == tarfile.REGTYPE else b""
+            info.size = len(content)
+            bundle.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path, *members):
+    with zipfile.ZipFile(path, "w") as bundle:
+        for name, mode in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            bundle.writestr(info, "/etc" if stat.S_ISLNK(mode) else "content")
+    return path
+
+
+FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
+HOSTILE = [
+    lambda path: tar(path, ("../evil", tarfile.REGTYPE, "")),
+    lambda path: tar(path, ("ok/../../evil", tarfile.REGTYPE, "")),
+    lambda path: tar(path, (str(path.parents[1] / "evil"), tarfile.REGTYPE, "")),
+    lambda path: tar(path, ("ok/link", tarfile.SYMTYPE, "../.."), ("ok/link/evil", tarfile.REGTYPE, "")),
+    lambda path: tar(path, ("ok/link", tarfile.LNKTYPE, "../../evil"), ("ok/link", tarfile.REGTYPE, "")),
+    lambda path: tar(path, ("ok/device", tarfile.CHRTYPE, "")),
+    lambda path: tar(path, ("ok/pipe", tarfile.FIFOTYPE, "")),
+    lambda path: tar(path, ("ok/big", tarfile.REGTYPE, ""), *[(f"ok/{k}", tarfile.REGTYPE, "") for k in range(200)]),
+    lambda path: zipped(path, ("../evil", FILE)),
+    lambda path: zipped(path, ("ok/fine", FILE), ("ok\\..\\..\\evil", FILE)),
+    lambda path: zipped(path, (str(path.parents[1] / "evil"), FILE)),
+    lambda path: zipped(path, ("C:/evil", FILE)),
+    lambda path: zipped(path, ("ok/link", LINK), ("ok/link/evil", FILE)),
+    lambda path: zipped(path, *[(f"ok/{k}", FILE) for k in range(200)]),
+]
+
+
+@pytest.mark.parametrize("make", HOSTILE)
+def test_hostile_archives_leave_nothing(tmp_path, make):
+    (tmp_path / "inner").mkdir()
+    archive = make(tmp_path / "inner" / "archive")
+    with pytest.raises(RemoteError, match="refused, nothing was unpacked"):
+        unpack(archive, tmp_path / "inner" / "corpus", limit=1000)
+    assert [path.name for path in tmp_path.rglob("*")] == ["inner", "archive"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path, kind):
+    names = ["corpus-v1/class-map.json", "corpus-v1/audio/000/a.ogg"]
+    if kind == "tar":
+        archive = tar(tmp_path / "archive", ("._corpus-v1", tarfile.REGTYPE, ""), *[(name, tarfile.REGTYPE, "") for name in names])
+    else:
+        archive = zipped(tmp_path / "archive", *[(name, FILE) for name in names])
+    unpack(archive, tmp_path / "corpus")
+    assert (tmp_path / "corpus/audio/000/a.ogg").read_text() == "content"
+    assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(RemoteError, match="not readable as an archive, or truncated"):
+        unpack(archive, tmp_path / "again")
+    assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
+
+
+def fetch(folder, options):
+    """src/fetch.py in `folder`, with a weight file of its own: (exit code, fields, what people read)."""
+    (folder / "tiny.safetensors").touch()
+    script = [sys.executable, ROOT / "src" / "fetch.py", "--data", "data", "--backbone-file", "tiny.safetensors", *options.split()]
+    run = subprocess.run(script, cwd=folder, capture_output=True, text=True)
+    return run.returncode, run.stdout.rstrip("\n").split("\t"), run.stderr
+
+
+def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
+    assert fetch(tmp_path, "")[1] == ["synthetic", "synthetic", "data/synthetic/openmic-2018", "tiny", "tiny.safetensors"]
+    code, fields, said = fetch(tmp_path, "--clips 40")
+    assert (code, fields[:3]) == (0, ["synthetic", "synthetic-40", "data/synthetic-40/openmic-2018"])
+    assert said.count("\n") == 1 and "--corpus openmic" in said and "--data-root" in said
+    (tmp_path / "real mix").mkdir()
+    os.symlink("real mix", tmp_path / "linked")
+    assert fetch(tmp_path, "--data-root linked")[1][:3] == ["openmic", "real mix", "linked"]
+    (tmp_path / "data/openmic-2018/partitions").mkdir(parents=True)
+    code, fields, said = fetch(tmp_path, "")
+    assert fields[:3] == ["openmic", "openmic", "data/openmic-2018"] and "--corpus synthetic" in said
+    assert fetch(tmp_path, "--corpus synthetic")[1][1] == "synthetic"
+
+
+@pytest.mark.parametrize(
+    "options, code, message",
+    [
+        ("--corpus synthetic --data-root .", 2, "takes no --data-root"),
+        ("--corpus openmik", 2, "did you mean 'openmic'"),
+        ("--data-rot x", 2, "did you mean '--data-root'"),
+        ("--clips many", 2, "invalid int value: 'many'"),
+        ("--data-root absent", 1, "absent: no such folder"),
+        ("--backbone-file absent.pth", 1, "absent.pth: no such file"),
+    ],
+)
+def test_fetch_complains_in_one_line(tmp_path, options, code, message):
+    found, _, said = fetch(tmp_path, options)
+    assert found == code and message in said and re.search(r"^error: .*\n\Z", said, re.M) and "Traceback" not in said
+    assert "Traceback" in fetch(tmp_path, options + " --debug")[2]
+
+
+def test_fetch_needs_no_torch():
+    code = "import sys; import ast_repr.catalogue, ast_repr.corpora.openmic, ast_repr.command; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src").returncode == 0
+
+
+def test_catalogue():
+    entry = catalogue.find("ast_audioset")
+    assert (entry.bytes, entry.dims["n_source"], entry.path.name) == (346_404_948, 527, "ast_audioset.safetensors")
+    with pytest.raises(ValueError, match="did you mean 'ast_audioset'"):
+        catalogue.find("ast_audiset")
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (OSError(28, "No space left on device", "x.h5"), 1, "error: x.h5: disk full (No space left on device); free some space"),
+        (PermissionError(13, "Permission denied", "exp"), 1, "error: exp: Permission denied; change the permissions"),
+        (FileNotFoundError(2, "No such file or directory", "a.csv"), 1, "error: a.csv: No such file or directory"),
+        (RuntimeError("two\n  lines"), 1, "error: two lines"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (TypeError("a bug of ours"), None, ""),
+    ],
+)
+def test_command_turns_errors_into_codes(capsys, error, code, said):
+    def main(args):
+        raise error
+
+    with pytest.raises(TypeError if code is None else SystemExit) as caught:
+        command.run(main, command.parser("doc"), [])
+    assert code is None or caught.value.code == code
+    assert capsys.readouterr().err.startswith(said)

@@ -1,0 +1,176 @@
+"""Reprogrammers: the published layers and parameter counts, exact identity starts, and one-line errors."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ast_repr import backbones, classifier, heads, reprogrammers
+
+SMALL = {"frames": 64, "bins": 32}
+IDENTITIES = {
+    "none": ("none", {}),
+    "noise": ("noise", {}),
+    "adversarial": ("adversarial", {"place": "everywhere"}),
+    "cnn": ("cnn", {"residual": True}),
+    "wide cnn": ("cnn", {"residual": True, "width": 8, "nonlinearity": "relu"}),
+    "unet": ("unet", {"residual": True}),
+}
+OTHERS = {
+    "normal noise": ("noise", {"start": "normal"}),
+    "uniform noise": ("noise", {"start": "uniform"}),
+    "border": ("adversarial", {}),
+    "published cnn": ("cnn", {}),
+    "published unet": ("unet", {}),
+}
+
+
+def log_mel(frames=64, bins=32, count=3):
+    return torch.randn(count, 1, frames, bins, generator=torch.Generator().manual_seed(1))
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def base(name, finetune=False, **options):
+    """AST-base with twenty classes, as sizes without memory."""
+    with torch.device("meta"):
+        head = heads.build("embedding", n_classes=20, embed_dim=768)
+        return classifier.Reprogrammed(reprogrammers.build(name, **options), backbones.build("ast"), head, finetune=finetune)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "trainable"),
+    [
+        ("none", {}, 16_916), ("noise", {}, 147_988), ("cnn", {}, 16_936), ("unet", {}, 18_201),
+        ("none", {"finetune": True}, 86_204_180), ("unet", {"residual": True}, 18_200),
+    ],
+)  # fmt: skip
+def test_trainable_parameters_are_the_papers(name, options, trainable):
+    model = base(name, **options)
+    assert sum(p.numel() for p in model.trainable_parameters()) == trainable
+    assert sum(p.numel() for p in model.backbone.parameters()) == 86_594_063
+
+
+@pytest.mark.parametrize("options", [*IDENTITIES.values(), *OTHERS.values()], ids=[*IDENTITIES, *OTHERS])
+def test_the_shape_is_kept(options):
+    name, options = options
+    found = reprogrammers.build(name, **SMALL, **options)(log_mel())
+    assert found.shape == (3, 1, 64, 32) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("options", IDENTITIES.values(), ids=IDENTITIES)
+@pytest.mark.parametrize("training", [True, False])
+def test_training_starts_exactly_at_the_identity(options, training):
+    name, options = options
+    assert torch.equal(reprogrammers.build(name, **SMALL, **options).train(training)(log_mel()), log_mel())
+
+
+@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
+def test_the_others_do_not_start_at_the_identity(options):
+    name, options = options
+    torch.manual_seed(0)
+    assert (reprogrammers.build(name, **SMALL, **options)(log_mel()) - log_mel()).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("start", "low", "high"), [("zero", 0, 0), ("normal", 0.9, 1.1), ("uniform", 0.03, 0.05)])
+def test_noise_is_one_tensor_of_the_asked_size(start, low, high):
+    torch.manual_seed(0)
+    noise = reprogrammers.build("noise", start=start)
+    assert noise.delta.shape == (1, 1, 1024, 128) and count(noise) == 131_072
+    assert low <= noise.delta.std() <= high
+    x = log_mel(1024, 128, 2)
+    assert torch.equal(noise(x), x + noise.delta)
+
+
+@pytest.mark.parametrize(("scale", "bound", "fill"), [(0.75, 1.0, 0.0), (0.5, 0.3, -2.0), (0.9, 2.0, 0.5)])
+def test_the_border_holds_a_bounded_program_around_the_shrunken_input(scale, bound, fill):
+    program = reprogrammers.build("adversarial", **SMALL, scale=scale, bound=bound, fill=fill)
+    with torch.no_grad():
+        program.program.copy_(5 * torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(2)))
+        found = program(log_mel())
+    frames, bins = round(64 * scale), round(32 * scale)
+    top, left = (64 - frames) // 2, (32 - bins) // 2
+    shrunken = functional.interpolate(log_mel(), (frames, bins), mode="bilinear", align_corners=False)
+    assert torch.equal(found[..., top : top + frames, left : left + bins], shrunken)
+    outside = torch.ones(64, 32, dtype=bool)
+    outside[top : top + frames, left : left + bins] = False
+    around = found[:, 0, outside]
+    assert around.numel() == 3 * (64 * 32 - frames * bins)
+    torch.testing.assert_close(around, (fill + bound * torch.tanh(program.program))[0, 0, outside].expand(3, -1), rtol=0, atol=1e-6)
+    assert (around - fill).abs().max() <= bound + 1e-6 and (around - fill).std() > bound / 2
+
+
+def test_everywhere_adds_a_bounded_program_to_the_whole_input():
+    program = reprogrammers.build("adversarial", **SMALL, place="everywhere", bound=0.1)
+    torch.nn.init.constant_(program.program, 50.0)
+    torch.testing.assert_close(program(log_mel()), log_mel() + 0.1, rtol=0, atol=1e-6)
+
+
+def test_the_published_cnn_is_linear_and_has_twenty_parameters():
+    cnn = reprogrammers.build("cnn", **SMALL)
+    assert count(cnn) == 20
+    x, y, zero = log_mel()[:1], log_mel()[1:2], torch.zeros(1, 1, 64, 32)
+    torch.testing.assert_close(cnn(x + 2 * y) - cnn(zero), cnn(x) - cnn(zero) + 2 * (cnn(y) - cnn(zero)), rtol=0, atol=1e-5)
+    assert count(reprogrammers.build("cnn", **SMALL, width=8)) == 9 * 8 + 8 + 9 * 8 + 1
+
+
+UNET = [(4, 1), (8, 4), (8, 8), (4, 8), (1, 4), (1, 1)]  # e1 e2 e3 d4 d5 d6: channels out and in
+
+
+def test_the_unet_has_the_published_layers():
+    unet = reprogrammers.build("unet")
+    convolutions = [m for m in unet.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [tuple(m.weight.shape) for m in convolutions] == [(*channels, 3, 3) for channels in UNET]
+    assert all(m.bias is None and m.padding == (1, 1) and m.stride == (1, 1) for m in convolutions)
+    norms = [m for m in unet.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert [m.num_features for m in norms] == [out for out, _ in UNET]
+    assert sum(isinstance(m, torch.nn.ReLU) for m in unet.modules()) == 6 and count(unet) == 1_285
+
+
+def test_the_unet_computes_what_was_published():
+    torch.manual_seed(3)
+    unet, x = reprogrammers.build("unet", **SMALL).eval(), log_mel()
+    weights = [m.weight for m in unet.modules() if isinstance(m, torch.nn.Conv2d)]
+
+    def layer(k, value):  # BatchNorm at its start: mean 0, variance 1, eps 1e-5
+        return torch.relu(functional.conv2d(value, weights[k], padding=1) / (1 + 1e-5) ** 0.5)
+
+    def double(value):
+        return functional.interpolate(value, scale_factor=2, mode="bilinear", align_corners=True)
+
+    e1 = functional.max_pool2d(layer(0, x), 2)
+    e2 = functional.max_pool2d(layer(1, e1), 2)
+    e3 = functional.max_pool2d(layer(2, e2), 2)
+    expected = layer(5, double(layer(4, double(layer(3, double(e3) + e2)) + e1)) + x)
+    torch.testing.assert_close(unet(x), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_published_unet_never_gives_negative_values(training):
+    found = reprogrammers.build("unet", **SMALL).train(training)(log_mel() - 3)
+    assert found.min() == 0 and found.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("umet", {}, "unknown reprogrammer 'umet': did you mean 'unet'"),
+        ("unet", {"residul": True}, "option of reprogrammer 'unet' 'residul': did you mean 'residual'"),
+        ("none", {"width": 3}, "'width'.*valid: bins, frames"),
+        ("noise", {"start": "normale"}, "did you mean 'normal'.*uniform, zero"),
+        ("adversarial", {"place": "boarder"}, "did you mean 'border'"),
+        ("adversarial", {"scale": 1.0}, "scale 1.0.*expected 0 < scale < 1"),
+        ("adversarial", {"scale": 0}, "expected 0 < scale < 1"),
+        ("adversarial", {"bound": 0.0}, "bound 0.0.*bound > 0"),
+        ("adversarial", {"bound": float("nan")}, "bound nan"),
+        ("cnn", {"nonlinearity": "rleu"}, "did you mean 'relu'"),
+        ("cnn", {"width": 0}, "width 0; expected 1 or more"),
+        ("unet", {"frames": 60}, "60 x 32 frames x bins are not multiples of 8"),
+        ("unet", {"bins": 33}, "64 x 33"),
+    ],
+)
+def test_impossible_choices_are_refused_in_one_line(name, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        reprogrammers.build(name, **(SMALL | options))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,182 @@
+"""The built-in corpus: the same bytes again, OpenMIC's layout and proportions, unseen test artists, notes that can be rendered."""
+
+import io
+import statistics
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import soundfile
+
+from ast_repr import manifest
+from ast_repr.corpora import openmic, scoring, soundfont, synthetic
+from ast_repr.corpora.scoring import INSTRUMENTS, UNLABELLED
+
+CLIPS = 200  # the fewest that it makes
+
+
+def jobs(root, seed=0, clips=CLIPS):
+    return [(root, seed, artist, clip) for artist in synthetic._artists(seed, clips) for clip in artist.clips]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The tables alone, read through OpenMIC's reader: nothing is rendered."""
+    root = tmp_path_factory.mktemp("synthetic") / "openmic-2018"
+    synthetic._write_tables(root, jobs(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def clips(corpus):
+    return openmic.clips(corpus, corpus.parent)[0]
+
+
+def relevances(clips, split=None):
+    return [value for clip in clips if split in (None, clip.split) for value in clip.labels.values()]
+
+
+def test_the_tables_are_openmics(corpus, clips):
+    assert openmic.clips(corpus, corpus.parent)[1] == sorted(INSTRUMENTS) and len(INSTRUMENTS) == 20
+    assert len(clips) == CLIPS and len({clip.clip for clip in clips}) == CLIPS
+    assert Counter(clip.split for clip in clips) == {"train": 150, "test": 50}
+    manifest.check(clips, synthetic.CLASSES)
+
+
+def test_every_class_is_observed_in_both_splits(clips):
+    for split in ("train", "test"):
+        assert {name for clip in clips if clip.split == split for name in clip.labels} == set(synthetic.CLASSES)
+
+
+def test_artists_are_whole_and_those_of_test_unseen_in_training(clips):
+    artists = {split: {clip.group for clip in clips if clip.split == split} for split in ("train", "test")}
+    assert not artists["train"] & artists["test"]
+    assert len(artists["train"]) == 15 and len(artists["test"]) == 5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_labels_are_as_sparse_soft_and_balanced_as_openmics(seed, tmp_path):
+    synthetic._write_tables(tmp_path, jobs(tmp_path, seed, 1_000))
+    own, _ = openmic.clips(tmp_path, tmp_path)
+    values = relevances(own)
+    assert 1.8 <= len(values) / len(own) <= 2.3
+    for split in ("train", "test"):
+        present = statistics.mean(value >= manifest.PRESENT for value in relevances(own, split))
+        assert 0.35 <= present <= 0.50
+    assert all(0 <= value <= 1 for value in values)
+    assert statistics.mean(0 < value < 1 for value in values) > 0.1
+
+
+def test_the_seed_decides_every_table(corpus, tmp_path):
+    tables = sorted(path.relative_to(corpus) for path in corpus.rglob("*.*"))
+    assert len(tables) == 5
+    for name, seed, same in (("again", 0, True), ("other", 1, False)):
+        synthetic._write_tables(tmp_path / name, jobs(tmp_path / name, seed))
+        differing = [path for path in tables if (tmp_path / name / path).read_bytes() != (corpus / path).read_bytes()]
+        assert bool(differing) != same
+
+
+def test_too_few_clips_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="199 clips are too few.*200 or more"):
+        synthetic.make(tmp_path, clips=199)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_is_rendered_to_the_same_bytes_again(tmp_path):
+    for job in (jobs(tmp_path)[3], jobs(tmp_path)[117]):
+        paths = []
+        for root in (tmp_path / "one", tmp_path / "two"):
+            synthetic._render_clip((root, *job[1:]))
+            paths.append(openmic.audio_path(root, synthetic.key(job[3])))
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+        sound, rate = soundfile.read(paths[0])
+        assert sound.shape == (220_500,) and rate == 22_050
+        assert 0.05 < np.abs(sound).max() <= 1.05 and np.isfinite(sound).all()
+        assert openmic.unreadable(tmp_path / "one", [manifest.Clip(synthetic.key(job[3]), "", "", 0.0, "train", {})]) == []
+
+
+def pages(data):
+    """The pages of an Ogg stream (RFC 3533, section 6)."""
+    while data:
+        size = 27 + data[26] + sum(data[27 : 27 + data[26]])
+        yield data[:size]
+        data = data[size:]
+
+
+def checksum(page):
+    """Ogg's CRC bit by bit: polynomial 0x04c11db7, starting at 0, over the page with its CRC field zeroed."""
+    value = 0
+    for byte in page[:22] + bytes(4) + page[26:]:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1) ^ (0x104C11DB7 if value & 0x80000000 else 0)
+    return value
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return (0.2 * np.random.default_rng(0).standard_normal(30_000)).astype(np.float32)
+
+
+def test_an_ogg_file_is_restamped_with_its_serial_and_right_checksums(noise):
+    data = synthetic.ogg_bytes(noise, 22_050, serial=123_456)
+    assert data == synthetic.ogg_bytes(noise, 22_050, serial=123_456) != synthetic.ogg_bytes(noise, 22_050, serial=7)
+    found = list(pages(data))
+    assert len(found) >= 3 and b"".join(found) == data
+    for page in found:
+        assert page[:4] == b"OggS"
+        assert int.from_bytes(page[14:18], "little") == 123_456
+        assert int.from_bytes(page[22:26], "little") == checksum(page)
+
+
+def test_restamping_does_not_change_the_sound(noise):
+    plain = io.BytesIO()
+    soundfile.write(plain, noise, 22_050, format="OGG", subtype="VORBIS")
+    plain.seek(0)
+    stamped = soundfile.read(io.BytesIO(synthetic.ogg_bytes(noise, 22_050, serial=5)))[0]
+    assert np.array_equal(stamped, soundfile.read(plain)[0]) and len(stamped) == 30_000
+
+
+@pytest.mark.parametrize("name", [*INSTRUMENTS, *UNLABELLED])
+def test_every_note_is_in_the_instruments_range(name):
+    instrument = (INSTRUMENTS | UNLABELLED)[name]
+    assert instrument.high <= soundfont.MAX_PITCH
+    for draw in range(60):
+        rng = np.random.default_rng([9, draw])
+        key = int(rng.integers(12))
+        bars = scoring.harmony(rng, key, 240 / rng.uniform(66, 158), 10.2)
+        for role in instrument.roles:
+            notes = scoring.write(role, rng, bars, key, instrument.low, instrument.high)
+            assert notes
+            for start, length, pitch, velocity in notes:
+                assert instrument.low <= pitch <= instrument.high
+                assert 0 <= start < bars[-1][1] and length > 0 and 1 <= velocity <= 127
+
+
+def test_what_is_rendered_never_exceeds_the_safe_pitch(monkeypatch):
+    rendered = []
+
+    def listen(program, notes, seconds):
+        rendered.append((program, max((note[2] for note in notes), default=0)))
+        return np.ones(round(seconds * soundfont.RENDER_RATE), np.float32)
+
+    monkeypatch.setattr(synthetic, "render", listen)
+    for (name, instrument), seed in product((INSTRUMENTS | UNLABELLED).items(), range(5)):
+        program = instrument.programs[0] if instrument.programs else None
+        for shift in instrument.shift if instrument.programs else (0,):
+            rng = np.random.default_rng(seed)
+            synthetic._render_part(rng, name, (program, shift), scoring.harmony(rng, 0, 2.0, 10.2), 0, 10.2)
+    assert len(rendered) >= 5 * 56 and max(pitch for _, pitch in rendered) <= soundfont.MAX_PITCH
+
+
+def test_a_pitch_on_which_the_renderer_would_hang_is_refused():
+    with pytest.raises(ValueError, match="97; the renderer is safe up to 96"):
+        soundfont.render(0, [(0.0, 1.0, soundfont.MAX_PITCH + 1, 90)], 1.0)
+
+
+def test_programs_are_general_midi():
+    for instrument in (INSTRUMENTS | UNLABELLED).values():
+        assert all(0 <= program <= 127 for program in instrument.programs)
+        assert replace(instrument, programs=()).low < instrument.high

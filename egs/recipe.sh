@@ -169,7 +169,8 @@ stage_fetch() {
     local selection
     log "fetch: corpus $corpus, backbone $backbone"
     selection=$("$python" "$root/src/fetch.py" --corpus "$corpus" --data data --clips "$clips" \
-        ${data_root:+--data-root "$data_root"} --backbone "$backbone" ${backbone_file:+--backbone-file "$backbone_file"} "${debug[@]}") || return
+        ${data_root:+--data-root "$data_root"} --backbone "$backbone" \
+        ${backbone_file:+--backbone-file "$backbone_file"} "${debug[@]}") || return
     IFS=$'\t' read -r corpus name corpus_root backbone weights <<<"$selection"
     experiments=exp/$name
     [[ $protocol == clean ]] || experiments+=-$protocol

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = ("egs/recipe.sh", "egs/environment.sh", "egs/openmic/run.sh", "egs/pretrain/run.sh", "tests/run.sh", ".ci/run")
 STAGES = ("fetch", "prepare", "extract", "train", "score", "report")
 STUB = """
 import sys, time
@@ -90,7 +91,7 @@ def read_until(fd, text):
     return seen
 
 
-@pytest.mark.parametrize("script", ["egs/recipe.sh", "egs/environment.sh", "egs/openmic/run.sh", "egs/pretrain/run.sh", "tests/run.sh", ".ci/run"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_parse(script):
     assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True).returncode == 0
 
@@ -137,12 +138,13 @@ def test_stages_are_called_as_agreed(recipe, env):
     assert run.returncode == 0, run.stderr
     conf = "--conf-dir conf --conf ast_linear --protocol paper --corpus synthetic --set train.epochs=2 --set a.b=c=d".split()
     data, exp = "--data data/synthetic".split(), "--exp exp/synthetic-paper".split()
+    clips, allowed = ["--clips", "1000"], ["--nj", "2", "--allow-missing", "0"]
     backbone = "--backbone ast_tiny_synth --weights tiny.safetensors"
     root = f"{recipe.parents[2]}/my data"  # as seen from where the command was given
     assert calls(recipe) == [
         ["fetch", *"--corpus auto --data data --clips 1000 --data-root".split(), root, "--backbone", "auto"],
-        ["prepare", "--corpus", "synthetic", "--root", "data/synthetic/openmic-2018", *data, *"--clips 1000 --nj 2 --allow-missing 0".split()],
-        ["extract", *data, *conf, *"--nj 2 --allow-missing 0".split()],
+        ["prepare", "--corpus", "synthetic", "--root", "data/synthetic/openmic-2018", *data, *clips, *allowed],
+        ["extract", *data, *conf, *allowed],
         ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --overwrite".split()],
         ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
         ["report", *exp, *"--out RESULTS.md".split()],

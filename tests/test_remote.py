@@ -47,7 +47,7 @@ def server():
     """Serves DATA. `ranges`: from the middle too; `cuts`: byte where each answer ends early; `codes`: errors given first."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.ranges, server.cuts, server.codes, server.asked = True, [], [], []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
         server.shutdown()
 
@@ -210,7 +210,11 @@ def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
 def test_fetch_complains_in_one_line(tmp_path, options, code, message):
     found, _, said = fetch(tmp_path, options)
     assert found == code and message in said and re.search(r"^error: .*\n\Z", said, re.M) and "Traceback" not in said
-    assert "Traceback" in fetch(tmp_path, options + " --debug")[2]
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    code, _, said = fetch(tmp_path, "--data-root absent --debug")
+    assert code == 1 and "Traceback" in said and said.splitlines()[-1].startswith("error: absent: no such folder")
 
 
 def test_fetch_needs_no_torch():

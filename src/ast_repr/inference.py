@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import audio, checkpoint, features
-from .backbones import catalogue, weights
+from . import audio, catalogue, checkpoint, features
+from .backbones import weights
 from .classifier import assemble
 
 

@@ -1,0 +1,138 @@
+"""The whole recipe on a small corpus, as a person runs it, in a copy of the tree so that nothing here is touched."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ast_repr import audio, inference, metrics
+
+ROOT = Path(__file__).parents[1]
+CONFS = ("ast_linear", "ast_unet_residual")
+OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A tree with this one's code and recipes, and folders of its own for what the stages make."""
+    root = tmp_path_factory.mktemp("tree")
+    shutil.copytree(ROOT / "egs", root / "egs", ignore=shutil.ignore_patterns("data", "exp", "RESULTS.md"))
+    for name in ("src", "pretrained_models", "pyproject.toml"):
+        (root / name).symlink_to(ROOT / name)
+    return root
+
+
+def recipe(tree, *options):
+    return [shutil.which("bash"), str(tree / "egs" / "openmic" / "run.sh"), *options]
+
+
+def environment():
+    """The Python that runs the tests comes first, so that the recipe takes it."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run(tree, *options):
+    return subprocess.run(recipe(tree, *options), cwd=tree, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def finished(tree):
+    """The recipe, killed once while it trains and then run to the end: (its tree, what it printed)."""
+    process = subprocess.Popen(recipe(tree, *OPTIONS), cwd=tree, env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    checkpoint = tree / "egs/openmic/exp/synthetic-200/ast_linear/seed0/last.pt"
+    deadline = time.monotonic() + 300
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.is_file()
+    done = run(tree, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    return tree / "egs" / "openmic", done.stdout
+
+
+@pytest.mark.slow
+def test_the_table_and_the_files_are_there(finished):
+    recipe_folder, printed = finished
+    for word in ("always absent", "always present", "AST-BS", "AST-URP, residual", "macro-F1"):
+        assert word in printed
+    exp = recipe_folder / "exp" / "synthetic-200"
+    for conf in CONFS:
+        files = {path.name for path in (exp / conf / "seed0").iterdir()}
+        assert files >= {"config.yaml", "history.jsonl", "last.pt", "best.valid.macro_f1.pt", "predictions.npz", "results.json"}
+    assert "AST-BS" in (recipe_folder / "RESULTS.md").read_text()
+    assert {path.suffix for path in (exp / "figures").iterdir()} == {".png", ".pdf"}
+
+
+@pytest.mark.slow
+def test_a_second_run_redoes_nothing_and_prints_the_same_table(finished):
+    recipe_folder, printed = finished
+    made = [path for path in (recipe_folder / "exp").rglob("seed0/*") if path.name != ".lock"]
+    before = {path: path.stat().st_mtime_ns for path in made if path.name != "config.yaml"}
+    again = run(recipe_folder.parents[1], *OPTIONS)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    table = [line for line in printed.splitlines() if "(ast_" in line or line.startswith("always")]
+    assert table and set(table) <= set(again.stdout.splitlines())
+
+
+@pytest.mark.slow
+def test_a_changed_config_is_refused_with_the_key_and_nothing_is_lost(finished):
+    recipe_folder, _ = finished
+    results = recipe_folder / "exp/synthetic-200/ast_linear/seed0/results.json"
+    before = results.read_bytes()
+    refused = run(recipe_folder.parents[1], *OPTIONS, "--set", "optimizer.lr=0.5", "--from", "train")
+    assert refused.returncode == 2
+    assert "optimizer.lr: 0.003 -> 0.5" in refused.stderr and "--overwrite" in refused.stderr
+    assert results.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_results_follow_from_the_predictions_file(finished):
+    folder = finished[0] / "exp/synthetic-200/ast_linear/seed0"
+    with np.load(folder / "predictions.npz") as saved:
+        found = metrics.evaluate(saved["targets"], saved["mask"], saved["scores"])
+    assert found["macro_f1"] == json.loads((folder / "results.json").read_text())["metrics"]["macro_f1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conf", CONFS)
+def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, conf):
+    recipe_folder, _ = finished
+    predictor = inference.load(recipe_folder / "exp/synthetic-200" / conf / "seed0")
+    with np.load(recipe_folder / "exp/synthetic-200" / conf / "seed0/predictions.npz") as saved:
+        names, scores, classes = saved["clips"][:4], saved["scores"][:4], saved["classes"]
+    assert predictor.classes == list(classes)
+    for name, expected in zip(names, scores):
+        waveform = audio.decode(recipe_folder / "data/synthetic-200/openmic-2018/audio" / name[:3] / f"{name}.ogg")
+        np.testing.assert_allclose(predictor(audio.fit(waveform)[None])[0], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_keeps_apart_and_looks_at_every_epoch(finished):
+    recipe_folder, _ = finished
+    done = run(recipe_folder.parents[1], *OPTIONS[:2], "--conf", "ast_linear", "--set", "train.epochs=2", "--protocol", "paper", "--from", "train",
+               "--set", "augment.time=0", "--set", "augment.freq=0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = recipe_folder / "exp/synthetic-200-paper/ast_linear/seed0"
+    assert {path.name for path in folder.glob("*.pt")} == {"epoch.001.pt", "epoch.002.pt", "last.pt", "best.test.macro_f1.pt"}
+    results = json.loads((folder / "results.json").read_text())
+    assert results["protocol"] == "paper" and results["norm"] == "none" and results["selection"]["split"] == "test"
+
+
+@pytest.mark.slow
+def test_the_corpus_has_the_layout_that_the_openmic_loader_reads(finished):
+    recipe_folder, _ = finished
+    done = run(recipe_folder.parents[1], "--corpus", "openmic", "--data-root", str(recipe_folder / "data/synthetic-200/openmic-2018"), "--to", "prepare")
+    assert done.returncode == 0, done.stderr
+    own, loaded = (recipe_folder / f"data/{name}/manifest.jsonl" for name in ("synthetic-200", "openmic-2018"))
+    labels = [[json.loads(line)["labels"] for line in path.read_text().splitlines()] for path in (own, loaded)]
+    assert labels[0] == labels[1]

@@ -137,7 +137,8 @@ def claim(folder, conf, overwrite):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
     if path.is_file() and (differing := config.differences(path, conf)):
         raise config.ConfigError(f"{folder} was made with other settings: {'; '.join(differing)}; pass --overwrite to make it anew")
-    config.save(path, conf)
+    if not path.is_file():
+        config.save(path, conf)
 
 
 @contextmanager

@@ -39,6 +39,19 @@ PUBLISHED = {"macro_f1": list, "source": str, "corpus": str, "protocol": str}
 INSTRUMENT = {metric: OPTIONAL_NUMBER for metric in PER_INSTRUMENT} | {"present": int, "absent": int}
 
 
+def corpus_options(name):
+    """Options of run.sh that choose the corpus of experiments called `name` (egs/README.md says how they are called).
+
+    >>> corpus_options("synthetic"), corpus_options("synthetic-20000")
+    ('--corpus synthetic', '--corpus synthetic --clips 20000')
+    """
+    if name in ("synthetic", "openmic"):
+        return f"--corpus {name}"
+    if re.fullmatch(r"synthetic-\d+", name):
+        return f"--corpus synthetic --clips {name.removeprefix('synthetic-')}"
+    return f"--corpus openmic --data-root .../{name}"
+
+
 class ResultsError(ValueError):
     """Results that are missing, damaged, or not comparable; the message names the file and what to do."""
 
@@ -193,7 +206,8 @@ def _remedy(folder, file="results.json"):
     """What makes `file` of a run folder anew: the stages leave alone what they find done."""
     corpus, conf, seed = folder.resolve().parts[-3:]
     stage = "train" if file == "history.jsonl" else "score"
-    run = f"source run.sh --corpus {corpus} --conf {conf} --seeds {seed.removeprefix('seed')} --from {stage}"
+    protocol = " --protocol paper" if corpus.endswith("-paper") else ""
+    run = f"source run.sh {corpus_options(corpus.removesuffix('-paper'))}{protocol} --conf {conf} --seeds {seed.removeprefix('seed')} --from {stage}"
     return f"delete {folder / file} and run: {run}"
 
 

@@ -8,7 +8,7 @@ import io
 import textwrap
 from dataclasses import dataclass
 
-from .results import FLOORS, METRICS, PER_INSTRUMENT, mean_std
+from .results import FLOORS, METRICS, PER_INSTRUMENT, corpus_options, mean_std
 
 WIDTH = 120  # columns of a terminal
 HEADINGS = [
@@ -119,7 +119,7 @@ def commands(table):
     Returns:
         list of "source run.sh --corpus ... --protocol ... --conf a,b --seeds 0,1,2"
     """
-    start, confs = f"source run.sh --corpus {table.corpus} --protocol {table.protocol}", {}
+    start, confs = f"source run.sh {corpus_options(table.corpus)} --protocol {table.protocol}", {}
     for row in table.rows:
         confs.setdefault(",".join(str(run["seed"]) for run in row.runs), []).append(row.conf)
     return [f"{start} --conf {','.join(names)} --seeds {seeds}" for seeds, names in confs.items()]

@@ -1,6 +1,7 @@
 """Stage `extract`: each clip's feature, computed in parallel, into the store. Goes on where it was interrupted."""
 
 import json
+import signal
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def extract(data, clips, settings, nj, allowed):
         print(f"{folder} is up to date: {len(clips) - len(left_out)} clips")
         return
     jobs = [(data, clip, settings) for i in todo for clip in shards[i]]
-    with get_context("spawn").Pool(nj, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with get_context("spawn").Pool(nj, start_worker) as pool:
         results = iter(tqdm(pool.imap(compute, jobs, chunksize=4), f"extract {settings['name']}", len(jobs), unit="clip"))
         for i in todo:
             found = {}
@@ -49,6 +50,12 @@ def extract(data, clips, settings, nj, allowed):
     for stale in sorted(folder.glob("shard-*.h5"))[len(shards) :]:
         stale.unlink()  # of a larger manifest
     print(f"{folder}: {len(clips) - len(left_out)} clips")
+
+
+def start_worker():
+    """One thread for each process, and Ctrl-C is the parent's to handle."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def compute(job):

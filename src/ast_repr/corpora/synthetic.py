@@ -9,6 +9,7 @@ absent ones plausible confusions, and each a weighted vote of three listeners wh
 import csv
 import io
 import json
+import signal
 import zlib
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -54,7 +55,7 @@ def make(root, clips=CLIPS, seed=0, nj=1):
     jobs = [(root, seed, artist, clip) for artist in _artists(seed, clips) for clip in artist.clips]
     todo = [job for job in jobs if not audio_path(root, key(job[3])).is_file()]
     if todo:
-        with get_context("spawn").Pool(nj) as pool:
+        with get_context("spawn").Pool(nj, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # Ctrl-C is the parent's to handle
             for _ in tqdm(pool.imap_unordered(_render_clip, todo, chunksize=4), "render", len(todo), unit="clip"):
                 pass
     _write_tables(root, jobs)

@@ -1,0 +1,36 @@
+"""Devices: what may be asked for, and the same numbers on a GPU as on the CPU."""
+
+import pytest
+import torch
+
+from ast_repr import backbones, classifier, device, heads, reprogrammers
+
+
+def test_the_cpu_can_always_be_had():
+    assert device.choose("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["tpu0", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_with_its_name(name):
+    with pytest.raises(ValueError, match=name):
+        device.choose(name)
+
+
+def test_a_description_is_plain_values():
+    assert {type(value) for value in device.describe(torch.device("cpu")).values()} <= {str, int}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
+def test_logits_and_gradients_on_a_gpu_are_those_of_the_cpu():
+    torch.manual_seed(0)
+    backbone = backbones.build("ast", embed_dim=32, depth=2, num_heads=2, frames=64, mels=32, n_source=3)
+    model = classifier.Reprogrammed(reprogrammers.build("unet", 64, 32), backbone, heads.build("embedding", 4, embed_dim=32)).eval()
+    x, found = torch.randn(3, 1, 64, 32), []
+    for place in ("cpu", "cuda"):
+        model.to(place).zero_grad()
+        logits = model(x.to(place))
+        logits.sum().backward()
+        found.append([logits.cpu(), *(p.grad.cpu() for p in model.trainable_parameters())])
+    for on_cpu, on_gpu in zip(*found):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-4)

@@ -180,3 +180,14 @@ def test_programs_are_general_midi():
     for instrument in (INSTRUMENTS | UNLABELLED).values():
         assert all(0 <= program <= 127 for program in instrument.programs)
         assert replace(instrument, programs=()).low < instrument.high
+
+
+def test_a_clip_has_the_same_bytes_whatever_was_rendered_before_it(tmp_path):
+    artist = synthetic._artists(0, 1000)[3]
+    names = [synthetic.key(clip) for clip in artist.clips]
+    for folder, order in (("forwards", artist.clips), ("backwards", reversed(artist.clips))):
+        for clip in order:
+            synthetic._render_clip((tmp_path / folder, 0, artist, clip))
+    for name in names:
+        forwards, backwards = (synthetic.audio_path(tmp_path / folder, name).read_bytes() for folder in ("forwards", "backwards"))
+        assert forwards == backwards, name

@@ -7,7 +7,6 @@ Conventions
 """
 
 import importlib.util
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ PEAK_LIMIT = 100.0  # a render above it has diverged (sane ones stay below about
 SPEED_OF_SEMITONE = 2 ** (1 / 12)
 
 
-@cache
 def _synthesizer():
+    """A new one: what some presets sound like depends on what the same synthesizer played before."""
     package = Path(importlib.util.find_spec("pretty_midi").origin).parent
     return symusic.Synthesizer(str(package / "TimGM6mb.sf2"), RENDER_RATE, 4)
 

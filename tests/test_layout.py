@@ -30,7 +30,7 @@ DATA = {"manifest", "store", "batches", "corpora", "audio", "features"}
 WITHOUT_TORCH = ["metrics", "manifest", "config", "catalogue", "command", "store", "report", "corpora"]
 # A room's modules import from their own room only here: what they share, or what the room adds on top.
 WITHIN = {
-    "backbones": {"audio_transformer": {"output"}},
+    "backbones": {"audio_transformer": {"attention", "output"}},
     "corpora": {"openmic": {"remote"}, "synthetic": {"scoring", "soundfont"}, "sounds": {"soundfont"}},
     "report": {"plots": {"results"}, "tables": {"results"}},
 }

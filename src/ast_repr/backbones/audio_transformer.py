@@ -13,6 +13,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import nn
 
+from .attention import SelfAttention
 from .output import Output
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the log-mel, from the authors' AudioSet recipe
@@ -56,7 +57,7 @@ class AudioTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.grid[0] * self.grid[1], embed_dim))
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm, attn_layer=SelfAttention) for _ in range(depth))
         self.norm = norm(embed_dim)
         self.source_head = nn.Sequential(norm(embed_dim), nn.Linear(embed_dim, n_source))
         self._initialise()

@@ -1,0 +1,64 @@
+"""Self-attention for AST's blocks: PyTorch's fused kernel, and a quicker one for bfloat16 training on CPU.
+
+The fused kernel's bfloat16 gradient on CPU runs far below the speed of the matrix products that it is made of. `_Blocked`
+computes the same in blocks of heads whose attention weights stay in cache, with plain products, and computes the
+weights again on the way back instead of keeping them: memory stays linear in the number of tokens.
+"""
+
+import torch
+from timm.models.vision_transformer import Attention
+from torch.nn import functional
+
+BLOCK_BYTES = 6 << 20  # attention weights held at a time: about what a last-level cache keeps
+
+
+class SelfAttention(Attention):
+    """timm's multi-head attention, (B, N, D) -> (B, N, D), with the same parameters; no mask, no dropout."""
+
+    def forward(self, x, attn_mask=None, is_causal=False):
+        """(B, N, D) -> (B, N, D)."""
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
+
+
+def attend(q, k, v):
+    """softmax(q k' / sqrt(d)) v for (B, H, N, d) each -> (B, H, N, d)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad:
+        return _Blocked.apply(*(t.flatten(0, 1) for t in (q, k, v))).view_as(q)
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+class _Blocked(torch.autograd.Function):
+    """Attention of (heads, N, d), a block of heads at a time."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        ctx.save_for_backward(q, k, v)
+        out = torch.empty_like(v)
+        for rows in _blocks(q):
+            torch.bmm(_weights(q[rows], k[rows]), v[rows], out=out[rows])
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for rows in _blocks(q):
+            weights = _weights(q[rows], k[rows])
+            torch.bmm(weights.transpose(1, 2), grad[rows], out=dv[rows])
+            scores = torch._softmax_backward_data(torch.bmm(grad[rows], v[rows].transpose(1, 2)), weights, -1, weights.dtype)
+            scores *= q.shape[-1] ** -0.5
+            torch.bmm(scores, k[rows], out=dq[rows])
+            torch.bmm(scores.transpose(1, 2), q[rows], out=dk[rows])
+        return dq, dk, dv
+
+
+def _blocks(q):
+    heads, tokens, _ = q.shape
+    size = max(torch.get_num_threads(), BLOCK_BYTES // (tokens * tokens * q.element_size()))
+    return [slice(start, start + size) for start in range(0, heads, size)]
+
+
+def _weights(q, k):
+    return torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1)

@@ -25,6 +25,7 @@ The $recipe recipe: from a corpus to a table of reprogrammed backbones.
   --backbone-file FILE   weights of an AST on disk: the authors' .pth, or safetensors
   --conf A,B,...         configs of conf/, or all (default $conf)
                          there are: $(confs | paste -sd ' ' -)
+                         a variant: A+section.key=value; a study, which stands for several: $(studies | paste -sd ' ' -)
   --set SECTION.KEY=VAL  one setting over the configs; may be repeated
   --seeds 0,1,...        one run for each (default $seeds)
   --protocol NAME        $(one_of "${protocols[@]}") (default $protocol)
@@ -49,8 +50,12 @@ USAGE
 confs() { # names of the configs, one a line
     local file
     for file in conf/*.yaml; do
-        case ${file##*/} in base.yaml | corpus_* | protocol_*) ;; *) basename -- "$file" .yaml ;; esac
+        case ${file##*/} in base.yaml | studies.yaml | corpus_* | protocol_*) ;; *) basename -- "$file" .yaml ;; esac
     done
+}
+
+studies() { # names of the studies, one a line
+    [[ ! -f conf/studies.yaml ]] || sed -n 's/^\([a-z_]*\):.*/\1/p' conf/studies.yaml
 }
 
 log() { echo "[$SECONDS s] $*"; }
@@ -152,9 +157,9 @@ check_form --allow-missing "$allow_missing" '0|[1-9][0-9]{0,8}' 'a number of at 
 check_form --seeds "$seeds" '[0-9]{1,9}(,[0-9]{1,9})*' 'whole numbers separated by commas, such as 0,1,2'
 check_form --device "$device" 'auto|cpu|cuda(:[0-9]{1,3})?' 'auto, cpu, cuda or cuda:N'
 check_form --conf "$conf" '[^,]+(,[^,]+)*' 'names separated by commas, or all'
-mapfile -t known < <(confs)
+mapfile -t known < <(confs; studies)
 IFS=, read -ra chosen <<<"$conf"
-for one in "${chosen[@]}"; do check conf "$one" all "${known[@]}"; done
+for one in "${chosen[@]}"; do check conf "${one%%+*}" all "${known[@]}"; done
 for one in "${settings[@]}"; do [[ $one == --set || $one == *?.?*=* ]] || wrong "--set $one: expected section.key=value"; done
 data_root=$(absolute "$data_root") backbone_file=$(absolute "$backbone_file")
 
@@ -204,7 +209,7 @@ stage_score() {
 
 stage_report() {
     log "report: $experiments"
-    "$python" "$root/src/report.py" --exp "$experiments" --out RESULTS.md "${debug[@]}"
+    "$python" "$root/src/report.py" --exp "$experiments" --out RESULTS.md --studies conf/studies.yaml "${debug[@]}"
 }
 
 failed() { # stage, exit code

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ast_repr import audio, command, config, features, files, manifest, store
+from ast_repr import audio, command, features, files, manifest, store
 
 LISTED = 10  # unreadable clips named in an error
 
 
 def main(args):
     clips, _ = manifest.read(args.data)
-    confs = [config.load(args.conf_dir, name, args.corpus, args.protocol, args.set) for name in config.select(args.conf_dir, args.conf)]
+    confs = command.confs(args, lacking=features.lacking(args.data, clips)).values()
     for feature in {json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs}.values():
         extract(Path(args.data), clips, feature, args.nj, args.allow_missing)
 
@@ -61,11 +61,14 @@ def start_worker():
 def compute(job):
     """One clip's feature (C, T, F) float16, or the reason why there is none."""
     data, clip, settings = job
+    feature = features.build(**settings)
     try:
+        if hasattr(feature, "read"):  # it comes with the corpus
+            return feature.read(data / clip.audio).half().numpy()
         waveform = audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS)
-    except audio.AudioError as error:
+    except (audio.AudioError, features.VGGishError) as error:
         return str(error)
-    return features.build(**settings)(torch.from_numpy(audio.fit(waveform))[None])[0].half().numpy()
+    return feature(torch.from_numpy(audio.fit(waveform))[None])[0].half().numpy()
 
 
 def refuse_too_many(left_out, allowed):

@@ -13,7 +13,7 @@ import torch
 
 from ast_repr import batches, checkpoint, command, config, features, files, inference, manifest, metrics, store, trainer
 from ast_repr import device as devices
-from ast_repr.classifier import probabilities
+from ast_repr.classifier import Probe, probabilities, read_once
 
 SPLIT = "test"
 BATCH = 16
@@ -21,52 +21,56 @@ BATCH = 16
 
 def main(args):
     clips, classes = manifest.read(args.data)
-    device, loaded = devices.choose(args.device), {}
+    device, memory = devices.choose(args.device), {}
     for name in config.select(args.conf_dir, args.conf):
         for seed in args.seeds:
             folder = Path(args.exp) / name / f"seed{seed}"
             history = trainer.read_history(folder)
             if not history:
                 raise ValueError(f"{folder}: no trained run; run the stage `train` first")
-            score(folder, history, clips, classes, args, device, loaded)
+            score(folder, history, clips, classes, args, device, memory)
 
 
-def score(folder, history, clips, classes, args, device, loaded):
-    """Score one run, unless that was done since its checkpoint was written. `loaded` keeps the test clips."""
+def score(folder, history, clips, classes, args, device, memory):
+    """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips from run to run."""
     results = folder / "results.json"
     if results.is_file() and results.stat().st_mtime >= (folder / "last.pt").stat().st_mtime:
         print(f"{folder}: scored before")
         return
     about = checkpoint.load(folder / "last.pt")["about"]
-    select, feature = about["config"]["select"], features.build(**about["feature"])
-    if "test" not in loaded:
-        stored = store.Store(Path(args.data) / "features" / about["feature"]["name"], feature.spec())
-        loaded["test"] = batches.load(stored.present([clip for clip in clips if clip.split == SPLIT]), classes, stored)
-    test = loaded["test"]
+    conf, feature = about["config"], features.build(**about["feature"])
+    if (name := about["feature"]["name"]) not in memory:
+        stored = store.Store(Path(args.data) / "features" / name, feature.spec())
+        memory[name] = batches.load(stored.present([clip for clip in clips if clip.split == SPLIT]), classes, stored)
+    test, select = memory[name], conf["select"]
     if select["split"] == SPLIT:
         history = choose_on_test(folder, history, select, test, device)
     model, about = inference.restore(trainer.best_path(folder, select))
-    model.to(device)
-    scores = probabilities(model, test.batches(BATCH), device)
+    used, clips = model.to(device), test
+    if model.is_probe:
+        used, clips = Probe(model), test.with_features(read_once(model, test, about["build"], memory, device, f"{folder}: embed"))
+    scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()
     write_arrays(folder / "predictions.npz", clips=np.array(test.names), classes=np.array(classes), scores=scores, targets=targets, mask=mask)
-    write_arrays(folder / "example.npz", **example(model, test, classes, device))
-    found = metrics.evaluate(targets, mask, scores, classes=classes)
-    best = trainer.best_epoch(history, select)
-    conf = about["config"]
+    if conf["reprogrammer"]["name"] != "none":
+        write_arrays(folder / "example.npz", **example(model, test, classes, device))
+    found, chosen, epochs = metrics.evaluate(targets, mask, scores, classes=classes), trainer.best(history, select), history[-1]["epoch"]
+    weights = conf["backbone"].get("weights", "none")
     files.write_json(results, {
         "corpus": conf["run"]["corpus"], "protocol": conf["protocol"], "conf": conf["run"]["conf"], "row": conf["row"] or conf["run"]["conf"],
-        "seed": conf["run"]["seed"], "norm": conf["input"]["norm"], "reprogrammer": conf["reprogrammer"]["name"], "classes": classes,
-        "backbone": {"name": conf["run"]["backbone"], "weights": conf["backbone"]["weights"], "sha256": about["backbone_sha256"]},
+        "seed": conf["run"]["seed"], "feature": name, "norm": conf["input"]["norm"], "reprogrammer": conf["reprogrammer"]["name"],
+        "classes": classes, "label_fraction": conf["train"]["labels"],
+        "backbone": {"name": conf["run"]["backbone"], "weights": weights, "sha256": about["backbone_sha256"] if weights != "none" else None},
         "trainable_parameters": about["trainable_parameters"], "total_parameters": about["total_parameters"],
-        "selection": select | {"epoch": best, "value": history[best - 1]["valid"][select["metric"]]},
-        "epochs": len(history), "train_seconds": round(about["embed_seconds"] + sum(row["seconds"] for row in history), 3),
-        "seconds_per_epoch": round(float(np.mean([row["seconds"] for row in history])), 3),
+        "macs": about["macs"] if conf["head"]["name"] != "forest" else None,
+        "selection": select | {"epoch": chosen["epoch"], "value": chosen["valid"][select["metric"]]},
+        "epochs": epochs, "train_seconds": round(about["prepare_seconds"] + sum(row["seconds"] for row in history), 3),
+        "seconds_per_epoch": round(sum(row["seconds"] for row in history) / epochs, 3) if epochs else 0.0,
         "split": SPLIT, "clips": len(test), "observed": int(mask.sum()), "threshold": 0.5,
         "metrics": found, "floors": metrics.floors(targets, mask, classes), "published": conf["published"],
         "machine": about["device"], "commit": commit(),
     })  # fmt: skip
-    print(f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {best} of {len(history)})")
+    print(f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})")
 
 
 def choose_on_test(folder, history, select, test, device):
@@ -74,10 +78,11 @@ def choose_on_test(folder, history, select, test, device):
     history = [dict(row) for row in history]
     for row in history:
         path = trainer.epoch_path(folder, row["epoch"])
-        model, _ = inference.restore(path)
-        found = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), probabilities(model.to(device), test.batches(BATCH), device))
-        row["valid"] = {name: found[name] for name in metrics.SUMMARY}
-    chosen = trainer.epoch_path(folder, trainer.best_epoch(history, select))
+        if path.is_file():
+            model, _ = inference.restore(path)
+            found = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), probabilities(model.to(device), test.batches(BATCH), device))
+            row["valid"] = {name: found[name] for name in metrics.SUMMARY}
+    chosen = trainer.epoch_path(folder, trainer.best(history, select)["epoch"])
     files.write_bytes(trainer.best_path(folder, select), chosen.read_bytes())
     return history
 

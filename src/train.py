@@ -9,105 +9,142 @@ import hashlib
 import shutil
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from ast_repr import augment, backbones, batches, command, config, features, manifest, methods, optimizer, store, trainer
+from ast_repr import augment, backbones, batches, catalogue, checkpoint, command, config, features, manifest, methods, optimizer, store, trainer
 from ast_repr import device as devices
-from ast_repr.classifier import Probe, assemble
+from ast_repr.classifier import Probe, assemble, multiply_accumulates, read_once
 
 
 def main(args):
-    confs = config.select(args.conf_dir, args.conf)
-    resolved = {name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set) for name in confs}
     clips, classes = manifest.read(args.data)
+    confs = command.confs(args, lacking=features.lacking(args.data, clips))
     device = devices.choose(args.device)
     identity = {
         "corpus": Path(args.data).name, "manifest_sha256": sha256(Path(args.data) / "manifest.jsonl"),
         "backbone": args.backbone, "weights_sha256": sha256(args.weights),
     }  # fmt: skip
-    data = {}
-    for name in confs:
+    memory = {}
+    for name, resolved in confs.items():
         for seed in args.seeds:
-            conf = resolved[name] | {"run": identity | {"conf": name, "seed": seed}}
+            conf = resolved | {"run": identity | {"conf": name, "seed": seed}}
             folder = Path(args.exp) / name / f"seed{seed}"
             with only_user_of(folder):
                 claim(folder, conf, args.overwrite)
-                train(folder, conf, clips, classes, args, device, data)
+                train(folder, conf, clips, classes, args, device, memory)
 
 
-def train(folder, conf, clips, classes, args, device, data):
-    """Train one run, unless it is finished. `data` keeps the clips of a feature from one run to the next."""
-    seed, label = conf["run"]["seed"], f"{conf['run']['conf']} seed {conf['run']['seed']}"
+def train(folder, conf, clips, classes, args, device, memory):
+    """Train one run, unless it is finished. `memory` keeps clips, and what frozen models say of them, from one run to the next."""
+    seed, label, settings = conf["run"]["seed"], f"{conf['run']['conf']} seed {conf['run']['seed']}", conf["train"]
     plan = trainer.Plan(
         schedule=conf["schedule"], select=conf["select"], seed=seed,
-        **{key: conf["train"][key] for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")},
+        **{key: settings[key] for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")},
     )  # fmt: skip
     if trainer.finished(trainer.read_history(folder), plan):
         print(f"{label}: finished before, {describe(trainer.read_history(folder), plan)}")
         return
     feature = features.build(**conf["feature"])
-    splits = load_splits(data, args.data, feature, conf, clips, classes)
+    splits = load_splits(memory, args.data, feature, conf, clips, classes)
     torch.manual_seed(seed)
-    build = build_values(conf, args, feature, splits["train"])
+    build = build_values(conf, args, feature, splits["train"], classes)
     model = assemble(classes, **build).to(device)
-    learns, total = sum(p.numel() for p in model.trainable_parameters()), sum(p.numel() for p in model.parameters())
-    print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}, {plan.epochs} epochs of {len(splits['train']):,} clips at most")
-
     masks = {key: conf["augment"][key] for key in ("time", "freq")}
     noising = partial(mask_features, model.mean if conf["augment"]["fill"] == "mean" else 0.0, masks) if any(masks.values()) else None
-    started, trained = time.monotonic(), model
-    if model.is_probe and noising is None:
-        splits = {split: read_once(model, own, device, f"{label}: embed {split}") for split, own in splits.items()}
-        trained = Probe(model.head)
+
+    started, trained, read = time.monotonic(), model, None
+    if model.is_probe and noising is None or settings["head_first"]:
+        read = {split: read_once(model, own, build, memory, device, f"{label}: embed {split}") for split, own in splits.items()}
+    if settings["labels"] < 1:
+        splits["train"] = splits["train"].thinned(settings["labels"], seed)
+    if read:
+        read = {split: own.with_features(read[split]) for split, own in splits.items()}
+    if settings["head_first"]:
+        train_head(folder / "head", model, read, plan, conf, device)
+    elif read:
+        splits, trained = read, Probe(model)
+    if hasattr(model.head, "fit"):
+        fit_head(model.head, splits["train"], seed)
+    seconds = time.monotonic() - started
+
+    method = methods.build(model=trained, **conf["method"]).to(device)
+    learns = sum(p.numel() for p in model.trainable_parameters())
+    total = sum(p.numel() for p in method.parameters())
+    print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}, {plan.epochs} epochs of {len(splits['train']):,} clips at most")
     sha256_before = backbones.weights.fingerprint(model.backbone)
     about = {
         "config": conf, "classes": classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
-        "trainable_parameters": learns, "total_parameters": total, "embed_seconds": round(time.monotonic() - started, 3),
-        "device": devices.describe(device),
+        "trainable_parameters": learns, "total_parameters": total, "macs": multiply_accumulates(model, feature.shape),
+        "prepare_seconds": round(seconds, 3), "device": devices.describe(device),
     }  # fmt: skip
     history = trainer.fit(
-        methods.build(model=trained, **conf["method"]), model, optimizer.build(model=model, **conf["optimizer"]),
+        method, optimizer.build(model=trained, **conf["optimizer"]) if plan.epochs else None,
         splits["train"], splits.get("valid"), folder, plan, device,
-        bf16=conf["train"]["precision"] == "auto" and devices.has_bf16(device), augment=noising, about=about,
+        bf16=settings["precision"] == "auto" and devices.has_bf16(device), augment=noising, about=about,
     )  # fmt: skip
-    if not conf["backbone"]["finetune"] and backbones.weights.fingerprint(model.backbone) != sha256_before:
+    if not model.finetune and backbones.weights.fingerprint(model.backbone) != sha256_before:
         raise AssertionError("the frozen backbone has changed during training")
     print(f"{label}: {describe(history, plan)}")
 
 
-def load_splits(data, folder, feature, conf, clips, classes):
+def train_head(folder, model, splits, plan, conf, device):
+    """Train the head alone on what it reads, as a run of its own in `folder`, and leave the model with its best epoch."""
+    folder.mkdir(exist_ok=True)
+    own, probe = dict(conf["train"]["head_first"]), Probe(model)
+    rates = {"lr": own.pop("lr"), "head_lr": None}
+    trainer.fit(
+        methods.build("supervised", model=probe), optimizer.build(model=probe, **(conf["optimizer"] | rates)),
+        splits["train"], splits["valid"], folder, replace(plan, **own), device,
+    )  # fmt: skip
+    model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
+
+
+def fit_head(head, clips, seed):
+    """Fit a head that learns at once, on everything that it reads."""
+    batch = clips.batch(torch.arange(len(clips)))
+    head.fit(batch.features, batch.targets, batch.mask, seed)
+
+
+def load_splits(memory, folder, feature, conf, clips, classes):
     """{"train": Clips, "valid": Clips}; where the selection is on test there is no validation split, and all of train is trained on."""
     key = (conf["feature"]["name"], conf["select"]["split"])
-    if key not in data:
+    if key not in memory:
         stored = store.Store(Path(folder) / "features" / conf["feature"]["name"], feature.spec())
         split_of = {"train": ("train", "valid")} if conf["select"]["split"] == "test" else {"train": ("train",), "valid": ("valid",)}
         wanted = {split: stored.present([clip for clip in clips if clip.split in names]) for split, names in split_of.items()}
-        data[key] = {split: batches.load(own, classes, stored) for split, own in wanted.items()}
-    return data[key]
+        memory[key] = {split: batches.load(own, classes, stored) for split, own in wanted.items()}
+    return dict(memory[key])
 
 
-def build_values(conf, args, feature, train_clips):
+def build_values(conf, args, feature, train_clips, classes):
     """Plain values that `assemble` builds the model from, now and whenever the checkpoint is loaded."""
-    header = backbones.weights.read_header(args.weights)
-    norm = conf["input"]["norm"]
+    norm, head = conf["input"]["norm"], dict(conf["head"])
+    options = {key: value for key, value in conf["backbone"].items() if key not in ("name", "weights", "finetune")}
+    options |= {"frames": feature.frames, "mels": feature.bins, "mean": feature.mean, "std": feature.std}
+    pretrained = conf["backbone"].get("weights") == "pretrained"
+    if conf["backbone"]["name"] == "ast":
+        header = backbones.weights.read_header(args.weights)
+        statistics = {key: header.get(key, options[key]) for key in ("mean", "std")}
+        options = header["dims"] | {"frames": feature.frames, "mels": feature.bins} | statistics
+    if head.get("kind") == "names":
+        head |= catalogue.source_groups(args.backbone, args.weights, classes)
     return {
-        "norm": statistics(train_clips) if norm == "corpus" else norm,
+        "norm": corpus_statistics(train_clips) if norm == "corpus" else norm,
         "reprogrammer": conf["reprogrammer"],
-        "head": conf["head"],
+        "head": head,
         "backbone": {
-            "name": args.backbone, "dims": header["dims"] | {"frames": feature.frames, "mels": feature.bins},
-            "mean": header.get("mean", backbones.AUDIOSET_MEAN), "std": header.get("std", backbones.AUDIOSET_STD),
-            "file": str(Path(args.weights).resolve()) if conf["backbone"]["weights"] == "pretrained" else None,
-            "seed": conf["run"]["seed"], "finetune": conf["backbone"]["finetune"],
+            "name": conf["backbone"]["name"], "options": options, "source": args.backbone,
+            "file": str(Path(args.weights).resolve()) if pretrained else None, "seed": conf["run"]["seed"],
+            "finetune": conf["backbone"].get("finetune", False),
         },
     }  # fmt: skip
 
 
-def statistics(clips, size=64):
+def corpus_statistics(clips, size=64):
     """Mean and standard deviation of the training log-mels, over all their cells."""
     count, total, squares = 0, 0.0, 0.0
     for batch in clips.batches(size):
@@ -119,13 +156,6 @@ def statistics(clips, size=64):
 
 def mask_features(fill, masks, x, generator):
     return augment.mask_stripes(x, generator, fill=fill, **masks)
-
-
-def read_once(model, clips, device, label, size=32):
-    """The same clips with what the head reads as their features: nothing before the head learns, so it never changes."""
-    model.eval()
-    steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
-    return clips.with_features(torch.cat([model.read(batch.to(device).features).cpu() for batch in steps]))
 
 
 def claim(folder, conf, overwrite):
@@ -156,9 +186,8 @@ def only_user_of(folder):
 def describe(history, plan):
     if plan.select["split"] == "test":
         return f"{len(history)} epochs, all kept for scoring"
-    best = trainer.best_epoch(history, plan.select)
-    value = history[best - 1]["valid"][plan.select["metric"]]
-    return f"best {plan.select['metric']} on validation {value:.3f} at epoch {best} of {len(history)}"
+    best = trainer.best(history, plan.select)
+    return f"best {plan.select['metric']} on validation {best['valid'][plan.select['metric']]:.3f} at epoch {best['epoch']} of {history[-1]['epoch']}"
 
 
 def sha256(path):

@@ -5,7 +5,7 @@ import torch
 
 from ast_repr import backbones, heads, reprogrammers
 from ast_repr.backbones import weights
-from ast_repr.classifier import Probe, Reprogrammed, assemble, probabilities
+from ast_repr.classifier import Probe, Reprogrammed, assemble, multiply_accumulates, probabilities
 from ast_repr.losses import masked_bce
 
 KINDS = {
@@ -109,12 +109,43 @@ def test_none_leaves_the_input_to_the_bit(tiny_ast):
 def test_a_probe_on_what_the_head_reads_equals_the_whole_model(head, tiny_ast):
     model, (x, _, _) = build(tiny_ast, head=head).eval(), data()
     assert model.is_probe
-    torch.testing.assert_close(Probe(model.head)(model.read(x)), model(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(Probe(model)(model.read(x)), model(x), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
 def test_a_model_that_reprograms_is_no_probe(kind, tiny_ast):
     assert not build(tiny_ast, kind).is_probe
+
+
+@pytest.mark.parametrize(("learns", "probe"), [("all", False), ("statistics", False), ("nothing", True)])
+def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_ast):
+    model = Reprogrammed(reprogrammers.build("unet", 64, 32, learns=learns), tiny_ast(), heads.build("embedding", 3, 32))
+    assert model.is_probe == probe
+    before = {name: tensor.clone() for name, tensor in model.reprogrammer.state_dict().items()}
+    step(model.train(), torch.optim.AdamW(model.trainable_parameters(), lr=1e-2))
+    moved = {name for name, tensor in model.reprogrammer.state_dict().items() if not torch.equal(tensor, before[name])}
+    statistics = {name for name in before if "running" in name or "num_batches" in name}
+    assert moved == {"all": set(before), "statistics": statistics, "nothing": set()}[learns]
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_a_twin_learns_on_its_own_and_shares_only_what_is_frozen(finetune, tiny_ast):
+    model = build(tiny_ast, "unet", finetune=finetune)
+    for one in (model, Probe(model)):
+        twin = one.twin()
+        shared = {id(p) for p in one.parameters()} & {id(p) for p in twin.parameters()}
+        assert shared == (set() if finetune else {id(p) for p in model.backbone.parameters()})
+
+
+def test_multiply_accumulates_are_those_of_the_layers(tiny_ast, tiny_dims):
+    """Counted by hand: patches, then for each block qkv, proj and MLP (12 D^2 a token) and attention (2 N D a token)."""
+    model, d = build(tiny_ast), tiny_dims
+    rows, columns = model.backbone.grid
+    tokens, width = 2 + rows * columns, d["embed_dim"]
+    blocks = d["depth"] * tokens * (12 * width**2 + 2 * tokens * width)
+    expected = rows * columns * d["patch"] ** 2 * width + blocks + width * (d["n_source"] + 3)
+    assert multiply_accumulates(model, (1, 64, 32)) == expected
+    assert model.training
 
 
 def size(state):
@@ -158,7 +189,7 @@ def test_learned_states_are_loaded_strictly(change, named, tiny_ast):
 def values(tiny_dims, **backbone):
     return {
         "norm": "backbone", "reprogrammer": {"name": "noise"}, "head": {"name": "embedding"},
-        "backbone": {"dims": tiny_dims, "mean": -4.0, "std": 4.0, "file": None, "seed": 3, "finetune": False} | backbone,
+        "backbone": {"name": "ast", "options": tiny_dims | {"mean": -4.0, "std": 4.0}, "file": None, "seed": 3, "finetune": False} | backbone,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ protocol: clean
 row: ""
 reprogrammer: {name: none}
 optimizer: {name: adamw, lr: 0.001, head_lr: null, weight_decay: 0.01}
-train: {epochs: 4, batch_size: 16, micro_batch: null, patience: 6, clip_norm: 1.0, precision: auto}
+train: {epochs: 4, batch_size: 16, micro_batch: null, labels: 1.0, patience: 6, clip_norm: 1.0, precision: auto}
 select: {split: valid, metric: macro_f1, mode: max}
 published: null
 """
@@ -23,6 +23,9 @@ FILES = {
     "noise.yaml": "base: longer.yaml\nreprogrammer: {name: noise}",
     "protocol_paper.yaml": "protocol: paper\noptimizer: {name: adam, lr: 1.0e-5}\ntrain: {batch_size: 4}",
     "corpus_openmic.yaml": "train: {epochs: 50, patience: 8}",
+    "frames.yaml": "row: F\nwithout_vggish: {row: G, train: {epochs: 6}}\npaper: {train: {batch_size: 128}}",
+    "more.yaml": "base: frames.yaml\nwithout_vggish: {row: H}",
+    "studies.yaml": "rates: {question: 'How fast?', confs: [unet, unet+optimizer.lr=0.1+train.epochs=2]}",
 }
 
 
@@ -55,7 +58,7 @@ def test_a_section_of_another_name_is_replaced_whole(folder):
     assert config.load(folder, "unet", protocol="paper")["optimizer"] == {"name": "adam", "lr": 1e-5}
 
 
-def test_corpus_then_protocol_then_settings_are_laid_over(folder):
+def test_the_corpus_is_laid_under_the_conf_the_protocol_and_the_settings_over_it(folder):
     found = config.load(
         folder, "unet", "openmic", "paper", ["train.epochs=5", "train.patience=null", "optimizer.betas=[0.9, 0.95]"]
     )
@@ -63,12 +66,14 @@ def test_corpus_then_protocol_then_settings_are_laid_over(folder):
         "epochs": 5,
         "batch_size": 4,
         "micro_batch": None,
+        "labels": 1.0,
         "patience": None,
         "clip_norm": 1.0,
         "precision": "auto",
     }
     assert found["optimizer"]["betas"] == [0.9, 0.95] and found["protocol"] == "paper"
-    assert config.load(folder, "unet", "openmic")["train"]["epochs"] == 50
+    assert config.load(folder, "plain", "openmic")["train"]["epochs"] == 50
+    assert config.load(folder, "unet", "openmic")["train"] == config.load(folder, "unet")["train"] | {"patience": 8}
     assert config.load(folder, "unet", "synthetic") == config.load(folder, "unet")
 
 
@@ -78,6 +83,21 @@ def test_a_setting_may_swap_a_whole_section(folder):
         "width": 2,
     }
     assert config.load(folder, "unet", settings=["reprogrammer.name=cnn"])["reprogrammer"] == {"name": "cnn"}
+
+
+def test_a_variant_is_a_conf_with_settings_that_nobody_published(folder):
+    (folder / "known.yaml").write_text("published: {macro_f1: [1], source: a, corpus: b, protocol: c}")
+    assert config.load(folder, "known")["published"] is not None
+    found = config.load(folder, "known+optimizer.lr=0.1+train.epochs=2")
+    assert (found["optimizer"]["lr"], found["train"]["epochs"], found["published"]) == (0.1, 2, None)
+
+
+def test_conditional_sections_hold_only_in_their_case(folder):
+    assert config.load(folder, "frames")["row"] == "F" and "paper" not in config.load(folder, "frames")
+    lacking = config.load(folder, "more", lacking=["vggish"])
+    assert (lacking["row"], lacking["train"]["epochs"]) == ("H", 6)
+    assert config.load(folder, "frames", protocol="paper")["train"]["batch_size"] == 128
+    assert config.load(folder, "unet", protocol="paper")["train"]["batch_size"] == 4
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b"], ["a", "b", "c"]])
@@ -97,7 +117,9 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("train=3", "config train: 3; expected a section with epochs, batch_size"),
         ("reprogrammer=unet", "config reprogrammer: 'unet'; expected a section"),
         ("reprogrammer={width: 3, name: null}", "config reprogrammer: no name"),
-        ("train.epochs=0", "config train.epochs: 0; expected a number of at least 1"),
+        ("train.epochs=-1", "config train.epochs: -1; expected a number of at least 0"),
+        ("train.labels=0", "config train.labels: 0; expected a fraction above 0, up to 1"),
+        ("train.labels=1.5", "config train.labels: 1.5; expected a fraction"),
         ("train.epochs=2.5", "config train.epochs: 2.5; expected a whole number"),
         ("train.epochs=ten", "config train.epochs: 'ten'; expected a number"),
         ("train.epochs=true", "config train.epochs: True; expected a number"),
@@ -147,15 +169,19 @@ def test_an_unreadable_conf_is_named(text, message, folder):
 
 
 def test_names_are_the_confs_without_base_and_overlays(folder):
-    assert config.names(folder) == ["longer", "noise", "plain", "unet"]
+    assert config.names(folder) == ["frames", "longer", "more", "noise", "plain", "unet"]
     assert config.select(folder, "all") == config.names(folder)
+    assert config.select(folder, "noise,rates") == ["noise", "unet", "unet+optimizer.lr=0.1+train.epochs=2"]
     assert config.select(folder, "unet, noise,unet,") == ["unet", "noise"]
 
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("unett", "unknown conf 'unett': did you mean 'unet'. valid: longer, noise"),
+        ("unett", "unknown conf 'unett': did you mean 'unet'. valid: all, frames, longer, more, noise, plain, rates, unet"),
+        ("unett+train.epochs=1", "unknown conf 'unett': did you mean 'unet'"),
+        ("unet+epochs", "variant 'unet.epochs': found 'epochs', expected section.key=value"),
+        ("unet+train.epochs=../x", "expected section.key=value of letters"),
         ("unet,base", "unknown conf 'base'"),
         (",", "no conf named"),
         ("", "no conf named"),

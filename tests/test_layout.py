@@ -23,7 +23,7 @@ LEVELS = {
     "catalogue": 0, "rooms": 0, "files": 0,
 }  # fmt: skip
 SHARED = {"rooms", "files"}  # what the others of level 0 stand on
-ALSO = {("metrics", "manifest.PRESENT"), ("command", "config.ConfigError")}  # (who, what) beyond that on level 0
+ALSO = {("metrics", "manifest.PRESENT"), ("command", "config"), ("command", "config.ConfigError")}  # (who, what) beyond that on level 0
 ONLY_SCRIPTS = {"config", "command"}  # nothing below the entry points knows of configs or command lines
 NETWORKS = {"backbones", "reprogrammers", "heads"}
 DATA = {"manifest", "store", "batches", "corpora", "audio", "features"}
@@ -31,6 +31,7 @@ WITHOUT_TORCH = ["metrics", "manifest", "config", "catalogue", "command", "store
 # A room's modules import from their own room only here: what they share, or what the room adds on top.
 WITHIN = {
     "backbones": {"audio_transformer": {"attention", "output"}},
+    "methods": {"supervised": {"base"}, "mean_teacher": {"supervised"}, "label_enhancement": {"supervised"}},
     "corpora": {"openmic": {"remote"}, "synthetic": {"scoring", "soundfont"}, "sounds": {"soundfont"}},
     "report": {"plots": {"results"}, "tables": {"results"}},
 }

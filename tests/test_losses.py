@@ -82,7 +82,7 @@ def test_the_method_trains_on_soft_or_hard_targets(kind, target, junk):
     ("name", "options", "message"),
     [
         ("supervized", {}, "unknown method 'supervized': did you mean 'supervised'"),
-        ("supervised", {"targets": "sort"}, "unknown targets of supervised 'sort': did you mean 'soft'"),
+        ("supervised", {"targets": "sort"}, "unknown targets 'sort': did you mean 'soft'"),
         ("supervised", {"target": "soft"}, "'target': did you mean 'targets'"),
     ],
 )

@@ -59,13 +59,13 @@ def start(tiny_dims, tiny_clips):
         torch.manual_seed(own_plan.seed)
         model = assemble(
             ABOUT["classes"], "backbone", {"name": reprogrammer},
-            {"dims": tiny_dims | {"depth": 1}, "mean": -4.0, "std": 4.5, "file": None, "seed": 0, "finetune": False},
+            {"name": "ast", "options": tiny_dims | {"depth": 1, "mean": -4.0, "std": 4.5}, "file": None, "seed": 0, "finetune": False},
             {"name": "embedding"},
         )  # fmt: skip
         own = optimizer.build(name, model, lr)
         method = methods.build("supervised", model=model)
         history = trainer.fit(
-            Method(method, noise, interrupt), model, own, train or tiny_clips(12),
+            Method(method, noise, interrupt), own if own_plan.epochs else None, train or tiny_clips(12),
             None if select_on_test else tiny_clips(20, 1, "valid"), folder, own_plan, CPU,
             augment=lambda x, generator: augment.mask_stripes(x, generator, time=20, freq=8), about=ABOUT,
         )  # fmt: skip
@@ -123,7 +123,7 @@ def test_the_history_tells_each_epoch(start, tmp_path):
     best = checkpoint.load(tmp_path / "best.valid.map.pt")
     assert best["epoch"] == 1 + max(range(4), key=lambda i: history[i]["valid"]["map"])
     assert best["about"] == ABOUT
-    assert same(checkpoint.load(tmp_path / "last.pt")["learned"], dict(model.learned_state()))
+    assert same(checkpoint.load(tmp_path / "last.pt")["method"]["model"], dict(model.learned_state()))
 
 
 def test_selection_on_test_keeps_every_epoch_and_looks_at_none(start, tmp_path):
@@ -139,19 +139,43 @@ def test_a_run_without_progress_stops_early(patience, start, tmp_path):
     assert start(tmp_path, plan(patience=patience, epochs=9), reprogrammer="none", lr=0.0)[0] == history
 
 
+def test_a_plan_without_epochs_keeps_the_model_as_it_is(start, tmp_path):
+    history, model, _ = start(tmp_path, plan(epochs=0))
+    assert [(row["epoch"], row["loss"]) for row in history] == [(0, None)] and "map" in history[0]["valid"]
+    best = checkpoint.load(tmp_path / "best.valid.map.pt")
+    assert best["epoch"] == 0 and same(best["learned"], dict(model.learned_state()))
+    assert start(tmp_path, plan(epochs=0))[0] == history
+    start(tmp_path / "test", plan(epochs=0, select=PLAN.select | {"split": "test"}), select_on_test=True)
+    assert (tmp_path / "test" / "epoch.000.pt").is_file()
+
+
+def test_a_validation_split_without_labels_is_an_error(start, tiny_clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.metrics, "evaluate", lambda *_: dict.fromkeys(trainer.metrics.SUMMARY))
+    with pytest.raises(RuntimeError, match="no epoch has a map on the validation split"):
+        start(tmp_path, plan(epochs=1))
+
+
 def rows(*values):
-    return [{"valid": {"map": value}} for value in values]
+    return [{"epoch": epoch, "valid": {"map": value}} for epoch, value in enumerate(values, 1)]
 
 
 @pytest.mark.parametrize(
     ("mode", "values", "best"),
     [
         ("max", [0.1, 0.4, 0.3], 2), ("min", [0.3, 0.4, 0.1, 0.2], 3), ("max", [0.2, 0.5, 0.5], 2), ("min", [0.5, 0.2, 0.2], 2),
-        ("max", [None, 0.1, None], 2), ("min", [None, 7.0], 2), ("max", [None, None], 1), ("max", [0.0], 1),
+        ("max", [None, 0.1, None], 2), ("min", [None, 7.0], 2), ("max", [None, None], None), ("max", [0.0], 1),
     ],
 )  # fmt: skip
 def test_the_best_epoch_is_the_earliest_of_the_best(mode, values, best):
-    assert trainer.best_epoch(rows(*values), {"split": "valid", "metric": "map", "mode": mode}) == best
+    found = trainer.best(rows(*values), {"split": "valid", "metric": "map", "mode": mode})
+    assert (found and found["epoch"]) == best
+
+
+def test_epochs_that_nobody_looked_at_are_not_chosen_and_do_not_stop_a_run():
+    history = [{"epoch": 1}, {"epoch": 2}, *({"epoch": 3 + k, "valid": {"map": 0.1}} for k in range(2))]
+    assert trainer.best(history, PLAN.select)["epoch"] == 3
+    assert not trainer.finished(history[:2], plan(epochs=5, patience=1))
+    assert trainer.finished(history, plan(epochs=5, patience=1))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Features stay float16 in memory where they fit (5.2 GB for OpenMIC), and are rea
 The order of an epoch depends on (seed, epoch) alone, so a resumed run sees what an uninterrupted one would have seen.
 """
 
+import copy
 import os
 from typing import NamedTuple
 
@@ -63,10 +64,23 @@ class Clips:
 
     def with_features(self, tensor):
         """The same clips with other features (N, ...), held in memory."""
-        other = object.__new__(Clips)
-        other.names, other.targets, other.mask = self.names, self.targets, self.mask
+        other = copy.copy(self)
         other._features = tensor.__getitem__
         return other
+
+    def with_labels(self, targets, mask):
+        """The same clips with other targets (N, K) and mask (N, K)."""
+        other = copy.copy(self)
+        other.targets, other.mask = targets, mask
+        return other
+
+    def thinned(self, fraction, seed):
+        """The same clips with a fraction of the observed labels, at least one; less is always a part of more."""
+        observed = self.mask.nonzero()
+        kept = observed[torch.randperm(len(observed), generator=generator(seed))[: max(1, round(fraction * len(observed)))]]
+        mask = torch.zeros_like(self.mask)
+        mask[kept[:, 0], kept[:, 1]] = True
+        return self.with_labels(self.targets, mask)
 
 
 def load(clips, classes, store):

@@ -5,9 +5,13 @@ gradient, and it stays in eval mode whatever mode the classifier is put in; grad
 reprogrammer. With `finetune` the backbone learns too, except for its source head where the head does not read it.
 """
 
+import copy
+
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from tqdm import tqdm
 
 from . import backbones, heads, reprogrammers
 from .rooms import unknown
@@ -33,7 +37,7 @@ class Reprogrammed(nn.Module):
         self.reprogrammer, self.backbone, self.head = reprogrammer, backbone, head
         self.finetune = finetune
         backbone.requires_grad_(finetune)
-        if head.reads != "source_logits":
+        if backbone.n_source and head.reads != "source_logits":
             backbone.source_head.requires_grad_(False)
         self.train(self.training)
 
@@ -54,8 +58,10 @@ class Reprogrammed(nn.Module):
 
     @property
     def is_probe(self):
-        """Whether the head is all that learns, so that what it reads can be computed once for each clip."""
-        return not self.finetune and not any(p.requires_grad for p in self.reprogrammer.parameters())
+        """Whether nothing before the head ever changes, so that what it reads can be computed once for each clip."""
+        learns = any(p.requires_grad for p in self.reprogrammer.parameters())
+        counts = any(isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules())
+        return not (self.finetune or learns or counts)
 
     @torch.no_grad()
     def read(self, x):
@@ -65,6 +71,11 @@ class Reprogrammed(nn.Module):
     def trainable_parameters(self):
         """The parameters that learn, as a list."""
         return [p for p in self.parameters() if p.requires_grad]
+
+    def twin(self):
+        """A copy that learns on its own but shares the frozen backbone."""
+        shared = {} if self.finetune else {id(self.backbone): self.backbone}
+        return copy.deepcopy(self, shared)
 
     def learned_state(self):
         """Tensors that training changes (buffers such as BatchNorm's included): kilobytes unless fine-tuned."""
@@ -83,15 +94,24 @@ class Reprogrammed(nn.Module):
 
 
 class Probe(nn.Module):
-    """The head alone, on what `Reprogrammed.read` gave: (B, D) or (B, S) to logits (B, K)."""
+    """A Reprogrammed of which the head alone learns, on what its `read` gave: (B, D) or (B, S) to logits (B, K)."""
 
-    def __init__(self, head):
+    def __init__(self, model):
         super().__init__()
-        self.head = head
+        self.model = model
+        self.head, self.learned_state, self.load_learned = model.head, model.learned_state, model.load_learned
 
     def forward(self, read):
         """What the head reads -> logits (B, K)."""
         return self.head(backbones.Output(**{"embedding": None, "source_logits": None, self.head.reads: read}))
+
+    def trainable_parameters(self):
+        """The head's parameters that learn, as a list."""
+        return [p for p in self.head.parameters() if p.requires_grad]
+
+    def twin(self):
+        """A copy with a head of its own."""
+        return Probe(self.model.twin())
 
 
 def assemble(classes, norm, reprogrammer, backbone, head):
@@ -101,24 +121,59 @@ def assemble(classes, norm, reprogrammer, backbone, head):
         classes: list of K names.
         norm: "backbone", "none", or [mean, std].
         reprogrammer, head: {"name": ..., its options}.
-        backbone: {"dims", "mean", "std", "file" (None: random weights drawn with "seed"), "seed", "finetune"}.
+        backbone: {"name": in its room, "options": of its constructor, "file" (None: random weights drawn with "seed"), "seed",
+            "finetune"}.
 
     Raises:
         ValueError: an unknown name, keyword or value, or weights that do not fit.
     """
     if isinstance(norm, str) and norm not in NORMS:
         raise ValueError(unknown("input norm", norm, NORMS))
-    dims = backbone["dims"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(backbone["seed"])
-        source = backbones.build("ast", mean=backbone["mean"], std=backbone["std"], **dims)
+        source = backbones.build(backbone["name"], **backbone["options"])
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
     return Reprogrammed(
-        reprogrammers.build(frames=dims["frames"], bins=dims["mels"], **reprogrammer), source,
+        reprogrammers.build(frames=backbone["options"]["frames"], bins=backbone["options"]["mels"], **reprogrammer), source,
         heads.build(n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head),
         norm=norm, finetune=backbone["finetune"],
     )  # fmt: skip
+
+
+def read_once(model, clips, build, memory, device, label, size=32):
+    """What the head reads of each clip: it is computed once, since nothing before the head changes.
+
+    Args:
+        model: a Reprogrammed that `assemble` built from the values `build`.
+        clips: batches.Clips.
+        memory: dict that keeps it for the next run; runs share it that have no reprogrammer and frozen weights of one file.
+        label: for the progress bar.
+
+    Returns:
+        tensor (N, D) or (N, S), on the CPU.
+    """
+    key = repr((clips.names[:1], len(clips), build["norm"], build["backbone"]["name"], build["backbone"]["options"], model.head.reads))
+    shared = not model.reprogrammer.state_dict() and (build["backbone"]["file"] or not model.backbone.state_dict())
+    if key not in memory or not shared:
+        mode = model.training
+        model.eval()
+        steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
+        memory[key] = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
+        model.train(mode)
+    return memory[key]
+
+
+@torch.no_grad()
+def multiply_accumulates(model, shape):
+    """Multiply-accumulates of the matrix products, attention and convolutions in one forward pass of a feature of `shape` (C, T, F)."""
+    mode, device = model.training, next((p.device for p in model.parameters()), "cpu")
+    # Attention on CPU is the one kernel that the counter does not know by itself.
+    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        model.eval()(torch.zeros(1, *shape, device=device))
+    model.train(mode)
+    return counter.get_total_flops() // 2
 
 
 @torch.no_grad()

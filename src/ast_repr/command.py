@@ -13,6 +13,7 @@ import errno
 import sys
 import traceback
 
+from . import config
 from .config import ConfigError
 from .rooms import unknown
 
@@ -54,6 +55,12 @@ def add_conf_options(parser):
     parser.add_argument("--protocol", default="clean", help="clean, or paper: conf/protocol_<name>.yaml is laid over each config")
     parser.add_argument("--corpus", help="conf/corpus_<name>.yaml, if there is one, is laid over each config")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; may be repeated")
+
+
+def confs(args, lacking=()):
+    """{name: resolved config} of the confs and variants that `add_conf_options` found; `lacking`: features that the corpus does not carry."""
+    names = config.select(args.conf_dir, args.conf)
+    return {name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set, lacking) for name in names}
 
 
 def add_run_options(parser):

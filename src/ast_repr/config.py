@@ -5,9 +5,16 @@
     train: {epochs: 20, ...}          a fixed section: the keys that base.yaml has, and no others
 
 A section with another `name` than its base's replaces it whole; otherwise keys are overlaid one by one. Dotted
-settings, `train.epochs=5`, are overlaid last; their values are read as YAML.
+settings, `train.epochs=5`, are overlaid last; their values are read as YAML. Two sections say what differs elsewhere:
+
+    without_vggish: {...}             where the corpus carries no VGGish
+    paper: {...}                      under --protocol paper, over what that protocol says for every row
+
+A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`; a study (studies.yaml) is a list of confs
+and variants that answer one question, and its name stands for them all.
 """
 
+import re
 from pathlib import Path
 
 import yaml
@@ -15,14 +22,15 @@ import yaml
 from . import files
 from .rooms import unknown
 
-BASE = "base.yaml"
+BASE, STUDIES = "base.yaml", "studies.yaml"
+CONDITIONS = ("without_vggish", "paper")  # sections of a conf that hold overlays
 OVERLAYS = ("protocol_", "corpus_")  # files that start so are laid over any conf, and are none themselves
-ROOMS = ("feature", "reprogrammer", "head", "method", "optimizer", "schedule")  # sections with a `name`
+ROOMS = ("feature", "reprogrammer", "backbone", "head", "method", "optimizer", "schedule")  # sections with a `name`
 PUBLISHED = ("macro_f1", "source", "corpus", "protocol")
 OPTIONAL = ("train.patience", "train.clip_norm")  # null switches them off; null is also allowed where it is base.yaml's own value
 # Ranges of numbers, and choices.
 AT_LEAST = {
-    "train.epochs": 1, "train.batch_size": 1, "train.micro_batch": 1, "train.patience": 1, "train.clip_norm": 0,
+    "train.epochs": 0, "train.batch_size": 1, "train.micro_batch": 1, "train.patience": 1, "train.clip_norm": 0,
     "augment.time": 0, "augment.freq": 0, "optimizer.lr": 0, "optimizer.head_lr": 0, "optimizer.weight_decay": 0,
 }  # fmt: skip
 CHOICES = {
@@ -37,29 +45,45 @@ class ConfigError(ValueError):
 
 
 def names(folder):
-    """The confs in a folder, sorted: every YAML file but base.yaml and the protocol overlays."""
-    found = (path.stem for path in Path(folder).glob("*.yaml") if path.name != BASE and not path.name.startswith(OVERLAYS))
-    return sorted(found)
+    """The confs in a folder, sorted: every YAML file but base.yaml, the studies and the overlays."""
+    found = (path for path in Path(folder).glob("*.yaml") if path.name not in (BASE, STUDIES) and not path.name.startswith(OVERLAYS))
+    return sorted(path.stem for path in found)
+
+
+def studies(folder):
+    """{name: {"question": ..., "confs": [names and variants], ...}} of studies.yaml; empty where there is none."""
+    path = Path(folder) / STUDIES
+    return _read(path) if path.is_file() else {}
 
 
 def select(folder, wanted):
-    """Names from a comma-separated list, or all of them for "all".
+    """Confs and variants from a comma-separated list of them and of studies; every conf for "all".
 
     Raises:
-        ConfigError: a name has no file; the message lists what there is.
+        ConfigError: a name has no file, or a variant's setting is not section.key=value; the message lists what there is.
     """
-    known = names(folder)
-    chosen = known if wanted == "all" else [name.strip() for name in wanted.split(",") if name.strip()]
+    known, groups = names(folder), studies(folder) | {"all": {"confs": names(folder)}}
+    chosen = []
+    for name in filter(None, map(str.strip, wanted.split(","))):
+        chosen += groups[name]["confs"] if name in groups else [name]
     for name in chosen:
-        if name not in known:
-            raise ConfigError(unknown("conf", name, known))
+        stem, *settings = name.split("+")
+        if stem not in known:
+            raise ConfigError(unknown("conf", stem, [*known, *groups]))
+        for setting in settings:
+            if not re.fullmatch(r"\w+\.[\w.]+=[\w.-]+", setting):  # it becomes part of a folder's name
+                raise ConfigError(f"variant {name!r}: found {setting!r}, expected section.key=value of letters, digits, '.', '_' and '-'")
     if not chosen:
         raise ConfigError("no conf named; expected a comma-separated list, or all")
     return list(dict.fromkeys(chosen))
 
 
-def load(folder, name, corpus=None, protocol="clean", settings=()):
-    """Resolve a conf: its chain of bases, then the overlays of the corpus (if there is one) and the protocol, then dotted settings.
+def load(folder, name, corpus=None, protocol="clean", settings=(), lacking=()):
+    """Resolve a conf or variant: base.yaml, the corpus' overlay if there is one, the conf's chain of bases with what it says for
+    this case, the protocol's overlay, then dotted settings.
+
+    Args:
+        lacking: features that the corpus does not carry ("vggish"); the section without_<feature> holds then.
 
     Returns:
         nested dict, checked, with every key of base.yaml.
@@ -68,18 +92,25 @@ def load(folder, name, corpus=None, protocol="clean", settings=()):
         ConfigError: unreadable, or an unknown key, a wrong type, range or choice; the key is named.
     """
     folder = Path(folder)
-    schema = _read(folder / BASE)
-    config = overlay(schema, _chain(folder / f"{name}.yaml"))
+    stem, *variations = name.split("+")
+    config = schema = _read(folder / BASE)
     if (path := folder / f"corpus_{corpus}.yaml").is_file():
         config = overlay(config, _read(path))
+    own = _chain(folder / f"{stem}.yaml")
+    conditional = {key: own.pop(key, {}) for key in CONDITIONS}
+    config = overlay(config, own)
+    for feature in lacking:
+        config = overlay(config, conditional[f"without_{feature}"])
     if protocol != "clean":
         path = folder / f"protocol_{protocol}.yaml"
         if not path.is_file():
             found = [p.stem.removeprefix("protocol_") for p in folder.glob("protocol_*.yaml")]
             raise ConfigError(unknown("protocol", protocol, ["clean", *found]))
-        config = overlay(config, _read(path))
-    for setting in settings:
+        config = overlay(overlay(config, _read(path)), conditional.get(protocol, {}))
+    for setting in (*variations, *settings):
         config = overlay(config, _setting(setting))
+    if variations:
+        config["published"] = None  # it was another system that was published
     check(config, schema)
     return config
 
@@ -119,6 +150,8 @@ def check(config, schema):
                 raise ConfigError(f"config {key}: {value!r}; expected a number of at least {AT_LEAST[key]}")
             if isinstance(AT_LEAST[key], int) and key.startswith(("train.epochs", "train.batch", "train.micro", "augment")) and value != int(value):
                 raise ConfigError(f"config {key}: {value!r}; expected a whole number")
+        if key == "train.labels" and not (isinstance(value, (int, float)) and 0 < value <= 1):
+            raise ConfigError(f"config {key}: {value!r}; expected a fraction above 0, up to 1")
         if key in CHOICES and value not in CHOICES[key]:
             raise ConfigError(unknown(f"config {key}", value, CHOICES[key]))
         if value is None and key not in OPTIONAL and _default(schema, key) is not None:

@@ -47,7 +47,7 @@ def restore(path, backbone_file=None):
 def _find(backbone):
     if Path(backbone["file"]).is_file():
         return backbone["file"]
-    return catalogue.find(backbone["name"]).path
+    return catalogue.find(backbone["source"]).path
 
 
 class Predictor:

@@ -22,3 +22,8 @@ def masked_bce(logits, targets, mask):
     targets = torch.where(mask, targets, 0.0)
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return torch.where(mask, cells, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def consistency(probabilities, aims):
+    """Mean squared difference of two models' probabilities (B, K) over all cells, observed or not."""
+    return (probabilities - aims).square().mean()

@@ -4,6 +4,7 @@ After each epoch `last.pt` holds all that is needed to go on; a run that was kil
 to one that was not. Selection is one triple (split, metric, mode): it names the best checkpoint,
 `best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value. Selection on "test" is
 the paper's protocol: nothing is validated here, each epoch's checkpoint is kept, and `score.py` looks at them all.
+A plan of no epochs keeps the model as it is, as epoch 0.
 """
 
 import json
@@ -35,13 +36,12 @@ class Plan:
     seed: int
 
 
-def fit(method, model, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None):
+def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None):
     """Train until the plan's end, an early stop, or where it was finished before.
 
     Args:
         method: from `methods`; its `step` gives the loss.
-        model: the Reprogrammed whose learned state is kept (the method's model, or holds it).
-        optimizer: over the model's trainable parameters, with its base learning rates.
+        optimizer: over the trainable parameters of the method's model, with its base learning rates; None where nothing is.
         train, valid: batches.Clips; valid is None where the selection is on "test".
         folder: run folder.
         plan: a Plan.
@@ -54,27 +54,41 @@ def fit(method, model, optimizer, train, valid, folder, plan, device, bf16=False
         history: one dict an epoch, as in history.jsonl.
     """
     folder = Path(folder)
-    history = resume(folder, model, optimizer)
-    base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups]
+    history = resume(folder, method, optimizer)
+    base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups] if plan.epochs else []
     while not finished(history, plan):
-        epoch = len(history)
-        started = time.monotonic()
-        loss = _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment)
-        row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
-        if valid is not None:
+        started, epoch = time.monotonic(), len(history)
+        row = {"epoch": 0, "loss": None, "lr": None}
+        if plan.epochs:
+            clips = method.start_epoch(epoch, train, optimizer, device)
+            loss = _epoch(method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment)
+            row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+        if valid is not None and method.selectable(epoch):
             scores = probabilities(method.model_for_eval, valid.batches(plan.batch_size), device)
             found = metrics.evaluate(valid.targets.numpy(), valid.mask.numpy(), scores)
             row["valid"] = {name: found[name] for name in metrics.SUMMARY}
         row["seconds"] = round(time.monotonic() - started, 3)
         history.append(row)
-        state = {"learned": model.learned_state(), "epoch": epoch + 1, "about": about or {}}
-        if valid is None:
-            checkpoint.save(epoch_path(folder, epoch + 1), state)
-        elif best_epoch(history, plan.select) == epoch + 1:
-            checkpoint.save(best_path(folder, plan.select), state)
-        checkpoint.save(folder / "last.pt", state | {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "history": history})
-        _write_history(folder, history)
+        _keep(folder, method, optimizer, history, plan, about)
+    if valid is not None and best(history, plan.select) is None:
+        raise RuntimeError(f"{folder}: no epoch has a {plan.select['metric']} on the validation split; train longer, or give it labels")
     return history
+
+
+def _keep(folder, method, optimizer, history, plan, about):
+    """Write what an epoch leaves behind: the checkpoint of its model if that is wanted, last.pt, history.jsonl."""
+    row = history[-1]
+    used = {"learned": method.model_for_eval.learned_state(), "epoch": row["epoch"], "about": about or {}}
+    if plan.select["split"] == "test":
+        if method.selectable(len(history) - 1):
+            checkpoint.save(epoch_path(folder, row["epoch"]), used)
+    elif best(history, plan.select) is row:
+        checkpoint.save(best_path(folder, plan.select), used)
+    checkpoint.save(folder / "last.pt", {
+        "method": method.learned_state(), "optimizer": optimizer.state_dict() if plan.epochs else None, "rng": torch.get_rng_state(),
+        "history": history, "epoch": row["epoch"], "about": about or {},
+    })  # fmt: skip
+    _write_history(folder, history)
 
 
 def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment):
@@ -109,13 +123,14 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
     return total / max(cells, 1)
 
 
-def resume(folder, model, optimizer):
-    """Put model and optimiser back to the end of the last finished epoch; returns the history, empty for a new run."""
+def resume(folder, method, optimizer):
+    """Put method and optimiser back to the end of the last finished epoch; returns the history, empty for a new run."""
     if not (folder / "last.pt").is_file():
         return []
     state = checkpoint.load(folder / "last.pt")
-    model.load_learned(state["learned"])
-    optimizer.load_state_dict(state["optimizer"])
+    method.load_learned(state["method"])
+    if state["optimizer"] is not None:
+        optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
     _write_history(folder, state["history"])
     return state["history"]
@@ -129,18 +144,19 @@ def read_history(folder):
 
 def finished(history, plan):
     """Whether the run has reached its last epoch, or `patience` epochs have passed without a better one."""
-    if len(history) >= plan.epochs:
+    if len(history) >= max(plan.epochs, 1):
         return True
-    if plan.patience is None or plan.select["split"] == "test" or not history:
+    if plan.patience is None or plan.select["split"] == "test" or (chosen := best(history, plan.select)) is None:
         return False
-    return len(history) - best_epoch(history, plan.select) >= plan.patience
+    return history[-1]["epoch"] - chosen["epoch"] >= plan.patience
 
 
-def best_epoch(history, select):
-    """Number (from 1) of the best epoch by the selection's metric on the validation split; the earliest if several are."""
+def best(history, select):
+    """The epoch of the history that is best by the selection's metric on the validation split, the earliest if several are;
+    None where no epoch has a value."""
     sign = 1 if select["mode"] == "max" else -1
-    values = [row["valid"][select["metric"]] for row in history]
-    return 1 + max(range(len(values)), key=lambda i: (-math.inf if values[i] is None else sign * values[i], -i))
+    valued = [row for row in history if row.get("valid", {}).get(select["metric"]) is not None]
+    return max(valued, key=lambda row: sign * row["valid"][select["metric"]], default=None)
 
 
 def best_path(folder, select):

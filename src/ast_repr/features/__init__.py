@@ -1,11 +1,25 @@
-"""Features: waveforms (B, N) in, float32 (B, C, frames, bins) out. A feature says with `spec()` what decides its values."""
+"""Features: waveforms (B, N) in, float32 (B, C, frames, bins) out. A feature says with `spec()` what decides its values.
+
+A feature that the corpus carries ready-made has `read(audio_path) -> (C, frames, bins)` instead. `mean` and `std` are
+statistics for (x - mean) / (2 std), for networks that bring none of their own.
+"""
+
+from pathlib import Path
 
 from .. import rooms
 from .logmel import LogMel
+from .vggish import VGGish, VGGishError, sidecar
 
-FEATURES = {"logmel": LogMel}
+FEATURES = {"logmel": LogMel, "vggish": VGGish}
+
+__all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 
 
 def build(name, **kwargs):
     """Build the feature `name`; an unknown name or keyword raises ValueError that lists what there is."""
     return rooms.build("feature", FEATURES, name, kwargs)
+
+
+def lacking(folder, clips):
+    """Names of features that the corpus does not carry, judged by its first clip; audio paths are relative to `folder`."""
+    return [] if sidecar(Path(folder) / clips[0].audio).is_file() else ["vggish"]

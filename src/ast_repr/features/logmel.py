@@ -17,6 +17,8 @@ class LogMel(nn.Module):
     this scale (silence is -15.94), but it is what the pre-trained weights know as padding.
     """
 
+    mean, std = -4.2677393, 4.5689974  # over AudioSet, from AST's recipe
+
     def __init__(self, frames=1024, bins=128):
         super().__init__()
         self.frames = frames

@@ -1,10 +1,15 @@
 """Heads: the output mapping, `Output(embedding (B, D), source_logits (B, S)) -> logits (B, K)`."""
 
 from .. import rooms
+from . import labelmap
+from .attention import AttentionHead
 from .embedding import EmbeddingHead
+from .forest import ForestHead
 from .labelmap import LabelMap
 
-HEADS = {"embedding": EmbeddingHead, "labelmap": LabelMap}
+HEADS = {"embedding": EmbeddingHead, "labelmap": LabelMap, "attention": AttentionHead, "forest": ForestHead}
+
+__all__ = ["HEADS", "build", "labelmap"]
 
 
 def build(name, n_classes, embed_dim=None, n_source=None, **kwargs):
@@ -13,5 +18,5 @@ def build(name, n_classes, embed_dim=None, n_source=None, **kwargs):
     Raises:
         ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
     """
-    sizes = {"embedding": {"embed_dim": embed_dim}, "labelmap": {"n_source": n_source}}.get(name, {})
+    sizes = {"embedding": {"embed_dim": embed_dim}, "attention": {"embed_dim": embed_dim}, "labelmap": {"n_source": n_source}}.get(name, {})
     return rooms.build("head", HEADS, name, {"n_classes": n_classes, **sizes, **kwargs})

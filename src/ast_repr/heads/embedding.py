@@ -4,13 +4,18 @@ from torch import nn
 
 
 class EmbeddingHead(nn.Module):
-    """LayerNorm(D) and Linear(D, K): 16,916 parameters for AST-base and twenty classes."""
+    """LayerNorm(D) and Linear(D, K): 16,916 parameters for AST-base and twenty classes.
+
+    Args:
+        n_classes, embed_dim: K and D.
+        norm: with False, the linear layer alone.
+    """
 
     reads = "embedding"  # which part of the backbone's output it uses
 
-    def __init__(self, n_classes=20, embed_dim=768):
+    def __init__(self, n_classes=20, embed_dim=768, norm=True):
         super().__init__()
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.linear = nn.Linear(embed_dim, n_classes)
 
     def forward(self, output):

@@ -1,9 +1,11 @@
-"""Methods: how a model is taught. `step(batch) -> {"loss": scalar, parts}`; the trainer does not know which it runs."""
+"""Methods: how a model is taught. `step(batch, epoch) -> {"loss": scalar, parts}`; the trainer does not know which it runs."""
 
 from .. import rooms
+from .label_enhancement import LabelEnhancement
+from .mean_teacher import MeanTeacher
 from .supervised import Supervised
 
-METHODS = {"supervised": Supervised}
+METHODS = {"supervised": Supervised, "mean_teacher": MeanTeacher, "label_enhancement": LabelEnhancement}
 
 
 def build(name, model, **kwargs):

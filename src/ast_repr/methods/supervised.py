@@ -1,13 +1,12 @@
 """Supervised training on the observed labels (Chen and Lerch 2023): masked binary cross-entropy."""
 
-from torch import nn
-
 from ..losses import masked_bce
 from ..manifest import PRESENT
 from ..rooms import unknown
+from .base import Method
 
 
-class Supervised(nn.Module):
+class Supervised(Method):
     """Masked BCE of the model's logits.
 
     Args:
@@ -16,21 +15,16 @@ class Supervised(nn.Module):
     """
 
     def __init__(self, model, targets="soft"):
-        super().__init__()
+        super().__init__(model)
         if targets not in ("soft", "hard"):
-            raise ValueError(unknown("targets of supervised", targets, ("soft", "hard")))
-        self.model = model
+            raise ValueError(unknown("targets", targets, ("soft", "hard")))
         self.hard = targets == "hard"
 
-    @property
-    def model_for_eval(self):
-        """The model that validation and prediction use."""
-        return self.model
-
     def step(self, batch, epoch):
-        """One batch's losses, the sum to be minimised under "loss"."""
-        targets = (batch.targets >= PRESENT).float() if self.hard else batch.targets
-        return {"loss": masked_bce(self.model(batch.features).float(), targets, batch.mask)}
+        """{"loss": masked BCE}"""
+        return {"loss": self.bce(self.model(batch.features), batch)}
 
-    def after_step(self):
-        """Called after each optimiser step; nothing to do here."""
+    def bce(self, logits, batch):
+        """Masked BCE of logits (B, K) against the batch's labels."""
+        targets = (batch.targets >= PRESENT).float() if self.hard else batch.targets
+        return masked_bce(logits.float(), targets, batch.mask)

@@ -1,42 +1,27 @@
 """Run folders in, tables out: what may stand side by side, and in which order.
 
 Conventions
-    run folder: exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl and, for some, example.npz.
-    A table holds the runs of one (corpus, protocol, backbone): others never share it.
-    Metrics are fractions 0..1, or None where no label allows one (an instrument with one class observed has no AUROC).
+    run folder: exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl, predictions.npz and, for some, example.npz.
+    <conf> may be a variant: a conf and the settings laid over it, ast_unet+input.norm=corpus.
+    A table holds the runs of one (corpus, protocol, backbone): others never share it. Rows without AST stand in it too.
 """
 
 import json
-import math
 import re
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
-FLOORS = {"always_absent": "always absent", "always_present": "always present"}  # what constant predictions score
-METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # what a table shows of a run
-PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "ap", "auroc")
-NUMBER, OPTIONAL_NUMBER = (int, float), (int, float, type(None))
-SCORES = {metric: OPTIONAL_NUMBER for metric in METRICS} | {"macro_f1": NUMBER, "per_instrument": dict}
-SHAPE = {  # what a whole results.json holds, and as what
-    "corpus": str, "protocol": str, "conf": str, "row": str, "seed": int, "norm": str, "reprogrammer": str,
-    "backbone": {"name": str, "weights": str, "sha256": (str, type(None))},
-    "classes": list, "trainable_parameters": int, "total_parameters": int,
-    "selection": {"split": str, "metric": str, "mode": str, "epoch": int},
-    "epochs": int, "train_seconds": NUMBER, "seconds_per_epoch": NUMBER,
-    "split": str, "clips": int, "observed": int, "threshold": NUMBER,
-    "metrics": SCORES, "floors": dict.fromkeys(FLOORS, SCORES),
-    "published": (dict, type(None)),
-    "machine": {"device": str, "cores": int, "python": str, "torch": str, "platform": str}, "commit": (str, type(None)),
-}  # fmt: skip
+from . import shape
+
 SETTING = [  # what the seeds of a conf share
-    "row", "norm", "reprogrammer", "trainable_parameters", "backbone.weights",
+    "row", "norm", "feature", "reprogrammer", "trainable_parameters", "macs", "label_fraction", "backbone.weights",
     "selection.split", "selection.metric", "selection.mode",
 ]  # fmt: skip
-PUBLISHED = {"macro_f1": list, "source": str, "corpus": str, "protocol": str}
-INSTRUMENT = {metric: OPTIONAL_NUMBER for metric in PER_INSTRUMENT} | {"present": int, "absent": int}
+KINDS = ("without AST", "frozen AST", "reprogrammed AST", "fine-tuned AST")  # in the order of a table
 
 
 def corpus_options(name):
@@ -69,12 +54,21 @@ class Run:
 
     def example(self):
         """The clip before and after the reprogrammer (dict of arrays of example.npz), or None where there is none."""
-        path = self.folder / "example.npz"
-        if not path.is_file():
-            return None
+        there = (self.folder / "example.npz").is_file()
+        return self.arrays("example.npz", ("before", "after", "clip", "instruments")) if there else None
+
+    def arrays(self, file, keys):
+        """The arrays called `keys` in an .npz of the run folder, as a dict.
+
+        Raises:
+            ResultsError: the file is missing or damaged, or lacks an array.
+        """
+        path = self.folder / file
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {key: arrays[key] for key in ("before", "after", "clip", "instruments")}
+            with np.load(path, allow_pickle=False) as found:
+                return {key: found[key] for key in keys}
+        except FileNotFoundError as error:
+            raise ResultsError(f"{path}: missing, expected what the stage score writes; {_remedy(path.parent)}") from error
         except Exception as error:  # numpy raises a different one for each kind of damage
             raise ResultsError(f"{path}: damaged ({error}); {_remedy(path.parent)}") from error
 
@@ -94,6 +88,30 @@ class Row:
         """The row's name in the paper or conf; says so where the frozen weights are random."""
         random = self["backbone"]["weights"] == "random" and "random" not in self["row"].lower()
         return self["row"] + (", random frozen weights" if random else "")
+
+    @property
+    def stem(self):
+        """The conf that a variant stems from; a plain conf is its own."""
+        return self.conf.partition("+")[0]
+
+    @property
+    def settings(self):
+        """What a variant lays over its conf: ["input.norm=corpus"]; empty for a plain conf."""
+        return self.conf.split("+")[1:]
+
+    @property
+    def label(self):
+        """The row's name with what tells it from its like: the variant's settings, or the conf."""
+        return ", ".join([self.name, *self.settings]) if self.settings else f"{self.name} ({self.conf})"
+
+    @property
+    def kind(self):
+        """One of KINDS. Fine-tuned is what trains more than half of all its parameters: a reprogrammer and a head are small."""
+        if self["backbone"]["weights"] == "none":
+            return KINDS[0]
+        if self["trainable_parameters"] > self["total_parameters"] / 2:
+            return KINDS[3]
+        return KINDS[1 if self["reprogrammer"] == "none" else 2]
 
     def values(self, *keys):
         """`results[keys[0]][keys[1]]...` of each run, in order of seeds."""
@@ -117,6 +135,16 @@ class Table:
         return [run for row in self.rows for run in row.runs]
 
     @property
+    def main(self):
+        """The table of the plain confs alone; it may have no rows."""
+        return replace(self, rows=[row for row in self.rows if not row.settings])
+
+    def only(self, confs):
+        """The table of the rows called `confs`, in that order; names without a row are left out."""
+        rows = {row.conf: row for row in self.rows}
+        return replace(self, rows=[rows[conf] for conf in confs if conf in rows])
+
+    @property
     def title(self):
         counts = sorted({len(row.runs) for row in self.rows})
         seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
@@ -135,8 +163,8 @@ def read(exp):
         exp: the corpus' folder of runs, exp/<corpus>.
 
     Returns:
-        (tables, unscored): list of Table in order of protocol and backbone, with rows without a reprogrammer first,
-        then by trainable parameters; and the run folders that hold no results.json yet.
+        (tables, unscored): list of Table in order of protocol and backbone, with rows in order of KINDS, then by trainable
+        parameters; and the run folders that hold no results.json yet.
 
     Raises:
         ResultsError: no run is scored, a file is damaged or incomplete, or runs of one table are not comparable.
@@ -171,7 +199,7 @@ def _key(run):
 def _run(folder):
     path = folder / "results.json"
     results = _json(path, path.read_text(encoding="utf-8", errors="replace"))
-    wrong = list(_wrong(results, SHAPE)) or list(_wrong_instruments(results))
+    wrong = shape.lacking(results)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ResultsError(f"{path}: incomplete, expected {', '.join(wrong[:3])}{more}; {_remedy(folder)}")
@@ -207,40 +235,19 @@ def _remedy(folder, file="results.json"):
     corpus, conf, seed = folder.resolve().parts[-3:]
     stage = "train" if file == "history.jsonl" else "score"
     protocol = " --protocol paper" if corpus.endswith("-paper") else ""
-    run = f"source run.sh {corpus_options(corpus.removesuffix('-paper'))}{protocol} --conf {conf} --seeds {seed.removeprefix('seed')} --from {stage}"
+    run = f"source run.sh {corpus_options(corpus.removesuffix('-paper'))}{protocol} --conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')} --from {stage}"
     return f"delete {folder / file} and run: {run}"
-
-
-def _wrong(found, shape, prefix=""):
-    """What `found` lacks, or holds as another type than `shape` says, as "'key' (type)"."""
-    for key, kind in shape.items():
-        value = found.get(key)
-        if isinstance(kind, dict):
-            yield from _wrong(value, kind, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix + key!r} (object)"]
-        elif key not in found or not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            yield f"{prefix + key!r} ({' or '.join(k.__name__ for k in kinds if k is not type(None))})"
-
-
-def _wrong_instruments(results):
-    """The same for what hangs on the list of classes and on the published numbers."""
-    places = {"metrics": results["metrics"]} | {f"floors.{name}": floor for name, floor in results["floors"].items()}
-    for place, scores in places.items():
-        for name in results["classes"]:
-            yield from _wrong(scores["per_instrument"], {name: INSTRUMENT}, f"{place}.per_instrument.")
-    if results["published"] is not None:
-        yield from _wrong(results["published"], PUBLISHED, "published.")
 
 
 def _table(key, runs):
     confs = sorted({run["conf"] for run in runs})
     rows = [Row(conf, sorted((run for run in runs if run["conf"] == conf), key=lambda run: run["seed"])) for conf in confs]
-    rows.sort(key=lambda row: (row["reprogrammer"] != "none", row["trainable_parameters"], row["backbone"]["weights"], row.conf))
+    rows.sort(key=lambda row: (KINDS.index(row.kind), row["trainable_parameters"], row["backbone"]["weights"], row.conf))
     for row in rows:
         _refuse_difference(row.runs, SETTING)
     _refuse_difference(runs, ["split", "clips", "observed", "threshold", "classes"])
-    # Random weights differ from seed to seed; pre-trained ones under one name are one file.
-    _refuse_difference([run for run in runs if run["backbone"]["weights"] != "random"], ["backbone.sha256"])
+    # Random weights differ from seed to seed; pre-trained ones under one name are one file; rows without AST have none.
+    _refuse_difference([run for run in runs if run["backbone"]["weights"] not in ("random", "none")], ["backbone.sha256"])
     return Table(*key, rows)
 
 

@@ -3,6 +3,10 @@
 from torch import nn
 from torch.nn import functional
 
+from ..rooms import unknown
+
+LEARNED = ("all", "statistics", "nothing")
+
 
 class UNet(nn.Module):
     """The published U-Net, layer for layer: every stage is conv 3 x 3 without bias, BatchNorm, ReLU.
@@ -16,13 +20,17 @@ class UNet(nn.Module):
 
     Args:
         residual: see above (1,284 parameters: d6 is then nine weights and a bias).
+        learns: "all"; "statistics": the parameters stay random and only BatchNorm's running statistics follow the data, which is
+            what the authors' code does at the published commit; "nothing": not even these.
 
     Raises:
-        ValueError: a side of the input is not a multiple of 8.
+        ValueError: a side of the input is not a multiple of 8, or another value of `learns`.
     """
 
-    def __init__(self, frames=1024, bins=128, residual=False):
+    def __init__(self, frames=1024, bins=128, residual=False, learns="all"):
         super().__init__()
+        if learns not in LEARNED:
+            raise ValueError(unknown("choice of what unet learns", learns, LEARNED))
         if frames % 8 or bins % 8:
             raise ValueError(f"unet halves its input three times: {frames} x {bins} frames x bins are not multiples of 8")
         self.e1, self.e2, self.e3 = stage(1, 4), stage(4, 8), stage(8, 8)
@@ -34,6 +42,13 @@ class UNet(nn.Module):
             nn.init.zeros_(self.d6.bias)
         else:
             self.d6 = stage(1, 1)
+        self.learns = learns
+        self.requires_grad_(learns == "all")
+        self.train()
+
+    def train(self, mode=True):
+        """Set the mode; BatchNorm counts only where it may learn."""
+        return super().train(mode and self.learns != "nothing")
 
     def forward(self, x):
         """(B, 1, T, F) -> (B, 1, T, F)."""

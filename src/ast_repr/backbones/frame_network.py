@@ -1,0 +1,49 @@
+"""The network under the attention baseline (Gururani, Sharma and Lerch 2019): each frame is embedded by itself."""
+
+from torch import nn
+from torch.nn import functional
+
+from .output import Output
+from .padding import heard
+
+
+class FrameNetwork(nn.Module):
+    """Frames of F dimensions to as many embedded frames: BatchNorm, `layers` of [1 x 1 convolution, BatchNorm, ReLU, dropout], plus the input.
+
+    50,176 parameters for 128 dimensions and three layers. A longer input is first averaged to `steps` frames, its
+    padding left out.
+
+    Args:
+        frames, mels: size of the input (T, F); F is the width throughout.
+        mean, std: of the feature, for (x - mean) / (2 std).
+        steps: frames that the network sees (VGGish: the ten that there are).
+        layers: number of convolutions.
+        dropout: probability.
+
+    Raises:
+        ValueError: the input is shorter than `steps`.
+    """
+
+    n_source = None
+
+    def __init__(self, frames=10, mels=128, mean=0.0, std=127.5, steps=10, layers=3, dropout=0.6):
+        super().__init__()
+        if not 1 <= steps <= frames:
+            raise ValueError(f"frame_network: steps {steps}; expected from 1 to the input's {frames} frames")
+        self.embed_dim, self.steps, self.mean, self.std = mels, steps, mean, std
+        self.norm = nn.BatchNorm1d(mels)
+        self.layers = nn.Sequential(*(layer(mels, dropout) for _ in range(layers)))
+
+    def forward(self, x):
+        """(B, 1, T, F) -> Output(embedding (B, F, steps), None)."""
+        weight = heard(x, self.mean, self.std)
+        total, share = ((t.squeeze(1).transpose(1, 2)) for t in (weight * x, weight))  # (B, F, T), (B, 1, T)
+        share = functional.adaptive_avg_pool1d(share, self.steps)
+        frames = functional.adaptive_avg_pool1d(total, self.steps) / share.where(share > 0, 1.0)  # all padding: zeros
+        return Output(self.layers(self.norm(frames)) + frames, None)
+
+
+def layer(width, dropout):
+    convolution = nn.Conv1d(width, width, 1, bias=False)
+    nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout))

@@ -1,0 +1,160 @@
+"""Methods: the mean teacher's average and loss by hand, the stages of label enhancement, and any method around any model."""
+
+import pytest
+import torch
+
+from ast_repr import backbones, heads, losses, methods, optimizer, reprogrammers, trainer
+from ast_repr.batches import Batch, Clips
+from ast_repr.classifier import Probe, Reprogrammed
+from ast_repr.manifest import Clip
+from ast_repr.trainer import Plan
+
+CPU = torch.device("cpu")
+PLAN = Plan(
+    epochs=3, batch_size=4, micro_batch=None, patience=None, clip_norm=None, schedule={"name": "constant"},
+    select={"split": "valid", "metric": "map", "mode": "max"}, seed=0,
+)  # fmt: skip
+
+
+class Line(torch.nn.Module):
+    """logits = x * w, a model of one parameter."""
+
+    def __init__(self, w=1.0):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(w))
+
+    def forward(self, x):
+        return x * self.w
+
+    def twin(self):
+        return Line(self.w.item())
+
+    def learned_state(self):
+        return self.state_dict()
+
+
+def test_the_teacher_is_the_average_of_the_students():
+    """a = 1/2, 2/3, then 0.7: w = 1 -> 3: (1 + 3) / 2 = 2; -> 6: (2 * 2 + 6) / 3 = 10/3; -> 0: 0.7 * 10/3 = 7/3."""
+    method = methods.build("mean_teacher", model=Line(), decay=0.7)
+    for student, teacher in ((3.0, 2.0), (6.0, 10 / 3), (0.0, 7 / 3)):
+        method.model.w.data.fill_(student)
+        method.after_step()
+        assert method.teacher.w.item() == pytest.approx(teacher)
+    assert method.model_for_eval is method.teacher and not method.teacher.w.requires_grad
+
+
+def test_the_loss_is_bce_where_observed_and_consistency_everywhere():
+    method = methods.build("mean_teacher", model=Line(2.0), weight=3.0)
+    method.teacher.w.fill_(0.0)
+    batch = Batch(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.7, 0.0]]), torch.tensor([[True, False]]))
+    found = method.step(batch, 0)
+    # Student sigmoid(1), sigmoid(-2); teacher 0.5, 0.5. Hard target of 0.7 is 1: bce = log(1 + e^-1).
+    e = torch.e
+    bce = torch.log(torch.tensor(1 + e**-1))
+    agreement = ((1 / (1 + e**-1) - 0.5) ** 2 + (1 / (1 + e**2) - 0.5) ** 2) / 2
+    assert found["bce"].item() == pytest.approx(bce.item(), abs=1e-6)
+    assert found["consistency"].item() == pytest.approx(agreement, abs=1e-6)
+    assert found["loss"].item() == pytest.approx(bce.item() + 3 * agreement, abs=1e-6)
+    found["loss"].backward()
+    assert method.teacher.w.grad is None and method.model.w.grad != 0
+
+
+def test_the_teacher_goes_on_where_it_was(tiny_ast):
+    one, two = (methods.build("mean_teacher", model=build(tiny_ast, "noise", "embedding")) for _ in range(2))
+    for _ in range(3):
+        one.model.reprogrammer.delta.data += 1
+        one.after_step()
+    two.load_learned(one.learned_state())
+    for method in (one, two):
+        method.after_step()
+    assert torch.equal(one.teacher.reprogrammer.delta, two.teacher.reprogrammer.delta) and one.steps == two.steps == 4
+
+
+def build(tiny_ast, reprogrammer, head):
+    backbone = tiny_ast()
+    return Reprogrammed(
+        reprogrammers.build(reprogrammer, 64, 32), backbone, heads.build(head, 3, embed_dim=backbone.embed_dim, n_source=backbone.n_source)
+    )
+
+
+OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs": 1}}
+
+
+@pytest.mark.parametrize("reprogrammer", reprogrammers.REPROGRAMMERS)
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_goes_with_every_reprogrammer(name, reprogrammer, tiny_ast, tiny_clips, tmp_path):
+    torch.manual_seed(0)
+    model = build(tiny_ast, reprogrammer, "embedding")
+    before = backbones.weights.fingerprint(model.backbone)
+    method = methods.build(name, model=model, **OPTIONS[name])
+    own = optimizer.build("adamw", model, 0.01)
+    history = trainer.fit(method, own, tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path, PLAN, CPU)
+    assert len(history) == 3 and all(row["loss"] > 0 for row in history)
+    assert ["valid" in row for row in history] == [name != "label_enhancement", True, True]
+    assert backbones.weights.fingerprint(model.backbone) == before
+    assert all(p.grad is not None for p in model.trainable_parameters())
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
+    model = build(tiny_ast, "none", "embedding")
+    read = {split: clips.with_features(torch.randn(8, 32)) for split, clips in {"train": tiny_clips(8), "valid": tiny_clips(8, 1, "valid")}.items()}
+    probe = Probe(model)
+    method = methods.build(name, model=probe, **OPTIONS[name])
+    trainer.fit(method, optimizer.build("adamw", probe, 0.1), read["train"], read["valid"], tmp_path, PLAN, CPU)
+    saved = torch.load(tmp_path / "best.valid.map.pt", weights_only=True)["learned"]
+    assert saved.keys() == model.learned_state().keys()
+
+
+def clips(labels):
+    names = ["a", "b"]
+    return Clips([Clip(str(i), str(i), "", 0.0, "train", own) for i, own in enumerate(labels)], names, torch.tensor([[3.0], [1.0], [2.0], [0.0], [9.0]]).__getitem__)
+
+
+class Score(Line):
+    """Both classes score x * w."""
+
+    def forward(self, x):
+        return (x * self.w).expand(-1, 2)
+
+    def load_learned(self, state):
+        self.load_state_dict(state)
+
+
+def test_stage_one_takes_missing_labels_for_negatives_and_stage_two_prunes_the_likeliest():
+    model = Score(1.0)
+    method = methods.build("label_enhancement", model=model, epochs=2, prune=0.5)
+    own = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    own.state[model.w]["momentum_buffer"] = torch.ones(())
+    train = clips([{}, {"a": 0.0}, {"b": 1.0}, {}, {"a": 0.9}])
+    first = method.start_epoch(0, train, own, CPU)
+    assert first.mask.all() and torch.equal(first.targets, torch.where(train.mask, train.targets, 0.0))
+    assert not method.selectable(1) and method.selectable(2)
+    model.w.data.fill_(2.0)  # what stage one learned; scores rise with x
+    second = method.start_epoch(2, train, own, CPU)
+    # Missing: class a clips 0, 2, 3 (x 3, 2, 0), of which round(1.5) = 2 go: 0 and 2. Class b clips 0, 1, 3, 4 (3, 1, 0, 9): 4 and 0.
+    assert second.mask.tolist() == [[False, False], [True, True], [False, True], [True, True], [True, False]]
+    assert model.w.item() == 1.0 and not own.state  # from scratch
+    assert method.start_epoch(3, train, own, CPU) is second
+    other = methods.build("label_enhancement", model=Score(5.0), epochs=2, prune=0.5)
+    other.load_learned(method.learned_state())
+    assert torch.equal(other.start_epoch(3, train, own, CPU).mask, second.mask)
+
+
+def test_consistency_is_the_mean_square_over_all_cells():
+    found = losses.consistency(torch.tensor([[0.2, 1.0]]), torch.tensor([[0.6, 0.0]]))
+    assert found.item() == pytest.approx((0.16 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mean_teacher", {"weight": -1.0}, "expected a weight of at least 0"),
+        ("mean_teacher", {"decay": 1.5}, "a decay from 0 to 1"),
+        ("label_enhancement", {"epochs": 0}, "at least one epoch"),
+        ("label_enhancement", {"prune": 2.0}, "a fraction from 0 to 1"),
+    ],
+)
+def test_impossible_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.build(name, model=Line(), **options)

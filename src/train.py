@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ast_repr import augment, backbones, batches, catalogue, checkpoint, command, config, features, manifest, methods, optimizer, store, trainer
+from ast_repr import augment, backbones, batches, catalogue, checkpoint, command, config, features, heads, manifest, methods, optimizer, store, trainer
 from ast_repr import device as devices
 from ast_repr.classifier import Probe, assemble, multiply_accumulates, read_once
 
@@ -131,7 +131,7 @@ def build_values(conf, args, feature, train_clips, classes):
         statistics = {key: header.get(key, options[key]) for key in ("mean", "std")}
         options = header["dims"] | {"frames": feature.frames, "mels": feature.bins} | statistics
     if head.get("kind") == "names":
-        head |= catalogue.source_groups(args.backbone, args.weights, classes)
+        head |= zero_shot(args, classes)
     return {
         "norm": corpus_statistics(train_clips) if norm == "corpus" else norm,
         "reprogrammer": conf["reprogrammer"],
@@ -142,6 +142,13 @@ def build_values(conf, args, feature, train_clips, classes):
             "finetune": conf["backbone"].get("finetune", False),
         },
     }  # fmt: skip
+
+
+def zero_shot(args, classes):
+    """Which source classes mean a class, as options of the head."""
+    table = catalogue.zero_shot(args.backbone)
+    labels = catalogue.find(args.backbone).source_classes() or backbones.weights.read_header(args.weights)["source_classes"]
+    return {"groups": heads.labelmap.groups(table["names"], classes, labels), "activation": table["activation"]}
 
 
 def corpus_statistics(clips, size=64):

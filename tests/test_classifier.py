@@ -138,12 +138,14 @@ def test_a_twin_learns_on_its_own_and_shares_only_what_is_frozen(finetune, tiny_
 
 
 def test_multiply_accumulates_are_those_of_the_layers(tiny_ast, tiny_dims):
-    """Counted by hand: patches, then for each block qkv, proj and MLP (12 D^2 a token) and attention (2 N D a token)."""
+    """By hand: patches; a block's qkv, proj and MLP (12 D^2 a token) and attention (2 N D a token), of the last one but keys and
+    values for all tokens and the rest for two."""
     model, d = build(tiny_ast), tiny_dims
     rows, columns = model.backbone.grid
     tokens, width = 2 + rows * columns, d["embed_dim"]
-    blocks = d["depth"] * tokens * (12 * width**2 + 2 * tokens * width)
-    expected = rows * columns * d["patch"] ** 2 * width + blocks + width * (d["n_source"] + 3)
+    blocks = (d["depth"] - 1) * tokens * (12 * width**2 + 2 * tokens * width)
+    last = tokens * 2 * width**2 + 2 * (10 * width**2 + 2 * tokens * width)
+    expected = rows * columns * d["patch"] ** 2 * width + blocks + last + width * (d["n_source"] + 3)
     assert multiply_accumulates(model, (1, 64, 32)) == expected
     assert model.training
 

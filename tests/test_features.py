@@ -1,4 +1,8 @@
-"""The log-mel is AST's own: equal to its loader's, to a second implementation of Kaldi's filter bank, and of fixed size."""
+"""The log-mel is AST's own: equal to its loader's, to a second implementation of Kaldi's filter bank, and of fixed size.
+VGGish is what OpenMIC's files say, read safely."""
+
+import json
+from pathlib import Path
 
 import kaldi_native_fbank as knf
 import numpy as np
@@ -6,7 +10,8 @@ import pytest
 import torch
 from torchaudio.compliance import kaldi
 
-from ast_repr import features
+from ast_repr import backbones, features
+from ast_repr.features import vggish
 
 RATE = 16_000
 
@@ -118,10 +123,78 @@ def test_the_spec_tells_settings_apart():
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("logmell", {}, "unknown feature 'logmell': did you mean 'logmel'. valid: logmel"),
+        ("logmell", {}, "unknown feature 'logmell': did you mean 'logmel'. valid: logmel, vggish"),
         ("logmel", {"frame": 3}, "'frame': did you mean 'frames'. valid: bins, frames"),
     ],
 )
 def test_an_unknown_name_or_option_lists_what_there_is(name, kwargs, message):
     with pytest.raises(ValueError, match=message):
         features.build(name, **kwargs)
+
+
+def test_statistics_are_those_of_audiosets_recipe():
+    feature = features.build("logmel")
+    assert (feature.mean, feature.std) == (backbones.AUDIOSET_MEAN, backbones.AUDIOSET_STD)
+
+
+def sidecar(tmp_path, text):
+    """Where the audio of a clip would be, with `text` for its VGGish."""
+    path = tmp_path / "vggish" / "000" / "000046_3840.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return tmp_path / "audio" / "000" / "000046_3840.ogg"
+
+
+def vggish_frames():
+    return np.random.default_rng(3).integers(0, 256, (10, 128)).tolist()
+
+
+def test_vggish_lies_beside_the_audio():
+    assert vggish.sidecar("/x/openmic-2018/audio/000/000046_3840.ogg") == Path("/x/openmic-2018/vggish/000/000046_3840.json")
+
+
+def test_vggish_is_read_as_it_is_and_survives_the_store(tmp_path):
+    frames = vggish_frames()
+    feature = features.build("vggish")
+    found = feature.read(sidecar(tmp_path, {"time_points": [0.96 * i for i in range(10)], "features": frames}))
+    assert found.shape == feature.shape == (1, feature.frames, feature.bins) and found.dtype == torch.float32
+    assert found[0].tolist() == frames
+    whole = torch.arange(256.0)
+    assert torch.equal(whole.half().float(), whole)  # the store's precision
+    torch.testing.assert_close((whole - feature.mean) / (2 * feature.std), whole / 255, rtol=0, atol=1e-7)
+    assert feature.spec() != features.build("logmel").spec()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "found no JSON object"),
+        ("[" * 100_000, "found no JSON object"),
+        ({"time_points": []}, "found no JSON object with 'features'"),
+        ([1, 2], "found no JSON object"),
+        ({"features": 3}, "found int, expected 10 frames of 128"),
+        ({"features": []}, "found 0 frames of nothing"),
+        ({"features": [[0] * 128] * 9}, "found 9 frames of 128, expected 10"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127]}, "found 10 frames of 127 and 128"),
+        ({"features": [[0] * 128] * 9 + [7]}, "found 10 frames of 0 and 128"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127 + [256]]}, "found 256, expected whole numbers from 0 to 255"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127 + [-1]]}, "found -1"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127 + [0.5]]}, "found 0.5"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127 + ["1"]]}, "found '1'"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127 + [None]]}, "found None"),
+        ({"features": [[0] * 128] * 9 + [[0] * 127 + [True]]}, "found True"),
+    ],
+)  # fmt: skip
+def test_damaged_vggish_is_refused(content, message, tmp_path):
+    with pytest.raises(vggish.VGGishError, match=f"000046_3840.json: {message}"):
+        features.build("vggish").read(sidecar(tmp_path, content))
+
+
+def test_missing_vggish_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="x.json: no such file; expected the VGGish of .*x.ogg"):
+        features.build("vggish").read(tmp_path / "audio" / "000" / "x.ogg")
+
+
+def test_vggish_is_not_computed_from_sound():
+    with pytest.raises(ValueError, match="read from OpenMIC-2018's files"):
+        features.build("vggish")(torch.zeros(1, RATE))

@@ -30,7 +30,9 @@ DATA = {"manifest", "store", "batches", "corpora", "audio", "features"}
 WITHOUT_TORCH = ["metrics", "manifest", "config", "catalogue", "command", "store", "report", "corpora"]
 # A room's modules import from their own room only here: what they share, or what the room adds on top.
 WITHIN = {
-    "backbones": {"audio_transformer": {"attention", "output"}},
+    "backbones": {
+        "audio_transformer": {"attention", "output"}, "pool": {"output"}, "summary": {"output", "padding"}, "frame_network": {"output", "padding"},
+    },
     "methods": {"supervised": {"base"}, "mean_teacher": {"supervised"}, "label_enhancement": {"supervised"}},
     "corpora": {"openmic": {"remote"}, "synthetic": {"scoring", "soundfont"}, "sounds": {"soundfont"}},
     "report": {"plots": {"results"}, "tables": {"results"}},

@@ -22,7 +22,7 @@ class Entry:
     mean: float | None
     std: float | None
     layout: str
-    labels: str
+    labels: str | None
     dims: dict
     licence: str
 
@@ -30,6 +30,10 @@ class Entry:
     def path(self):
         """Where its weights are, or will be once fetched."""
         return FOLDER / self.file
+
+    def source_classes(self):
+        """Names of the source classes, in order of index, or None where they are in the file's header."""
+        return self.labels and (FOLDER / self.labels).read_text(encoding="utf-8").splitlines()
 
     @property
     def at_hand(self):
@@ -54,5 +58,17 @@ def find(name):
     return Entry(name, **index[name])
 
 
-def _read():
-    return yaml.safe_load((FOLDER / "index.yaml").read_text(encoding="utf-8"))
+def zero_shot(name):
+    """What instruments.yaml says of a backbone: {"activation": of its source classes, "names": {instrument: [source class, ...]}}.
+
+    Raises:
+        ValueError: it says nothing of that one; the message lists what there is.
+    """
+    table = _read("instruments.yaml")
+    if name not in table:
+        raise ValueError(f"zero-shot: {rooms.unknown('backbone of instruments.yaml', name, table)}")
+    return table[name]
+
+
+def _read(file="index.yaml"):
+    return yaml.safe_load((FOLDER / file).read_text(encoding="utf-8"))

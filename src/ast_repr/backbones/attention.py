@@ -13,30 +13,36 @@ BLOCK_BYTES = 6 << 20  # attention weights held at a time: about what a last-lev
 
 
 class SelfAttention(Attention):
-    """timm's multi-head attention, (B, N, D) -> (B, N, D), with the same parameters; no mask, no dropout."""
+    """timm's multi-head attention with the same parameters; no mask, no dropout."""
 
-    def forward(self, x, attn_mask=None, is_causal=False):
-        """(B, N, D) -> (B, N, D)."""
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
+    def forward(self, x, attn_mask=None, is_causal=False, queries=None):
+        """(B, N, D) -> (B, N, D), or (B, queries, D): what only the first `queries` tokens find."""
+        width = x.shape[-1]
+        if queries is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            (to_q, to_kv), (bias_q, bias_kv) = (t.split([width, 2 * width]) for t in (self.qkv.weight, self.qkv.bias))
+            q = functional.linear(x[:, :queries], to_q, bias_q)
+            k, v = functional.linear(x, to_kv, bias_kv).chunk(2, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 def attend(q, k, v):
-    """softmax(q k' / sqrt(d)) v for (B, H, N, d) each -> (B, H, N, d)."""
+    """softmax(q k' / sqrt(d)) v for q (B, H, M, d), k and v (B, H, N, d) -> (B, H, M, d)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and q.requires_grad:
         return _Blocked.apply(*(t.flatten(0, 1) for t in (q, k, v))).view_as(q)
     return functional.scaled_dot_product_attention(q, k, v)
 
 
 class _Blocked(torch.autograd.Function):
-    """Attention of (heads, N, d), a block of heads at a time."""
+    """Attention of q (heads, M, d), k and v (heads, N, d), a block of heads at a time."""
 
     @staticmethod
     def forward(ctx, q, k, v):
         ctx.save_for_backward(q, k, v)
-        out = torch.empty_like(v)
-        for rows in _blocks(q):
+        out = torch.empty_like(q)
+        for rows in _blocks(q, k):
             torch.bmm(_weights(q[rows], k[rows]), v[rows], out=out[rows])
         return out
 
@@ -44,7 +50,7 @@ class _Blocked(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for rows in _blocks(q):
+        for rows in _blocks(q, k):
             weights = _weights(q[rows], k[rows])
             torch.bmm(weights.transpose(1, 2), grad[rows], out=dv[rows])
             scores = torch._softmax_backward_data(torch.bmm(grad[rows], v[rows].transpose(1, 2)), weights, -1, weights.dtype)
@@ -54,9 +60,9 @@ class _Blocked(torch.autograd.Function):
         return dq, dk, dv
 
 
-def _blocks(q):
-    heads, tokens, _ = q.shape
-    size = max(torch.get_num_threads(), BLOCK_BYTES // (tokens * tokens * q.element_size()))
+def _blocks(q, k):
+    heads = len(q)
+    size = max(torch.get_num_threads(), BLOCK_BYTES // (q.shape[1] * k.shape[1] * q.element_size()))
     return [slice(start, start + size) for start in range(0, heads, size)]
 
 

@@ -81,8 +81,11 @@ class AudioTransformer(nn.Module):
         patches = self.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), patches], dim=1)
         tokens = tokens + self.pos_embed
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             tokens = block(tokens)
-        # Norms are per token, so only the two that are pooled need the last one.
-        embedding = self.norm(tokens[:, :2]).mean(dim=1)
+        # Only two tokens are pooled, so of the last block the others only need to be looked at.
+        pooled = tokens[:, :2] + last.attn(last.norm1(tokens), queries=2)
+        pooled = pooled + last.mlp(last.norm2(pooled))
+        embedding = self.norm(pooled).mean(dim=1)
         return Output(embedding, self.source_head(embedding))

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
 
 FRAMES, BINS = 10, 128  # one frame each 0.96 s of ten seconds
 
@@ -17,7 +16,7 @@ class VGGishError(ValueError):
     """A VGGish file that cannot be used; the message names the file, what was found and what was expected."""
 
 
-class VGGish(nn.Module):
+class VGGish:
     """VGGish of a clip, read from the file that belongs to its audio.
 
     `mean` and `std` make (x - mean) / (2 std) equal x / 255, which Gururani et al. (2019) feed to their network.
@@ -56,7 +55,7 @@ class VGGish(nn.Module):
                 raise VGGishError(f"{path}: found {value!r}, expected whole numbers from 0 to 255; unpack the corpus again")
         return torch.tensor(frames, dtype=torch.float32)[None]
 
-    def forward(self, waveforms):
+    def __call__(self, waveforms):
         """VGGish's own network is not part of this project.
 
         Raises:

@@ -4,7 +4,7 @@ scikit-learn grows the trees. They are then copied into tensors, from which alon
 neither pickle nor scikit-learn's version of the day.
 
 Layout
-    M nodes, of all trees of all classes in one row; `children[m]` are the nodes to go to where `feature[m]` of the
+    M nodes, of all trees of all classes in one row; `branches[m]` are the nodes to go to where `feature[m]` of the
     input is at most `threshold[m]`, and where it is above. A leaf leads to itself. `roots[k, t]`: the first node of
     tree t of class k. `value[m]`: the fraction present among the training clips of node m.
 """
@@ -37,7 +37,7 @@ class ForestHead(nn.Module):
         self.trees, self.max_depth = trees, max_depth
         self.register_buffer("feature", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(1))
-        self.register_buffer("children", torch.zeros(1, 2, dtype=torch.int32))
+        self.register_buffer("branches", torch.zeros(1, 2, dtype=torch.int32))
         self.register_buffer("value", torch.full((1,), 0.5))
         self.register_buffer("roots", torch.zeros(n_classes, trees, dtype=torch.int32))
 
@@ -64,11 +64,11 @@ class ForestHead(nn.Module):
             starts = []
             for tree in grown:
                 starts.append(count)
-                nodes.append(tree | {"children": tree["children"] + count})
+                nodes.append(tree | {"branches": tree["branches"] + count})
                 count += len(tree["value"])
             roots.append(starts if len(starts) > 1 else starts * self.trees)
         device = self.value.device
-        for name in ("feature", "threshold", "children", "value"):
+        for name in ("feature", "threshold", "branches", "value"):
             joined = np.concatenate([tree[name] for tree in nodes]).astype(np.float32 if name in ("threshold", "value") else np.int32)
             setattr(self, name, torch.from_numpy(joined).to(device))
         self.roots = torch.tensor(roots, dtype=torch.int32, device=device)
@@ -84,7 +84,7 @@ class ForestHead(nn.Module):
         node = self.roots.long().flatten().expand(len(x), -1)  # (B, K * trees)
         for _ in range(self.max_depth):
             above = x.gather(1, self.feature[node].long()) > self.threshold[node]
-            node = self.children[node, above.long()].long()
+            node = self.branches[node, above.long()].long()
         probabilities = self.value[node].unflatten(1, self.roots.shape).double().mean(-1)
         return torch.logit(probabilities, eps=SURE).float()
 
@@ -97,7 +97,7 @@ class ForestHead(nn.Module):
 
 def leaf(value):
     """A tree that always says `value`."""
-    return {"feature": np.zeros(1), "threshold": np.zeros(1), "children": np.zeros((1, 2), int), "value": np.array([value])}
+    return {"feature": np.zeros(1), "threshold": np.zeros(1), "branches": np.zeros((1, 2), int), "value": np.array([value])}
 
 
 def nodes_of(tree):
@@ -109,6 +109,6 @@ def nodes_of(tree):
     return {
         "feature": np.where(is_leaf, 0, tree.feature),
         "threshold": np.where(near > tree.threshold, below, near),
-        "children": np.stack([np.where(is_leaf, own, tree.children_left), np.where(is_leaf, own, tree.children_right)], axis=1),
+        "branches": np.stack([np.where(is_leaf, own, tree.children_left), np.where(is_leaf, own, tree.children_right)], axis=1),
         "value": tree.value[:, 0, 1],
     }

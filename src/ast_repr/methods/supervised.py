@@ -21,7 +21,10 @@ class Supervised(Method):
         self.hard = targets == "hard"
 
     def step(self, batch, epoch):
-        """{"loss": masked BCE}"""
+        """{"loss": masked BCE}; clips without an observed label change nothing, so they are not computed."""
+        rows = batch.mask.any(dim=1)
+        rows[0] |= ~rows.any()
+        batch = batch._make(part[rows] for part in batch)
         return {"loss": self.bce(self.model(batch.features), batch)}
 
     def bce(self, logits, batch):

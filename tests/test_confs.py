@@ -1,13 +1,15 @@
 """Every conf that is shipped builds a model that runs, with its method, optimiser and schedule, under either protocol."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-
-from ast_repr import backbones, config, features, methods, optimizer
+import train
+from ast_repr import backbones, catalogue, config, features, methods, optimizer
 from ast_repr.backbones import weights
 from ast_repr.classifier import assemble
+from ast_repr.corpora import sounds
 from ast_repr.reprogrammers import REPROGRAMMERS
 from ast_repr.schedule import factor
 
@@ -15,35 +17,75 @@ SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 CONFS = config.names(SHIPPED)
 
 
+CLASSES = list(catalogue.zero_shot("ast_audioset")["names"])[:20]
+
+
 @pytest.fixture(scope="module")
 def backbone_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("backbone") / "tiny.safetensors"
-    weights.save(backbones.build("ast", embed_dim=32, depth=1, num_heads=2, stride=16, frames=1024, mels=128, n_source=30), path)
+    source = backbones.build("ast", embed_dim=32, depth=1, num_heads=2, stride=16, frames=1024, mels=128, n_source=len(sounds.CLASSES))
+    weights.save(source, path, sounds.CLASSES)
     return path
 
 
-@pytest.mark.parametrize("corpus", ["synthetic", "openmic"])
+@pytest.fixture(scope="module")
+def base_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    weights.save(backbones.build("ast"), path)
+    return path
+
+
+@pytest.mark.parametrize("lacking", [[], ["vggish"]], ids=["with vggish", "without vggish"])
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
 @pytest.mark.parametrize("name", CONFS)
-def test_every_shipped_conf_builds_and_runs(name, protocol, corpus, backbone_file):
-    conf = config.load(SHIPPED, name, corpus, protocol)
+def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_file, tiny_clips):
+    conf = config.load(SHIPPED, name, "openmic", protocol, lacking=lacking) | {"run": {"seed": 0}}
     assert conf["row"] and conf["protocol"] == protocol
     assert (conf["select"]["split"] == "test") == (protocol == "paper")
-    feature = features.build(**conf["feature"])
-    header = weights.read_header(backbone_file)
-    backbone = {
-        "dims": header["dims"] | {"frames": feature.frames, "mels": feature.bins}, "mean": header["mean"], "std": header["std"],
-        "file": str(backbone_file) if conf["backbone"]["weights"] == "pretrained" else None, "seed": 0,
-        "finetune": conf["backbone"]["finetune"],
-    }  # fmt: skip
-    classes = [f"class {k}" for k in range(20)]
-    model = assemble(classes, conf["input"]["norm"], conf["reprogrammer"], backbone, conf["head"])
-    assert model.finetune == conf["backbone"]["finetune"]
-    methods.build(model=model, **conf["method"])
-    assert len(optimizer.build(model=model, **conf["optimizer"]).param_groups) in (1, 2)
-    assert 0 <= factor(epoch=0.5, epochs=conf["train"]["epochs"], **conf["schedule"]) <= 1
+    model, feature = build(conf, backbone_file, tiny_clips(2))
+    if conf["train"]["epochs"]:
+        methods.build(model=model, **conf["method"])
+        assert len(optimizer.build(model=model, **conf["optimizer"]).param_groups) in (1, 2)
+        assert 0 <= factor(epoch=0.5, epochs=conf["train"]["epochs"], **conf["schedule"]) <= 1
+    else:
+        assert not model.trainable_parameters()
+    if hasattr(model.head, "fit"):
+        model.head.fit(torch.rand(4, model.backbone.embed_dim), torch.eye(4, 20), torch.ones(4, 20, dtype=bool), 0)
     logits = model.eval()(torch.randn(1, *feature.shape) - 4)
     assert logits.shape == (1, 20) and logits.isfinite().all()
+
+
+def build(conf, backbone_file, clips):
+    """(model, feature) as the stage `train` builds them; the shipped names of source classes stand in for AudioSet's."""
+    feature = features.build(**conf["feature"])
+    args = SimpleNamespace(weights=backbone_file, backbone="ast_tiny_synth")
+    return assemble(CLASSES, **train.build_values(conf, args, feature, clips, CLASSES)), feature
+
+
+@pytest.mark.parametrize("name", [name for study in config.studies(SHIPPED).values() for name in study["confs"]])
+def test_every_variant_of_a_study_is_a_conf(name):
+    assert config.select(SHIPPED, name) == [name]
+    config.load(SHIPPED, name, lacking=["vggish"])
+
+
+TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems read from the authors' code)
+    "ast_linear": 16_916, "ast_noise": 147_988, "ast_adversarial": 147_988, "ast_cnn": 16_936, "ast_unet": 18_201,
+    "ast_unet_residual": 18_200, "ast_affine": 16_918, "ast_finetune": 86_204_180, "ast_labelmap": 527 * 20 + 20, "ast_zero_shot": 0,
+    "cnn_only": 16_936, "unet_only": 18_201, "cnn_only_released": 2_621_480, "attention": 55_336, "mean_teacher": 55_336,
+    "label_enhancement": 55_336, "forest": 0,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_parameter_counts_at_the_size_of_ast_base(base_file):
+    for name, expected in TRAINED.items():
+        conf = config.load(SHIPPED, name, "openmic") | {"run": {"seed": 0}}
+        if name == "ast_zero_shot":
+            conf["head"] = {"name": "labelmap", "kind": "groups"}  # as many parameters, and no names needed
+        model, _ = build(conf, base_file, None)
+        assert sum(p.numel() for p in model.trainable_parameters()) == expected, name
+        if name == "mean_teacher":  # the paper's 0.111 M counts both networks
+            assert sum(p.numel() for p in methods.build(model=model, **conf["method"]).parameters()) == 110_672
 
 
 def test_there_is_a_conf_for_every_reprogrammer():

@@ -37,6 +37,15 @@ def corpus_options(name):
     return f"--corpus openmic --data-root .../{name}"
 
 
+def same_corpus(published, corpus):
+    """Whether published numbers are of the corpus called `corpus`, or of another, with which nothing compares.
+
+    >>> same_corpus({"corpus": "OpenMIC-2018"}, "openmic"), same_corpus({"corpus": "OpenMIC-2018"}, "synthetic")
+    (True, False)
+    """
+    return corpus.lower() in published["corpus"].lower()
+
+
 class ResultsError(ValueError):
     """Results that are missing, damaged, or not comparable; the message names the file and what to do."""
 

@@ -1,32 +1,42 @@
-"""Tables of macro-F1 and its company: aligned text for a terminal, Markdown for RESULTS.md, CSV per instrument.
+"""Tables as aligned text for a terminal, Markdown for RESULTS.md, CSV per instrument.
 
-Numbers are percentages, mean +- standard deviation (n - 1) over seeds, with n in brackets; "-" stands for none.
+Each corpus, protocol and backbone has two: accuracy (macro-F1 and its company) and complexity (parameters, multiply-accumulates,
+time), both of the plain confs; then an accuracy table for each study. Numbers are percentages, mean +- standard deviation
+(n - 1) over seeds, with n in brackets; "-" stands for none.
 """
 
 import csv
 import io
+import shlex
 import textwrap
 from dataclasses import dataclass
 
-from .results import FLOORS, METRICS, PER_INSTRUMENT, corpus_options, mean_std
+from .compare import LEVEL, RESAMPLES, compare
+from .results import corpus_options, mean_std, same_corpus
+from .shape import FLOORS, METRICS, PER_INSTRUMENT
 
 WIDTH = 120  # columns of a terminal
 HEADINGS = [
-    "method", "norm", "trained parameters", "macro-F1 %", "pos. F1 %", "mAP %", "AUROC %", "epoch", "s per epoch", "training time",
-    "published macro-F1 %",
+    "method", "norm", "trained parameters", "macro-F1 %", "pos. F1 %", "mAP %", "AUROC %", "epoch", "published macro-F1 %",
 ]  # fmt: skip
+COMPLEXITY = [
+    "method", "trained parameters", "total parameters", "MAC per clip", "s per epoch", "epochs", "training time",
+    "published trained parameters",
+]  # fmt: skip
+NOTES = "MAC: multiply-accumulates of one clip's prediction. Epochs are those trained, s per epoch and training time those of the machine below."
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A table as strings: `lines` of one cell a heading, and the footnotes that its cells refer to."""
+    """A table as strings: headings, `lines` of one cell a heading, and the footnotes that its cells refer to."""
 
+    headings: list
     lines: list
     notes: list
 
 
 def cells(table, spread):
-    """Fill a table's cells.
+    """Fill the accuracy table.
 
     Args:
         table: `results.Table`.
@@ -37,19 +47,46 @@ def cells(table, spread):
     """
     notes, lines = [], []
     for floor, name in FLOORS.items():
-        scores = [_percent([table["floors"][floor][metric]], False) for metric in METRICS]
-        lines.append([name, "-", "0", *scores, "-", "-", "-", "-"])
+        lines.append([name, "-", "0", *(_percent([table["floors"][floor][metric]], False) for metric in METRICS), "-", "-"])
     for row in table.rows:
         macro_f1, *others = ([run["metrics"][metric] for run in row.runs] for metric in METRICS)
         scores = [_percent(macro_f1, True, count=True), *(_percent(values, spread) for values in others)]
-        epoch, seconds, total = (
-            mean_std(row.values(*keys))[0] for keys in (("selection", "epoch"), ("seconds_per_epoch",), ("train_seconds",))
+        epoch, _, _ = mean_std(row.values("selection", "epoch"))
+        trained = f"{row['trainable_parameters']:,}"
+        lines.append([row.label, row["norm"], trained, *scores, f"{round(epoch, 1):g}", _published(row["published"], table, notes)])
+    return Cells(HEADINGS, lines, notes)
+
+
+def complexity(table, notes):
+    """Fill the complexity table; a footnote that is not among `notes` yet is added to them."""
+    lines = []
+    for row in table.rows:
+        total, seconds, epochs, time = (
+            mean_std(row.values(key))[0] for key in ("total_parameters", "seconds_per_epoch", "epochs", "train_seconds")
         )
+        trained = f"{row['trainable_parameters']:,}"
         lines.append([
-            f"{row.name} ({row.conf})", row["norm"], f"{row['trainable_parameters']:,}", *scores,
-            f"{round(epoch, 1):g}", f"{seconds:.1f}", _duration(total), _published(row["published"], table, notes),
+            row.label, trained, f"{round(total):,}", _magnitude(row["macs"]), f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
+            f"{round(epochs, 1):g}", _duration(time), _published_parameters(row["published"], table, notes),
         ])  # fmt: skip
-    return Cells(lines, notes)
+    return Cells(COMPLEXITY, lines, notes)
+
+
+def study_cells(study, table, spread):
+    """Fill the accuracy table of a study, without published numbers: a variant has none.
+
+    Args:
+        study: `studies.Study`.
+        table: `study.table(...)`; where the study has `against`, its runs need their predictions.npz.
+        spread: see `cells`.
+    """
+    filled = cells(table, spread)
+    lines, headings = [line[:-1] for line in filled.lines], HEADINGS[:-1]
+    if study.against in {row.conf for row in table.rows}:
+        (base,) = table.only([study.against]).rows
+        differences = ["-"] * len(FLOORS) + [_difference(base, row) for row in table.rows]
+        headings, lines = [*headings, "difference, points"], [[*line, one] for line, one in zip(lines, differences)]
+    return Cells(headings, lines, [])
 
 
 def caption(table):
@@ -67,48 +104,54 @@ def caption(table):
 
 
 def text(table):
-    """A table for the terminal, at most WIDTH columns: names wrap, the footnotes stand below."""
-    filled = cells(table, spread=False)
-    widths = [max(map(len, [*column, *heading.split()])) for heading, *column in zip(HEADINGS, *filled.lines)][1:]
-    longest = max(len(line[0]) for line in filled.lines)
-    first = min(longest, max(20, WIDTH - sum(widths) - 2 * len(widths)))
-
-    def aligned(name, values):
-        norm, *numbers = values
-        return "  ".join([name.ljust(first), norm.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]).rstrip()
-
-    heads = [textwrap.wrap(heading, width, break_on_hyphens=False) for heading, width in zip(HEADINGS, [first, *widths])]
-    height = max(map(len, heads))
-    raised = [[""] * (height - len(head)) + head for head in heads]
-    out = [aligned(level[0], level[1:]) for level in zip(*raised)]
-    out.append("-" * max(map(len, out)))
-    for name, *values in filled.lines:
-        wrapped = textwrap.wrap(name, first, subsequent_indent="  ", break_on_hyphens=False)
-        out += [aligned(wrapped[0], values), *wrapped[1:]]
-    below = [textwrap.fill(line, WIDTH) for line in (caption(table), *filled.notes)]
-    return "\n".join([table.title, "", *out, "", *below])
+    """The accuracy and complexity of a table for the terminal, at most WIDTH columns; the footnotes stand below."""
+    accuracy = cells(table, spread=False)
+    second = complexity(table, accuracy.notes)
+    below = [textwrap.fill(line, WIDTH) for line in (caption(table), NOTES, *second.notes)]
+    return "\n".join([table.title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below])
 
 
-def markdown(table):
-    """The same table for RESULTS.md, with the deviation of every metric."""
-    filled = cells(table, spread=True)
-    rows = [HEADINGS, [":--", ":--", *["--:"] * (len(HEADINGS) - 2)], *filled.lines]
-    body = ["| " + " | ".join(value.replace("|", "\\|") for value in row) + " |" for row in rows]
-    notes = [line for note in filled.notes for line in ("", note)]
-    return "\n".join([f"### {table.title}", "", caption(table), "", *body, *notes, "", *_provenance(table)])
+def study_text(study, table):
+    """The same for a study: its question, its rows, and which were not run; `table` is study.table(...)."""
+    below = [textwrap.fill(line, WIDTH) for line in _study_notes(study, table)]
+    return "\n".join([f"Study {study.name}: {study.question}", table.title, "", *_aligned(study_cells(study, table, False), 2), "", *below])
 
 
-def document(sections):
+def markdown(table, studies=()):
+    """A table's plain confs and its studies for RESULTS.md, with the deviation of every metric.
+
+    Args:
+        table: `results.Table` of plain confs and variants.
+        studies: list of `studies.Study`; those with fewer than two rows in the table are left out.
+    """
+    out, main = [f"### {table.title}", ""], table.main
+    if main.rows:
+        accuracy = cells(main, spread=True)
+        second = complexity(main, accuracy.notes)
+        out += [caption(main), "", *_bars(accuracy, 2), "", NOTES, "", *_bars(second, 1)]
+        out += [line for note in second.notes for line in ("", note)]
+        out += ["", *_provenance(main)]
+    for study in studies:
+        rows = study.table(table)
+        if rows:
+            notes = [line for note in _study_notes(study, rows) for line in (note, "")]
+            out += ["", f"#### Study {study.name}: {study.question}", "", *_bars(study_cells(study, rows, True), 2), "", *notes]
+            out += _provenance(rows)
+    return "\n".join(out)
+
+
+def document(sections, studies=()):
     """RESULTS.md.
 
     Args:
         sections: dict of the name of a corpus' folder in exp/ to its list of Table.
+        studies: list of `studies.Study`, shown for every table that has two or more of their rows.
     """
     out = ["# Results", "", "Made from the results.json of each run by the stage `report`; edits are lost."]
     for folder, tables in sections.items():
         out += ["", f"## {folder}"]
         for table in tables:
-            out += ["", markdown(table)]
+            out += ["", markdown(table, studies)]
         out += ["", f"Figures: `exp/{folder}/figures/`; each instrument: `exp/{folder}/per_instrument.csv`."]
     return "\n".join(out) + "\n"
 
@@ -122,7 +165,7 @@ def commands(table):
     start, confs = f"source run.sh {corpus_options(table.corpus)} --protocol {table.protocol}", {}
     for row in table.rows:
         confs.setdefault(",".join(str(run["seed"]) for run in row.runs), []).append(row.conf)
-    return [f"{start} --conf {','.join(names)} --seeds {seeds}" for seeds, names in confs.items()]
+    return [f"{start} --conf {shlex.quote(','.join(names))} --seeds {seeds}" for seeds, names in confs.items()]
 
 
 def per_instrument(tables):
@@ -160,17 +203,37 @@ def _percent(values, spread, count=False):
     return f"{100 * middle:.1f}{shown}" + (f" ({n})" if count else "")
 
 
+def _difference(base, row):
+    """A row's difference from `base` in points of macro-F1, with its bootstrap interval; "-" without a seed in common."""
+    if row is base or not set(base.values("seed")) & set(row.values("seed")):
+        return "-"
+    found = compare(base, row)["macro_f1"]
+    return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**{key: 100 * value for key, value in found.items()})
+
+
 def _published(published, table, notes):
     """Mean of published macro-F1s, with the number of its footnote, which is added to `notes` when new."""
     if published is None:
         return "-"
-    elsewhere = "" if table.corpus.lower() in published["corpus"].lower() else f": another corpus than {table.corpus}"
+    return f"{_percent([value / 100 for value in published['macro_f1']], False, count=True)} {_footnote(published, table, notes)}"
+
+
+def _published_parameters(published, table, notes):
+    """The same for the published number of trained parameters, in millions."""
+    if published is None or "trainable_parameters" not in published:
+        return "-"
+    return f"{published['trainable_parameters']:.3f} M {_footnote(published, table, notes)}"
+
+
+def _footnote(published, table, notes):
+    """"[1]", the number of the footnote that says what published numbers are of; it is added to `notes` when new."""
+    elsewhere = "" if same_corpus(published, table.corpus) else f": another corpus than {table.corpus}"
     note = f"Published on {published['corpus']}{elsewhere}; protocol: {published['protocol']}; source: {published['source']}"
     numbers = [text.split("] ", 1)[1] for text in notes]
     if note not in numbers:
         notes.append(f"[{len(notes) + 1}] {note}")
         numbers.append(note)
-    return f"{_percent([value / 100 for value in published['macro_f1']], False, count=True)} [{numbers.index(note) + 1}]"
+    return f"[{numbers.index(note) + 1}]"
 
 
 def _duration(seconds):
@@ -181,6 +244,54 @@ def _duration(seconds):
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _magnitude(count):
+    """
+    >>> _magnitude(2_311_000_000), _magnitude(55_336), _magnitude(None)
+    ('2.31 G', '55.3 k', '-')
+    """
+    if count is None:
+        return "-"
+    power = min(4, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}".strip()
+
+
+def _aligned(filled, left):
+    """Lines of a table for the terminal, at most WIDTH columns: names wrap, the first `left` columns stand to the left."""
+    widths = [max(map(len, [*column, *heading.split()])) for heading, *column in zip(filled.headings, *filled.lines)]
+    widths[0] = min(max(len(line[0]) for line in filled.lines), max(20, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
+
+    def aligned(values):
+        sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+        return "  ".join(side(value, width) for side, value, width in zip(sides, values, widths)).rstrip()
+
+    heads = [textwrap.wrap(heading, width, break_on_hyphens=False) for heading, width in zip(filled.headings, widths)]
+    height = max(map(len, heads))
+    out = [aligned(level) for level in zip(*([""] * (height - len(head)) + head for head in heads))]
+    out.append("-" * max(map(len, out)))
+    for name, *values in filled.lines:
+        wrapped = textwrap.wrap(name, widths[0], subsequent_indent="  ", break_on_hyphens=False)
+        out += [aligned([wrapped[0], *values]), *wrapped[1:]]
+    return out
+
+
+def _bars(filled, left):
+    """The same lines in Markdown."""
+    rows = [filled.headings, [":--"] * left + ["--:"] * (len(filled.headings) - left), *filled.lines]
+    return ["| " + " | ".join(value.replace("|", "\\|") for value in row) + " |" for row in rows]
+
+
+def _study_notes(study, table):
+    """Sentences below a study's table."""
+    missing = study.not_run(table)
+    notes = [f"Not run: {', '.join(missing)}."] if missing else []
+    if study.against in {row.conf for row in table.rows}:
+        notes.append(
+            f"Difference: macro-F1 minus that of {study.against}, paired by seed and clip, with a {LEVEL} % bootstrap interval over "
+            f"the test clips ({RESAMPLES:,} resamples)."
+        )
+    return notes
+
+
 def _provenance(table):
     """Markdown: the commands, frozen weights, machines, versions and commits behind a table."""
     places = {}
@@ -188,7 +299,7 @@ def _provenance(table):
         for run in row.runs:
             where = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(**run["machine"])
             places.setdefault(f"{where}, commit {run['commit'] or 'unknown'}", set()).add(row.conf)
-    weights = sorted({run["backbone"]["sha256"] or "unknown" for run in table.runs if run["backbone"]["weights"] != "random"})
+    weights = sorted({run["backbone"]["sha256"] or "unknown" for run in table.runs if run["backbone"]["weights"] not in ("random", "none")})
     out = ["```", *commands(table), "```"]
     out += [f"- frozen weights: {table.backbone}, sha256 {sha256}" for sha256 in weights]
     return out + [f"- {place}" + (f" ({', '.join(sorted(confs))})" if len(places) > 1 else "") for place, confs in places.items()]

@@ -1,29 +1,74 @@
-"""Report: the table of a corpus' scored runs on the terminal, RESULTS.md, figures, and a CSV per instrument.
+"""Report: the tables of a corpus' scored runs on the terminal, RESULTS.md, figures, and a CSV per instrument.
 
 RESULTS.md has a section for each corpus beside the one given; figures and CSV are written for the one given.
-Corpora, protocols and backbones never share a table.
+Corpora, protocols and backbones never share a table. With --compare, two rows are compared, paired by clip and seed.
 """
 
 import sys
 from pathlib import Path
 
-from ast_repr import command, files
-from ast_repr.report import plots, results, tables
+import yaml
+
+from ast_repr import command, files, rooms
+from ast_repr.report import compare, plots, results, studies, style, tables
 
 
 def main(args):
+    if not (args.out or args.compare):
+        raise command.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
     found, unscored = results.read(args.exp)
     for folder in unscored:
         print(f"{folder}: not scored yet, left out", file=sys.stderr)
+    names = [name.strip() for name in args.rows.split(",")] if args.rows else []
+    known = {row.conf for table in found for row in table.rows}
+    for name in names + (args.compare or []):
+        if name not in known:
+            raise command.UsageError(rooms.unknown("row", name, known))
+    if args.out:
+        report(args, found, read_studies(args.studies), names)
+    if args.compare:
+        compare_rows(args, found)
+
+
+def report(args, found, asked, names):
+    """Tables and figures of all that was `found`; `asked`: studies, `names`: rows for the bars of instruments."""
     figures = args.exp / "figures"
     for table in found:
-        for stem, figure in plots.draw(table).items():
-            plots.save(figure, figures, stem)
+        for stem, figure in plots.draw(table, asked, names).items():
+            style.save(figure, figures, stem)
     files.write_text(args.exp / "per_instrument.csv", tables.per_instrument(found))
-    files.write_text(args.out, tables.document(sections(args.exp, found)))
+    files.write_text(args.out, tables.document(sections(args.exp, found), asked))
     for table in found:
-        print(f"\n{tables.text(table)}")
+        if table.main.rows:
+            print(f"\n{tables.text(table.main)}")
+        for study in asked:
+            rows = study.table(table)
+            if rows and any(row.settings for row in rows.rows):
+                print(f"\n{tables.study_text(study, rows)}")
     print(f"\nWritten: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}")
+
+
+def compare_rows(args, found):
+    """Compare two rows wherever they share a table: a line, a figure, and all numbers as JSON beside it."""
+    shared = [table for table in found if len(table.only(args.compare).rows) == 2]
+    if not shared:
+        raise results.ResultsError(f"{' and '.join(args.compare)} are in no common table; expected two rows of one protocol and backbone")
+    for table in shared:
+        difference = compare.compare(*table.only(args.compare).rows)
+        stem, figure = plots.draw_difference(table, difference)
+        paths = style.save(figure, args.exp / "figures", stem)
+        files.write_json(args.exp / "figures" / f"{stem}.json", difference)
+        print(f"\n{table.title}\n{compare.sentence(difference)}\nWritten: {paths[0].with_suffix('.*')}")
+
+
+def read_studies(path):
+    """The studies of a YAML file; none without a file."""
+    if path is None:
+        return []
+    try:
+        return studies.parse(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise studies.StudyError(f"{path}: not YAML ({error}); expected studies by name") from error
 
 
 def sections(exp, found):
@@ -36,7 +81,10 @@ def sections(exp, found):
 def parse():
     parser = command.parser(__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="folder of a corpus' runs, exp/<corpus>")
-    parser.add_argument("--out", type=Path, required=True, help="RESULTS.md to write")
+    parser.add_argument("--out", type=Path, help="RESULTS.md to write")
+    parser.add_argument("--studies", type=Path, help="YAML file of studies: questions, each with the rows that answer it")
+    parser.add_argument("--rows", metavar="A,B,...", help="rows for the figure of instruments; default: at most six, one of each kind first")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows: the difference B - A, with a bootstrap interval")
     return parser
 
 

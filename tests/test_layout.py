@@ -35,7 +35,12 @@ WITHIN = {
     },
     "methods": {"supervised": {"base"}, "mean_teacher": {"supervised"}, "label_enhancement": {"supervised"}},
     "corpora": {"openmic": {"remote"}, "synthetic": {"scoring", "soundfont"}, "sounds": {"soundfont"}},
-    "report": {"plots": {"results"}, "tables": {"results"}},
+    "report": {
+        "results": {"shape"}, "compare": {"results"}, "tables": {"results", "compare", "shape"},
+        "style": {"results", "shape"}, "instruments": {"results", "shape", "style"}, "methods": {"results", "style"},
+        "course": {"style"}, "sweep": {"style"}, "difference": {"compare", "style"},
+        "plots": {"course", "difference", "instruments", "methods", "style", "sweep"},
+    },  # fmt: skip
 }
 
 

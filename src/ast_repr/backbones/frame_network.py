@@ -37,9 +37,9 @@ class FrameNetwork(nn.Module):
     def forward(self, x):
         """(B, 1, T, F) -> Output(embedding (B, F, steps), None)."""
         weight = heard(x, self.mean, self.std)
-        total, share = ((t.squeeze(1).transpose(1, 2)) for t in (weight * x, weight))  # (B, F, T), (B, 1, T)
-        share = functional.adaptive_avg_pool1d(share, self.steps)
-        frames = functional.adaptive_avg_pool1d(total, self.steps) / share.where(share > 0, 1.0)  # all padding: zeros
+        share = functional.adaptive_avg_pool2d(weight, (self.steps, 1))  # of each step's frames that are sound
+        frames = functional.adaptive_avg_pool2d(weight * x, (self.steps, self.embed_dim)) / share.where(share > 0, 1.0)
+        frames = frames.squeeze(1).transpose(1, 2)  # (B, F, steps); a step of padding alone is zeros
         return Output(self.layers(self.norm(frames)) + frames, None)
 
 

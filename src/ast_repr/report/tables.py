@@ -23,7 +23,7 @@ COMPLEXITY = [
     "method", "trained parameters", "total parameters", "MAC per clip", "s per epoch", "epochs", "training time",
     "published trained parameters",
 ]  # fmt: skip
-NOTES = "MAC: multiply-accumulates of one clip's prediction. Epochs are those trained, s per epoch and training time those of the machine below."
+COSTS = "MAC: multiply-accumulates of one clip's prediction. Times are those of the machines and commits that RESULTS.md names."
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def text(table):
     """The accuracy and complexity of a table for the terminal, at most WIDTH columns; the footnotes stand below."""
     accuracy = cells(table, spread=False)
     second = complexity(table, accuracy.notes)
-    below = [textwrap.fill(line, WIDTH) for line in (caption(table), NOTES, *second.notes)]
+    below = [textwrap.fill(line, WIDTH) for line in (caption(table), COSTS, *second.notes)]
     return "\n".join([table.title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below])
 
 
@@ -128,7 +128,7 @@ def markdown(table, studies=()):
     if main.rows:
         accuracy = cells(main, spread=True)
         second = complexity(main, accuracy.notes)
-        out += [caption(main), "", *_bars(accuracy, 2), "", NOTES, "", *_bars(second, 1)]
+        out += [caption(main), "", *_bars(accuracy, 2), "", COSTS, "", *_bars(second, 1)]
         out += [line for note in second.notes for line in ("", note)]
         out += ["", *_provenance(main)]
     for study in studies:

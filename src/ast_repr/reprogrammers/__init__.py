@@ -8,6 +8,7 @@ from torch import nn
 
 from .. import rooms
 from .adversarial import Adversarial
+from .affine import Affine
 from .cnn import CNN
 from .noise import Noise
 from .unet import UNet
@@ -24,7 +25,7 @@ class Identity(nn.Module):
         return x
 
 
-REPROGRAMMERS = {"none": Identity, "noise": Noise, "adversarial": Adversarial, "cnn": CNN, "unet": UNet}
+REPROGRAMMERS = {"none": Identity, "affine": Affine, "noise": Noise, "adversarial": Adversarial, "cnn": CNN, "unet": UNet}
 
 
 def build(name, frames=1024, bins=128, **kwargs):

@@ -1,0 +1,22 @@
+"""Affine reprogramming: scale and offset, all that it takes to undo a wrong normalisation. Not in the paper; it asks what the paper's gain is."""
+
+import torch
+from torch import nn
+
+
+class Affine(nn.Module):
+    """x * scale + offset, starting at the identity: two parameters, or two a band.
+
+    Args:
+        per_band: each mel band has a scale and an offset of its own, an equaliser (256 parameters at 128 bands).
+    """
+
+    def __init__(self, frames=1024, bins=128, per_band=False):
+        super().__init__()
+        size = bins if per_band else 1
+        self.scale = nn.Parameter(torch.ones(size))
+        self.offset = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x):
+        """(B, 1, T, F) -> (B, 1, T, F)."""
+        return x * self.scale + self.offset

@@ -48,7 +48,8 @@ def score(folder, history, clips, classes, args, device, memory):
     model, about = inference.restore(trainer.best_path(folder, select))
     used, clips = model.to(device), test
     if model.is_probe:
-        used, clips = Probe(model), test.with_features(read_once(model, test, about["build"], memory, device, f"{folder}: embed"))
+        read, _ = read_once(model, test, about["build"], memory, device, f"{folder}: embed")
+        used, clips = Probe(model), test.with_features(read)
     scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()
     write_arrays(folder / "predictions.npz", clips=np.array(test.names), classes=np.array(classes), scores=scores, targets=targets, mask=mask)

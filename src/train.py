@@ -55,26 +55,26 @@ def train(folder, conf, clips, classes, args, device, memory):
     model = assemble(classes, **build).to(device)
     masks = {key: conf["augment"][key] for key in ("time", "freq")}
     noising = partial(mask_features, model.mean if conf["augment"]["fill"] == "mean" else 0.0, masks) if any(masks.values()) else None
-
-    started, trained, read = time.monotonic(), model, None
-    if model.is_probe and noising is None or settings["head_first"]:
-        read = {split: read_once(model, own, build, memory, device, f"{label}: embed {split}") for split, own in splits.items()}
+    once = model.is_probe and noising is None
+    read, seconds = read_splits(model, splits, build, memory, device, label) if once or settings["head_first"] else (None, 0.0)
     if settings["labels"] < 1:
         splits["train"] = splits["train"].thinned(settings["labels"], seed)
+    started, trained = time.monotonic(), model
     if read:
         read = {split: own.with_features(read[split]) for split, own in splits.items()}
     if settings["head_first"]:
         train_head(folder / "head", model, read, plan, conf, device)
-    elif read:
+    if once:
         splits, trained = read, Probe(model)
     if hasattr(model.head, "fit"):
         fit_head(model.head, splits["train"], seed)
-    seconds = time.monotonic() - started
+    seconds += time.monotonic() - started
 
     method = methods.build(model=trained, **conf["method"]).to(device)
     learns = sum(p.numel() for p in model.trainable_parameters())
     total = sum(p.numel() for p in method.parameters())
-    print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}, {plan.epochs} epochs of {len(splits['train']):,} clips at most")
+    epochs = f"{plan.epochs} epochs of {len(splits['train']):,} clips at most" if learns else "no epochs"
+    print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}, {epochs}")
     sha256_before = backbones.weights.fingerprint(model.backbone)
     about = {
         "config": conf, "classes": classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
@@ -82,7 +82,7 @@ def train(folder, conf, clips, classes, args, device, memory):
         "prepare_seconds": round(seconds, 3), "device": devices.describe(device),
     }  # fmt: skip
     history = trainer.fit(
-        method, optimizer.build(model=trained, **conf["optimizer"]) if plan.epochs else None,
+        method, optimizer.build(model=trained, **conf["optimizer"]) if learns else None,
         splits["train"], splits.get("valid"), folder, plan, device,
         bf16=settings["precision"] == "auto" and devices.has_bf16(device), augment=noising, about=about,
     )  # fmt: skip
@@ -91,16 +91,26 @@ def train(folder, conf, clips, classes, args, device, memory):
     print(f"{label}: {describe(history, plan)}")
 
 
+def read_splits(model, splits, build, memory, device, label):
+    """({split: what the head reads of its clips}, seconds that it took, or had taken for the run that computed it)."""
+    found = {split: read_once(model, own, build, memory, device, f"{label}: embed {split}") for split, own in splits.items()}
+    return {split: tensor for split, (tensor, _) in found.items()}, sum(seconds for _, seconds in found.values())
+
+
 def train_head(folder, model, splits, plan, conf, device):
-    """Train the head alone on what it reads, as a run of its own in `folder`, and leave the model with its best epoch."""
+    """Train the head alone on what it reads, as a run of its own in `folder`, and leave the model with its best epoch.
+
+    `head_first` in the conf has its epochs, batch_size, patience and lr; the rest is the run's.
+    """
     folder.mkdir(exist_ok=True)
     own, probe = dict(conf["train"]["head_first"]), Probe(model)
     rates = {"lr": own.pop("lr"), "head_lr": None}
     trainer.fit(
         methods.build("supervised", model=probe), optimizer.build(model=probe, **(conf["optimizer"] | rates)),
-        splits["train"], splits["valid"], folder, replace(plan, **own), device,
+        splits["train"], splits.get("valid"), folder, replace(plan, **own), device,
     )  # fmt: skip
-    model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
+    if "valid" in splits:  # else the last is kept
+        model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
 
 
 def fit_head(head, clips, seed):

@@ -117,7 +117,7 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("train=3", "config train: 3; expected a section with epochs, batch_size"),
         ("reprogrammer=unet", "config reprogrammer: 'unet'; expected a section"),
         ("reprogrammer={width: 3, name: null}", "config reprogrammer: no name"),
-        ("train.epochs=-1", "config train.epochs: -1; expected a number of at least 0"),
+        ("train.epochs=0", "config train.epochs: 0; expected a number of at least 1"),
         ("train.labels=0", "config train.labels: 0; expected a fraction above 0, up to 1"),
         ("train.labels=1.5", "config train.labels: 1.5; expected a fraction"),
         ("train.epochs=2.5", "config train.epochs: 2.5; expected a whole number"),

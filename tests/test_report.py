@@ -1,4 +1,4 @@
-"""The report: its numbers are those of the run folders, what differs never shares a table, damage is named in one line."""
+"""The report's tables: numbers are those of the run folders, what differs never shares a table, damage is named in one line."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ast_repr.report import plots, results, tables
+from ast_repr.report import results, tables
 
 SCRIPT = Path(__file__).parents[1] / "src" / "report.py"
 CLASSES = ["accordion", "banjo", "voice"]
@@ -27,11 +27,11 @@ def scores(value, classes=CLASSES):
 
 def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
     """A run folder with plausible contents; `changes` replace keys of results.json."""
-    reprogrammer, trainable = CONFS.get(conf, ("cnn", 4285))
+    reprogrammer, trainable = CONFS.get(conf.partition("+")[0], ("cnn", 4285))
     found = {
         "corpus": exp.name, "protocol": "clean", "backbone": {"name": "tiny", "weights": "pretrained", "sha256": "ab" * 32},
-        "conf": conf, "row": f"Row of {conf}", "seed": seed, "norm": "none", "reprogrammer": reprogrammer, "classes": CLASSES,
-        "trainable_parameters": trainable, "total_parameters": 2_860_000,
+        "conf": conf, "row": f"Row of {conf}", "seed": seed, "norm": "none", "feature": "logmel", "reprogrammer": reprogrammer,
+        "classes": CLASSES, "trainable_parameters": trainable, "total_parameters": 2_860_000, "macs": 2_311_000_000, "label_fraction": 1.0,
         "selection": {"split": "valid", "metric": "macro_f1", "mode": "max", "epoch": 2, "value": value}, "epochs": 3,
         "train_seconds": 93.1, "seconds_per_epoch": 31.03, "split": "test", "clips": 250, "observed": 72, "threshold": 0.5,
         "metrics": scores(value), "floors": {"always_absent": scores(0.348), "always_present": scores(0.299)}, "published": None,
@@ -66,7 +66,8 @@ def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
     unet = lines_of(text, "Row of ast_unet")[0]
     assert unet[1:4] == ["none", "5,125", f"{mean:.1f} ± {deviation:.1f} (3)"]
     assert unet[4:7] == [f"{mean - 10:.1f}", f"{mean - 20:.1f}", "50.0"]
-    assert unet[7:] == ["2", "31.0", "93 s", "-"]
+    assert unet[7:] == ["2", "-"]
+    assert lines_of(text, "Row of ast_unet")[1][1:] == ["5,125", "2,860,000", "2.31 G", "31.0", "3", "93 s", "-"]
     assert lines_of(text, "Row of ast_linear")[0][3] == "61.2 (1)"
     assert f"| {mean - 20:.1f} ± {deviation:.1f} |" in tables.markdown(table)
 
@@ -81,6 +82,52 @@ def test_floors_come_first_then_rows_without_a_reprogrammer_then_by_parameters(t
     assert lines_of(tables.text(table), "always absent")[0][3:5] == ["34.8", "24.8"]
 
 
+def test_rows_stand_by_kind(tmp_path):
+    none = {"name": "tiny", "weights": "none", "sha256": None}
+    make_run(tmp_path / "synthetic", "ast_finetune", reprogrammer="none", trainable_parameters=2_860_000)
+    make_run(tmp_path / "synthetic", "ast_unet")
+    make_run(tmp_path / "synthetic", "ast_zero_shot", reprogrammer="none", trainable_parameters=0, macs=1, epochs=0)
+    make_run(tmp_path / "synthetic", "attention", reprogrammer="none", trainable_parameters=55_336, total_parameters=55_336, backbone=none)
+    make_run(tmp_path / "synthetic", "forest", reprogrammer="none", trainable_parameters=0, macs=None, backbone=none)
+    make_run(tmp_path / "synthetic", "unet_only", reprogrammer="unet", trainable_parameters=18_201, backbone=none)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    assert [row.conf for row in table.rows] == ["forest", "unet_only", "attention", "ast_zero_shot", "ast_unet", "ast_finetune"]
+    assert [row.kind for row in table.rows] == [results.KINDS[k] for k in (0, 0, 0, 1, 2, 3)]
+    assert lines_of(tables.text(table), "Row of forest")[1][3] == "-"  # multiply-accumulates
+
+
+def test_the_main_table_holds_plain_confs_only(tmp_path):
+    for conf in ("ast_linear", "ast_linear+input.norm=corpus", "ast_unet+a.b=1+c.d=x"):
+        make_run(tmp_path / "synthetic", conf)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    assert [row.conf for row in table.main.rows] == ["ast_linear"] and len(table.rows) == 3
+    variant = table.only(["ast_unet+a.b=1+c.d=x"]).rows[0]
+    assert (variant.stem, variant.settings, variant.label) == ("ast_unet", ["a.b=1", "c.d=x"], "Row of ast_unet+a.b=1+c.d=x, a.b=1, c.d=x")
+    rows = csv.DictReader(tables.per_instrument([table]).splitlines())
+    assert {row["conf"] for row in rows} == {*results.shape.FLOORS, *(row.conf for row in table.rows)}
+
+
+@pytest.mark.parametrize(("conf", "written"), [("ast_unet+input.norm=corpus", "ast_unet+input.norm=corpus"), ("a+b=1 $x", "'a+b=1 $x'")])
+def test_commands_quote_variants_where_the_shell_needs_it(tmp_path, conf, written):
+    folder = make_run(tmp_path / "synthetic", conf)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    assert tables.commands(table) == [f"source run.sh --corpus synthetic --protocol clean --conf {written} --seeds 0"]
+    (folder / "results.json").write_text("{}")
+    with pytest.raises(results.ResultsError) as caught:
+        results.read(tmp_path / "synthetic")
+    assert f"--conf {written} --seeds 0 --from score" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["feature", "macs", "label_fraction", "total_parameters"])
+def test_results_of_an_older_form_are_to_be_scored_again(tmp_path, key):
+    path = make_run(tmp_path / "synthetic") / "results.json"
+    found = json.loads(path.read_text())
+    del found[key]
+    path.write_text(json.dumps(found))
+    with pytest.raises(results.ResultsError, match=rf"incomplete, expected '{key}'.*--from score"):
+        results.read(tmp_path / "synthetic")
+
+
 def test_text_fits_the_terminal(tmp_path):
     published = {"macro_f1": [80.6, 81.3, 82.0], "source": "A source " * 20, "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
     for seed in range(3):
@@ -88,15 +135,17 @@ def test_text_fits_the_terminal(tmp_path):
         make_run(tmp_path / "synthetic", "ast_finetune", seed, **long)
     text = tables.text(results.read(tmp_path / "synthetic")[0][0])
     assert max(map(len, text.splitlines())) <= tables.WIDTH
+    assert "86,204,180" in text and "AUROC" in text
 
 
 @pytest.mark.parametrize(("corpus", "elsewhere"), [("synthetic", True), ("openmic", False)])
 def test_published_numbers_name_source_and_corpus(tmp_path, corpus, elsewhere):
     published = {"macro_f1": [80.0, 82.0], "source": "The paper", "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
     for conf in CONFS:
-        make_run(tmp_path / corpus, conf, published=published)
+        make_run(tmp_path / corpus, conf, published=published | {"trainable_parameters": 0.018})
     filled = tables.cells(results.read(tmp_path / corpus)[0][0], spread=True)
     assert [line[-1] for line in filled.lines] == ["-", "-", *["81.0 (2) [1]"] * 3]
+    assert tables.complexity(results.read(tmp_path / corpus)[0][0], filled.notes).lines[0][-1] == "0.018 M [1]"
     (note,) = filled.notes
     assert "The paper" in note and "chosen on test" in note and ("another corpus" in note) == elsewhere
 
@@ -210,28 +259,6 @@ def test_unobserved_instruments_are_left_blank_not_zero(tmp_path):
     assert "want of labels: banjo" in tables.text(table)
     rows = csv.DictReader(tables.per_instrument([table]).splitlines())
     assert {row["macro_f1_mean"] for row in rows if row["instrument"] == "banjo"} == {""}
-    plots.save(plots.instruments(table), tmp_path, "instruments")
-
-
-def test_figures_are_whole_files(tmp_path):
-    make_run(tmp_path / "synthetic", "ast_linear", example=True)
-    for seed in (0, 1):
-        make_run(tmp_path / "synthetic", "ast_unet", seed, example=seed == 1)
-    (table,), _ = results.read(tmp_path / "synthetic")
-    figures = plots.draw(table)
-    # What has no reprogrammer has nothing to show before and after.
-    assert set(figures) == {"clean.tiny.curves", "clean.tiny.instruments", "clean.tiny.example.ast_unet"}
-    for stem, figure in figures.items():
-        png, pdf = plots.save(figure, tmp_path / "figures", stem)
-        assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and png.stat().st_size > 10_000
-        assert pdf.read_bytes()[:5] == b"%PDF-" and pdf.stat().st_size > 5_000
-    assert len(list((tmp_path / "figures").iterdir())) == 6
-
-
-def test_a_protocol_without_validation_split_has_no_curves(tmp_path):
-    folder = make_run(tmp_path / "synthetic", protocol="paper")
-    (folder / "history.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n')
-    assert list(plots.draw(results.read(tmp_path / "synthetic")[0][0])) == ["paper.tiny.instruments"]
 
 
 def run(*args, prelude=""):
@@ -257,7 +284,7 @@ def test_the_script_writes_everything_without_torch(tmp_path):
     assert "source run.sh --corpus synthetic --protocol clean --conf ast_linear --seeds 0\n" in own
     assert "source run.sh --corpus synthetic --protocol clean --conf ast_unet --seeds 1\n" in own
     assert "torch 2.11.0" in own and "abc1234" in own and "ab" * 32 in own
-    assert len(list((tmp_path / "exp/synthetic/figures").glob("*.pdf"))) == 2
+    assert len(list((tmp_path / "exp/synthetic/figures").glob("*.pdf"))) == 5
     assert (tmp_path / "exp/synthetic/per_instrument.csv").stat().st_size > 0
 
 

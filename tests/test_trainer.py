@@ -55,6 +55,7 @@ def start(tiny_dims, tiny_clips):
         select_on_test=False,
         name="adamw",
         noise=0.0,
+        learns=True,
     ):
         torch.manual_seed(own_plan.seed)
         model = assemble(
@@ -65,7 +66,7 @@ def start(tiny_dims, tiny_clips):
         own = optimizer.build(name, model, lr)
         method = methods.build("supervised", model=model)
         history = trainer.fit(
-            Method(method, noise, interrupt), own if own_plan.epochs else None, train or tiny_clips(12),
+            Method(method, noise, interrupt), own if learns else None, train or tiny_clips(12),
             None if select_on_test else tiny_clips(20, 1, "valid"), folder, own_plan, CPU,
             augment=lambda x, generator: augment.mask_stripes(x, generator, time=20, freq=8), about=ABOUT,
         )  # fmt: skip
@@ -139,13 +140,13 @@ def test_a_run_without_progress_stops_early(patience, start, tmp_path):
     assert start(tmp_path, plan(patience=patience, epochs=9), reprogrammer="none", lr=0.0)[0] == history
 
 
-def test_a_plan_without_epochs_keeps_the_model_as_it_is(start, tmp_path):
-    history, model, _ = start(tmp_path, plan(epochs=0))
+def test_a_model_of_which_nothing_learns_is_kept_as_it_is(start, tmp_path):
+    history, model, _ = start(tmp_path, learns=False)
     assert [(row["epoch"], row["loss"]) for row in history] == [(0, None)] and "map" in history[0]["valid"]
     best = checkpoint.load(tmp_path / "best.valid.map.pt")
     assert best["epoch"] == 0 and same(best["learned"], dict(model.learned_state()))
-    assert start(tmp_path, plan(epochs=0))[0] == history
-    start(tmp_path / "test", plan(epochs=0, select=PLAN.select | {"split": "test"}), select_on_test=True)
+    assert start(tmp_path, learns=False)[0] == history
+    start(tmp_path / "test", plan(select=PLAN.select | {"split": "test"}), select_on_test=True, learns=False)
     assert (tmp_path / "test" / "epoch.000.pt").is_file()
 
 

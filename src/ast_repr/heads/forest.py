@@ -56,7 +56,8 @@ class ForestHead(nn.Module):
         """
         reads, targets, mask = (np.asarray(torch.as_tensor(array).cpu()) for array in (reads, targets, mask))
         if reads.ndim != 2 or targets.shape != (len(reads), len(self.roots)) or mask.shape != targets.shape:
-            raise ValueError(f"forest: reads {reads.shape}, targets {targets.shape}, mask {mask.shape}; expected (N, D) and twice (N, {len(self.roots)})")
+            shapes = f"reads {reads.shape}, targets {targets.shape}, mask {mask.shape}"
+            raise ValueError(f"forest: {shapes}; expected (N, D) and twice (N, {len(self.roots)})")
         nodes, roots, count = [], [], 0
         for observed, relevance in zip(mask.T.astype(bool), targets.T):
             present = relevance[observed] >= PRESENT

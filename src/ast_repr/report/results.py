@@ -244,8 +244,8 @@ def _remedy(folder, file="results.json"):
     corpus, conf, seed = folder.resolve().parts[-3:]
     stage = "train" if file == "history.jsonl" else "score"
     protocol = " --protocol paper" if corpus.endswith("-paper") else ""
-    run = f"source run.sh {corpus_options(corpus.removesuffix('-paper'))}{protocol} --conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')} --from {stage}"
-    return f"delete {folder / file} and run: {run}"
+    options = f"{corpus_options(corpus.removesuffix('-paper'))}{protocol} --conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')}"
+    return f"delete {folder / file} and run: source run.sh {options} --from {stage}"
 
 
 def _table(key, runs):

@@ -11,6 +11,7 @@ from .adversarial import Adversarial
 from .affine import Affine
 from .cnn import CNN
 from .noise import Noise
+from .patch import Patch
 from .unet import UNet
 
 
@@ -25,7 +26,7 @@ class Identity(nn.Module):
         return x
 
 
-REPROGRAMMERS = {"none": Identity, "affine": Affine, "noise": Noise, "adversarial": Adversarial, "cnn": CNN, "unet": UNet}
+REPROGRAMMERS = {"none": Identity, "affine": Affine, "noise": Noise, "adversarial": Adversarial, "cnn": CNN, "unet": UNet, "patch": Patch}
 
 
 def build(name, frames=1024, bins=128, **kwargs):

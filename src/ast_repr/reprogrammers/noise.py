@@ -18,15 +18,23 @@ class Noise(nn.Module):
     Args:
         start: "zero" (the identity), "normal" (N(0, 1), as the authors' first code: not near the identity, about the
             size of a normalised input) or "uniform" (Xavier: within +-0.07).
+        rank: None for a full tensor; else delta is the product of (T, rank) and (rank, F), only the latter starting at
+            zero: rank (T + F) parameters, from "zero" only.
     """
 
-    def __init__(self, frames=1024, bins=128, start="zero"):
+    def __init__(self, frames=1024, bins=128, start="zero", rank=None):
         super().__init__()
         if start not in STARTS:
             raise ValueError(unknown("start of noise", start, STARTS))
+        if rank is not None and (rank < 1 or start != "zero"):
+            raise ValueError(f"noise: rank {rank}, start {start!r}; expected a rank of 1 or more, which starts at zero")
+        self.rank = rank
+        if rank is not None:
+            self.times, self.bands = nn.Parameter(torch.randn(frames, rank) / rank**0.5), nn.Parameter(torch.zeros(rank, bins))
+            return
         delta = STARTS[start](torch.empty(frames, bins))  # two-dimensional, so that Xavier's fans are its sides
         self.delta = nn.Parameter(delta[None, None])
 
     def forward(self, x):
         """(B, 1, T, F) -> (B, 1, T, F)."""
-        return x + self.delta
+        return x + (self.delta if self.rank is None else self.times @ self.bands)

@@ -13,7 +13,7 @@ class Patch(nn.Module):
     """y + up(gelu(down(norm(p)) + row)) on each patch p of y = x - level * mean(x), the mean over the clip's own audio.
 
     `row` is a vector for each row of patches (place in frequency). `up` starts at zero: with `level` 0 training starts
-    at the identity; with another level only the clip's level differs from it. 33,985 parameters at rank 64 and 128 bands.
+    at the identity; with another level only the clip's level differs from it. 17,441 parameters at rank 32 and 128 bands.
 
     Args:
         size: side of a patch, in frames and bins; patches do not overlap.
@@ -25,7 +25,7 @@ class Patch(nn.Module):
         ValueError: patches do not tile the input, or a number is out of range.
     """
 
-    def __init__(self, frames=1024, bins=128, size=16, rank=64, level=0.0, audio=998):
+    def __init__(self, frames=1024, bins=128, size=16, rank=32, level=0.0, audio=998):
         super().__init__()
         if size < 1 or frames % size or bins % size:
             raise ValueError(f"patch: {frames} x {bins} frames x bins are not multiples of the patch's side, {size}")

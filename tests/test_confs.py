@@ -68,7 +68,7 @@ def test_every_variant_of_a_study_is_a_conf(name):
 
 TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems read from the authors' code)
     "ast_linear": 16_916, "ast_noise": 147_988, "ast_adversarial": 147_988, "ast_cnn": 16_936, "ast_unet": 18_201,
-    "ast_unet_residual": 18_200, "ast_affine": 16_918, "ast_finetune": 86_204_180, "ast_labelmap": 527 * 20 + 20, "ast_zero_shot": 0,
+    "ast_unet_residual": 18_200, "ast_patch": 16_916 + 17_441, "ast_finetune": 86_204_180, "ast_labelmap": 527 * 20 + 20, "ast_zero_shot": 0,
     "cnn_only": 16_936, "unet_only": 18_201, "cnn_only_released": 2_621_480, "attention": 55_336, "mean_teacher": 55_336,
     "label_enhancement": 55_336, "forest": 0,
 }  # fmt: skip
@@ -87,4 +87,5 @@ def test_parameter_counts_at_the_size_of_ast_base(base_file):
 
 
 def test_there_is_a_conf_for_every_reprogrammer():
-    assert {config.load(SHIPPED, name)["reprogrammer"]["name"] for name in CONFS} == set(REPROGRAMMERS)
+    variants = [name for study in config.studies(SHIPPED).values() for name in study["confs"]]
+    assert {config.load(SHIPPED, name)["reprogrammer"]["name"] for name in [*CONFS, *variants]} == set(REPROGRAMMERS)

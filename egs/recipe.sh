@@ -1,7 +1,8 @@
 # What every recipe does: options, stages, environment. A recipe's run.sh declares names and sources this:
 #   corpora backbones protocols     what may be chosen
 #   corpus backbone protocol conf seeds clips     what is chosen where the command line says nothing
-# It runs in a bash of its own: run.sh sees to that.
+# A recipe whose only corpus is custom has --manifest in place of the options that choose a corpus, and no clips.
+# A recipe without a folder conf has the configs of openmic. It runs in a bash of its own: run.sh sees to that.
 set -euo pipefail
 unset CDPATH
 called_from=$PWD
@@ -9,21 +10,54 @@ cd -- "$(dirname -- "${BASH_SOURCE[1]}")"
 recipe=$(basename -- "$PWD")
 root=$(cd ../.. && pwd)
 stages=(fetch prepare extract train score report)
+conf_dir=conf
+[[ -d conf ]] || conf_dir=../openmic/conf
+
+usage_corpus() { # the options that say what the corpus is
+    if [[ $corpus == custom ]]; then
+        cat <<USAGE
+  --manifest CSV         your data: a row for each clip, with its path, and a column for each class: 1, 0, a relevance or nothing;
+                         egs/README.md says what else it may have; look through it first: python src/prepare.py --check CSV
+USAGE
+    else
+        cat <<USAGE
+  --corpus NAME          $(one_of "${corpora[@]}") (default $corpus: openmic where it is at hand, else synthetic)
+  --data-root DIR        a copy of OpenMIC-2018 on disk, or another corpus in its layout
+  --clips N              size of the synthetic corpus (default $clips)
+USAGE
+    fi
+}
+
+usage_examples() {
+    if [[ $corpus == custom ]]; then
+        cat <<USAGE
+    source run.sh --manifest ~/songs.csv
+    source run.sh --manifest ~/songs.csv --conf ast_linear,ast_unet --seeds 0,1,2 --from train
+USAGE
+    else
+        cat <<USAGE
+    source run.sh                                        the built-in corpus: nothing to download
+    source run.sh --corpus openmic                       the paper: downloads OpenMIC-2018 and the AudioSet AST (3 GB)
+    source run.sh --conf all --seeds 0,1,2 --from train
+    source run.sh --conf ast_unet --set optimizer.lr=0.0003 --overwrite
+USAGE
+    fi
+}
 
 usage() {
+    local asked=' or --corpus openmic asks for it'
+    [[ $corpus != custom ]] || asked=
     cat <<USAGE
 The $recipe recipe: from a corpus to a table of reprogrammed backbones.
 
     source run.sh [--name value | --name=value ...]      or: bash run.sh ...
 
-  --corpus NAME          $(one_of "${corpora[@]}") (default $corpus: openmic where it is at hand, else synthetic)
-  --data-root DIR        a copy of OpenMIC-2018 on disk, or another corpus in its layout
-  --clips N              size of the synthetic corpus (default $clips)
+$(usage_corpus)
   --allow-missing N      go on without up to N clips whose audio is missing or damaged (default $allow_missing)
   --backbone NAME        $(one_of "${backbones[@]}")
-                         (default $backbone: ast_audioset where it is at hand or --corpus openmic asks for it, else ast_tiny_synth)
+                         (default $backbone: ast_audioset where it is at hand$asked, else ast_tiny_synth)
   --backbone-file FILE   weights of an AST on disk: the authors' .pth, or safetensors
-  --conf A,B,...         configs of conf/, or all (default $conf)
+  --conf A,B,...         configs of $conf_dir/, or all (default $conf)
                          there are: $(confs | paste -sd ' ' -)
                          a variant: A+section.key=value; a study, which stands for several: $(studies | paste -sd ' ' -)
   --set SECTION.KEY=VAL  one setting over the configs; may be repeated
@@ -40,22 +74,19 @@ The $recipe recipe: from a corpus to a table of reprogrammed backbones.
 Stages: ${stages[*]}. Each finds out by itself what is done already.
 
 Examples:
-    source run.sh                                        the built-in corpus: nothing to download
-    source run.sh --corpus openmic                       the paper: downloads OpenMIC-2018 and the AudioSet AST (3 GB)
-    source run.sh --conf all --seeds 0,1,2 --from train
-    source run.sh --conf ast_unet --set optimizer.lr=0.0003 --overwrite
+$(usage_examples)
 USAGE
 }
 
 confs() { # names of the configs, one a line
     local file
-    for file in conf/*.yaml; do
+    for file in "$conf_dir"/*.yaml; do
         case ${file##*/} in base.yaml | studies.yaml | corpus_* | protocol_*) ;; *) basename -- "$file" .yaml ;; esac
     done
 }
 
 studies() { # names of the studies, one a line
-    [[ ! -f conf/studies.yaml ]] || sed -n 's/^\([a-z_]*\):.*/\1/p' conf/studies.yaml
+    [[ ! -f $conf_dir/studies.yaml ]] || sed -n 's/^\([a-z_]*\):.*/\1/p' "$conf_dir/studies.yaml"
 }
 
 log() { echo "[$SECONDS s] $*"; }
@@ -109,11 +140,12 @@ absolute() { # a path as seen from where the command was given
     esac
 }
 
-data_root='' backbone_file='' allow_missing=0 device=auto settings=() overwrite=() debug=()
+data_root='' manifest='' backbone_file='' allow_missing=0 device=auto settings=() overwrite=() debug=()
 nj=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 from=${stages[0]} to=${stages[-1]}
-options=(--corpus --data-root --clips --allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --nj
-    --from --to)
+options=(--corpus --data-root --clips)
+[[ $corpus != custom ]] || options=(--manifest)
+options+=(--allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --nj --from --to)
 
 while (($#)); do
     option=${1%%=*}
@@ -151,7 +183,13 @@ check backbone "$backbone" "${backbones[@]}"
 check protocol "$protocol" "${protocols[@]}"
 check stage "$from" "${stages[@]}"
 check stage "$to" "${stages[@]}"
-check_form --clips "$clips" '[1-9][0-9]{0,8}' 'a number of at least 1'
+if [[ $corpus == custom ]]; then
+    [[ $manifest ]] || wrong "no --manifest, expected a CSV of own data; source run.sh --help says what it holds"
+    size=()
+else
+    check_form --clips "$clips" '[1-9][0-9]{0,8}' 'a number of at least 1'
+    size=(--clips "$clips")
+fi
 check_form --nj "$nj" '[1-9][0-9]{0,3}' 'a number of at least 1'
 check_form --allow-missing "$allow_missing" '0|[1-9][0-9]{0,8}' 'a number of at least 0'
 check_form --seeds "$seeds" '[0-9]{1,9}(,[0-9]{1,9})*' 'whole numbers separated by commas, such as 0,1,2'
@@ -161,7 +199,7 @@ mapfile -t known < <(confs; studies)
 IFS=, read -ra chosen <<<"$conf"
 for one in "${chosen[@]}"; do check conf "${one%%+*}" all "${known[@]}"; done
 for one in "${settings[@]}"; do [[ $one == --set || $one == *?.?*=* ]] || wrong "--set $one: expected section.key=value"; done
-data_root=$(absolute "$data_root") backbone_file=$(absolute "$backbone_file")
+data_root=$(absolute "$data_root") manifest=$(absolute "$manifest") backbone_file=$(absolute "$backbone_file")
 
 begin='' end=''
 for i in "${!stages[@]}"; do
@@ -173,19 +211,19 @@ done
 stage_fetch() {
     local selection
     log "fetch: corpus $corpus, backbone $backbone"
-    selection=$("$python" "$root/src/fetch.py" --corpus "$corpus" --data data --clips "$clips" \
-        ${data_root:+--data-root "$data_root"} --backbone "$backbone" \
+    selection=$("$python" "$root/src/fetch.py" --corpus "$corpus" --data data "${size[@]}" \
+        ${data_root:+--data-root "$data_root"} ${manifest:+--manifest "$manifest"} --backbone "$backbone" \
         ${backbone_file:+--backbone-file "$backbone_file"} "${debug[@]}") || return
     IFS=$'\t' read -r corpus name corpus_root backbone weights <<<"$selection"
     experiments=exp/$name
     [[ $protocol == clean ]] || experiments+=-$protocol
-    config_options=(--conf-dir conf --conf "$conf" --protocol "$protocol" --corpus "$corpus" "${settings[@]}")
+    config_options=(--conf-dir "$conf_dir" --conf "$conf" --protocol "$protocol" --corpus "$corpus" "${settings[@]}")
     if [[ $corpus == openmic && ! $data_root ]]; then genuine=(--genuine); else genuine=(); fi
 }
 
 stage_prepare() {
     log "prepare: $name"
-    "$python" "$root/src/prepare.py" --corpus "$corpus" --root "$corpus_root" --data "data/$name" --clips "$clips" --nj "$nj" \
+    "$python" "$root/src/prepare.py" --corpus "$corpus" --root "$corpus_root" --data "data/$name" "${size[@]}" --nj "$nj" \
         --allow-missing "$allow_missing" "${genuine[@]}" "${debug[@]}"
 }
 
@@ -209,7 +247,7 @@ stage_score() {
 
 stage_report() {
     log "report: $experiments"
-    "$python" "$root/src/report.py" --exp "$experiments" --out RESULTS.md --studies conf/studies.yaml "${debug[@]}"
+    "$python" "$root/src/report.py" --exp "$experiments" --out RESULTS.md --studies "$conf_dir/studies.yaml" "${debug[@]}"
 }
 
 failed() { # stage, exit code

@@ -1,7 +1,7 @@
 """Stage `fetch`: which corpus and which backbone, and both of them at hand.
 
-Prints one line for the recipe: corpus, name, root, backbone and weight file, separated by tabs. What people want to
-know goes to stderr. Nothing large is downloaded unless it was asked for by name.
+Prints one line for the recipe: corpus, name, root (for own data the CSV), backbone and weight file, separated by tabs.
+What people want to know goes to stderr. Nothing large is downloaded unless it was asked for by name.
 """
 
 import os
@@ -28,7 +28,11 @@ def main(args):
 
 
 def choose_corpus(args):
-    """openmic or synthetic; for auto what is at hand, and a line that says so."""
+    """openmic, synthetic or custom; for auto what is at hand, and a line that says so."""
+    if (args.corpus == "custom") != (args.manifest is not None):
+        raise command.UsageError(f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom --manifest CSV, or neither")
+    if args.manifest and not args.manifest.is_file():
+        raise FileNotFoundError(f"{args.manifest}: no such file; expected a CSV with path and a column for each class (--manifest)")
     if args.corpus == "synthetic" and args.data_root:
         raise command.UsageError(f"--corpus synthetic takes no --data-root, found {args.data_root}; leave one of them out")
     if args.corpus != "auto":
@@ -77,7 +81,9 @@ def fetch_backbone(name, file):
 
 
 def place_corpus(corpus, args):
-    """(name of the experiments, folder in OpenMIC's layout), downloaded and unpacked if it has to be."""
+    """(name of the experiments, folder in OpenMIC's layout or CSV), downloaded and unpacked if it has to be."""
+    if corpus == "custom":
+        return args.manifest.stem, args.manifest
     if corpus == "synthetic":
         name = "synthetic" if args.clips == CLIPS else f"synthetic-{args.clips}"
         return name, args.data / name / "openmic-2018"
@@ -102,9 +108,10 @@ def say(line):
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument("--corpus", choices=("auto", "synthetic", "openmic"), default="auto")
+    parser.add_argument("--corpus", choices=("auto", "synthetic", "openmic", "custom"), default="auto")
     parser.add_argument("--data", type=Path, required=True, help="folder for what is made or downloaded")
     parser.add_argument("--data-root", type=Path, help="a copy of OpenMIC-2018, or another corpus in its layout")
+    parser.add_argument("--manifest", type=Path, help="CSV of own data, for --corpus custom")
     parser.add_argument("--clips", type=int, default=CLIPS, help="size of the built-in corpus")
     parser.add_argument("--backbone", choices=("auto", *catalogue.names()), default="auto")
     parser.add_argument("--backbone-file", type=Path, help="a weight file; without --backbone its name is the file's")

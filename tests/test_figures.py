@@ -139,6 +139,20 @@ def test_names_of_lines_do_not_touch(tmp_path):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1 %", "2 %", "5 %", "10 %", "25 %", "50 %", "100 %"]
 
 
+def test_long_names_of_bars_do_not_touch(tmp_path):
+    long = "+".join(f"reprogrammer.option_{k}=value" for k in range(4))
+    for k in range(6):
+        make_run(tmp_path / "synthetic", f"ast_linear+train.epochs={k}+{long}")
+    table = only(tmp_path / "synthetic")
+    (study,) = studies.parse({"x": {"question": "?", "confs": [row.conf for row in table.rows]}}, "f")
+    with matplotlib.rc_context(style.STYLE):
+        figure = sweep.bars(study, table)
+        renderer = drawn(figure)
+    boxes = [label.get_window_extent(renderer) for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert max(map(len, tables.study_text(study, table).splitlines())) <= tables.WIDTH
+
+
 def test_a_study_shows_its_rows_in_its_order_and_names_the_missing(tmp_path):
     exp = tmp_path / "synthetic"
     for seed in (0, 1):

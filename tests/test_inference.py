@@ -21,10 +21,9 @@ def run(tmp_path, tiny_ast, spread):
     weights.save(tiny_ast(frames=1024, depth=1), tmp_path / "tiny.safetensors")
     header = weights.read_header(tmp_path / "tiny.safetensors")
     backbone = {
-        "name": "tiny",
-        "dims": header["dims"],
-        "mean": header["mean"],
-        "std": header["std"],
+        "name": "ast",
+        "options": header["dims"] | {"mean": header["mean"], "std": header["std"]},
+        "source": "ast_tiny_synth",
         "file": str(tmp_path / "tiny.safetensors"),
         "seed": 0,
         "finetune": False,

@@ -4,6 +4,8 @@
     probabilities = model(waveforms)          # (B, N) at 16 kHz -> (B, K), columns as in model.classes
 """
 
+import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +32,11 @@ def restore(path, backbone_file=None):
     state = checkpoint.load(path)
     try:
         about, build = state["about"], dict(state["about"]["build"])
+        backbone = {key: build["backbone"][key] for key in ("name", "options", "source", "file", "seed", "finetune")}
     except (KeyError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"{path}: not a trained model of this project") from error
-    backbone = dict(build["backbone"])
+        raise checkpoint.CheckpointError(
+            f"{path}: not a trained model of this project, or of an older version ({error}); train it again"
+        ) from error
     if backbone["file"] is not None:
         backbone["file"] = str(backbone_file or _find(backbone))
     model = assemble(about["classes"], **(build | {"backbone": backbone}))
@@ -50,20 +54,41 @@ def _find(backbone):
     return catalogue.find(backbone["source"]).path
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a model makes of ten seconds of a file, or of less at the end of a short one; or why the file cannot be heard."""
+
+    path: object
+    start_s: float = 0.0
+    end_s: float = 0.0
+    feature: np.ndarray | None = None  # (C, T, F)
+    probabilities: np.ndarray | None = None  # (K,)
+    error: ValueError | None = None
+
+
 class Predictor:
     """Waveforms to probabilities, with the front end that the model was trained with.
 
     Attributes:
         classes: K names, in the order of the columns.
+        threshold: the probability from which on an instrument is called present.
         about: what the training script stored with the model.
+
+    Raises:
+        ValueError: the model reads a feature that is not computed from sound.
     """
 
     def __init__(self, model, about, device="cpu"):
         self.model, self.about, self.classes = model.to(device), about, about["classes"]
+        self.threshold = about.get("threshold", 0.5)
         self.device = torch.device(device)
         self.feature = features.build(**about["feature"])
+        if hasattr(self.feature, "read"):
+            raise ValueError(
+                f"model trained on {about['feature']['name']}, which comes with its corpus, expected one that hears sound; "
+                "take a model trained on logmel"
+            )
 
-    @torch.no_grad()
     def __call__(self, waveforms):
         """(B, N) float32 waveforms at 16 kHz, of any length -> (B, K) probabilities, float32 numpy array.
 
@@ -73,17 +98,50 @@ class Predictor:
         Raises:
             ValueError: not two-dimensional, or empty.
         """
-        waveforms = torch.as_tensor(np.asarray(waveforms), dtype=torch.float32)
-        if waveforms.ndim != 2 or not waveforms.numel():
-            raise ValueError(f"expected waveforms of shape (B, N) with at least one sample, found {tuple(waveforms.shape)}")
-        length = waveforms.shape[1]
-        starts = list(range(0, max(length - audio.CLIP_SAMPLES, 0), audio.CLIP_SAMPLES)) + [max(length - audio.CLIP_SAMPLES, 0)]
-        return np.mean([self._window(waveforms[:, start : start + audio.CLIP_SAMPLES]) for start in starts], axis=0)
+        waveforms = np.asarray(waveforms, np.float32)
+        if waveforms.ndim != 2 or not waveforms.size:
+            raise ValueError(f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}")
+        return np.mean([self._probabilities(self._feature(part)) for _, part in audio.windows([waveforms])], axis=0)
 
-    def _window(self, waveforms):
-        padded = torch.nn.functional.pad(waveforms, (0, audio.CLIP_SAMPLES - waveforms.shape[1]))
-        stored = self.feature(padded).half().float()  # the store's precision, which the model was trained on
+    def listen(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16):
+        """Hear files of any length in windows of ten seconds, in memory that grows with neither their lengths nor their number.
+
+        Args:
+            paths: the files, in the order in which they are heard; batches go across files.
+            hop: samples at 16 kHz from one window to the next.
+            batch_size: windows at once; results depend neither on it nor on the neighbours.
+
+        Yields:
+            Heard, for each window, in order; one with an error is the last of its file.
+        """
+        found = (one for path in paths for one in _windows(path, hop))
+        while batch := list(itertools.islice(found, batch_size)):
+            sound = [waveform for _, waveform in batch if waveform is not None]
+            if sound:
+                stored = self._feature(np.stack([audio.fit(waveform) for waveform in sound]))
+                results = iter(zip(stored.numpy(), self._probabilities(stored)))
+            for heard, waveform in batch:
+                if waveform is not None:
+                    feature, probabilities = next(results)
+                    heard = replace(heard, feature=feature, probabilities=probabilities)
+                yield heard
+
+    def _feature(self, waveforms):
+        padded = np.pad(waveforms, [(0, 0), (0, audio.CLIP_SAMPLES - waveforms.shape[1])])
+        return self.feature(torch.from_numpy(padded)).half().float()  # the store's precision, which the model was trained on
+
+    @torch.no_grad()
+    def _probabilities(self, stored):
         return self.model(stored.to(self.device)).sigmoid().cpu().numpy()
+
+
+def _windows(path, hop):
+    """(Heard without results, waveform (n,) or None) for each window of a file; the last may be an error."""
+    try:
+        for start, waveform in audio.windows(audio.stream(path), hop):
+            yield Heard(path, start / audio.SAMPLE_RATE, (start + len(waveform)) / audio.SAMPLE_RATE), waveform
+    except audio.AudioError as error:
+        yield Heard(path, error=error), None
 
 
 def load(path, device="cpu", backbone_file=None):

@@ -14,7 +14,9 @@ NAME = 24  # characters of a line of such a name
 def bars(study, table):
     """macro-F1 of a study's rows: mean as a bar, deviation as a whisker, runs as points; a colour for each conf."""
     stems = list(dict.fromkeys(row.stem for row in table.rows))
-    figure = Figure(figsize=(style.WIDTH, 1.2 + 0.3 * len(table.rows)), layout="constrained")
+    names = [style.wrapped(row.label, 44) for row in table.rows]
+    pitch = max(0.3, 0.15 * max(name.count("\n") + 1 for name in names))  # inches
+    figure = Figure(figsize=(style.WIDTH, 1.2 + pitch * len(names)), layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(table.rows):
         colour, _, hatch, _ = style.look(stems.index(row.stem))
@@ -25,8 +27,8 @@ def bars(study, table):
         axes.plot(runs, np.full(len(runs), place), "o", color=colour, zorder=3, **style.DOT)
         axes.text(1.01, place, f"{runs.mean():.1f}", transform=axes.get_yaxis_transform(), va="center")
     style.draw_floors(axes, table, across=False)
-    axes.set_yticks(range(len(table.rows)), [style.wrapped(row.label, 44) for row in table.rows])
-    axes.set(xlabel="macro-F1, %", ylim=(len(table.rows) - 0.4, -0.6), xlim=(0, None))
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="macro-F1, %", ylim=(len(names) - 0.4, -0.6), xlim=(0, None))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", **style.GRID)
     axes.set_axisbelow(True)

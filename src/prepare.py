@@ -60,7 +60,7 @@ def check(path):
     """List all that is wrong with a CSV of own data and its audio, and count what is in it."""
     table = custom.read(path, relative_to=path.parent)
     problems = find_problems(table) + [(table.rows[name], f"{name}: {reason}") for name, reason in custom.unreadable(path.parent, table.clips)]
-    print("\n".join([*(line(*problem) for problem in problems), *counts(with_validation(table.clips), table.classes)]))
+    print("\n".join([*(f"  {line(*problem)}" for problem in problems), *counts(with_validation(table.clips), table.classes)]))
     if problems:
         raise manifest.ManifestError(f"{path}: {counted(problems, 'problem')}, listed above; mend and check again")
     print(f"{path} is in order; bash egs/custom/run.sh --manifest {shlex.quote(str(path))} trains on it")

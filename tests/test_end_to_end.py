@@ -15,7 +15,8 @@ import pytest
 from ast_repr import audio, inference, metrics
 
 ROOT = Path(__file__).parents[1]
-CONFS = ("ast_linear", "ast_unet_residual")
+CONFS = ("ast_linear", "ast_unet_residual", "forest", "ast_zero_shot", "ast_linear+train.labels=0.5")
+NETWORKS = CONFS[:2]
 OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2")
 
 
@@ -62,13 +63,14 @@ def finished(tree):
 @pytest.mark.slow
 def test_the_table_and_the_files_are_there(finished):
     recipe_folder, printed = finished
-    for word in ("always absent", "always present", "AST-BS", "AST-URP, residual", "macro-F1"):
+    for word in ("always absent", "always present", "AST-BS", "AST-URP, residual", "RF (log-mel)", "zero-shot", "macro-F1"):
         assert word in printed
     exp = recipe_folder / "exp" / "synthetic-200"
     for conf in CONFS:
         files = {path.name for path in (exp / conf / "seed0").iterdir()}
         assert files >= {"config.yaml", "history.jsonl", "last.pt", "best.valid.macro_f1.pt", "predictions.npz", "results.json"}
-    assert "AST-BS" in (recipe_folder / "RESULTS.md").read_text()
+    results = (recipe_folder / "RESULTS.md").read_text()
+    assert "AST-BS" in results and "How few labels are enough?" in results  # the variant belongs to that study
     assert {path.suffix for path in (exp / "figures").iterdir()} == {".png", ".pdf"}
 
 
@@ -80,7 +82,7 @@ def test_a_second_run_redoes_nothing_and_prints_the_same_table(finished):
     again = run(recipe_folder.parents[1], *OPTIONS)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    table = [line for line in printed.splitlines() if "(ast_" in line or line.startswith("always")]
+    table = [line for line in printed.splitlines() if "(ast_" in line or "(forest)" in line or line.startswith("always")]
     assert table and set(table) <= set(again.stdout.splitlines())
 
 
@@ -104,7 +106,7 @@ def test_results_follow_from_the_predictions_file(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conf", CONFS)
+@pytest.mark.parametrize("conf", [*NETWORKS, "forest"])
 def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, conf):
     recipe_folder, _ = finished
     predictor = inference.load(recipe_folder / "exp/synthetic-200" / conf / "seed0")
@@ -114,6 +116,16 @@ def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, con
     for name, expected in zip(names, scores):
         waveform = audio.decode(recipe_folder / "data/synthetic-200/openmic-2018/audio" / name[:3] / f"{name}.ogg")
         np.testing.assert_allclose(predictor(audio.fit(waveform)[None])[0], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_rows_are_compared_from_what_is_stored(finished):
+    exp = finished[0] / "exp" / "synthetic-200"
+    command = [sys.executable, str(ROOT / "src" / "report.py"), "--exp", str(exp), "--compare", "ast_linear", "forest"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    scores = [json.loads((exp / conf / "seed0/results.json").read_text())["metrics"]["macro_f1"] for conf in ("ast_linear", "forest")]
+    assert f"forest - ast_linear: {100 * (scores[1] - scores[0]):+.1f} points" in done.stdout and "zero" in done.stdout
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_a_file_that_holds_no_audio_is_named(name, content, reason, tmp_path):
 
 
 def test_a_folder_is_no_audio_file(tmp_path):
-    with pytest.raises(AudioError, match="no such audio file"):
+    with pytest.raises(AudioError, match="a folder, expected an audio file"):
         audio.decode(tmp_path)
 
 

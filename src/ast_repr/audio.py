@@ -104,6 +104,8 @@ def _opened(path):
     path = Path(path)
     if path.is_symlink() and not path.exists():
         raise AudioError(f"{path}: a link to a file that is not there ({path.readlink()})")
+    if path.is_dir():
+        raise AudioError(f"{path}: a folder, expected an audio file, or a folder that has some in it")
     if not path.is_file():
         raise AudioError(f"{path}: no such audio file")
     if not os.access(path, os.R_OK):

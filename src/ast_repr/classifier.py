@@ -154,8 +154,9 @@ def read_once(model, clips, build, memory, device, label, size=32):
     Returns:
         (tensor (N, D) or (N, S) on the CPU, seconds that it took when it was computed).
     """
-    key = repr((clips.names[:1], len(clips), build["norm"], build["backbone"]["name"], build["backbone"]["options"], model.head.reads))
-    shared = not model.reprogrammer.state_dict() and (build["backbone"]["file"] or not model.backbone.state_dict())
+    frozen = {name: build["backbone"][name] for name in ("name", "options", "file")}
+    key = repr((clips.names[:1], len(clips), build["norm"], frozen, model.head.reads))
+    shared = not model.reprogrammer.state_dict() and (frozen["file"] or not model.backbone.state_dict())
     if key not in memory or not shared:
         mode, started = model.training, time.monotonic()
         model.eval()

@@ -1,0 +1,151 @@
+"""What a model says of files, as text: a table for people; JSON, JSON lines and CSV for programs.
+
+Each format is a generator of pieces of text, so that a file's result is out as soon as it is known. Instruments are sorted by
+probability, and those below the threshold left out; the timeline holds all of them. Probabilities have six digits.
+"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Song:
+    """One file: what was heard in each window (W, K) and over all of them (K,); or why it failed."""
+
+    file: str
+    seconds: float = 0.0
+    times: np.ndarray | None = None  # (W, 2): start and end of each window in seconds
+    timeline: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown of a Song.
+
+    Attributes:
+        classes: K names.
+        threshold: the least probability that is shown.
+        top: at most so many instruments; None for all.
+        timeline: whether each window is shown as well.
+    """
+
+    classes: list
+    threshold: float
+    top: int | None = None
+    timeline: bool = False
+
+    def shown(self, probabilities):
+        """[(name, probability)] of (K,), the most likely first.
+
+        >>> View(["bass", "flute", "voice"], 0.5, top=1).shown(np.array([0.6, 0.2, 0.8]))
+        [('voice', 0.8)]
+        """
+        return self.ranked(probabilities)[: np.count_nonzero(probabilities >= self.threshold)][: self.top]
+
+    def ranked(self, probabilities):
+        """The same of all classes."""
+        order = np.argsort(-probabilities, kind="stable")
+        return [(self.classes[i], round(float(probabilities[i]), DIGITS)) for i in order]
+
+
+def table(songs, view):
+    """For people: a paragraph a file."""
+    for song in songs:
+        name = printable(song.file)
+        if song.error:
+            yield f"{name}\n  failed\n"
+            continue
+        lines = [f"  {value:.2f}  {instrument}" for instrument, value in view.shown(song.probabilities)]
+        if not lines:
+            instrument, value = view.ranked(song.probabilities)[0]
+            lines = [f"  nothing from {view.threshold:g} on; the most likely: {instrument} ({value:.2f})"]
+        if view.timeline:
+            for (start, end), one in zip(song.times, song.timeline):
+                found = ", ".join(f"{instrument} {value:.2f}" for instrument, value in view.shown(one)) or "-"
+                lines.append(f"    {clock(start):>7} - {clock(end):>7}  {found}")
+        yield "\n".join([f"{name} ({clock(song.seconds)})", *lines]) + "\n"
+
+
+def jsonl(songs, view):
+    """A JSON object a line and file; {"file", "error"} for one that failed."""
+    for song in songs:
+        yield json.dumps(record(song, view), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def json_list(songs, view):
+    """The objects of `jsonl` as one JSON list."""
+    start = "[\n"
+    for line in jsonl(songs, view):
+        yield start + line.rstrip("\n")
+        start = ",\n"
+    yield "[]\n" if start == "[\n" else "\n]\n"
+
+
+def csv_rows(songs, view):
+    """A row for each file and instrument shown; with the timeline, for each window and instrument. A failed file has none."""
+    yield _row(["file", *(["start_s", "end_s"] if view.timeline else []), "instrument", "probability"])
+    for song in songs:
+        if song.error:
+            continue
+        if view.timeline:
+            rows = [
+                [song.file, f"{start:g}", f"{end:g}", *pair]
+                for (start, end), one in zip(np.round(song.times, 3), song.timeline)
+                for pair in zip(view.classes, _rounded(one))
+            ]
+        else:
+            rows = [[song.file, *pair] for pair in view.shown(song.probabilities)]
+        yield "".join(map(_row, rows))
+
+
+FORMATS = {"table": table, "json": json_list, "csv": csv_rows, "jsonl": jsonl}
+
+
+def record(song, view):
+    """A Song as plain values."""
+    if song.error:
+        return {"file": song.file, "error": song.error}
+    found = [{"instrument": name, "probability": value} for name, value in view.shown(song.probabilities)]
+    values = {"file": song.file, "seconds": round(song.seconds, 3), "instruments": found}
+    if view.timeline:
+        values["timeline"] = [
+            {"start_s": start, "end_s": end, "probabilities": dict(zip(view.classes, _rounded(one)))}
+            for (start, end), one in zip(np.round(song.times, 3).tolist(), song.timeline)
+        ]
+    return values
+
+
+def clock(seconds):
+    """Hours, minutes and seconds, with tenths where there are some.
+
+    >>> clock(205), clock(0.3), clock(3661.5), clock(59.99)
+    ('3:25', '0:00.3', '1:01:01.5', '1:00')
+    """
+    tenths = round(float(seconds) * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}:{minutes:02}" if hours else str(minutes)
+    return f"{text}:{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
+
+
+def printable(name):
+    """A file's name in one line: as it is, or quoted with escapes where it holds what a terminal would obey."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _rounded(probabilities):
+    return [round(float(value), DIGITS) for value in probabilities]
+
+
+def _row(values):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -86,7 +86,11 @@ confs() { # names of the configs, one a line
 }
 
 studies() { # names of the studies, one a line
-    [[ ! -f $conf_dir/studies.yaml ]] || sed -n 's/^\([a-z_]*\):.*/\1/p' "$conf_dir/studies.yaml"
+    local line
+    [[ -f $conf_dir/studies.yaml ]] || return 0
+    while IFS= read -r line; do
+        if [[ $line =~ ^([a-z_]+): ]]; then echo "${BASH_REMATCH[1]}"; fi
+    done <"$conf_dir/studies.yaml"
 }
 
 log() { echo "[$SECONDS s] $*"; }

@@ -84,7 +84,10 @@ def find(given):
         for one in map(Path, names):
             inside = [p for p in sorted(one.rglob("*")) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir()]
             found += inside or [one]
-    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+    once = {}
+    for path in found:
+        once.setdefault(os.path.abspath(path), path)
+    return list(once.values())
 
 
 def newest_run(egs):

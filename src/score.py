@@ -28,20 +28,23 @@ def main(args):
             history = trainer.read_history(folder)
             if not history:
                 raise ValueError(f"{folder}: no trained run; run the stage `train` first")
+            if not trainer.finished(history, trainer.Plan.of(config.read(folder / "config.yaml"))):
+                raise ValueError(f"{folder}: stopped after epoch {len(history)}; run the stage `train` again, which goes on from there")
             score(folder, history, clips, classes, args, device, memory)
 
 
 def score(folder, history, clips, classes, args, device, memory):
     """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips from run to run."""
-    results = folder / "results.json"
-    if results.is_file() and results.stat().st_mtime >= (folder / "last.pt").stat().st_mtime:
+    results, made_by = folder / "results.json", (folder / "last.pt", folder / "config.yaml")
+    if results.is_file() and results.stat().st_mtime >= max(path.stat().st_mtime for path in made_by):
         print(f"{folder}: scored before")
         return
     about = checkpoint.load(folder / "last.pt")["about"]
-    conf, feature = about["config"], features.build(**about["feature"])
+    conf, feature = config.read(folder / "config.yaml"), features.build(**about["feature"])
     if (name := about["feature"]["name"]) not in memory:
         stored = store.Store(Path(args.data) / "features" / name, feature.spec())
-        memory[name] = batches.load(stored.present([clip for clip in clips if clip.split == SPLIT]), classes, stored)
+        usable = store.usable(Path(args.data) / "features", clips)
+        memory[name] = batches.load([clip for clip in usable if clip.split == SPLIT], classes, stored)
     test, select = memory[name], conf["select"]
     if select["split"] == SPLIT:
         history = choose_on_test(folder, history, select, test, device)
@@ -63,7 +66,7 @@ def score(folder, history, clips, classes, args, device, memory):
         "classes": classes, "label_fraction": conf["train"]["labels"],
         "backbone": {"name": conf["run"]["backbone"], "weights": weights, "sha256": about["backbone_sha256"] if weights != "none" else None},
         "trainable_parameters": about["trainable_parameters"], "total_parameters": about["total_parameters"],
-        "macs": about["macs"] if conf["head"]["name"] != "forest" else None,
+        "macs": about["macs"],
         "selection": select | {"epoch": chosen["epoch"], "value": chosen["valid"][select["metric"]]},
         "epochs": epochs, "train_seconds": round(about["prepare_seconds"] + sum(row["seconds"] for row in history), 3),
         "seconds_per_epoch": round(sum(row["seconds"] for row in history) / epochs, 3) if epochs else 0.0,

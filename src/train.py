@@ -28,6 +28,8 @@ def main(args):
         "corpus": Path(args.data).name, "manifest_sha256": sha256(Path(args.data) / "manifest.jsonl"),
         "backbone": args.backbone, "weights_sha256": sha256(args.weights),
     }  # fmt: skip
+    if any(conf["head"].get("kind") == "names" for conf in confs.values()):
+        zero_shot(args, classes)  # what cannot be done is said before anything is
     memory = {}
     for name, resolved in confs.items():
         for seed in args.seeds:
@@ -41,10 +43,7 @@ def main(args):
 def train(folder, conf, clips, classes, args, device, memory):
     """Train one run, unless it is finished. `memory` keeps clips, and what frozen models say of them, from one run to the next."""
     seed, label, settings = conf["run"]["seed"], f"{conf['run']['conf']} seed {conf['run']['seed']}", conf["train"]
-    plan = trainer.Plan(
-        schedule=conf["schedule"], select=conf["select"], seed=seed,
-        **{key: settings[key] for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")},
-    )  # fmt: skip
+    plan = trainer.Plan.of(conf)
     if trainer.finished(trainer.read_history(folder), plan):
         print(f"{label}: finished before, {describe(trainer.read_history(folder), plan)}")
         return
@@ -59,16 +58,13 @@ def train(folder, conf, clips, classes, args, device, memory):
     read, seconds = read_splits(model, splits, build, memory, device, label) if once or settings["head_first"] else (None, 0.0)
     if settings["labels"] < 1:
         splits["train"] = splits["train"].thinned(settings["labels"], seed)
-    started, trained = time.monotonic(), model
     if read:
         read = {split: own.with_features(read[split]) for split, own in splits.items()}
     if settings["head_first"]:
-        train_head(folder / "head", model, read, plan, conf, device)
-    if once:
-        splits, trained = read, Probe(model)
+        seconds += train_head(folder / "head", model, read, plan, conf, device)
+    splits, trained = (read, Probe(model)) if once else (splits, model)
     if hasattr(model.head, "fit"):
-        fit_head(model.head, splits["train"], seed)
-    seconds += time.monotonic() - started
+        seconds += fit_head(model.head, splits["train"], seed)
 
     method = methods.build(model=trained, **conf["method"]).to(device)
     learns = sum(p.numel() for p in model.trainable_parameters())
@@ -78,7 +74,7 @@ def train(folder, conf, clips, classes, args, device, memory):
     sha256_before = backbones.weights.fingerprint(model.backbone)
     about = {
         "config": conf, "classes": classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
-        "trainable_parameters": learns, "total_parameters": total, "macs": multiply_accumulates(model, feature.shape),
+        "trainable_parameters": learns, "total_parameters": total, "macs": multiply_accumulates(model, feature.shape) or None,
         "prepare_seconds": round(seconds, 3), "device": devices.describe(device),
     }  # fmt: skip
     history = trainer.fit(
@@ -100,23 +96,26 @@ def read_splits(model, splits, build, memory, device, label):
 def train_head(folder, model, splits, plan, conf, device):
     """Train the head alone on what it reads, as a run of its own in `folder`, and leave the model with its best epoch.
 
-    `head_first` in the conf has its epochs, batch_size, patience and lr; the rest is the run's.
+    `head_first` in the conf has its epochs, batch_size, patience and lr; schedule, seed and optimiser are the run's. Supervised,
+    soft targets, in float32, without augmentation. Returns the seconds it took, when it did.
     """
     folder.mkdir(exist_ok=True)
     own, probe = dict(conf["train"]["head_first"]), Probe(model)
     rates = {"lr": own.pop("lr"), "head_lr": None}
-    trainer.fit(
+    history = trainer.fit(
         methods.build("supervised", model=probe), optimizer.build(model=probe, **(conf["optimizer"] | rates)),
         splits["train"], splits.get("valid"), folder, replace(plan, **own), device,
     )  # fmt: skip
     if "valid" in splits:  # else the last is kept
         model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
+    return sum(row["seconds"] for row in history)
 
 
 def fit_head(head, clips, seed):
-    """Fit a head that learns at once, on everything that it reads."""
-    batch = clips.batch(torch.arange(len(clips)))
+    """Fit a head that learns at once, on everything that it reads; returns the seconds it took."""
+    started, batch = time.monotonic(), clips.batch(torch.arange(len(clips)))
     head.fit(batch.features, batch.targets, batch.mask, seed)
+    return time.monotonic() - started
 
 
 def load_splits(memory, folder, feature, conf, clips, classes):
@@ -124,8 +123,9 @@ def load_splits(memory, folder, feature, conf, clips, classes):
     key = (conf["feature"]["name"], conf["select"]["split"])
     if key not in memory:
         stored = store.Store(Path(folder) / "features" / conf["feature"]["name"], feature.spec())
+        clips = store.usable(Path(folder) / "features", clips)
         split_of = {"train": ("train", "valid")} if conf["select"]["split"] == "test" else {"train": ("train",), "valid": ("valid",)}
-        wanted = {split: stored.present([clip for clip in clips if clip.split in names]) for split, names in split_of.items()}
+        wanted = {split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()}
         memory[key] = {split: batches.load(own, classes, stored) for split, own in wanted.items()}
     return dict(memory[key])
 
@@ -184,7 +184,7 @@ def claim(folder, conf, overwrite):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
     if path.is_file() and (differing := config.differences(path, conf)):
         raise config.ConfigError(f"{folder} was made with other settings: {'; '.join(differing)}; pass --overwrite to make it anew")
-    if not path.is_file():
+    if not path.is_file() or config.read(path) != conf:  # in what tables show
         config.save(path, conf)
 
 
@@ -204,6 +204,8 @@ def describe(history, plan):
     if plan.select["split"] == "test":
         return f"{len(history)} epochs, all kept for scoring"
     best = trainer.best(history, plan.select)
+    if best is None:
+        return f"no epoch of {len(history)} could be chosen; train it anew with --overwrite"
     return f"best {plan.select['metric']} on validation {best['valid'][plan.select['metric']]:.3f} at epoch {best['epoch']} of {history[-1]['epoch']}"
 
 

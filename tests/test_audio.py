@@ -1,5 +1,6 @@
 """Any file becomes the same waveform: mono, 16 kHz, within +-1, free of aliases; a bad one is named."""
 
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -117,6 +118,90 @@ def test_samples_that_are_not_finite_are_refused(value, tmp_path):
     sound[500] = value
     with pytest.raises(AudioError, match=r"sound\.wav: .*not finite"):
         audio.decode(write(tmp_path, sound, 44_100))
+
+
+@pytest.mark.parametrize(
+    ("rate", "kind"), [case for case in product(RATES, FORMATS) if case[1] != "mp3" or case[0] <= 48_000]
+)
+def test_a_stream_is_the_decoded_file(rate, kind, tmp_path):
+    """Over the edges of blocks, and with a rest that fills none."""
+    sound = np.random.default_rng(0).uniform(-0.9, 0.9, (round(3.3 * rate), 2)).cumsum(axis=0)
+    path = write(tmp_path, sound / np.abs(sound).max(), rate, kind)
+    blocks = list(audio.stream(path, seconds=1))
+    assert len(blocks) >= 3 and all(block.dtype == np.float32 and 0 < len(block) <= 2 * RATE for block in blocks)
+    np.testing.assert_allclose(np.concatenate(blocks), audio.decode(path), rtol=0, atol=1e-5)
+
+
+def test_a_stream_is_clipped_to_one(tmp_path):
+    assert np.concatenate(list(audio.stream(write(tmp_path, np.array([0.5, 3.0, -7.0]), RATE)))).tolist() == [0.5, 1.0, -1.0]
+
+
+@pytest.mark.parametrize("kind", ["ogg", "mp3"])
+def test_a_truncated_file_is_heard_as_far_as_it_goes(kind, tmp_path):
+    path = write(tmp_path, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE), RATE, kind)  # noise fills many pages
+    whole = audio.decode(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    part = np.concatenate(list(audio.stream(path)))
+    np.testing.assert_allclose(part, audio.decode(path), rtol=0, atol=1e-5)
+    assert 0.2 * len(whole) < len(part) < 0.9 * len(whole)
+    same = len(part) - 4_000  # what is around the cut may sound otherwise
+    np.testing.assert_allclose(part[:same], whole[:same], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(0, 16_000), (0, 44_100), (1, 96_000)])
+def test_a_stream_of_nothing_is_an_error(samples, rate, tmp_path):
+    with pytest.raises(AudioError, match=f"sound.wav: too short to be heard: samples found: {samples}, at {rate} Hz"):
+        list(audio.stream(write(tmp_path, np.zeros(samples), rate)))
+
+
+def test_what_is_wrong_late_in_a_file_is_found(tmp_path):
+    sound = np.zeros(3 * RATE)
+    sound[-1] = np.nan
+    blocks = audio.stream(write(tmp_path, sound, RATE), seconds=1)
+    assert len(next(blocks)) == RATE
+    with pytest.raises(AudioError, match="not finite"):
+        list(blocks)
+
+
+def test_links_and_rights_are_named(tmp_path, monkeypatch):
+    (tmp_path / "link.wav").symlink_to("gone.wav")
+    with pytest.raises(AudioError, match=r"link\.wav: a link to a file that is not there \(gone\.wav\)"):
+        audio.decode(tmp_path / "link.wav")
+    path = write(tmp_path, np.zeros(9), RATE)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read all
+    with pytest.raises(AudioError, match=r"sound\.wav: may not be read"):
+        next(audio.stream(path))
+
+
+@pytest.mark.parametrize(
+    ("samples", "hop", "starts"),
+    [
+        (1, 160_000, [0]), (160_000, 160_000, [0]), (160_001, 160_000, [0, 1]), (320_000, 160_000, [0, 160_000]),
+        (400_000, 160_000, [0, 160_000, 240_000]), (250_000, 50_000, [0, 50_000, 90_000]), (700_000, 300_000, [0, 300_000, 540_000]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("block", [7_777, 160_000, 1_000_000])
+def test_windows_begin_each_hop_and_end_with_the_sound(samples, hop, starts, block):
+    sound = np.arange(samples)
+    found = list(audio.windows([sound[i : i + block] for i in range(0, samples, block)], hop))
+    assert [start for start, _ in found] == starts
+    assert all(np.array_equal(part, sound[start : start + 160_000]) for start, part in found)
+
+
+def test_windows_of_nothing_are_none():
+    assert list(audio.windows([])) == []
+
+
+@pytest.mark.slow
+def test_an_hour_takes_the_memory_of_seconds(tmp_path):
+    with soundfile.SoundFile(tmp_path / "hour.flac", "w", 8_000, 1, "PCM_16") as file:
+        for _ in range(61):
+            file.write(np.zeros(60 * 8_000, np.int16))
+    tracemalloc.start()
+    count = sum(1 for _ in audio.windows(audio.stream(tmp_path / "hour.flac")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 366 and peak < 20e6  # as a whole it takes 234 MB
 
 
 @pytest.mark.parametrize("samples", [0, 3, 10, 25])

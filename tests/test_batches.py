@@ -44,3 +44,14 @@ def test_the_order_depends_on_seed_and_epoch_alone(corpus):
 
     assert order(0, 1) == order(0, 1)
     assert len({tuple(order(*pair)) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
+
+
+def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_clips):
+    clips = tiny_clips(40)
+    observed = int(clips.mask.sum())
+    masks = {fraction: clips.thinned(fraction, seed=3).mask for fraction in (0.001, 0.25, 0.5, 1.0)}
+    assert [int(mask.sum()) for mask in masks.values()] == [1, round(observed / 4), round(observed / 2), observed]
+    for less, more in zip(list(masks.values()), list(masks.values())[1:]):
+        assert not (less & ~more).any()
+    assert not torch.equal(clips.thinned(0.25, seed=4).mask, masks[0.25])
+    assert int(clips.mask.sum()) == observed  # the clips themselves stay as they are

@@ -143,6 +143,20 @@ def test_what_the_head_reads_is_shared_by_runs_of_one_frozen_model(reprogrammer,
     assert (found[0] is found[1]) == shared
 
 
+def test_what_is_not_shared_leaves_nothing_behind(tiny_dims, tiny_ast, tiny_clips, tmp_path):
+    weights.save(tiny_ast(), tmp_path / "x.safetensors")
+    clips, memory, found = tiny_clips(5), {}, {}
+    for name in ("noise", "none", "noise"):
+        torch.manual_seed(0)
+        build = values(tiny_dims, file=str(tmp_path / "x.safetensors"))
+        build |= {"reprogrammer": {"name": name} | ({"start": "normal"} if name == "noise" else {})}
+        model = assemble(["a", "b", "c"], **build)
+        read, _ = read_once(model, clips, build, memory, torch.device("cpu"), "embed")
+        torch.testing.assert_close(read, model.eval().read(clips.batch(torch.arange(5)).features.float()), rtol=0, atol=1e-5)
+        found[name] = read
+    assert not torch.allclose(found["noise"], found["none"], atol=1e-3)
+
+
 @pytest.mark.parametrize("finetune", [False, True])
 def test_a_twin_learns_on_its_own_and_shares_only_what_is_frozen(finetune, tiny_ast):
     model = build(tiny_ast, "unet", finetune=finetune)

@@ -11,7 +11,7 @@ protocol: clean
 row: ""
 reprogrammer: {name: none}
 optimizer: {name: adamw, lr: 0.001, head_lr: null, weight_decay: 0.01}
-train: {epochs: 4, batch_size: 16, micro_batch: null, labels: 1.0, patience: 6, clip_norm: 1.0, precision: auto}
+train: {epochs: 4, batch_size: 16, micro_batch: null, labels: 1.0, head_first: null, patience: 6, clip_norm: 1.0, precision: auto}
 select: {split: valid, metric: macro_f1, mode: max}
 published: null
 """
@@ -67,6 +67,7 @@ def test_the_corpus_is_laid_under_the_conf_the_protocol_and_the_settings_over_it
         "batch_size": 4,
         "micro_batch": None,
         "labels": 1.0,
+        "head_first": None,
         "patience": None,
         "clip_norm": 1.0,
         "precision": "auto",
@@ -90,6 +91,9 @@ def test_a_variant_is_a_conf_with_settings_that_nobody_published(folder):
     assert config.load(folder, "known")["published"] is not None
     found = config.load(folder, "known+optimizer.lr=0.1+train.epochs=2")
     assert (found["optimizer"]["lr"], found["train"]["epochs"], found["published"]) == (0.1, 2, None)
+    assert config.load(folder, "known", settings=["optimizer.lr=0.1"])["published"] is None
+    assert config.load(folder, "known", settings=["train.epochs=2"])["published"] is not None
+    assert config.load(folder, "unet+reprogrammer.name=cnn")["row"] == "cnn"  # not the U-Net's
 
 
 def test_conditional_sections_hold_only_in_their_case(folder):
@@ -133,6 +137,7 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("select.metric=macrof1", "unknown config select.metric 'macrof1': did you mean 'macro_f1'"),
         ("select.mode=maximum", "did you mean 'max'"),
         ("train.precision=float16", "did you mean 'float32'"),
+        ("train.head_first={epochs: 3, lr: 0.1}", "config train.head_first: .*expected null, or batch_size, epochs, lr, patience"),
         ("published={macro_f1: [1]}", "config published: .*expected macro_f1, source, corpus, protocol"),
         ("train.epochs", "setting 'train.epochs'; expected section.key=value"),
         ("=3", "setting '=3'; expected section.key=value"),
@@ -201,6 +206,7 @@ def test_what_is_saved_comes_back_and_differences_are_named(folder):
     found = config.load(folder, "unet", protocol="paper")
     config.save(folder / "run" / "config.yaml", found)
     assert config.differences(folder / "run" / "config.yaml", found) == []
+    assert config.differences(folder / "run" / "config.yaml", found | {"row": "shown otherwise"}) == []
     other = config.load(folder, "unet", protocol="paper", settings=["train.epochs=5", "reprogrammer.width=2", "optimizer.lr=0.1"])
     assert config.differences(folder / "run" / "config.yaml", other) == [
         "optimizer.lr: 1e-05 -> 0.1",

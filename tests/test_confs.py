@@ -66,8 +66,25 @@ def test_every_variant_of_a_study_is_a_conf(name):
     config.load(SHIPPED, name, lacking=["vggish"])
 
 
+PAPER = {  # optimiser, lr, betas, weight decay, batch, epochs of the authors of each row
+    "ast_unet": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30), "ast_finetune": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
+    "cnn_only": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30), "attention": ("adam", 5e-4, [0.9, 0.999], 1e-5, 128, 250),
+    "mean_teacher": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 100), "label_enhancement": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 200),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_protocol_has_the_settings_of_each_rows_authors(name):
+    conf = config.load(SHIPPED, name, protocol="paper")
+    own, train = conf["optimizer"], conf["train"]
+    found = (own["name"], own["lr"], own["betas"], own["weight_decay"], train["batch_size"], train["epochs"])
+    assert found == PAPER[name]
+    masks = (0, 0) if conf["feature"]["name"] == "vggish" else (96, 24)
+    assert (conf["augment"]["time"], conf["augment"]["freq"]) == masks
+
+
 TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems read from the authors' code)
-    "ast_linear": 16_916, "ast_noise": 147_988, "ast_adversarial": 147_988, "ast_cnn": 16_936, "ast_unet": 18_201,
+    "ast_linear": 16_916, "ast_linear_raw": 16_916, "ast_linear_random": 16_916, "ast_noise": 147_988, "ast_adversarial": 147_988, "ast_cnn": 16_936, "ast_unet": 18_201,
     "ast_unet_residual": 18_200, "ast_patch": 16_916 + 17_441, "ast_finetune": 86_204_180, "ast_labelmap": 527 * 20 + 20, "ast_zero_shot": 0,
     "cnn_only": 16_936, "unet_only": 18_201, "cnn_only_released": 2_621_480, "attention": 55_336, "mean_teacher": 55_336,
     "label_enhancement": 55_336, "forest": 0,
@@ -76,6 +93,7 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems
 
 @pytest.mark.slow
 def test_parameter_counts_at_the_size_of_ast_base(base_file):
+    assert set(TRAINED) == set(CONFS)
     for name, expected in TRAINED.items():
         conf = config.load(SHIPPED, name, "openmic") | {"run": {"seed": 0}}
         if name == "ast_zero_shot":

@@ -1,10 +1,13 @@
 """A run folder as a function of waveforms: what it computes, for any length, and whose weights it takes."""
 
+import itertools
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from ast_repr import checkpoint, features, inference
+from ast_repr import audio, checkpoint, features, inference
 from ast_repr.backbones import weights
 from ast_repr.checkpoint import CheckpointError
 from ast_repr.classifier import assemble
@@ -120,6 +123,74 @@ def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
     moved = folder.parent / "moved.safetensors"
     (folder.parent / "tiny.safetensors").rename(moved)
     assert np.isfinite(inference.load(folder, backbone_file=moved)(sound(0.1))).all()
+
+
+def test_a_model_of_features_that_come_with_the_corpus_hears_nothing(run):
+    model, about = inference.restore(run[0] / "best.valid.macro_f1.pt")
+    with pytest.raises(ValueError, match="trained on vggish, .*take a model trained on logmel"):
+        inference.Predictor(model, about | {"feature": {"name": "vggish"}})
+
+
+def test_the_threshold_is_the_one_in_the_file(run):
+    model, about = inference.restore(run[0] / "best.valid.macro_f1.pt")
+    assert inference.Predictor(model, about).threshold == 0.5
+    assert inference.Predictor(model, about | {"threshold": 0.3}).threshold == 0.3
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """Files of 0.3 to 31 seconds, with one in the midst that ends in NaN."""
+    paths = [tmp_path / f"{i}.wav" for i in range(5)]
+    for path, seconds in zip(paths, (31, 0.3, 10, 12, 24)):
+        soundfile.write(path, sound(seconds)[0] * (np.nan if path.name == "3.wav" else 1), 16_000, subtype="FLOAT")
+    return paths
+
+
+def heard(predict, paths, **options):
+    """{path: what was heard of it}."""
+    return {path: list(parts) for path, parts in itertools.groupby(predict.listen(paths, **options), lambda one: one.path)}
+
+
+def test_files_are_heard_window_by_window(run, songs):
+    predict = inference.load(run[0])
+    found = heard(predict, songs)
+    assert list(found) == songs
+    for path, parts in found.items():
+        if path.name == "3.wav":
+            (one,) = parts
+            assert "not finite" in str(one.error) and one.probabilities is None
+            continue
+        waveform = audio.decode(path)
+        assert [one.start_s for one in parts] == {"0.wav": [0, 10, 20, 21], "4.wav": [0, 10, 14]}.get(path.name, [0])
+        assert parts[-1].end_s == pytest.approx(len(waveform) / 16_000)
+        assert all(one.feature.shape == (1, 1024, 32) for one in parts)
+        mean = np.mean([one.probabilities for one in parts], axis=0)
+        np.testing.assert_allclose(mean, predict(waveform[None])[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_neither_the_batch_nor_the_neighbours_matter(device, run, songs):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    predict = inference.load(run[0], device)
+    expected = heard(predict, songs, hop=110_000)
+    alone = {path: parts for own in songs for path, parts in heard(predict, [own], hop=110_000).items()}
+    for found in (heard(predict, songs, hop=110_000, batch_size=1), heard(predict, songs, hop=110_000, batch_size=5), alone):
+        for path in songs:
+            assert [one.start_s for one in found[path]] == [one.start_s for one in expected[path]]
+            for one, other in zip(found[path], expected[path]):
+                assert str(one.error) == str(other.error)
+                if not one.error:
+                    np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-5)
+
+
+def test_an_outdated_model_is_named(run):
+    path = run[0] / "best.valid.macro_f1.pt"
+    state = checkpoint.load(path)
+    del state["about"]["build"]["backbone"]["options"]
+    checkpoint.save(path, state)
+    with pytest.raises(CheckpointError, match="an older version .'options'.; train it again"):
+        inference.load(path)
 
 
 @pytest.mark.parametrize("state", [{"x": torch.zeros(3)}, {"about": {"classes": []}}, {"about": 3}])

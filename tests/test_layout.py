@@ -16,7 +16,7 @@ LINES = 320
 # A room, or a module that is in none, and its level. Imports go to lower levels, or stay inside the room.
 LEVELS = {
     "trainer": 4, "inference": 4, "report": 4,
-    "methods": 3, "forest": 3,
+    "methods": 3,
     "classifier": 2, "batches": 2,
     "backbones": 1, "reprogrammers": 1, "heads": 1, "features": 1, "corpora": 1, "store": 1, "augment": 1, "optimizer": 1,
     "config": 0, "audio": 0, "manifest": 0, "metrics": 0, "losses": 0, "checkpoint": 0, "schedule": 0, "device": 0, "command": 0,
@@ -38,7 +38,7 @@ WITHIN = {
     "report": {
         "results": {"shape"}, "compare": {"results"}, "tables": {"results", "compare", "shape"},
         "style": {"results", "shape"}, "instruments": {"results", "shape", "style"}, "methods": {"results", "style"},
-        "course": {"style"}, "sweep": {"style"}, "difference": {"compare", "style"},
+        "course": {"style"}, "sweep": {"style"}, "difference": {"compare", "style"}, "song": {"predictions", "style"},
         "plots": {"course", "difference", "instruments", "methods", "style", "sweep"},
     },  # fmt: skip
 }

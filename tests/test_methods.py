@@ -106,6 +106,70 @@ def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
     assert saved.keys() == model.learned_state().keys()
 
 
+@pytest.mark.parametrize("micro_batch", [1, 3])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(name, micro_batch, tiny_ast, tiny_clips, tmp_path):
+    moved, train = [], tiny_clips(6)
+    train.mask[2] = False
+    for size in (None, micro_batch):
+        torch.manual_seed(0)
+        model = build(tiny_ast, "none", "embedding")
+        plan = Plan(**(vars(PLAN) | {"epochs": 2, "batch_size": 6, "micro_batch": size}))
+        own = optimizer.build("sgd", model, 0.5)
+        history = trainer.fit(methods.build(name, model=model, **OPTIONS[name]), own, train, tiny_clips(8, 1, "valid"), tmp_path / str(size), plan, CPU)
+        moved.append((history[-1]["loss"], model.head.linear.weight.detach()))
+    assert moved[0][0] == pytest.approx(moved[1][0], abs=1e-6)
+    torch.testing.assert_close(moved[0][1], moved[1][1], rtol=0, atol=1e-6)
+
+
+def test_a_batch_without_labels_teaches_consistency_and_nothing_else(tiny_ast, tiny_clips, tmp_path):
+    train = tiny_clips(8)
+    train = train.with_labels(train.targets, torch.zeros_like(train.mask))
+    for name, moves in (("supervised", False), ("mean_teacher", True)):
+        model = build(tiny_ast, "none", "embedding")
+        method = methods.build(name, model=model)
+        if moves:
+            method.teacher.head.linear.bias.data += 1.0
+        before = model.head.linear.weight.detach().clone()
+        trainer.fit(method, optimizer.build("adamw", model, 0.01), train, tiny_clips(8, 1, "valid"), tmp_path / name, PLAN, CPU)
+        assert torch.equal(model.head.linear.weight, before) != moves
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_goes_on_bit_equal_after_a_cut(name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch):
+    def run(folder, at=None):
+        torch.manual_seed(0)
+        model = build(tiny_ast, "unet", "embedding")
+        method = methods.build(name, model=model, **OPTIONS[name])
+        steps, step = iter(range(99)), method.step
+        method.step = lambda *args: step(*args) if at is None or next(steps) < at else exec("raise KeyboardInterrupt")
+        trainer.fit(method, optimizer.build("adamw", model, 0.01), tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path / folder, PLAN, CPU)
+        return method.learned_state()
+
+    straight = run("straight")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", cut)
+    torch.manual_seed(99)
+    assert same(run("cut"), straight)
+
+
+def same(one, two):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    return one == two
+
+
+def test_a_method_that_lets_no_epoch_be_chosen_is_refused_before_it_trains(tiny_ast, tiny_clips, tmp_path):
+    model = build(tiny_ast, "none", "embedding")
+    method = methods.build("label_enhancement", model=model, epochs=3)
+    with pytest.raises(ValueError, match="none of 3 epochs may be chosen.*raise train.epochs"):
+        trainer.fit(method, optimizer.build("adamw", model, 0.01), tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path, PLAN, CPU)
+    assert not list(tmp_path.iterdir())
+
+
 def clips(labels):
     names = ["a", "b"]
     return Clips([Clip(str(i), str(i), "", 0.0, "train", own) for i, own in enumerate(labels)], names, torch.tensor([[3.0], [1.0], [2.0], [0.0], [9.0]]).__getitem__)

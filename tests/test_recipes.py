@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("egs/recipe.sh", "egs/environment.sh", "egs/openmic/run.sh", "egs/pretrain/run.sh", "tests/run.sh", ".ci/run")
+SCRIPTS = ("egs/recipe.sh", "egs/environment.sh", "egs/openmic/run.sh", "egs/custom/run.sh", "egs/pretrain/run.sh", "tests/run.sh", ".ci/run")
 STAGES = ("fetch", "prepare", "extract", "train", "score", "report")
 STUB = """
 import sys, time
@@ -27,7 +27,8 @@ stage = Path(__file__).stem
 with open("calls", "a") as file:
     print(stage, *sys.argv[1:], sep="|", file=file)
 if stage == "fetch":
-    print("synthetic", "synthetic", "data/synthetic/openmic-2018", "ast_tiny_synth", "tiny.safetensors", sep="\\t")
+    corpus = ("custom", "songs", "songs.csv") if "custom" in sys.argv else ("synthetic", "synthetic", "data/synthetic/openmic-2018")
+    print(*corpus, "ast_tiny_synth", "tiny.safetensors", sep="\\t")
 if Path("sleep_" + stage).exists():
     try:
         print("asleep", flush=True)
@@ -147,9 +148,48 @@ def test_stages_are_called_as_agreed(recipe, env):
         ["extract", *data, *conf, *allowed],
         ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --overwrite".split()],
         ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
-        ["report", *exp, *"--out RESULTS.md".split()],
+        ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
     ]
     assert re.search(r"^\[\d+ s\] train: ast_linear; ast_tiny_synth on synthetic", run.stdout, re.M)
+
+
+def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
+    custom = recipe.with_name("custom")
+    run = bash("source custom/run.sh --manifest 'my songs.csv' --conf ast_linear,normalisation --nj 2", recipe.parent, env)
+    assert run.returncode == 0, run.stderr
+    conf = "--conf-dir ../openmic/conf --conf ast_linear,normalisation --protocol clean --corpus custom".split()
+    data, exp, allowed = "--data data/songs".split(), "--exp exp/songs".split(), ["--nj", "2", "--allow-missing", "0"]
+    assert calls(custom) == [
+        ["fetch", *"--corpus custom --data data --manifest".split(), f"{recipe.parent}/my songs.csv", "--backbone", "auto"],
+        ["prepare", *"--corpus custom --root songs.csv".split(), *data, *allowed],
+        ["extract", *data, *conf, *allowed],
+        ["train", *data, *exp, *conf, *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto".split()],
+        ["score", *data, *exp, *conf, *"--seeds 0 --device auto".split()],
+        ["report", *exp, *"--out RESULTS.md --studies ../openmic/conf/studies.yaml".split()],
+    ]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("", "no --manifest, expected a CSV of own data"),
+        ("--manifest", "--manifest needs a value"),
+        ("--manifset songs.csv", "did you mean '--manifest'?"),
+        ("--manifest songs.csv --corpus openmic", "unknown option '--corpus'"),
+        ("--manifest songs.csv --clips 9", "unknown option '--clips'"),
+        ("--manifest songs.csv --conf ast_unt", "did you mean 'ast_unet'?"),
+    ],
+)
+def test_usage_errors_of_own_data(recipe, env, options, message):
+    run = bash(f"bash custom/run.sh {options}", recipe.parent, env)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and message in run.stderr
+    assert not (recipe.with_name("custom") / "calls").exists()
+
+
+def test_help_names_the_options_of_its_recipe(recipe, env):
+    own, openmic = (bash(f"bash {name}/run.sh --help", recipe.parent, env).stdout for name in ("custom", "openmic"))
+    assert "--manifest" in own and "--data-root" not in own and "ast_unet_residual" in own
+    assert "--manifest" not in openmic and "--data-root" in openmic
 
 
 def test_from_and_to_choose_stages_and_fetch_always_runs(recipe, env):
@@ -202,7 +242,7 @@ def test_sigint_gives_130_and_no_stage_survives(recipe, env, command):
     assert re.fullmatch(rb"\[\d+ s\] train interrupted; .*\nrc 130\n", output)
 
 
-@pytest.mark.parametrize("name", ["openmic/run.sh", "pretrain/run.sh"])
+@pytest.mark.parametrize("name", ["openmic/run.sh", "custom/run.sh", "pretrain/run.sh"])
 @pytest.mark.parametrize("command", ["dash {}", "dash -c '. {}; echo alive $?'"])
 def test_other_shells_are_told(env, name, command):
     if not shutil.which("dash"):

@@ -56,3 +56,8 @@ def test_an_unknown_schedule_lists_what_there_is():
         factor("cosin", 0, 1)
     with pytest.raises(TypeError, match="gama"):
         factor("steps", 0, 1, gama=0.5)
+
+
+def test_steps_may_be_some_epochs_apart():
+    options = {"name": "steps", "first": 30, "last": 90, "every": 30, "gamma": 0.5}
+    assert [factor(epoch=epoch, epochs=100, **options) for epoch in (0, 29.9, 30, 59, 60, 90, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.125, 0.125]

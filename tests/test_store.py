@@ -93,10 +93,17 @@ def test_clips_that_were_left_out_are_not_expected(folder):
     opened = Store(folder)
     assert opened.left_out == {"a1": "missing"}
 
+
+
+def test_clips_that_one_feature_lacks_are_used_by_none(tmp_path):
     class Named(str):
         clip = property(str)
 
-    assert opened.present([Named("a0"), Named("a1"), Named("b0")]) == ["a0", "b0"]
+    for feature, absent in (("logmel", '{"a1": "missing"}'), ("vggish", '{"b0": "missing"}')):
+        (tmp_path / feature).mkdir()
+        (tmp_path / feature / store.LEFT_OUT).write_text(absent)
+    (tmp_path / "other").mkdir()
+    assert store.usable(tmp_path, [Named("a0"), Named("a1"), Named("b0")]) == ["a0"]
 
 
 KILLS = 14

@@ -32,13 +32,13 @@ class Method:
     def __getattr__(self, name):
         return getattr(self.method, name)
 
-    def step(self, batch, epoch):
+    def step(self, batch, epoch, whole):
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
         features = batch.features + self.noise * torch.randn(batch.features.shape)
-        return self.method.step(batch._replace(features=features), epoch)
+        return self.method.step(batch._replace(features=features), epoch, whole)
 
 
 @pytest.fixture

@@ -113,11 +113,12 @@ def _opened(path):
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
     try:
-        with soundfile.SoundFile(path) as sound:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:  # as bytes: a name need not be text
             yield sound
     except RuntimeError as error:  # libsndfile's are of this kind too
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise AudioError(
-            f"{path}: not readable as audio ({error}); wav, flac, ogg and mp3 are read, other formats need converting first"
+            f"{path}: not readable as audio ({reason}); wav, flac, ogg and mp3 are read, other formats need converting first"
         ) from error
 
 

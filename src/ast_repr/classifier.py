@@ -3,10 +3,12 @@
 Freeze policy, stated once: the reprogrammer and the head learn. The backbone does not: its parameters need no
 gradient, and it stays in eval mode whatever mode the classifier is put in; gradients only pass through it to the
 reprogrammer. With `finetune` the backbone learns too, except for its source head where the head does not read it.
+Also here is what a classifier is asked: probabilities, what its head reads of clips, what it costs.
 """
 
 import copy
 import time
+from itertools import chain
 
 import numpy as np
 import torch
@@ -59,7 +61,7 @@ class Reprogrammed(nn.Module):
 
     @property
     def is_probe(self):
-        """Whether nothing before the head ever changes, so that what it reads can be computed once for each clip."""
+        """Whether nothing before the head changes in the present mode, so that what it reads can be computed once for each clip."""
         learns = any(p.requires_grad for p in self.reprogrammer.parameters())
         counts = any(isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules())
         return not (self.finetune or learns or counts)
@@ -157,20 +159,23 @@ def read_once(model, clips, build, memory, device, label, size=32):
     frozen = {name: build["backbone"][name] for name in ("name", "options", "file")}
     key = repr((clips.names[:1], len(clips), build["norm"], frozen, model.head.reads))
     shared = not model.reprogrammer.state_dict() and (frozen["file"] or not model.backbone.state_dict())
-    if key not in memory or not shared:
-        mode, started = model.training, time.monotonic()
-        model.eval()
-        steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
-        read = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
-        memory[key] = read, time.monotonic() - started
-        model.train(mode)
-    return memory[key]
+    if shared and key in memory:
+        return memory[key]
+    mode, started = model.training, time.monotonic()
+    model.eval()
+    steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
+    read = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
+    model.train(mode)
+    found = read, time.monotonic() - started
+    if shared:
+        memory[key] = found
+    return found
 
 
 @torch.no_grad()
 def multiply_accumulates(model, shape):
     """Multiply-accumulates of the matrix products, attention and convolutions in one forward pass of a feature of `shape` (C, T, F)."""
-    mode, device = model.training, next((p.device for p in model.parameters()), "cpu")
+    mode, device = model.training, next((tensor.device for tensor in chain(model.parameters(), model.buffers())), "cpu")
     # Attention on CPU is the one kernel that the counter does not know by itself.
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:

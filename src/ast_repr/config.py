@@ -27,6 +27,9 @@ CONDITIONS = ("without_vggish", "paper")  # sections of a conf that hold overlay
 OVERLAYS = ("protocol_", "corpus_")  # files that start so are laid over any conf, and are none themselves
 ROOMS = ("feature", "reprogrammer", "backbone", "head", "method", "optimizer", "schedule")  # sections with a `name`
 PUBLISHED = ("macro_f1", "source", "corpus", "protocol")
+PUBLISHED_TOO = ("trainable_parameters",)  # in millions
+SHOWN = ("row", "published")  # says nothing of how a run is made
+HEAD_FIRST = {"epochs", "batch_size", "patience", "lr"}
 OPTIONAL = ("train.patience", "train.clip_norm")  # null switches them off; null is also allowed where it is base.yaml's own value
 # Ranges of numbers, and choices.
 AT_LEAST = {
@@ -53,7 +56,7 @@ def names(folder):
 def studies(folder):
     """{name: {"question": ..., "confs": [names and variants], ...}} of studies.yaml; empty where there is none."""
     path = Path(folder) / STUDIES
-    return _read(path) if path.is_file() else {}
+    return read(path) if path.is_file() else {}
 
 
 def select(folder, wanted):
@@ -93,9 +96,9 @@ def load(folder, name, corpus=None, protocol="clean", settings=(), lacking=()):
     """
     folder = Path(folder)
     stem, *variations = name.split("+")
-    config = schema = _read(folder / BASE)
+    config = schema = read(folder / BASE)
     if (path := folder / f"corpus_{corpus}.yaml").is_file():
-        config = overlay(config, _read(path))
+        config = overlay(config, read(path))
     own = _chain(folder / f"{stem}.yaml")
     conditional = {key: own.pop(key, {}) for key in CONDITIONS}
     config = overlay(config, own)
@@ -106,11 +109,13 @@ def load(folder, name, corpus=None, protocol="clean", settings=(), lacking=()):
         if not path.is_file():
             found = [p.stem.removeprefix("protocol_") for p in folder.glob("protocol_*.yaml")]
             raise ConfigError(unknown("protocol", protocol, ["clean", *found]))
-        config = overlay(overlay(config, _read(path)), conditional.get(protocol, {}))
+        config = overlay(overlay(config, read(path)), conditional.get(protocol, {}))
     for setting in (*variations, *settings):
         config = overlay(config, _setting(setting))
-    if variations:
+    if variations or any(not setting.startswith(("train.", "published")) for setting in settings):
         config["published"] = None  # it was another system that was published
+    if any(setting.startswith("reprogrammer.name=") for setting in variations):
+        config["row"] = config["reprogrammer"]["name"]
     check(config, schema)
     return config
 
@@ -157,8 +162,11 @@ def check(config, schema):
         if value is None and key not in OPTIONAL and _default(schema, key) is not None:
             raise ConfigError(f"config {key}: empty; expected something like {_default(schema, key)!r}")
     published = config.get("published")
-    if published is not None and (not isinstance(published, dict) or set(published) != set(PUBLISHED)):
-        raise ConfigError(f"config published: {published!r}; expected {', '.join(PUBLISHED)}")
+    if published is not None and (not isinstance(published, dict) or set(published) - set(PUBLISHED_TOO) != set(PUBLISHED)):
+        raise ConfigError(f"config published: {published!r}; expected {', '.join(PUBLISHED)} and, if known, {', '.join(PUBLISHED_TOO)}")
+    first = config.get("train", {}).get("head_first")
+    if first is not None and (not isinstance(first, dict) or set(first) != HEAD_FIRST):
+        raise ConfigError(f"config train.head_first: {first!r}; expected null, or {', '.join(sorted(HEAD_FIRST))}")
 
 
 def flatten(config, prefix=""):
@@ -178,14 +186,15 @@ def save(path, config):
 
 
 def differences(path, config):
-    """Keys in which the config saved at `path` differs from this one: list of "key: saved -> now"."""
-    saved, now = flatten(_read(Path(path))), flatten(config)
-    return [f"{key}: {saved.get(key)!r} -> {now.get(key)!r}" for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
+    """Keys in which the config saved at `path` differs from this one: list of "key: saved -> now". What only tables show is no difference."""
+    saved, now = flatten(read(Path(path))), flatten(config)
+    keys = sorted((saved.keys() | now.keys()) - set(SHOWN))
+    return [f"{key}: {saved.get(key)!r} -> {now.get(key)!r}" for key in keys if saved.get(key) != now.get(key)]
 
 
 def _chain(path, seen=()):
     """A conf overlaid on the chain of its bases, base.yaml excluded."""
-    own = _read(path)
+    own = read(path)
     base = own.pop("base", BASE)
     if base == BASE:
         return own
@@ -194,7 +203,12 @@ def _chain(path, seen=()):
     return overlay(_chain(path.with_name(base), (*seen, path)), own)
 
 
-def _read(path):
+def read(path):
+    """A YAML file as nested dicts, nothing resolved.
+
+    Raises:
+        ConfigError: missing, not YAML, or no sections.
+    """
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:

@@ -132,7 +132,8 @@ class Predictor:
 
     @torch.no_grad()
     def _probabilities(self, stored):
-        return self.model(stored.to(self.device)).sigmoid().cpu().numpy()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TensorFloat-32 makes results depend on the batch's size
+            return self.model(stored.to(self.device)).sigmoid().cpu().numpy()
 
 
 def _windows(path, hop):

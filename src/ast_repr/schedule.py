@@ -18,9 +18,9 @@ def cosine(epoch, epochs, warmup=0.0, floor=0.0):
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def steps(epoch, epochs, first=5, last=25, gamma=0.85):
-    """x gamma at the start of each epoch from number `first` to `last`, counted from 0 (Gong et al. 2021, ESC-50)."""
-    return gamma ** max(0, min(int(epoch), last) - first + 1)
+def steps(epoch, epochs, first=5, last=25, gamma=0.85, every=1):
+    """x gamma at the start of epoch number `first`, counted from 0, and at every `every`-th from there to `last` (Gong et al. 2021, ESC-50)."""
+    return gamma ** max(0, (min(int(epoch), last) - first) // every + 1)
 
 
 SCHEDULES = {"constant": constant, "cosine": cosine, "steps": steps}

@@ -57,6 +57,17 @@ def left_out(folder):
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def usable(folder, clips):
+    """The clips that no feature of a corpus lacks, so that rows on different features are trained and scored on the same ones.
+
+    Args:
+        folder: of the corpus' features, a store each.
+        clips: list of manifest.Clip.
+    """
+    absent = set().union(*(left_out(path) for path in Path(folder).iterdir()))
+    return [clip for clip in clips if clip.clip not in absent]
+
+
 class Store:
     """Read access to the features of the clips in `folder`.
 
@@ -88,10 +99,6 @@ class Store:
                 raise StoreError(f"{path}: damaged ({error}); delete it and run the stage `extract` again") from error
             _refuse_other_spec(path, found, spec if spec is not None else found)
             self._place.update({name.decode(): (path, row) for row, name in enumerate(names)})
-
-    def present(self, clips):
-        """The clips that were not left out, in their order."""
-        return [clip for clip in clips if clip.clip not in self.left_out]
 
     def read(self, names):
         """Features of the named clips: float16 (len(names), C, T, F), each shard opened once and read in its own order.

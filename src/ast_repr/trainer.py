@@ -35,6 +35,12 @@ class Plan:
     select: dict
     seed: int
 
+    @classmethod
+    def of(cls, conf):
+        """The plan of a run's resolved config."""
+        settings = {key: conf["train"][key] for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")}
+        return cls(schedule=conf["schedule"], select=conf["select"], seed=conf["run"]["seed"], **settings)
+
 
 def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None):
     """Train until the plan's end, an early stop, or where it was finished before.
@@ -54,6 +60,8 @@ def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augme
         history: one dict an epoch, as in history.jsonl.
     """
     folder = Path(folder)
+    if optimizer and not any(map(method.selectable, range(plan.epochs))):
+        raise ValueError(f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs")
     history = resume(folder, method, optimizer)
     base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups] if optimizer else []
     while not finished(history, plan):
@@ -92,7 +100,7 @@ def _keep(folder, method, optimizer, history, plan, about):
 
 
 def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment):
-    """One pass over the training clips; returns the mean loss over observed cells."""
+    """One pass over the training clips; returns the mean loss, each batch counting by its observed cells."""
     method.train()
     steps = math.ceil(len(train) / plan.batch_size)
     total, cells = 0.0, 0
@@ -105,14 +113,17 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
         if augment is not None:  # before the split, so that what is drawn does not depend on it
             batch = batch._replace(features=augment(batch.features, generator(plan.seed, epoch, step)))
         optimizer.zero_grad(set_to_none=True)
+        taught = False
         for part in _split(batch, plan.micro_batch):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                losses = method.step(part, epoch)
-            # Each part counts by its observed cells, so that the gradient is the whole batch's.
-            loss = losses["loss"] * (int(part.mask.sum()) / max(observed, 1))
-            loss.backward()
-            total += loss.item() * observed
-        cells += observed
+                loss = method.step(part, epoch, batch)["loss"]
+            if loss.requires_grad:
+                loss.backward()
+                taught = True
+            total += loss.item() * max(observed, 1)
+        cells += max(observed, 1)
+        if not taught:
+            continue
         if plan.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
         optimizer.step()

@@ -67,7 +67,7 @@ class VGGish:
 def sidecar(audio_path):
     """Where OpenMIC-2018 keeps a clip's VGGish: .../audio/000/x.ogg -> .../vggish/000/x.json."""
     path = Path(audio_path)
-    return path.parents[1].with_name("vggish") / path.parent.name / f"{path.stem}.json"
+    return path.parent.parent.parent / "vggish" / path.parent.name / f"{path.stem}.json"
 
 
 def sizes(frames):

@@ -14,7 +14,7 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
-PRESENT = 0.5  # a relevance of at least this says that the instrument is present
+PRESENT = 0.5  # as in `manifest`, which networks do not know
 SURE = 1e-7  # probabilities are kept this far from 0 and 1, so that their logits are finite
 
 

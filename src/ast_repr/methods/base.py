@@ -23,8 +23,12 @@ class Method(nn.Module):
         """Whether the model of this epoch may be chosen."""
         return True
 
-    def step(self, batch, epoch):
-        """One batch's losses: {"loss": scalar to be minimised, parts}."""
+    def step(self, batch, epoch, whole=None):
+        """A batch's losses: {"loss": scalar to be minimised, parts}; without a gradient where nothing is to be learned from it.
+
+        Args:
+            whole: the batch that `batch` is a part of, where it is taken in parts: their losses add up to the whole's.
+        """
         raise NotImplementedError
 
     def after_step(self):

@@ -46,12 +46,12 @@ class MeanTeacher(Supervised):
         """The teacher."""
         return self.teacher
 
-    def step(self, batch, epoch):
+    def step(self, batch, epoch, whole=None):
         """{"loss": both, "bce": ..., "consistency": before its weight}"""
         with torch.no_grad():
             aim = self.teacher(batch.features).float().sigmoid()
-        logits = self.model(batch.features).float()
-        bce, agreement = self.bce(logits, batch), consistency(logits.sigmoid(), aim)
+        logits, whole = self.model(batch.features).float(), whole or batch
+        bce, agreement = self.bce(logits, batch, whole), consistency(logits.sigmoid(), aim, whole.mask.numel())
         return {"loss": bce + self.weight * agreement, "bce": bce, "consistency": agreement}
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Supervised training on the observed labels (Chen and Lerch 2023): masked binary cross-entropy."""
 
+import torch
+
 from ..losses import masked_bce
 from ..manifest import PRESENT
 from ..rooms import unknown
@@ -20,14 +22,15 @@ class Supervised(Method):
             raise ValueError(unknown("targets", targets, ("soft", "hard")))
         self.hard = targets == "hard"
 
-    def step(self, batch, epoch):
-        """{"loss": masked BCE}; clips without an observed label change nothing, so they are not computed."""
+    def step(self, batch, epoch, whole=None):
+        """{"loss": masked BCE}. Clips without an observed label are left out, of BatchNorm's statistics as well."""
         rows = batch.mask.any(dim=1)
-        rows[0] |= ~rows.any()
-        batch = batch._make(part[rows] for part in batch)
-        return {"loss": self.bce(self.model(batch.features), batch)}
+        if not rows.any():
+            return {"loss": torch.zeros((), device=rows.device)}
+        labelled = batch._make(part[rows] for part in batch)
+        return {"loss": self.bce(self.model(labelled.features), labelled, whole or batch)}
 
-    def bce(self, logits, batch):
-        """Masked BCE of logits (B, K) against the batch's labels."""
+    def bce(self, logits, batch, whole):
+        """Masked BCE of logits (B, K) against the batch's labels, a share of the mean over all that `whole` has observed."""
         targets = (batch.targets >= PRESENT).float() if self.hard else batch.targets
-        return masked_bce(logits.float(), targets, batch.mask)
+        return masked_bce(logits.float(), targets, batch.mask, int(whole.mask.sum()))

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .. import files
 from . import style
-from .predictions import clock
+from .predictions import clock, printable
 
 FRAMES_PER_SECOND = 100  # of the log-mel
 CUT = 2  # frames less than the seconds give: the last 25 ms window has to end with the sound
@@ -64,7 +64,7 @@ def draw(song, view, log_mel):
         top.set_ylim(len(order), 0)
         top.tick_params(length=0)
         _draw_log_mel(figure, bottom, song, log_mel)
-        top.set_title(song.file.rpartition("/")[2], parse_math=False, wrap=True)
+        top.set_title(style.wrapped(printable(song.file.rpartition("/")[2]), 90), parse_math=False)
     return figure
 
 

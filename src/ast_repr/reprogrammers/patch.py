@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class Patch(nn.Module):
-    """y + up(gelu(down(norm(p)) + row)) on each patch p of y = x - level * mean(x), the mean over the clip's own audio.
+    """y + up(gelu(down(norm(p)) + row)) on each patch p of y = x - level * mean(x), the mean over the first `audio` frames.
 
     `row` is a vector for each row of patches (place in frequency). `up` starts at zero: with `level` 0 training starts
     at the identity; with another level only the clip's level differs from it. 17,441 parameters at rank 32 and 128 bands.

@@ -1,0 +1,307 @@
+"""Instruments of one's own files: what is heard whatever the file, how it is written, and what happens to files that cannot be read."""
+
+import csv
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import predict
+import pytest
+import soundfile
+from test_inference import CLASSES, run  # noqa: F401, the fixture
+
+from ast_repr import audio, checkpoint, command, inference
+from ast_repr.report import predictions, song
+
+RATE = audio.SAMPLE_RATE
+rng = np.random.default_rng
+
+
+def noise(seconds, rate=RATE, channels=1, seed=0):
+    return rng(seed).uniform(-0.5, 0.5, (round(seconds * rate), channels))
+
+
+@pytest.fixture
+def tell(run, capsys):  # noqa: F811
+    """arguments -> (exit code, standard output, error output) of the script with the tiny model."""
+
+    def call(*arguments, model=run[0]):
+        code = 0
+        try:
+            command.run(predict.main, predict.parse(), [*map(str, arguments), "--device", "cpu", *(["--model", str(model)] if model else [])])
+        except SystemExit as left:
+            code = left.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def rows(text):
+    """{file: {instrument: probability}} of the output of --format jsonl --threshold 0; failed files are {}."""
+    found = map(json.loads, text.splitlines())
+    return {one["file"]: {part["instrument"]: part["probability"] for part in one.get("instruments", [])} for one in found}
+
+
+def assert_heard(found, model, path, waveform=None):
+    expected = inference.load(model)(audio.decode(path)[None] if waveform is None else waveform[None])[0]
+    np.testing.assert_allclose([found[str(path)][name] for name in CLASSES], expected, rtol=0, atol=1e-4)
+
+
+def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):  # noqa: F811
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for i, rate in enumerate((8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)):
+        soundfile.write(folder / f"{rate}.wav", noise(0.7, rate, i % 6 + 1, i), rate, subtype=("PCM_16", "PCM_24", "FLOAT")[i % 3])
+        soundfile.write(folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, subtype="PCM_24")
+    soundfile.write(folder / "below.OGG", noise(3, 44_100, 2), 44_100, format="OGG")
+    (folder / "deeper").mkdir()
+    soundfile.write(folder / "deeper" / "one.mp3", noise(10.5, 48_000, 2), 48_000)
+    (folder / "cover.jpg").write_bytes(b"no audio")
+    (folder / "._one.mp3").write_bytes(b"what a Mac leaves behind")
+    code, out, _ = tell(folder, "--format", "jsonl", "--threshold", 0)
+    found = rows(out)
+    assert code == 0 and len(found) == 16
+    for path in found:
+        assert_heard(found, run[0], path)
+
+
+def test_short_silent_and_clipped_sound_is_heard(run, tell, tmp_path):  # noqa: F811
+    sounds = {"sample": [0.5], "short": noise(0.3)[:, 0], "ten": noise(10)[:, 0], "silent": np.zeros(RATE), "loud": 9 * noise(1)[:, 0]}
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.asarray(samples), RATE, subtype="FLOAT")
+    paths = [tmp_path / f"{name}.wav" for name in sounds]
+    code, out, _ = tell(*paths, "--format", "jsonl", "--threshold", 0)
+    assert code == 0
+    for path, samples in zip(paths, sounds.values()):
+        assert_heard(rows(out), run[0], path, np.clip(np.float32(samples), -1, 1))
+
+
+def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tmp_path):  # noqa: F811
+    good = tmp_path / "good.wav"
+    soundfile.write(good, noise(0.5), RATE)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    late = noise(25)
+    late[-1] = np.inf
+    soundfile.write(tmp_path / "late.wav", late, RATE, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("not a sound")
+    (tmp_path / "zero.mp3").write_bytes(b"")
+    (tmp_path / "link.mp3").symlink_to(tmp_path / "gone.mp3")
+    (tmp_path / "folder").mkdir()
+    bad = {
+        "empty.wav": "too short to be heard", "nan.wav": "not finite", "late.wav": "not finite", "text.wav": "not readable as audio",
+        "zero.mp3": "0 bytes", "link.mp3": "a link to a file that is not there", "folder": "a folder, expected an audio file",
+        "absent.wav": "no such audio file", "*.none": "no such audio file",
+    }  # fmt: skip
+    names = list(bad)
+    given = [tmp_path / name for name in [*names[:4], "good.wav", *names[4:]]]
+    code, out, err = tell(*given, "--format", "jsonl", "--threshold", 0)
+    assert code == 1 and list(rows(out)) == list(map(str, given))
+    assert_heard(rows(out), run[0], good)
+    listed = {line.strip().partition(": ")[0]: line for line in err.splitlines() if line.startswith("  ")}
+    for name, reason in bad.items():
+        assert reason in listed[str(tmp_path / name)] and rows(out)[str(tmp_path / name)] == {}
+    assert err.splitlines()[-1] == "error: 9 of 10 files cannot be read, as listed above; the others are done"
+    assert tell(tmp_path / "text.wav", "--format", "csv")[:2] == (1, "file,instrument,probability\n")
+
+
+@pytest.mark.parametrize("kind", ["ogg", "mp3"])
+def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):  # noqa: F811
+    path = tmp_path / f"cut.{kind}"
+    soundfile.write(path, noise(14, 22_050), 22_050)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code, out, _ = tell(path, "--format", "jsonl", "--threshold", 0)
+    assert code == 0 and 3 < json.loads(out)["seconds"] < 12
+    assert_heard(rows(out), run[0], path)
+
+
+NAMES = [" two  spaces.wav", "it's \"quoted\".wav", "new\nline.wav", "音楽 ümlaut.wav", "$a_{b$.wav", "[x]*.wav", os.fsdecode(b"latin\xe9.wav")]
+
+
+def test_names_may_be_anything(tell, tmp_path):
+    for i, name in enumerate(NAMES):
+        soundfile.write(os.fsencode(tmp_path / name), noise(0.2, seed=i), RATE, format="WAV")
+    code, out, _ = tell(tmp_path, "--format", "json", "--threshold", 0)
+    assert code == 0 and sorted(one["file"] for one in json.loads(out)) == sorted(str(tmp_path / name) for name in NAMES)
+    _, out, _ = tell(tmp_path, "--format", "csv", "--threshold", 0)
+    told = {row["file"].rpartition("/")[2] for row in csv.DictReader(io.StringIO(out, newline=""))}
+    assert told == {*NAMES[:-1], "latin\\udce9.wav"}
+    _, out, _ = tell(tmp_path)
+    assert f"{ascii(str(tmp_path / NAMES[2]))} (0:00.2)\n" in out and "\n".join(NAMES[3:5]) not in out
+    code, _, err = tell(*(tmp_path / NAMES[i] for i in (2, 3, 4, 6)), "--plot", tmp_path / "pictures")
+    assert code == 0 and "glyph" not in err.lower() and len(list((tmp_path / "pictures").glob("*.png"))) == 4
+
+
+def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monkeypatch):
+    for name in ("b.wav", "a.wav", "c.flac"):
+        soundfile.write(tmp_path / name, noise(0.1), RATE)
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = tell("*.wav", "c.flac", tmp_path, "./a.wav", "a.wav", "--format", "jsonl")
+    assert list(rows(out)) == ["a.wav", "b.wav", "c.flac"]
+
+
+def test_hop_and_aggregate(run, tell, tmp_path):  # noqa: F811
+    path = tmp_path / "song.wav"
+    soundfile.write(path, noise(21) * np.linspace(0, 1, 21 * RATE)[:, None] ** 4, RATE, subtype="FLOAT")
+    predictor, waveform = inference.load(run[0]), audio.decode(path)
+    windows = [(start, predictor(waveform[None, round(start * RATE) :][:, : 10 * RATE])[0]) for start in (0, 4.5, 9, 11)]
+    for aggregate in ("mean", "max"):
+        code, out, _ = tell(path, "--hop", 4.5, "--aggregate", aggregate, "--format", "json", "--timeline", "--threshold", 0)
+        (found,) = json.loads(out)
+        assert code == 0 and found["seconds"] == 21
+        for one, (start, expected) in zip(found["timeline"], windows, strict=True):
+            assert (one["start_s"], one["end_s"]) == (start, start + 10) and list(one["probabilities"]) == CLASSES
+            np.testing.assert_allclose(list(one["probabilities"].values()), expected, rtol=0, atol=1e-5)
+        whole = getattr(np, aggregate)([values for _, values in windows], axis=0)
+        assert [part["instrument"] for part in found["instruments"]] == [CLASSES[i] for i in np.argsort(-whole)]
+        np.testing.assert_allclose([part["probability"] for part in found["instruments"]], np.sort(whole)[::-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):  # noqa: F811
+    path = tmp_path / "hour.wav"
+    with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
+        for minute in range(61):
+            file.write(noise(60, 8_000, seed=minute) * (minute + 1) / 61)
+    code, out, _ = tell(path, "--format", "json", "--timeline", "--hop", 30)
+    (found,) = json.loads(out)
+    assert code == 0 and found["seconds"] == 3660 and len(found["timeline"]) == 123
+    last = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[0]  # a second more, so that the resampler has settled
+    assert found["timeline"][-1]["start_s"] == 3650
+    np.testing.assert_allclose(list(found["timeline"][-1]["probabilities"].values()), last, rtol=0, atol=2e-3)
+
+
+# How it is written, from songs made by hand.
+SONGS = [
+    predictions.Song(
+        "a.wav", 12.5, np.array([[0, 10], [2.5, 12.5]]), np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]), np.array([0.15, 0.7, 0.6])
+    ),
+    predictions.Song("b\n.wav", error="broken"),
+    predictions.Song("c, c.wav", 1.0, np.array([[0, 1.0]]), np.array([[0.1, 0.2, 0.49999999]]), np.array([0.1, 0.2, 0.49999999])),
+]  # fmt: skip
+
+
+def written(form, **view):
+    return "".join(predictions.FORMATS[form](SONGS, predictions.View(CLASSES, **({"threshold": 0.5} | view))))
+
+
+def test_table():
+    assert written("table") == (
+        "a.wav (0:12.5)\n  0.70  flute\n  0.60  voice\n'b\\n.wav'\n  failed\n"
+        "c, c.wav (0:01)\n  nothing from 0.5 on; the most likely: voice (0.50)\n"
+    )
+    assert written("table", top=1, timeline=True).splitlines()[:4] == [
+        "a.wav (0:12.5)", "  0.70  flute", "       0:00 -    0:10  flute 0.80", "     0:02.5 -  0:12.5  voice 0.70"
+    ]  # fmt: skip
+
+
+def test_json_and_its_lines():
+    lines = [json.loads(line) for line in written("jsonl").splitlines()]
+    assert lines == json.loads(written("json")) == [
+        {"file": "a.wav", "seconds": 12.5, "instruments": [{"instrument": "flute", "probability": 0.7}, {"instrument": "voice", "probability": 0.6}]},
+        {"file": "b\n.wav", "error": "broken"},
+        {"file": "c, c.wav", "seconds": 1.0, "instruments": []},
+    ]  # fmt: skip
+    assert json.loads(written("json", timeline=True))[0]["timeline"][1] == {
+        "start_s": 2.5, "end_s": 12.5, "probabilities": {"bass": 0.1, "flute": 0.6, "voice": 0.7}
+    }  # fmt: skip
+    assert "".join(predictions.json_list([], predictions.View(CLASSES, 0.5))) == "[]\n"
+
+
+def test_csv():
+    assert written("csv") == "file,instrument,probability\na.wav,flute,0.7\na.wav,voice,0.6\n"
+    told = list(csv.reader(io.StringIO(written("csv", timeline=True))))
+    assert told[0] == ["file", "start_s", "end_s", "instrument", "probability"] and len(told) == 1 + 2 * 3 + 3
+    assert told[4] == ["a.wav", "2.5", "12.5", "bass", "0.1"] and told[-1] == ["c, c.wav", "0", "1", "voice", "0.5"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    code, out, _ = tell(tmp_path / "a.wav", "--format", "csv", "--threshold", 0, "--output", tmp_path / "made" / "found.csv")
+    text = (tmp_path / "made" / "found.csv").read_text()
+    assert code == 0 and out == "" and text.count("\n") == 1 + len(CLASSES)
+
+    def interrupted(self, *_, **__):
+        yield inference.Heard(tmp_path / "a.wav", 0, 1, np.zeros((1, 9, 4)), np.zeros(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference.Predictor, "listen", interrupted)
+    code, _, err = tell(tmp_path / "a.wav", "--output", tmp_path / "made" / "found.csv")
+    assert code == 130 and "interrupted" in err
+    assert (tmp_path / "made" / "found.csv").read_text() == text and len(list((tmp_path / "made").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "required: PATH"), (["x", "--hop", "0"], "from 0.1 to 3600"), (["x", "--threshold", "2"], "'2': expected a number from 0 to 1"),
+        (["x", "--top", "0"], "from 1 on"), (["x", "--batch-size", "1.5"], "'1.5'"), (["x", "--hop", "nan"], "'nan'"),
+        (["x", "--format", "cvs"], "did you mean 'csv'"), (["x", "--timelin"], "did you mean '--timeline'"),
+    ],
+)  # fmt: skip
+def test_usage_errors_are_named(arguments, expected, tell):
+    code, out, err = tell(*arguments)
+    assert code == 2 and out == "" and expected in err and err.count("\n") == 1
+
+
+def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(predict, "ROOT", tmp_path)
+    code, _, err = tell(tmp_path, model=None)
+    assert code == 1 and f"no finished run under {tmp_path}/egs" in err and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err
+    state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
+    for age, (name, feature) in enumerate([("cnn_only", "vggish"), ("ast_unet", "logmel"), ("ast_linear", "logmel")]):
+        folder = tmp_path / "egs" / "openmic" / "exp" / "corpus" / name / "seed0"
+        checkpoint.save(folder / "best.valid.macro_f1.pt", state)
+        (folder / "results.json").write_text(json.dumps({"feature": feature}))
+        os.utime(folder / "results.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "egs" / "openmic" / "exp" / "corpus" / "not_scored" / "seed0").mkdir(parents=True)
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    code, _, err = tell(tmp_path / "a.wav", model=None)
+    assert code == 0 and err.endswith("corpus/ast_unet/seed0\n")
+
+
+def test_the_reader_may_leave(monkeypatch):
+    """As `| head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with predict.output(None) as out:
+            out.write("x")
+            out.flush()
+        print("more", flush=True)
+
+
+def test_a_long_log_mel_keeps_means_in_few_columns():
+    found, frames = song.LongLogMel(), np.arange(5000.0)[:, None] * [1, -1]
+    for start in range(0, 5000, 500):
+        found.add(start / 100, start / 100 + 5.02, frames[start : start + 500])
+    assert found.step == 4 and found.columns.shape == (1250, 2)
+    np.testing.assert_allclose(found.columns, frames.reshape(1250, 4, 2).mean(1))
+    gap = song.LongLogMel()
+    gap.add(0, 0.05, np.ones((9, 2)))  # five frames' time holds three whole ones
+    gap.add(0.06, 0.09, np.full((9, 2), 3.0))
+    np.testing.assert_array_equal(gap.columns[:, 0], [1, 1, 1, np.nan, np.nan, np.nan, 3])
+
+
+def test_a_picture_shows_the_windows_where_they_are():
+    log_mel = song.LongLogMel()
+    log_mel.add(0, 10, rng(0).normal(size=(998, 32)))
+    figure = song.draw(SONGS[0], predictions.View(CLASSES, 0.65), log_mel)
+    top, bottom = figure.axes[:2]
+    assert song.edges(SONGS[0]).tolist() == [0, 6.25, 12.5]
+    assert [(label.get_text(), label.get_fontweight()) for label in top.get_yticklabels()] == [
+        ("flute  0.70", "bold"), ("voice  0.60", "normal"), ("bass  0.15", "normal")
+    ]  # fmt: skip
+    np.testing.assert_array_equal(top.collections[0].get_array(), [[0.8, 0.6], [0.5, 0.7], [0.2, 0.1]])
+    assert bottom.get_xlim() == (0, 12.5) and top.get_title() == "a.wav"
+
+
+def test_pictures_of_songs_of_one_name_are_kept_apart(tell, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "song.wav", np.full(1 + 9 * (folder == "two"), 0.1), RATE)
+    assert tell(tmp_path, "--plot", tmp_path / "pictures")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["song-1.png", "song.png"]

@@ -26,6 +26,9 @@ def main(args):
         for seed in args.seeds:
             folder = Path(args.exp) / name / f"seed{seed}"
             history = trainer.read_history(folder)
+            if not history and args.conf == "all" and not folder.is_dir():
+                print(f"{folder}: left out in training")
+                continue
             if not history:
                 raise ValueError(f"{folder}: no trained run; run the stage `train` first")
             if not trainer.finished(history, trainer.Plan.of(config.read(folder / "config.yaml"))):

@@ -28,9 +28,7 @@ def main(args):
         "corpus": Path(args.data).name, "manifest_sha256": sha256(Path(args.data) / "manifest.jsonl"),
         "backbone": args.backbone, "weights_sha256": sha256(args.weights),
     }  # fmt: skip
-    if any(conf["head"].get("kind") == "names" for conf in confs.values()):
-        zero_shot(args, classes)  # what cannot be done is said before anything is
-    memory = {}
+    confs, memory = possible(confs, args, classes), {}
     for name, resolved in confs.items():
         for seed in args.seeds:
             conf = resolved | {"run": identity | {"conf": name, "seed": seed}}
@@ -38,6 +36,19 @@ def main(args):
             with only_user_of(folder):
                 claim(folder, conf, args.overwrite)
                 train(folder, conf, clips, classes, args, device, memory)
+
+
+def possible(confs, args, classes):
+    """The confs without those whose classes have no names among the source's, which --conf all does without; asked for, they are an error."""
+    for name in [name for name, conf in confs.items() if conf["head"].get("kind") == "names"]:
+        try:
+            zero_shot(args, classes)
+        except ValueError as error:
+            if args.conf != "all":
+                raise
+            print(f"{name}: left out, {error}")
+            confs = {other: conf for other, conf in confs.items() if other != name}
+    return confs
 
 
 def train(folder, conf, clips, classes, args, device, memory):

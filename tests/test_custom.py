@@ -205,7 +205,8 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
     reasons = dict(custom.unreadable(folder / "data", table.clips))
     assert reasons.pop("x" * 300).startswith(("missing", "not readable"))
     assert reasons == {
-        "a.wav": "missing", "b.wav": "empty (0 bytes)", "c.wav": "not readable as audio", "d.wav@1": "starts at 1 s, and lasts 1.0 s", "e.wav": "missing",
+        "a.wav": "missing", "b.wav": "empty (0 bytes)", "c.wav": "not readable as audio", "e.wav": "missing",
+        "d.wav@1": "starts at 1 s, and lasts 1.0 s",
     }  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def _conflicts(clips, rows):
         row = rows[clip.clip]
         group, first = groups.setdefault(clip.audio, (clip.group, row))
         if group != clip.group:
-            problems.append((row, f"{clip.clip} is of group {clip.group!r}, the same file in row {first} of {group!r}; expected one group for a file"))
+            problems.append((row, f"{clip.clip} is of group {clip.group!r}, the same file in row {first} of {group!r}; expected one for a file"))
         if clip.split not in manifest.SPLITS:
             continue
         split, first = splits.setdefault(clip.group, (clip.split, row))

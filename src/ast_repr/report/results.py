@@ -22,6 +22,7 @@ SETTING = [  # what the seeds of a conf share
     "selection.split", "selection.metric", "selection.mode",
 ]  # fmt: skip
 KINDS = ("without AST", "frozen AST", "reprogrammed AST", "fine-tuned AST")  # in the order of a table
+NAMES = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: what publications call it
 
 
 def corpus_options(name):
@@ -43,7 +44,7 @@ def same_corpus(published, corpus):
     >>> same_corpus({"corpus": "OpenMIC-2018"}, "openmic"), same_corpus({"corpus": "OpenMIC-2018"}, "synthetic")
     (True, False)
     """
-    return corpus.lower() in published["corpus"].lower()
+    return published["corpus"] == NAMES.get(corpus)
 
 
 class ResultsError(ValueError):

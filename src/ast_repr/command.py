@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake raises UsageError and names the nearest option or choice; options are never abbreviated."""
 
     def parse_args(self, args=None, namespace=None):
-        options, rest = self.parse_known_args(args, namespace)
+        options, rest = self.parse_known_intermixed_args(args, namespace)  # paths may stand before and after options
         if rest:
             self.error(unknown("option", rest[0].partition("=")[0], self._option_string_actions))
         return options

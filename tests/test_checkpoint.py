@@ -29,7 +29,7 @@ def test_code_in_a_checkpoint_does_not_run(write, tmp_path):
     trace = tmp_path / "was_here"
     write({"learned": Malice(trace)}, tmp_path / "last.pt")
     with pytest.raises(CheckpointError, match=r"last\.pt: not a checkpoint of this project, or truncated"):
-        trainer.resume(tmp_path, model=None, optimizer=None)
+        trainer.resume(tmp_path, method=None, optimizer=None)
     assert not trace.exists()
 
 

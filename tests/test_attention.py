@@ -1,4 +1,4 @@
-"""The blocked bfloat16 attention gives what plain attention in float32 gives, forwards and backwards."""
+"""The attention kernels for training on CPU give what plain attention in float32 gives, forwards and backwards."""
 
 import pytest
 import torch
@@ -27,9 +27,22 @@ def test_values_and_gradients_are_those_of_float32_to_bfloat16s_precision(block_
         assert error < 0.01
 
 
-def test_float32_and_inference_take_the_fused_kernel(monkeypatch):
-    monkeypatch.setattr(attention._Blocked, "apply", None)
+def test_float32_is_exact_with_queries_fewer_than_keys():
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, n, 16, generator=generator).requires_grad_() for n in (7, 50, 50)]
+    out, expected = attention.attend(*inputs), exact(*inputs)
+    assert type(out.grad_fn).__name__ == "ViewBackward0"  # of the kernel's flattened heads: not PyTorch's
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
+    weight = torch.randn(2, 3, 7, 16, generator=generator)
+    for found, sought in zip(torch.autograd.grad((out * weight).sum(), inputs), torch.autograd.grad((expected * weight).sum(), inputs)):
+        torch.testing.assert_close(found, sought, atol=1e-6, rtol=1e-5)
+
+
+def test_inference_takes_the_fused_kernel(monkeypatch):
+    for kernel in (attention._Bfloat16, attention._Float32):
+        monkeypatch.setattr(kernel, "apply", None)
     q = torch.randn(1, 2, 8, 4)
     torch.testing.assert_close(attention.attend(q, q, q), exact(q, q, q))
     with torch.no_grad():
-        attention.attend(*[q.bfloat16().requires_grad_()] * 3)
+        for dtype in (torch.float32, torch.bfloat16):
+            attention.attend(*[q.to(dtype).requires_grad_()] * 3)

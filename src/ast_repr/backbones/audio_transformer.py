@@ -10,13 +10,24 @@ The input is expected normalised, (x - mean) / (2 std), with `self.mean` and `se
 from functools import partial
 
 import torch
+from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import SelfAttention
 from .output import Output
+from .product import linear
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the log-mel, from the authors' AudioSet recipe
+
+
+class FeedForward(Mlp):
+    """timm's, with the same parameters and quicker products; no dropout."""
+
+    def forward(self, x):
+        """(B, N, D) -> (B, N, D)."""
+        return linear(self.act(linear(x, self.fc1.weight, self.fc1.bias)), self.fc2.weight, self.fc2.bias)
 
 
 class AudioTransformer(nn.Module):
@@ -50,6 +61,7 @@ class AudioTransformer(nn.Module):
         self.embed_dim, self.n_source = embed_dim, n_source
         self.frames, self.mels = frames, mels
         self.mean, self.std = mean, std
+        self.recompute = False  # a block's activations on the way back, instead of keeping them: less memory, a third more time
         self.grid = ((mels - patch) // stride + 1, (frames - patch) // stride + 1)  # rows in frequency, columns in time
 
         norm = partial(nn.LayerNorm, eps=norm_eps)
@@ -57,7 +69,8 @@ class AudioTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.grid[0] * self.grid[1], embed_dim))
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm, attn_layer=SelfAttention) for _ in range(depth))
+        parts = {"norm_layer": norm, "attn_layer": SelfAttention, "mlp_layer": FeedForward}
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True, **parts) for _ in range(depth))
         self.norm = norm(embed_dim)
         self.source_head = nn.Sequential(norm(embed_dim), nn.Linear(embed_dim, n_source))
         self._initialise()
@@ -82,8 +95,9 @@ class AudioTransformer(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), patches], dim=1)
         tokens = tokens + self.pos_embed
         *blocks, last = self.blocks
+        again = self.recompute and torch.is_grad_enabled()
         for block in blocks:
-            tokens = block(tokens)
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
         # Only two tokens are pooled, so of the last block the others only need to be looked at.
         pooled = tokens[:, :2] + last.attn(last.norm1(tokens), queries=2)
         pooled = pooled + last.mlp(last.norm2(pooled))

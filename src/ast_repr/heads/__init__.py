@@ -18,5 +18,4 @@ def build(name, n_classes, embed_dim=None, n_source=None, **kwargs):
     Raises:
         ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
     """
-    sizes = {"embedding": {"embed_dim": embed_dim}, "attention": {"embed_dim": embed_dim}, "labelmap": {"n_source": n_source}}.get(name, {})
-    return rooms.build("head", HEADS, name, {"n_classes": n_classes, **sizes, **kwargs})
+    return rooms.build("head", HEADS, name, {"n_classes": n_classes, **kwargs}, {"embed_dim": embed_dim, "n_source": n_source})

@@ -1,12 +1,12 @@
 # The Python that recipes and tests run on: the active one where it has what pyproject.toml lists, else the
 # repository's .venv, which is made or completed here. Read by scripts that run in a bash of their own.
-#   in:  root, the repository; extra, the set of optional dependencies that is needed as well, or nothing
+#   in:  root, the repository; extra, the sets of optional dependencies that are needed as well, with commas between them, or nothing
 #   out: python, a command
 # Whether packages are there is asked of the packages (their metadata), so an interrupted set-up is completed later.
 
 trap 'exit 130' INT # after Ctrl-C a Python that ends with some other code must not count as a failure
 
-satisfied() { # does this Python have the dependencies, the extra's included?
+satisfied() { # does this Python have the dependencies, the extras' included?
     "$1" - "$root/pyproject.toml" "$extra" 2>/dev/null <<'PYTHON'
 import platform, sys, tomllib
 from importlib import metadata
@@ -25,7 +25,8 @@ def found(requirement):
 
 with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
-wanted = project["dependencies"] + (project["optional-dependencies"][sys.argv[2]] if sys.argv[2] else [])
+extras = sys.argv[2].split(",") if sys.argv[2] else []
+wanted = sum((project["optional-dependencies"][extra] for extra in extras), project["dependencies"])
 wanted = {requirement: found(requirement) for requirement in map(Requirement, wanted)}
 there = all(version and requirement.specifier.contains(version, prereleases=True) for requirement, version in wanted.items())
 # A CPU-only torch ("2.11.0+cpu") beside ordinary builds of the other two has the right numbers, and fails at import.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ast_repr import audio, inference, metrics
+from ast_repr import audio, checkpoint, inference, metrics
 
 ROOT = Path(__file__).parents[1]
 CONFS = ("ast_linear", "ast_unet_residual", "forest", "ast_zero_shot", "ast_linear+train.labels=0.5")
@@ -148,3 +148,20 @@ def test_the_corpus_has_the_layout_that_the_openmic_loader_reads(finished):
     own, loaded = (recipe_folder / f"data/{name}/manifest.jsonl" for name in ("synthetic-200", "openmic-2018"))
     labels = [[json.loads(line)["labels"] for line in path.read_text().splitlines()] for path in (own, loaded)]
     assert labels[0] == labels[1]
+
+
+@pytest.mark.slow
+def test_a_reprogrammer_is_added_as_egs_readme_says(finished, tmp_path):
+    recipe_folder, _ = finished
+    section = (ROOT / "egs" / "README.md").read_text().split("## Adding a reprogrammer")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    variable, _, _, option, confs = section.split("```\nPYTHONPATH")[1].splitlines()[0].split()
+    assert variable == "=~/mine" and option == "--conf"
+    (tmp_path / "mine.py").write_text(code)
+    done = subprocess.run(recipe(recipe_folder.parents[1], *OPTIONS[:2], option, confs, "--set", "train.epochs=2", "--from", "train"),
+                          env=environment() | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = recipe_folder / "exp/synthetic-200" / confs.split(",")[1] / "seed0"
+    learned = checkpoint.load(folder / "best.valid.macro_f1.pt")["learned"]["reprogrammer.factor"]
+    assert learned.shape == (128,) and (learned - 0.9).abs().min() > 0  # every band has learned
+    assert json.loads((folder / "results.json").read_text())["reprogrammer"] == "mine.Gain" and "mine.Gain" in done.stdout

@@ -5,10 +5,8 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import style
+from . import passage, style
 
-FRAMES_PER_SECOND = 100  # of the log-mel
-OUTLIERS = 0.5  # per cent at each end that a colour scale leaves out
 ACROSS = 3  # panels side by side
 
 
@@ -54,31 +52,8 @@ def curves(table):
 
 
 def example(row, run):
-    """One clip as it enters the reprogrammer, as it leaves it, and the difference; each has a colour scale of its own."""
+    """The clip that the run has kept, before and after its reprogrammer."""
     found = run.example()
-    before, after = (found[key].astype(np.float32) for key in ("before", "after"))
-    figure = Figure(figsize=(style.WIDTH, 6.4), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
-    raw = run["norm"] == "none"
-    parts = [
-        ("before the reprogrammer", before, "log-mel energy\n(natural log)" if raw else f"log-mel, normalised\n({run['norm']})"),
-        ("after: what the backbone gets", after, f"reprogrammed {'' if raw else 'normalised '}\nlog-mel"),
-        ("difference: after - before", after - before, f"change in {'' if raw else 'normalised '}\nlog-mel"),
-    ]
-    sounding = np.ptp(before, axis=1) > 0  # padding is one value; left in, it would rule the colour scales
-    for panel, (title, values, label) in zip(panels, parts):
-        signed = title.startswith("difference")
-        low, high = np.percentile(values[sounding] if sounding.any() else values, [OUTLIERS, 100 - OUTLIERS])
-        reach = max(abs(low), abs(high), 1e-6)
-        low, high = (-reach, reach) if signed else (low, max(high, low + 1e-6))
-        extent = (0, len(values) / FRAMES_PER_SECOND, -0.5, values.shape[1] - 0.5)
-        image = panel.imshow(
-            values.T, cmap="PuOr_r" if signed else "cividis", vmin=low, vmax=high, extent=extent, origin="lower", aspect="auto",
-            interpolation="nearest",
-        )  # fmt: skip
-        panel.set(title=title, ylabel="mel band")
-        figure.colorbar(image, ax=panel, label=label, extend="both", pad=0.01)
-    panels[-1].set_xlabel("time, s")
     clip = f"clip {found['clip']}: {', '.join(map(style.plain, str(found['instruments']).split(',')))}"
-    figure.suptitle("\n".join([f"{row.name}, seed {run['seed']}", *textwrap.wrap(clip, 100)]), fontsize=9)
-    return figure
+    title = "\n".join([f"{row.name}, seed {run['seed']}", *textwrap.wrap(clip, 100)])
+    return passage.draw(found["before"], found["after"], run["norm"], title)

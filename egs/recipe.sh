@@ -64,6 +64,8 @@ $(usage_corpus)
   --seeds 0,1,...        one run for each (default $seeds)
   --protocol NAME        $(one_of "${protocols[@]}") (default $protocol)
   --device NAME          auto, cpu, cuda or cuda:N (default $device)
+  --ngpu N               GPUs of each training run, or with --device cpu processes, which share its batches (default $ngpu)
+  --jobs N               training runs at the same time (default: as many as there are GPUs for, one on the CPU)
   --nj N                 processes (default: one per core, here $nj)
   --from STAGE           begin there (fetch always runs: it decides what is used)
   --to STAGE             end there
@@ -144,12 +146,12 @@ absolute() { # a path as seen from where the command was given
     esac
 }
 
-data_root='' manifest='' backbone_file='' allow_missing=0 device=auto settings=() overwrite=() debug=()
+data_root='' manifest='' backbone_file='' allow_missing=0 device=auto ngpu=1 jobs='' settings=() overwrite=() debug=()
 nj=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 from=${stages[0]} to=${stages[-1]}
 options=(--corpus --data-root --clips)
 [[ $corpus != custom ]] || options=(--manifest)
-options+=(--allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --nj --from --to)
+options+=(--allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --ngpu --jobs --nj --from --to)
 
 while (($#)); do
     option=${1%%=*}
@@ -194,6 +196,8 @@ else
     check_form --clips "$clips" '[1-9][0-9]{0,8}' 'a number of at least 1'
     size=(--clips "$clips")
 fi
+check_form --ngpu "$ngpu" '[1-9][0-9]{0,3}' 'a number of at least 1'
+[[ ! $jobs ]] || check_form --jobs "$jobs" '[1-9][0-9]{0,3}' 'a number of at least 1'
 check_form --nj "$nj" '[1-9][0-9]{0,3}' 'a number of at least 1'
 check_form --allow-missing "$allow_missing" '0|[1-9][0-9]{0,8}' 'a number of at least 0'
 check_form --seeds "$seeds" '[0-9]{1,9}(,[0-9]{1,9})*' 'whole numbers separated by commas, such as 0,1,2'
@@ -240,7 +244,8 @@ stage_extract() {
 stage_train() {
     log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
     "$python" "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
-        --backbone "$backbone" --weights "$weights" --device "$device" "${overwrite[@]}" "${debug[@]}"
+        --backbone "$backbone" --weights "$weights" --device "$device" --ngpu "$ngpu" ${jobs:+--jobs "$jobs"} \
+        "${overwrite[@]}" "${debug[@]}"
 }
 
 stage_score() {

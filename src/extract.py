@@ -1,7 +1,15 @@
-"""Stage `extract`: each clip's feature, computed in parallel, into the store. Goes on where it was interrupted."""
+"""Stage `extract`: each clip's feature, computed in parallel, into the store. Goes on where it was interrupted.
 
+Machines share the work on one store by `--shard`: the second of four makes each fourth shard, from the second on.
+"""
+
+import argparse
 import json
+import math
+import mmap
+import re
 import signal
+from collections import deque
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -9,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ast_repr import audio, command, features, files, manifest, store
+from ast_repr import audio, command, features, manifest, store
 
 LISTED = 10  # unreadable clips named in an error
 
@@ -18,57 +26,78 @@ def main(args):
     clips, _ = manifest.read(args.data)
     confs = command.confs(args, lacking=features.lacking(args.data, clips)).values()
     for feature in {json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs}.values():
-        extract(Path(args.data), clips, feature, args.nj, args.allow_missing)
+        extract(Path(args.data), clips, feature, args.nj, args.allow_missing, args.shard)
 
 
-def extract(data, clips, settings, nj, allowed):
-    """Fill the store of one feature; clips whose audio cannot be decoded are left out if there are no more than `allowed`."""
+def extract(data, clips, settings, nj, allowed, part):
+    """Fill the store of one feature, or a part of its shards; clips whose audio cannot be decoded are left out if there are
+    no more than `allowed`."""
     folder, feature = data / "features" / settings["name"], features.build(**settings)
-    left_out = store.left_out(folder)
-    refuse_too_many(left_out, allowed)
     shards = [clips[start : start + store.SHARD_CLIPS] for start in range(0, len(clips), store.SHARD_CLIPS)]
-    kept = [[clip.clip for clip in shard if clip.clip not in left_out] for shard in shards]
-    todo = [i for i, names in enumerate(kept) if not store.holds(folder, i, names, feature.spec())]
-    if not todo:
-        print(f"{folder} is up to date: {len(clips) - len(left_out)} clips")
-        return
-    jobs = [(data, clip, settings) for i in todo for clip in shards[i]]
-    with get_context("spawn").Pool(nj, start_worker) as pool:
-        results = iter(tqdm(pool.imap(compute, jobs, chunksize=4), f"extract {settings['name']}", len(jobs), unit="clip"))
-        for i in todo:
-            found = {}
-            for clip in shards[i]:
-                value = next(results)
-                if isinstance(value, str):
-                    left_out[clip.clip] = value
-                else:
-                    found[clip.clip] = value
-            if len(left_out) <= allowed and found:
-                store.write_shard(folder, i, np.stack(list(found.values())), list(found), feature.spec())
-    refuse_too_many(left_out, allowed)
-    files.write_json(folder / store.LEFT_OUT, left_out)
-    for stale in sorted(folder.glob("shard-*.h5"))[len(shards) :]:
-        stale.unlink()  # of a larger manifest
-    print(f"{folder}: {len(clips) - len(left_out)} clips")
+    own = {index: {clip.clip: clip for clip in shards[index]} for index in range(len(shards))[part]}
+    left_out = {clip: reason for clip, reason in store.left_out(folder).items() if any(clip in shard for shard in own.values())}
+    again = left_out.keys() if len(left_out) > allowed else set()  # they may have been mended
+    todo = {i: shard for i, shard in own.items() if not store.holds(folder, i, list(shard), feature.spec()) or shard.keys() & again}
+    if todo:
+        left_out = {clip: reason for clip, reason in left_out.items() if not any(clip in shard for shard in todo.values())}
+        fill(folder, data, feature, todo, nj, left_out, allowed)
+        refuse_too_many(left_out, allowed)
+    for stale in folder.glob("shard-*.h5"):
+        if stale.name >= store.shard_path(folder, len(shards)).name:
+            stale.unlink()  # of a larger manifest
+    print(f"{folder}{'' if todo else ' is up to date'}: {sum(map(len, own.values())) - len(left_out)} clips")
 
 
-def start_worker():
-    """One thread for each process, and Ctrl-C is the parent's to handle."""
+def fill(folder, data, feature, todo, nj, left_out, allowed):
+    """Compute and write the shards `todo`, {index: {name: clip}}; clips without usable audio go to `left_out`, with the reason."""
+    size, count = store.SHARD_CLIPS * math.prod(feature.shape), sum(map(len, todo.values()))
+    rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(2, store.SHARD_CLIPS, *feature.shape)  # shared with the workers
+    context = get_context("fork")  # torch is imported once; nothing has been computed with it here
+    with context.Pool(nj, start_worker, (data, feature, rooms)) as pool, tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar:
+        jobs = ([(turn % 2, row, clip) for row, clip in enumerate(shard.values())] for turn, shard in enumerate(todo.values()))
+        computed = one_ahead(pool.imap(compute, job, chunksize=4) for job in jobs)
+        for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed)):
+            lacking = {}
+            for name, reason in zip(shard, reasons):
+                if reason:
+                    lacking[name] = reason
+                bar.update()
+            left_out |= lacking
+            if len(left_out) <= allowed:
+                rows = [row for row, name in enumerate(shard) if name not in lacking]
+                values = rooms[turn % 2, rows] if lacking else rooms[turn % 2, : len(rows)]
+                store.write_shard(folder, index, values, [name for name in shard if name not in lacking], feature.spec(), lacking)
+
+
+def one_ahead(items):
+    """The items, each given once the next one is made: the workers compute a shard while one is written, and no more than that."""
+    made = deque()
+    for item in items:
+        made.append(item)
+        if len(made) == 2:
+            yield made.popleft()
+    yield from made
+
+
+def start_worker(*given):
+    """One thread for each process, Ctrl-C is the parent's to handle, and `compute` gets what all its calls share."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    compute.given = given
 
 
 def compute(job):
-    """One clip's feature (C, T, F) float16, or the reason why there is none."""
-    data, clip, settings = job
-    feature = features.build(**settings)
+    """Put one clip's feature (C, T, F) into its place in the shared memory; returns the reason if there is none."""
+    (data, feature, rooms), (room, row, clip) = compute.given, job
     try:
         if hasattr(feature, "read"):  # it comes with the corpus
-            return feature.read(data / clip.audio).half().numpy()
-        waveform = audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS)
+            value = feature.read(data / clip.audio)
+        else:
+            value = feature(torch.from_numpy(audio.fit(audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS)))[None])[0]
     except (audio.AudioError, features.VGGishError) as error:
         return str(error)
-    return feature(torch.from_numpy(audio.fit(waveform))[None])[0].half().numpy()
+    rooms[room, row] = value.half().numpy()
+    return None
 
 
 def refuse_too_many(left_out, allowed):
@@ -81,12 +110,25 @@ def refuse_too_many(left_out, allowed):
         )
 
 
+def part(text):
+    """The slice of a list of shards that `i/n` means.
+
+    >>> list("abcdefg")[part("2/3")]
+    ['b', 'e']
+    """
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text, re.ASCII)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a part and the number of parts, such as 2/4")
+    return slice(int(found[1]) - 1, None, int(found[2]))
+
+
 def parse():
     parser = command.parser(__doc__)
     parser.add_argument("--data", required=True, help="folder with the manifest; the store is made in it")
     command.add_conf_options(parser)
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--allow-missing", type=int, default=0, help="clips without usable audio that may be left out")
+    parser.add_argument("--shard", type=part, default=slice(None), metavar="I/N", help="only part I of N of the shards; other processes make the others")
     return parser
 
 

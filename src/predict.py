@@ -3,6 +3,7 @@
     python src/predict.py ~/music                               # with the newest run that is finished
     python src/predict.py --model egs/openmic/exp/synthetic/ast_unet/seed0 --timeline --plot pictures song.mp3 "more/*.flac"
     python src/predict.py --format csv --output found.csv --threshold 0.3 ~/music
+    python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote: the folder, or a file of it
 
 wav, flac, ogg and mp3 of any rate, number of channels and length. Files are heard in windows of ten seconds. One that
 cannot be read is left out, and listed at the end; the exit code is then 1.
@@ -11,7 +12,6 @@ cannot be read is left out, and listed at the end; the exit code is then 1.
 import argparse
 import contextlib
 import glob
-import json
 import os
 import re
 import sys
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ast_repr import audio, command, files, inference
+from ast_repr import audio, command, files, inference, runs
 from ast_repr import device as devices
 from ast_repr.report import predictions, song
 
@@ -33,7 +33,7 @@ AGGREGATES = {"mean": np.mean, "max": np.max}
 def main(args):
     paths = find(args.paths)
     source = args.model or newest_run(ROOT / "egs")
-    model = inference.load(source, devices.choose(args.device))
+    model = inference.load(source, devices.choose(args.device), args.backbone_file)
     threshold = model.threshold if args.threshold is None else args.threshold
     view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
     print(f"model: {source}", file=sys.stderr)
@@ -96,9 +96,8 @@ def newest_run(egs):
     Raises:
         ValueError: there is none.
     """
-    for path in sorted(egs.glob("*/exp/**/results.json"), key=os.path.getmtime, reverse=True):
-        if any(path.parent.glob("best.*.pt")) and json.loads(path.read_text(encoding="utf-8")).get("feature") != "vggish":
-            return path.parent
+    if found := runs.finished(egs.glob("*/exp")):
+        return found[0]
     raise ValueError(f"no finished run under {egs}/*/exp; make one by: bash {egs}/openmic/run.sh, or name one by --model")
 
 
@@ -142,7 +141,8 @@ def between(kind, least, most=float("inf")):
 def parse():
     parser = command.parser(__doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders (all audio below them), patterns such as '*.mp3'")
-    parser.add_argument("--model", help="a run folder, or a checkpoint; default: the newest finished run")
+    parser.add_argument("--model", help="a run folder, a checkpoint, or what src/export.py wrote; default: the newest finished run")
+    parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the backbone's weights, if they are not where the model looks for them")
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there, not on the screen")
     parser.add_argument("--threshold", type=between(float, 0, 1), help="the least probability that is shown; default: the model's own")

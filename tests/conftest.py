@@ -1,11 +1,13 @@
-"""What several test files share: a tiny AST whose random weights give logits worth comparing, and clips made of numbers."""
+"""What several test files share: a tiny AST whose random weights give logits worth comparing, clips made of numbers, a run folder."""
 
 import numpy as np
 import pytest
 import torch
 
-from ast_repr import backbones
+from ast_repr import backbones, checkpoint
+from ast_repr.backbones import weights
 from ast_repr.batches import Clips
+from ast_repr.classifier import assemble
 from ast_repr.manifest import Clip
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch": 16, "stride": 16, "frames": 64, "mels": 32, "n_source": 10}
@@ -57,3 +59,32 @@ def tiny_clips():
         return Clips(clips, list(names), features.__getitem__)
 
     return make
+
+
+@pytest.fixture
+def run(tmp_path, tiny_ast, spread):
+    """A run folder as the trainer leaves it, and the model whose state is in it."""
+    weights.save(tiny_ast(frames=1024, depth=1), tmp_path / "tiny.safetensors")
+    header = weights.read_header(tmp_path / "tiny.safetensors")
+    backbone = {
+        "name": "ast",
+        "options": header["dims"] | {"mean": header["mean"], "std": header["std"]},
+        "source": "ast_tiny_synth",
+        "file": str(tmp_path / "tiny.safetensors"),
+        "seed": 0,
+        "finetune": False,
+    }
+    build = {
+        "norm": "backbone",
+        "reprogrammer": {"name": "unet", "residual": True},
+        "backbone": backbone,
+        "head": {"name": "embedding"},
+    }
+    classes = ["bass", "flute", "voice"]
+    model = assemble(classes, **build).eval()
+    spread(model.reprogrammer, 1)
+    torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(2))
+    about = {"classes": classes, "feature": {"name": "logmel", "frames": 1024, "bins": 32}, "build": build}
+    about["backbone_sha256"] = weights.fingerprint(model.backbone)
+    checkpoint.save(tmp_path / "run" / "best.valid.macro_f1.pt", {"learned": model.learned_state(), "epoch": 1, "about": about})
+    return tmp_path / "run", model

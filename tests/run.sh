@@ -20,6 +20,6 @@ set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 root=$PWD
-extra=test
+extra=test,demo,onnx
 source egs/environment.sh
 "$python" -m pytest "$@"

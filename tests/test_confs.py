@@ -1,12 +1,11 @@
 """Every conf that is shipped builds a model that runs, with its method, optimiser and schedule, under either protocol."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-import train
-from ast_repr import backbones, catalogue, config, features, methods, optimizer
+
+from ast_repr import backbones, blueprint, catalogue, config, features, methods, optimizer
 from ast_repr.backbones import weights
 from ast_repr.classifier import assemble
 from ast_repr.corpora import sounds
@@ -56,8 +55,9 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
 def build(conf, backbone_file, clips):
     """(model, feature) as the stage `train` builds them; the shipped names of source classes stand in for AudioSet's."""
     feature = features.build(**conf["feature"])
-    args = SimpleNamespace(weights=backbone_file, backbone="ast_tiny_synth")
-    return assemble(CLASSES, **train.build_values(conf, args, feature, clips, CLASSES)), feature
+    name = "ast_tiny_synth"
+    sources = blueprint.source_groups(CLASSES, name, backbone_file) if blueprint.by_name(conf) else {}
+    return assemble(CLASSES, **blueprint.draw(conf, feature, clips, name, backbone_file, sources)), feature
 
 
 @pytest.mark.parametrize("name", [name for study in config.studies(SHIPPED).values() for name in study["confs"]])

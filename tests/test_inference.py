@@ -10,39 +10,11 @@ import torch
 from ast_repr import audio, checkpoint, features, inference
 from ast_repr.backbones import weights
 from ast_repr.checkpoint import CheckpointError
-from ast_repr.classifier import assemble
 from ast_repr.reprogrammers import unet
 
 CLASSES = ["bass", "flute", "voice"]
 FEATURE = {"name": "logmel", "frames": 1024, "bins": 32}
 WINDOW = 160_000  # samples in ten seconds
-
-
-@pytest.fixture
-def run(tmp_path, tiny_ast, spread):
-    """A run folder as the trainer leaves it, and the model whose state is in it."""
-    weights.save(tiny_ast(frames=1024, depth=1), tmp_path / "tiny.safetensors")
-    header = weights.read_header(tmp_path / "tiny.safetensors")
-    backbone = {
-        "name": "ast",
-        "options": header["dims"] | {"mean": header["mean"], "std": header["std"]},
-        "source": "ast_tiny_synth",
-        "file": str(tmp_path / "tiny.safetensors"),
-        "seed": 0,
-        "finetune": False,
-    }
-    build = {
-        "norm": "backbone",
-        "reprogrammer": {"name": "unet", "residual": True},
-        "backbone": backbone,
-        "head": {"name": "embedding"},
-    }
-    model = assemble(CLASSES, **build).eval()
-    spread(model.reprogrammer, 1)
-    torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(2))
-    about = {"classes": CLASSES, "feature": FEATURE, "build": build, "backbone_sha256": weights.fingerprint(model.backbone)}
-    checkpoint.save(tmp_path / "run" / "best.valid.macro_f1.pt", {"learned": model.learned_state(), "epoch": 1, "about": about})
-    return tmp_path / "run", model
 
 
 def sound(seconds, count=2):
@@ -117,7 +89,7 @@ def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
     other = folder.parent / "other.safetensors"
     weights.save(spread(tiny_ast(frames=1024, depth=1), seed=5), other)
     with pytest.raises(
-        weights.WeightsError, match="other.safetensors: tensors have sha256 .*the model was trained on .*pass the right file"
+        weights.WeightsError, match="other.safetensors: the backbone's tensors have sha256 .*the model was trained on .*pass the right file"
     ):
         inference.load(folder, backbone_file=other)
     moved = folder.parent / "moved.safetensors"
@@ -128,13 +100,13 @@ def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
 def test_a_model_of_features_that_come_with_the_corpus_hears_nothing(run):
     model, about = inference.restore(run[0] / "best.valid.macro_f1.pt")
     with pytest.raises(ValueError, match="trained on vggish, .*take a model trained on logmel"):
-        inference.Predictor(model, about | {"feature": {"name": "vggish"}})
+        inference.TorchPredictor(model, about | {"feature": {"name": "vggish"}})
 
 
 def test_the_threshold_is_the_one_in_the_file(run):
     model, about = inference.restore(run[0] / "best.valid.macro_f1.pt")
-    assert inference.Predictor(model, about).threshold == 0.5
-    assert inference.Predictor(model, about | {"threshold": 0.3}).threshold == 0.3
+    assert inference.TorchPredictor(model, about).threshold == 0.5
+    assert inference.TorchPredictor(model, about | {"threshold": 0.3}).threshold == 0.3
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import numpy as np
 import predict
 import pytest
 import soundfile
-from test_inference import CLASSES, run  # noqa: F401, the fixture
 
 from ast_repr import audio, checkpoint, command, inference
 from ast_repr.report import predictions, song
 
 RATE = audio.SAMPLE_RATE
+CLASSES = ["bass", "flute", "voice"]  # of the run folder
 rng = np.random.default_rng
 
 
@@ -24,7 +24,7 @@ def noise(seconds, rate=RATE, channels=1, seed=0):
 
 
 @pytest.fixture
-def tell(run, capsys):  # noqa: F811
+def tell(run, capsys):
     """arguments -> (exit code, standard output, error output) of the script with the tiny model."""
 
     def call(*arguments, model=run[0]):
@@ -49,7 +49,7 @@ def assert_heard(found, model, path, waveform=None):
     np.testing.assert_allclose([found[str(path)][name] for name in CLASSES], expected, rtol=0, atol=1e-4)
 
 
-def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):  # noqa: F811
+def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
     for i, rate in enumerate((8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)):
@@ -67,7 +67,7 @@ def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):  # n
         assert_heard(found, run[0], path)
 
 
-def test_short_silent_and_clipped_sound_is_heard(run, tell, tmp_path):  # noqa: F811
+def test_short_silent_and_clipped_sound_is_heard(run, tell, tmp_path):
     sounds = {"sample": [0.5], "short": noise(0.3)[:, 0], "ten": noise(10)[:, 0], "silent": np.zeros(RATE), "loud": 9 * noise(1)[:, 0]}
     for name, samples in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", np.asarray(samples), RATE, subtype="FLOAT")
@@ -78,7 +78,7 @@ def test_short_silent_and_clipped_sound_is_heard(run, tell, tmp_path):  # noqa: 
         assert_heard(rows(out), run[0], path, np.clip(np.float32(samples), -1, 1))
 
 
-def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tmp_path):  # noqa: F811
+def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tmp_path):
     good = tmp_path / "good.wav"
     soundfile.write(good, noise(0.5), RATE)
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
@@ -108,7 +108,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
 
 
 @pytest.mark.parametrize("kind", ["ogg", "mp3"])
-def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):  # noqa: F811
+def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):
     path = tmp_path / f"cut.{kind}"
     soundfile.write(path, noise(14, 22_050), 22_050)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -142,7 +142,7 @@ def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monke
     assert list(rows(out)) == ["a.wav", "b.wav", "c.flac"]
 
 
-def test_hop_and_aggregate(run, tell, tmp_path):  # noqa: F811
+def test_hop_and_aggregate(run, tell, tmp_path):
     path = tmp_path / "song.wav"
     soundfile.write(path, noise(21) * np.linspace(0, 1, 21 * RATE)[:, None] ** 4, RATE, subtype="FLOAT")
     predictor, waveform = inference.load(run[0]), audio.decode(path)
@@ -160,7 +160,7 @@ def test_hop_and_aggregate(run, tell, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):  # noqa: F811
+def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
     path = tmp_path / "hour.wav"
     with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
         for minute in range(61):
@@ -246,7 +246,7 @@ def test_usage_errors_are_named(arguments, expected, tell):
     assert code == 2 and out == "" and expected in err and err.count("\n") == 1
 
 
-def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkeypatch):  # noqa: F811
+def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "ROOT", tmp_path)
     code, _, err = tell(tmp_path, model=None)
     assert code == 1 and f"no finished run under {tmp_path}/egs" in err and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err

@@ -88,22 +88,35 @@ def test_a_damaged_shard_is_named_and_made_again(share, folder):
         Store(folder)
 
 
-def test_clips_that_were_left_out_are_not_expected(folder):
-    (folder / store.LEFT_OUT).write_text('{"a1": "missing"}')
-    opened = Store(folder)
-    assert opened.left_out == {"a1": "missing"}
-
+def test_a_shard_says_which_of_its_clips_were_left_out(folder):
+    store.write_shard(folder, 2, features(2), ["c0", "c2"], SPEC, {"c1": "missing"})
+    store.write_shard(folder, 3, features(0), [], SPEC, {"d0": "empty"})
+    assert store.left_out(folder) == Store(folder).left_out == {"c1": "missing", "d0": "empty"}
+    assert store.holds(folder, 2, ["c0", "c1", "c2"], SPEC) and store.holds(folder, 3, ["d0"], SPEC)
+    assert not store.holds(folder, 2, ["c0", "c2"], SPEC) and not store.holds(folder, 2, ["c0", "c1", "c2", "c3"], SPEC)
+    assert np.array_equal(Store(folder).read(["c2", "b0"]), np.stack([features(2)[1], features(5, seed=1)[0]]))
 
 
 def test_clips_that_one_feature_lacks_are_used_by_none(tmp_path):
     class Named(str):
         clip = property(str)
 
-    for feature, absent in (("logmel", '{"a1": "missing"}'), ("vggish", '{"b0": "missing"}')):
-        (tmp_path / feature).mkdir()
-        (tmp_path / feature / store.LEFT_OUT).write_text(absent)
+    store.write_shard(tmp_path / "logmel", 0, features(2), ["a0", "b0"], SPEC, {"a1": "missing"})
+    store.write_shard(tmp_path / "vggish", 0, features(2), ["a0", "a1"], SPEC, {"b0": "missing"})
     (tmp_path / "other").mkdir()
     assert store.usable(tmp_path, [Named("a0"), Named("a1"), Named("b0")]) == ["a0"]
+
+
+def test_a_store_without_any_clip_names_the_stage(tmp_path):
+    store.write_shard(tmp_path, 0, features(0), [], SPEC, {"a0": "empty"})
+    with pytest.raises(StoreError, match="run the stage `extract` first"):
+        Store(tmp_path)
+
+
+def test_clips_are_together_as_long_as_they_follow_each_other_in_one_shard(folder):
+    assert Store(folder).together(["a3", "a5", "b1", "b0", "a0"]) == [[0, 1], [2, 3], [4]]
+    with pytest.raises(StoreError, match="no features of 1 clips"):
+        Store(folder).together(["a3", "x"])
 
 
 KILLS = 14

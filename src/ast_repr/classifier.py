@@ -7,6 +7,7 @@ Also here is what a classifier is asked: probabilities, what its head reads of c
 """
 
 import copy
+import math
 import time
 from itertools import chain
 
@@ -176,8 +177,10 @@ def read_once(model, clips, build, memory, device, label, size=32):
 def multiply_accumulates(model, shape):
     """Multiply-accumulates of the matrix products, attention and convolutions in one forward pass of a feature of `shape` (C, T, F)."""
     mode, device = model.training, next((tensor.device for tensor in chain(model.parameters(), model.buffers())), "cpu")
-    # Attention on CPU is the one kernel that the counter does not know by itself.
-    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    on_cpu = {  # kernels that the counter does not know by itself
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
+    }  # fmt: skip
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))
     model.train(mode)

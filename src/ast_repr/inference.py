@@ -1,7 +1,7 @@
 """A trained model as a function of waveforms.
 
-    model = inference.load("exp/synthetic/ast_unet/seed0")
-    probabilities = model(waveforms)          # (B, N) at 16 kHz -> (B, K), columns as in model.classes
+    model = inference.load("exp/synthetic/ast_unet/seed0")      # or what src/export.py wrote: its folder, or a file of it
+    probabilities = model(waveforms)                            # (B, N) at 16 kHz -> (B, K), columns as in model.classes
 """
 
 import itertools
@@ -11,47 +11,69 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import audio, catalogue, checkpoint, features
+from . import audio, catalogue, checkpoint, features, graph, release
 from .backbones import weights
 from .classifier import assemble
 
 
+THRESHOLD = 0.5  # of a model that brings none of its own
+EXPORTED = ("model.safetensors", "model.onnx")  # in an exported folder, the first that is there is taken
+LABELS = "labels.txt"  # beside them: one class a line
+
+
 def restore(path, backbone_file=None):
-    """Rebuild the classifier of a checkpoint, in eval mode.
+    """Rebuild the classifier of a checkpoint or an exported file, in eval mode.
 
     Args:
-        path: a checkpoint file that the trainer wrote.
-        backbone_file: where the backbone's weights are; default: where they were in training, else the known place of their name.
+        path: a checkpoint that the trainer wrote, or a .safetensors of src/export.py.
+        backbone_file: where the backbone's weights are, if they are not inside; default: where they were in training, or beside
+            an exported file, else the known place of their name.
 
     Returns:
-        (Reprogrammed, about): `about` is what the training script stored.
+        (Reprogrammed, about): `about` is what the training script or the export stored, and a "threshold".
 
     Raises:
-        ValueError: the checkpoint or the weights cannot be read, or the backbone is not the one it was trained on.
+        ValueError: the file or the weights cannot be read, or the backbone is not the one it was trained on.
     """
-    state = checkpoint.load(path)
+    path = Path(path)
+    state = release.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
     try:
-        about, build = state["about"], dict(state["about"]["build"])
+        about, build, learned = {"threshold": THRESHOLD} | state["about"], dict(state["about"]["build"]), state["learned"]
         backbone = {key: build["backbone"][key] for key in ("name", "options", "source", "file", "seed", "finetune")}
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: not a trained model of this project, or of an older version ({error}); train it again"
         ) from error
-    if backbone["file"] is not None:
-        backbone["file"] = str(backbone_file or _find(backbone))
+    inside = any(name.startswith("backbone.") for name in learned)
+    if inside:
+        backbone["file"] = None
+    elif backbone["file"] is not None:
+        backbone["file"] = str(backbone_file or _find(path.parent / backbone["file"], backbone["source"]))
     model = assemble(about["classes"], **(build | {"backbone": backbone}))
+    try:
+        (model.load_state_dict if inside else model.load_learned)(learned)
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(f"{path}: tensors of another model ({error}); use the version that wrote it") from error
     if not backbone["finetune"] and (found := weights.fingerprint(model.backbone)) != about["backbone_sha256"]:
+        remedy = "pass the right file" if backbone["file"] else "random weights are drawn otherwise here; export the run with --merge"
         raise weights.WeightsError(
-            f"{backbone['file']}: tensors have sha256 {found[:12]}..., the model was trained on {about['backbone_sha256'][:12]}...; pass the right file"
+            f"{backbone['file'] or path}: the backbone's tensors have sha256 {found[:12]}..., "
+            f"the model was trained on {about['backbone_sha256'][:12]}...; {remedy}"
         )
-    model.load_learned(state["learned"])
     return model.eval(), about
 
 
-def _find(backbone):
-    if Path(backbone["file"]).is_file():
-        return backbone["file"]
-    return catalogue.find(backbone["source"]).path
+def _find(file, source):
+    if file.is_file():
+        return file
+    try:
+        known = catalogue.find(source).path
+    except (OSError, ValueError):  # the package was installed without the catalogue, or the backbone is not in it
+        known = None
+    if known and known.is_file():
+        return known
+    places = f"{file} or {known}" if known else file
+    raise weights.WeightsError(f"no weights of the backbone {source}, expected at {places}; pass their file (--backbone-file), or put it there")
 
 
 @dataclass(frozen=True)
@@ -70,24 +92,28 @@ class Predictor:
     """Waveforms to probabilities, with the front end that the model was trained with.
 
     Attributes:
+        about: what is stored with the model.
         classes: K names, in the order of the columns.
         threshold: the probability from which on an instrument is called present.
-        about: what the training script stored with the model.
 
     Raises:
-        ValueError: the model reads a feature that is not computed from sound.
+        ValueError: the model reads a feature that is not computed from sound, or one that is computed otherwise here.
     """
 
-    def __init__(self, model, about, device="cpu"):
-        self.model, self.about, self.classes = model.to(device), about, about["classes"]
-        self.threshold = about.get("threshold", 0.5)
-        self.device = torch.device(device)
+    def __init__(self, about):
+        self.about, self.classes, self.threshold = about, about["classes"], about["threshold"]
         self.feature = features.build(**about["feature"])
         if hasattr(self.feature, "read"):
             raise ValueError(
                 f"model trained on {about['feature']['name']}, which comes with its corpus, expected one that hears sound; "
                 "take a model trained on logmel"
             )
+        if (found := self.feature.spec()) != about.get("feature_spec", found):
+            raise ValueError(f"model exported with the front end {about['feature_spec']}, here it is {found}; use the version that exported it")
+
+    def probabilities(self, stored):
+        """(B, C, T, F) features, a float32 tensor on the CPU -> (B, K) array; each kind of model has its own."""
+        raise NotImplementedError
 
     def __call__(self, waveforms):
         """(B, N) float32 waveforms at 16 kHz, of any length -> (B, K) probabilities, float32 numpy array.
@@ -101,7 +127,7 @@ class Predictor:
         waveforms = np.asarray(waveforms, np.float32)
         if waveforms.ndim != 2 or not waveforms.size:
             raise ValueError(f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}")
-        return np.mean([self._probabilities(self._feature(part)) for _, part in audio.windows([waveforms])], axis=0)
+        return np.mean([self.probabilities(self._feature(part)) for _, part in audio.windows([waveforms])], axis=0)
 
     def listen(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16):
         """Hear files of any length in windows of ten seconds, in memory that grows with neither their lengths nor their number.
@@ -119,7 +145,7 @@ class Predictor:
             sound = [waveform for _, waveform in batch if waveform is not None]
             if sound:
                 stored = self._feature(np.stack([audio.fit(waveform) for waveform in sound]))
-                results = iter(zip(stored.numpy(), self._probabilities(stored)))
+                results = iter(zip(stored.numpy(), self.probabilities(stored)))
             for heard, waveform in batch:
                 if waveform is not None:
                     feature, probabilities = next(results)
@@ -130,10 +156,31 @@ class Predictor:
         padded = np.pad(waveforms, [(0, 0), (0, audio.CLIP_SAMPLES - waveforms.shape[1])])
         return self.feature(torch.from_numpy(padded)).half().float()  # the store's precision, which the model was trained on
 
+
+class TorchPredictor(Predictor):
+    """A Predictor around a Reprogrammed, `model`, on a torch device."""
+
+    def __init__(self, model, about, device="cpu"):
+        super().__init__(about)
+        self.model, self.device = model.to(device), torch.device(device)
+
     @torch.no_grad()
-    def _probabilities(self, stored):
+    def probabilities(self, stored):
+        """(B, C, T, F) features -> (B, K) array."""
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TensorFloat-32 makes results depend on the batch's size
             return self.model(stored.to(self.device)).sigmoid().cpu().numpy()
+
+
+class GraphPredictor(Predictor):
+    """A Predictor around a graph.Graph, which onnxruntime runs on the CPU."""
+
+    def __init__(self, network):
+        super().__init__(network.about)
+        self.network = network
+
+    def probabilities(self, stored):
+        """(B, C, T, F) features -> (B, K) array."""
+        return self.network(stored)
 
 
 def _windows(path, hop):
@@ -145,16 +192,44 @@ def _windows(path, hop):
         yield Heard(path, error=error), None
 
 
-def load(path, device="cpu", backbone_file=None):
-    """A Predictor from a run folder (its best checkpoint) or a checkpoint file.
+def best(folder):
+    """The best checkpoint of a run folder.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        ValueError: there is none.
+    """
+    found = sorted(Path(folder).glob("best.*.pt"))
+    if not found:
+        raise checkpoint.CheckpointError(
+            f"{folder}: no best.*.pt; expected the folder of a finished run (under the paper's protocol the stage score chooses the epoch)"
+        )
+    return found[0]
+
+
+def load(path, device="cpu", backbone_file=None):
+    """A Predictor from a run folder (its best checkpoint), a checkpoint, an exported folder, or a .safetensors or .onnx of one.
+
+    Args:
+        path: see above.
+        device: where torch computes; an .onnx is run on the CPU.
+        backbone_file: see `restore`.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or it is not what it says it is.
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob("best.*.pt"))
-        if not found:
-            raise checkpoint.CheckpointError(f"{path}: no best.*.pt; expected the folder of a finished run")
-        path = found[0]
-    return Predictor(*restore(path, backbone_file), device)
+        path = next((path / name for name in EXPORTED if (path / name).is_file()), None) or best(path)
+    predictor = GraphPredictor(graph.Graph(path)) if path.suffix == ".onnx" else TorchPredictor(*restore(path, backbone_file), device)
+    if path.suffix != ".pt":
+        _compare_labels(path.with_name(LABELS), predictor.classes)
+    return predictor
+
+
+def _compare_labels(path, classes):
+    """Refuse class names in a labels.txt that are not the model's; it need not be there."""
+    if path.is_file() and (found := path.read_text(encoding="utf-8", errors="replace").rstrip("\n")) != "\n".join(classes):
+        raise release.ReleaseError(
+            f"{path}: found {', '.join(found.splitlines())}; the model's classes are {', '.join(classes)}, in this order; "
+            "put the right one there, or delete it"
+        )

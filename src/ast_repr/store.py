@@ -2,10 +2,12 @@
 
 A file that is open for writing when its process dies is lost with HDF5, so a shard of 256 clips is written to a
 temporary name, flushed and renamed: what is there is whole, and an interrupted extraction goes on with the next shard.
-Each shard carries the feature's spec; a store made with other settings is refused, never reused.
+Each shard carries the feature's spec; a store made with other settings is refused, never reused. It also says which of its
+clips were left out, and why: no file is written by two processes, so that several machines can fill one store.
 """
 
 import json
+from itertools import groupby
 from pathlib import Path
 
 import h5py
@@ -14,7 +16,6 @@ import numpy as np
 from . import files
 
 SHARD_CLIPS = 256
-LEFT_OUT = "left_out.json"  # {clip: reason} for clips that the extraction was allowed to go without
 
 
 class StoreError(ValueError):
@@ -25,16 +26,17 @@ def shard_path(folder, index):
     return Path(folder) / f"shard-{index:05d}.h5"
 
 
-def write_shard(folder, index, features, names, spec):
-    """Write shard `index`: features float16 (n, C, T, F), clip names (n,), the feature's spec."""
+def write_shard(folder, index, features, names, spec, left_out=None):
+    """Write shard `index`: features float16 (n, C, T, F), clip names (n,), the feature's spec, {clip: reason} of those left out."""
     with files.replacing(shard_path(folder, index)) as partial, h5py.File(partial, "w") as file:
         file["features"] = features
         file["clips"] = [name.encode() for name in names]
+        file["left_out"] = json.dumps(left_out or {})
         file.attrs["spec"] = json.dumps(spec, sort_keys=True)
 
 
 def holds(folder, index, names, spec):
-    """Whether shard `index` is there and has just these clips.
+    """Whether shard `index` is there and has just these clips, but for those that it says were left out.
 
     Raises:
         StoreError: it was made with another spec.
@@ -44,17 +46,27 @@ def holds(folder, index, names, spec):
         return False
     try:
         with h5py.File(path) as file:
-            found, clips = json.loads(file.attrs["spec"]), [name.decode() for name in file["clips"]]
+            found, clips, absent = json.loads(file.attrs["spec"]), [name.decode() for name in file["clips"]], _left_out(file)
     except (OSError, KeyError, ValueError):
         return False  # damaged from outside: it is made again
     _refuse_other_spec(path, found, spec)
-    return clips == list(names)
+    return clips == [name for name in names if name not in absent] and len(clips) + len(absent) == len(names)
 
 
 def left_out(folder):
     """Clips that were deliberately left out: {clip: reason}."""
-    path = Path(folder) / LEFT_OUT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    found = {}
+    for path in sorted(Path(folder).glob("shard-*.h5")):
+        try:
+            with h5py.File(path) as file:
+                found |= _left_out(file)
+        except (OSError, ValueError):
+            continue  # damaged from outside: `holds` and Store say so
+    return found
+
+
+def _left_out(file):
+    return json.loads(file["left_out"][()]) if "left_out" in file else {}
 
 
 def usable(folder, clips):
@@ -89,8 +101,6 @@ class Store:
         self._place = {}
         self._files = {}
         paths = sorted(self.folder.glob("shard-*.h5"))
-        if not paths:
-            raise StoreError(f"{self.folder}: no features; run the stage `extract` first")
         for path in paths:
             try:
                 with h5py.File(path) as file:
@@ -99,6 +109,8 @@ class Store:
                 raise StoreError(f"{path}: damaged ({error}); delete it and run the stage `extract` again") from error
             _refuse_other_spec(path, found, spec if spec is not None else found)
             self._place.update({name.decode(): (path, row) for row, name in enumerate(names)})
+        if not self._place:
+            raise StoreError(f"{self.folder}: no features; run the stage `extract` first")
 
     def read(self, names):
         """Features of the named clips: float16 (len(names), C, T, F), each shard opened once and read in its own order.
@@ -106,12 +118,9 @@ class Store:
         Raises:
             StoreError: a clip is not in the store.
         """
-        if absent := [name for name in names if name not in self._place]:
-            raise StoreError(f"{self.folder}: no features of {len(absent)} clips ({absent[0]}, ...); run the stage `extract` again")
         out = np.empty((len(names), *self.shape), np.float16)
         wanted = {}
-        for target, name in enumerate(names):
-            path, row = self._place[name]
+        for target, (path, row) in enumerate(self._places(names)):
             wanted.setdefault(path, []).append((row, target))
         for path, places in wanted.items():
             rows, targets = zip(*sorted(places))
@@ -124,6 +133,20 @@ class Store:
                 for row, target in zip(rows, targets):
                     out[target] = features[row]
         return out
+
+    def together(self, names):
+        """The numbers 0, 1, ... of the names as lists, cut where the shard that the clips are in changes.
+
+        Raises:
+            StoreError: a clip is not in the store.
+        """
+        places = self._places(names)
+        return [list(numbers) for _, numbers in groupby(range(len(names)), lambda number: places[number][0])]
+
+    def _places(self, names):
+        if absent := [name for name in names if name not in self._place]:
+            raise StoreError(f"{self.folder}: no features of {len(absent)} clips ({absent[0]}, ...); run the stage `extract` again")
+        return [self._place[name] for name in names]
 
 
 def _refuse_other_spec(path, found, spec):

@@ -7,9 +7,11 @@ the paper's protocol: nothing is validated here, each epoch's checkpoint is kept
 A model of which nothing learns by gradient is kept as it is, as epoch 0.
 """
 
+import fcntl
 import json
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from . import checkpoint, files, metrics
 from .batches import Batch, generator
 from .classifier import probabilities
+from .parallel import ALONE
 from .schedule import factor
 
 
@@ -42,7 +45,7 @@ class Plan:
         return cls(schedule=conf["schedule"], select=conf["select"], seed=conf["run"]["seed"], **settings)
 
 
-def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None):
+def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None, team=ALONE):
     """Train until the plan's end, an early stop, or where it was finished before.
 
     Args:
@@ -55,6 +58,7 @@ def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augme
         bf16: compute the steps under bfloat16 autocast (validation is always float32).
         augment: function (features, generator) -> features, or None.
         about: plain values stored in every checkpoint.
+        team: the processes among which the method's model is spread; each of them calls this, and rank 0 writes.
 
     Returns:
         history: one dict an epoch, as in history.jsonl.
@@ -63,21 +67,25 @@ def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augme
     if optimizer and not any(map(method.selectable, range(plan.epochs))):
         raise ValueError(f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs")
     history = resume(folder, method, optimizer)
+    if history and team.rank == 0:
+        _write_history(folder, history)
     base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups] if optimizer else []
     while not finished(history, plan):
         started, epoch = time.monotonic(), len(history)
         row = {"epoch": 0, "loss": None, "lr": None}
         if optimizer:
             clips = method.start_epoch(epoch, train, optimizer, device)
-            loss = _epoch(method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment)
+            loss = _epoch(method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment, team)
             row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
         if valid is not None and method.selectable(epoch):
             scores = probabilities(method.model_for_eval, valid.batches(plan.batch_size), device)
             found = metrics.evaluate(valid.targets.numpy(), valid.mask.numpy(), scores)
             row["valid"] = {name: found[name] for name in metrics.SUMMARY}
         row["seconds"] = round(time.monotonic() - started, 3)
-        history.append(row)
-        _keep(folder, method, optimizer, history, plan, about)
+        history.append(team.agree(row))
+        if team.rank == 0:
+            _keep(folder, method, optimizer, history, plan, about)
+    team.wait()
     if valid is not None and best(history, plan.select) is None:
         raise RuntimeError(f"{folder}: no epoch has a {plan.select['metric']} on the validation split; train longer, or give it labels")
     return history
@@ -99,11 +107,11 @@ def _keep(folder, method, optimizer, history, plan, about):
     _write_history(folder, history)
 
 
-def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment):
+def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment, team):
     """One pass over the training clips; returns the mean loss, each batch counting by its observed cells."""
     method.train()
     steps = math.ceil(len(train) / plan.batch_size)
-    total, cells = 0.0, 0
+    total, cells, learned = 0.0, 0, [p for group in optimizer.param_groups for p in group["params"]]
     bar = tqdm(train.shuffled(plan.batch_size, plan.seed, epoch), f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False)
     for step, batch in enumerate(bar):
         for group, rate in zip(optimizer.param_groups, base_rates):
@@ -124,8 +132,9 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
         cells += max(observed, 1)
         if not taught:
             continue
+        team.add_up(learned)
         if plan.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
+            torch.nn.utils.clip_grad_norm_(learned, plan.clip_norm)
         optimizer.step()
         method.after_step()
         bar.set_postfix(loss=f"{total / max(cells, 1):.4f}", refresh=False)
@@ -143,7 +152,6 @@ def resume(folder, method, optimizer):
     if state["optimizer"] is not None:
         optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    _write_history(folder, state["history"])
     return state["history"]
 
 
@@ -151,6 +159,29 @@ def read_history(folder):
     """The epochs of a run folder so far, from history.jsonl."""
     path = Path(folder) / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+@contextmanager
+def only_user_of(folder):
+    """Hold the run folder's lock, making the folder if need be; a second process that wants it gets an error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(f"{folder}: another process is training there; wait for it or stop it") from error
+        yield
+
+
+def describe(history, plan):
+    """What came of a run, in words."""
+    if plan.select["split"] == "test":
+        return f"{len(history)} epochs, all kept for scoring"
+    chosen = best(history, plan.select)
+    if chosen is None:
+        return f"no epoch of {len(history)} could be chosen; train it anew with --overwrite"
+    value = chosen["valid"][plan.select["metric"]]
+    return f"best {plan.select['metric']} on validation {value:.3f} at epoch {chosen['epoch']} of {history[-1]['epoch']}"
 
 
 def finished(history, plan):

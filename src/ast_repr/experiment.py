@@ -1,0 +1,108 @@
+"""One run, from its resolved config and the feature store to what training leaves in its folder. The split called test is never opened."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import augment, backbones, batches, blueprint, features, methods, optimizer, parallel, probe, store, trainer
+from . import device as devices
+from .classifier import Probe, assemble, multiply_accumulates
+
+
+@dataclass
+class Stock:
+    """What all runs on one corpus and one backbone draw from.
+
+    Attributes:
+        data: folder with the feature stores.
+        clips, classes: from the manifest.
+        backbone: its name in the catalogue; `weights`: its file.
+        sources: see `blueprint.source_groups`; empty where no run needs it.
+        memory: clips, and what frozen models say of them, from one run to the next.
+    """
+
+    data: str
+    clips: list
+    classes: list
+    backbone: str
+    weights: str
+    sources: dict
+    memory: dict = field(default_factory=dict)
+
+
+def train(folder, conf, stock, team, device):
+    """Train one run, unless it is finished.
+
+    Args:
+        folder: the run folder, which is there and holds nothing of another run.
+        conf: the resolved config, and under "run" what identifies the run.
+        stock: a Stock.
+        team: the processes that share the run; each of them calls this. A head alone is taught by rank 0, and the others return at once.
+        device: of this process.
+    """
+    seed, settings, plan = conf["run"]["seed"], conf["train"], trainer.Plan.of(conf)
+    label = f"{conf['run']['conf']} seed {seed}"
+    if trainer.finished(trainer.read_history(folder), plan):
+        print(f"{label}: finished before, {trainer.describe(trainer.read_history(folder), plan)}")
+        return
+    feature = features.build(**conf["feature"])
+    splits, seconds = load_splits(stock, feature, conf, team, device), 0.0
+    if settings["labels"] < 1:
+        splits["train"] = splits["train"].thinned(settings["labels"], seed)
+    torch.manual_seed(seed)
+    build = blueprint.draw(conf, feature, splits["train"], stock.backbone, stock.weights, stock.sources)
+    model = assemble(stock.classes, **build).to(device)
+    masks = {key: conf["augment"][key] for key in ("time", "freq")}
+    fill = model.mean if conf["augment"]["fill"] == "mean" else 0.0
+    noising = partial(augment.mask_stripes, fill=fill, **masks) if any(masks.values()) else None
+    if alone := model.is_probe and noising is None:  # nothing before the head changes: it is taught on what it reads, by one process
+        if team.rank:
+            return
+        team = parallel.ALONE
+    if team.rank == 0 and (alone or settings["head_first"]):
+        read, seconds = probe.read(model, splits, build, stock.memory, device, label)
+        if settings["head_first"]:
+            seconds += probe.train(folder / "head", model, read, plan, conf, device)
+    if settings["head_first"]:
+        model.load_learned(team.agree({name: tensor.cpu() for name, tensor in model.learned_state().items()}))
+    trained, splits = (Probe(model), read) if alone else (model, splits)
+    if hasattr(model.head, "fit"):
+        seconds += probe.fit(model.head, splits["train"], seed)
+
+    macs, sha256_before = multiply_accumulates(model, feature.shape) or None, backbones.weights.fingerprint(model.backbone)
+    parallel.spread(model, team)
+    method = methods.build(model=trained, **conf["method"]).to(device)
+    learns, total = (sum(p.numel() for p in parameters) for parameters in (model.trainable_parameters(), method.parameters()))
+    exchanged = parallel.bytes_per_step(model, plan.batch_size, len(stock.classes)) if team.size > 1 else 0
+    epochs = f"{plan.epochs} epochs of {len(splits['train']):,} clips at most" if learns else "no epochs"
+    shared = f" in {team.size} processes, {exchanged / 1000:,.0f} kB from each to the others a step" if team.size > 1 else ""
+    print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}{shared}, {epochs}")
+    about = {
+        "config": conf, "classes": stock.classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
+        "trainable_parameters": learns, "total_parameters": total, "macs": macs, "prepare_seconds": round(seconds, 3),
+        "device": devices.describe(device), "processes": team.size, "exchanged_bytes": exchanged,
+    }  # fmt: skip
+    history = trainer.fit(
+        method, optimizer.build(model=trained, **conf["optimizer"]) if learns else None,
+        splits["train"], splits.get("valid"), folder, plan, device,
+        bf16=settings["precision"] == "auto" and devices.has_bf16(device), augment=noising, about=about, team=team,
+    )  # fmt: skip
+    if not model.finetune and backbones.weights.fingerprint(model.backbone) != sha256_before:
+        raise AssertionError("the frozen backbone has changed during training")
+    print(f"{label}: {trainer.describe(history, plan)}")
+
+
+def load_splits(stock, feature, conf, team, device):
+    """{"train": Clips, "valid": Clips}; where the selection is on test there is no validation split, and all of train is trained on."""
+    key = (conf["feature"]["name"], conf["select"]["split"])
+    if key not in stock.memory:
+        stores = Path(stock.data) / "features"
+        stored, clips = store.Store(stores / conf["feature"]["name"], feature.spec()), store.usable(stores, stock.clips)
+        split_of = {"train": ("train", "valid")} if conf["select"]["split"] == "test" else {"train": ("train",), "valid": ("valid",)}
+        wanted = {split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()}
+        # Where features stay decides the order of the clips: it must be one for all, and there must be room for each process.
+        keep = team.agree(batches.fitting(sum(map(len, wanted.values())), stored.shape, device, team.size))
+        stock.memory[key] = {split: batches.load(own, stock.classes, stored, keep, device) for split, own in wanted.items()}
+    return dict(stock.memory[key])

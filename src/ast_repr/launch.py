@@ -1,0 +1,125 @@
+"""Starts the processes of a run, a team, and several teams side by side where there is room for more than one run.
+
+A process that fails ends all of them, and its error is raised here, as if there were this process alone.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from datetime import timedelta
+from multiprocessing import connection, get_context, parent_process
+
+import torch
+from torch import distributed
+from tqdm import tqdm
+
+from .parallel import ALONE, Team
+
+PATIENCE = timedelta(minutes=30)  # how long a process waits for another that neither answers nor ends
+
+
+def run(work, tasks, teams):
+    """Call work(team, device, tasks) in each process of each team.
+
+    One team of one process is this process. Others are started here, and a part of the tasks is dealt to each team. Where
+    torchrun has started this process, it is one of a team of torchrun's size, with the device of its local rank.
+
+    Args:
+        work: a function that can be pickled.
+        tasks: a list of plain values.
+        teams: the devices of each team's processes: a list of lists of torch.device, each of one length.
+
+    Raises:
+        RuntimeError: a process was ended from outside.
+        Exception: what the first process that failed has raised, with its traceback as a note; the others are ended.
+    """
+    if distributed.is_torchelastic_launched():
+        _under_torchrun(work, tasks, teams[0][0])
+    elif len(teams) == len(teams[0]) == 1:
+        work(ALONE, teams[0][0], tasks)
+    else:
+        _start(work, tasks, teams)
+
+
+def _under_torchrun(work, tasks, device):
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    rank = int(os.environ["RANK"])
+    with _joined(rank, int(os.environ["WORLD_SIZE"]), "env://", device) as team, _quiet(out=rank > 0, bars=rank > 0):
+        work(team, device, tasks)
+
+
+def _start(work, tasks, teams):
+    size, context = len(teams[0]), get_context("spawn")
+    threads, errors = max(1, torch.get_num_threads() // (size * len(teams))), context.SimpleQueue()
+    with tempfile.TemporaryDirectory() as meeting:
+        members = [
+            context.Process(target=_member, args=(work, tasks[number :: len(teams)], number, rank, devices, meeting, threads, errors))
+            for number, devices in enumerate(teams)
+            for rank in range(size)
+        ]
+        try:
+            for member in members:
+                member.start()
+            running = {member.sentinel: member for member in members}
+            while running:
+                for sentinel in connection.wait(running):
+                    member = running.pop(sentinel)
+                    member.join()
+                    if member.exitcode == 1 and not errors.empty():
+                        raise errors.get()
+                    if member.exitcode:
+                        raise RuntimeError(f"{member.name} was ended (exit {member.exitcode}); the same command goes on from there")
+        finally:
+            for member in members:
+                if member.pid:
+                    member.terminate()
+                    member.join()
+
+
+def _member(work, tasks, number, rank, devices, meeting, threads, errors):
+    """What a started process does: rank `rank` of team `number`, with `threads` threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own lock is a system-wide one, which a process that is ended would leave behind
+    try:
+        with _joined(rank, len(devices), f"file://{meeting}/{number}", devices[rank]) as team, _quiet(out=rank > 0, bars=rank + number > 0):
+            work(team, devices[rank], tasks)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        errors.put(error)
+        sys.exit(1)
+
+
+def _end_with_parent():
+    parent_process().join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _joined(rank, size, meeting, device):
+    """The Team, once its processes have found each other."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size > 1:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, meeting, PATIENCE, rank=rank, world_size=size)
+    yield Team(rank, size)
+    if size > 1:  # not after an error, when the others may still wait for this one
+        distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _quiet(out, bars):
+    """Without what is printed (`out`), or shown as progress (`bars`)."""
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if out:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if bars:
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield

@@ -1,0 +1,44 @@
+"""A head by itself: what it reads of clips whose way to it does not change, and how it is taught on that before the loop or without one."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from . import checkpoint, methods, optimizer, trainer
+from .classifier import Probe, read_once
+
+
+def read(model, splits, build, memory, device, label):
+    """({split: batches.Clips whose features are what the head reads}, seconds that it took, or had taken for the run that computed it).
+
+    Args: as for `classifier.read_once`; `splits` is {split: batches.Clips}.
+    """
+    found = {split: read_once(model, own, build, memory, device, f"{label}: embed {split}") for split, own in splits.items()}
+    seconds = sum(seconds for _, seconds in found.values())
+    return {split: splits[split].with_features(tensor) for split, (tensor, _) in found.items()}, seconds
+
+
+def train(folder, model, splits, plan, conf, device):
+    """Train the head alone on what it reads, as a run of its own in `folder`, and leave the model with its best epoch.
+
+    `head_first` in the conf has its epochs, batch_size, patience and lr; schedule, seed and optimiser are the run's. Supervised,
+    soft targets, in float32, without augmentation. Returns the seconds it took, when it did.
+    """
+    folder.mkdir(exist_ok=True)
+    own, probe = dict(conf["train"]["head_first"]), Probe(model)
+    rates = {"lr": own.pop("lr"), "head_lr": None}
+    history = trainer.fit(
+        methods.build("supervised", model=probe), optimizer.build(model=probe, **(conf["optimizer"] | rates)),
+        splits["train"], splits.get("valid"), folder, replace(plan, **own), device,
+    )  # fmt: skip
+    if "valid" in splits:  # else the last is kept
+        model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
+    return sum(row["seconds"] for row in history)
+
+
+def fit(head, clips, seed):
+    """Fit a head that learns at once, on everything that it reads; returns the seconds it took."""
+    started, batch = time.monotonic(), clips.batch(torch.arange(len(clips)))
+    head.fit(batch.features, batch.targets, batch.mask, seed)
+    return time.monotonic() - started

@@ -1,0 +1,133 @@
+"""The stage `extract`: parts, interruption, clips without audio, and a store that is equal however it was made."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ast_repr import audio, command, features, store
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = ("--conf-dir", str(ROOT / "egs" / "openmic" / "conf"), "--conf", "ast_linear")
+CLIPS, SHARD = 28, 8
+BAD = "000010"  # in the second shard
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """data, options -> (exit code, standard output, last line of standard error) of the script, with small shards."""
+    monkeypatch.syspath_prepend(str(ROOT / "src"))
+    monkeypatch.setattr(store, "SHARD_CLIPS", SHARD)
+    extract = importlib.import_module("extract")
+
+    def call(data, *options):
+        code = 0
+        try:
+            command.run(extract.main, extract.parse(), ["--data", str(data), *OPTIONS, *options])
+        except SystemExit as left:
+            code = left.code
+        out, err = capsys.readouterr()
+        return code, out, err.rstrip().rpartition("\n")[2]
+
+    return call
+
+
+def write(folder, clips):
+    """A manifest of clips, each a second of one of three sounds."""
+    rng = np.random.default_rng(0)
+    for name in "xyz":
+        soundfile.write(folder / f"{name}.wav", rng.uniform(-0.5, 0.5, (44_100, 2)), 44_100)
+    names = {f"{i:06d}": "xyz"[i % 3] + ".wav" for i in range(clips)}
+    lines = [{"clip": clip, "group": clip, "audio": path, "start_s": 0.0, "split": "train", "labels": {"a": 1.0}} for clip, path in names.items()]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "classes.txt").write_text("a\n")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four shards, the last of four clips."""
+    return write(tmp_path, CLIPS)
+
+
+@pytest.fixture
+def damaged(data):
+    text = (data / "manifest.jsonl").read_text().splitlines()
+    row = json.loads(text[int(BAD)]) | {"audio": "bad.wav"}
+    (data / "manifest.jsonl").write_text("\n".join([*text[: int(BAD)], json.dumps(row), *text[int(BAD) + 1 :]]) + "\n")
+    return data
+
+
+def shards(data):
+    return sorted(path.name for path in (data / "features" / "logmel").glob("shard-*.h5"))
+
+
+def test_machines_share_a_store_by_parts(data, run):
+    assert run(data, "--shard", "2/3")[:2] == (0, f"{data}/features/logmel: 8 clips\n")
+    assert shards(data) == ["shard-00001.h5"]
+    assert run(data, "--shard", "1/3", "--nj", "2")[:2] == (0, f"{data}/features/logmel: 12 clips\n")
+    assert shards(data) == ["shard-00000.h5", "shard-00001.h5", "shard-00003.h5"]
+    stamps = {name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in shards(data)}
+    assert run(data)[:2] == (0, f"{data}/features/logmel: {CLIPS} clips\n")
+    assert {name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in stamps} == stamps
+    assert "up to date" in run(data, "--shard", "3/3")[1]
+    found = store.Store(data / "features" / "logmel").read([f"{i:06d}" for i in range(CLIPS)])
+    feature = features.build("logmel")
+    for offset, name in enumerate("xyz"):
+        waveform = torch.from_numpy(audio.fit(audio.decode(data / f"{name}.wav")))[None]
+        assert (found[offset::3] == feature(waveform)[0].half().numpy()).all()
+
+
+@pytest.mark.parametrize("wrong", ["0/2", "3/2", "2", "1/0", "1/2/3", "-1/2", "a/b"])
+def test_a_part_that_is_none_is_refused(wrong, data, run):
+    code, _, err = run(data, f"--shard={wrong}")
+    assert code == 2 and "expected a part and the number of parts, such as 2/4" in err
+
+
+def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(damaged, run):
+    code, _, err = run(damaged, "--nj", "2")
+    assert code == 1 and "1 clips cannot be decoded; mend them, or go on without them by --allow-missing 1" in err
+    assert "shard-00001.h5" not in shards(damaged) and "shard-00000.h5" in shards(damaged)
+    assert run(damaged, "--allow-missing", "1", "--shard", "2/2")[:2] == (0, f"{damaged}/features/logmel: 11 clips\n")
+    assert run(damaged, "--allow-missing", "1")[:2] == (0, f"{damaged}/features/logmel: {CLIPS - 1} clips\n")
+    assert list(store.left_out(damaged / "features" / "logmel")) == [BAD]
+    assert run(damaged, "--allow-missing", "1")[1] == f"{damaged}/features/logmel is up to date: {CLIPS - 1} clips\n"
+    assert run(damaged)[0] == 1  # no longer allowed
+    os.link(damaged / "x.wav", damaged / "bad.wav")
+    assert run(damaged)[:2] == (0, f"{damaged}/features/logmel: {CLIPS} clips\n")
+    assert store.left_out(damaged / "features" / "logmel") == {}
+
+
+def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):
+    data, count = write(tmp_path, 3 * store.SHARD_CLIPS), 3
+    line = [sys.executable, ROOT / "src" / "extract.py", "--data", data, *OPTIONS]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not shards(data):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.endswith("interrupted\n") and "Traceback" not in err
+    assert 1 <= len(shards(data)) < count
+    assert subprocess.run([*line, "--nj", "2"], capture_output=True).returncode == 0 and len(shards(data)) == count
+
+
+def test_shards_of_a_larger_manifest_go(data, run):
+    assert run(data)[0] == 0
+    lines = (data / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (data / "manifest.jsonl").write_text("".join(lines[:8]))
+    assert run(data)[:2] == (0, f"{data}/features/logmel is up to date: 8 clips\n")
+    assert shards(data) == ["shard-00000.h5"]
+    with h5py.File(data / "features" / "logmel" / "shard-00000.h5") as file:
+        assert len(file["clips"]) == 8

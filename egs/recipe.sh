@@ -69,6 +69,9 @@ $(usage_corpus)
   --nj N                 processes (default: one per core, here $nj)
   --from STAGE           begin there (fetch always runs: it decides what is used)
   --to STAGE             end there
+  --features-in PLACE    $(one_of "${places[@]}"): where features stay in training (default $features_in: the first with room)
+  --recompute            compute the backbone's activations twice in training: less memory, more time
+  --dry-run              estimate the time and memory of the training, and stop there
   --overwrite            train anew what has been trained
   --debug                show the traceback of an error
   --help                 show this
@@ -146,12 +149,15 @@ absolute() { # a path as seen from where the command was given
     esac
 }
 
-data_root='' manifest='' backbone_file='' allow_missing=0 device=auto ngpu=1 jobs='' settings=() overwrite=() debug=()
+places=(auto device memory disk)
+data_root='' manifest='' backbone_file='' allow_missing=0 device=auto ngpu=1 jobs='' features_in=auto
+settings=() recompute=() dry_run=() overwrite=() debug=()
 nj=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 from=${stages[0]} to=${stages[-1]}
 options=(--corpus --data-root --clips)
 [[ $corpus != custom ]] || options=(--manifest)
-options+=(--allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --ngpu --jobs --nj --from --to)
+options+=(--allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --ngpu --jobs --features-in --nj --from --to)
+flags=(--recompute --dry-run --overwrite --debug)
 
 while (($#)); do
     option=${1%%=*}
@@ -160,14 +166,15 @@ while (($#)); do
             usage
             exit 0
             ;;
-        --overwrite | --debug)
-            printf -v "${option#--}" %s "$1" # an array of one word
-            shift
-            continue
-            ;;
-        --overwrite=* | --debug=*) wrong "$option takes no value, found '${1#*=}'" ;;
     esac
-    check option "$option" "${options[@]}" --overwrite --debug --help
+    check option "$option" "${options[@]}" "${flags[@]}" --help
+    if [[ " ${flags[*]} " == *" $option "* ]]; then
+        [[ $1 != *=* ]] || wrong "$option takes no value, found '${1#*=}'"
+        option=${option#--}
+        printf -v "${option//-/_}" %s "$1" # an array of one word
+        shift
+        continue
+    fi
     case $1 in
         *=*) value=${1#*=} ;;
         *) value=${2-} && shift $(($# > 1)) ;;
@@ -187,6 +194,7 @@ conf=${conf//[[:space:]]/} seeds=${seeds//[[:space:]]/}
 check corpus "$corpus" "${corpora[@]}"
 check backbone "$backbone" "${backbones[@]}"
 check protocol "$protocol" "${protocols[@]}"
+check place "$features_in" "${places[@]}"
 check stage "$from" "${stages[@]}"
 check stage "$to" "${stages[@]}"
 if [[ $corpus == custom ]]; then
@@ -215,6 +223,8 @@ for i in "${!stages[@]}"; do
     [[ ${stages[i]} != "$to" ]] || end=$i
 done
 ((begin <= end)) || wrong "--from $from comes after --to $to; the order is: ${stages[*]}"
+wanted=("${stages[@]:begin:end-begin+1}")
+((${#dry_run[@]} == 0)) || wanted=(prepare train)
 
 stage_fetch() {
     local selection
@@ -245,7 +255,7 @@ stage_train() {
     log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
     "$python" "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
         --backbone "$backbone" --weights "$weights" --device "$device" --ngpu "$ngpu" ${jobs:+--jobs "$jobs"} \
-        "${overwrite[@]}" "${debug[@]}"
+        --features-in "$features_in" "${recompute[@]}" "${dry_run[@]}" "${overwrite[@]}" "${debug[@]}"
 }
 
 stage_score() {
@@ -273,7 +283,7 @@ source "$root/egs/environment.sh"
 stage=fetch
 trap 'failed "$stage" 130' INT
 stage_fetch || failed fetch $?
-for stage in "${stages[@]:begin:end-begin+1}"; do
+for stage in "${wanted[@]}"; do
     [[ $stage == fetch ]] || "stage_$stage" || failed "$stage" $?
 done
 log "done"

@@ -2,7 +2,7 @@
 
 The split called test is never opened here. A run that was interrupted goes on; one that is finished is left as it is;
 one whose config has changed is refused, with the keys that differ. `--ngpu` gives a run several devices, or processes on
-the CPU; started by torchrun, all of its processes share each run.
+the CPU; started by torchrun, all of its processes share each run. `--dry-run` says what the runs would take.
 """
 
 import argparse
@@ -12,7 +12,9 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from ast_repr import blueprint, command, config, experiment, features, launch, manifest, trainer
+from tqdm import tqdm
+
+from ast_repr import batches, blueprint, command, config, estimate, experiment, features, launch, manifest, trainer
 from ast_repr import device as devices
 
 
@@ -24,7 +26,11 @@ def main(args):
         "backbone": args.backbone, "weights_sha256": sha256(args.weights),
     }  # fmt: skip
     runs = [conf | {"run": identity | {"conf": name, "seed": seed}} for name, conf in confs.items() for seed in args.seeds]
-    launch.run(partial(work, args, sources), runs, devices.teams(args.device, args.ngpu, args.jobs, len(runs)))
+    teams = devices.teams(args.device, args.ngpu, args.jobs, len(runs))
+    if args.dry_run:
+        foresee(runs[:: len(args.seeds)], stock_of(args, clips, classes, sources), teams[0][0], len(args.seeds))
+    else:
+        launch.run(partial(work, args, sources), runs, teams)
 
 
 def possible(confs, classes, args):
@@ -43,8 +49,7 @@ def possible(confs, classes, args):
 
 def work(args, sources, team, device, runs):
     """Train the runs one after the other, as one process of a team."""
-    clips, classes = manifest.read(args.data)
-    stock = experiment.Stock(args.data, clips, classes, args.backbone, args.weights, sources)
+    stock = stock_of(args, *manifest.read(args.data), sources)
     for conf in runs:
         folder = Path(args.exp) / conf["run"]["conf"] / f"seed{conf['run']['seed']}"
         with nullcontext() if team.rank else trainer.only_user_of(folder):
@@ -52,6 +57,31 @@ def work(args, sources, team, device, runs):
                 claim(folder, conf, args.overwrite)
             team.wait()
             experiment.train(folder, conf, stock, team, device)
+
+
+def stock_of(args, clips, classes, sources):
+    return experiment.Stock(args.data, clips, classes, args.backbone, args.weights, sources, args.features_in, args.recompute)
+
+
+def foresee(confs, stock, device, seeds):
+    """Print what each of the runs would take by itself, one after the other on one device."""
+    total = 0.0
+    for conf in tqdm(confs, "estimate", unit="conf", leave=False):
+        cost = estimate.estimate(conf, stock, device)
+        total += seeds * cost.seconds
+        tqdm.write(
+            f"{conf['run']['conf']}: about {clock(cost.seconds)} a seed ({clock(cost.prepare_s)}, then {cost.epochs} x {clock(cost.epoch_s)} at most); "
+            f"{cost.peak_bytes / 1e9:.1f} GB, and {cost.feature_bytes / 1e9:.1f} GB of features where they are kept"
+        )
+    print(f"about {clock(total)} for {len(confs)} confs x {seeds} seeds, one after the other; nothing was trained")
+
+
+def clock(seconds):
+    """
+    >>> [clock(seconds) for seconds in (0.04, 12.3, 754, 30000)]
+    ['0.0 s', '12.3 s', '13 min', '8.3 h']
+    """
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def claim(folder, conf, overwrite):
@@ -88,6 +118,9 @@ def parse():
     parser.add_argument("--jobs", type=count, help="runs at the same time (default: as many as there are GPUs for, one on the CPU)")
     parser.add_argument("--backbone", required=True, help="name of the backbone, for tables and the catalogue")
     parser.add_argument("--weights", required=True, help="its weight file")
+    parser.add_argument("--features-in", choices=batches.PLACES, default="auto", help="where features stay: on the GPU, in memory, or on disk")
+    parser.add_argument("--recompute", action="store_true", help="compute the backbone's activations twice: less memory, a third more time")
+    parser.add_argument("--dry-run", action="store_true", help="say what the runs would take, and do nothing")
     parser.add_argument("--overwrite", action="store_true", help="make runs anew that are there already")
     return parser
 

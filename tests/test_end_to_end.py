@@ -119,6 +119,16 @@ def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, con
 
 
 @pytest.mark.slow
+def test_a_dry_run_says_what_it_would_take_and_trains_nothing(finished):
+    recipe_folder, _ = finished
+    before = sorted((recipe_folder / "exp").rglob("*"))
+    done = run(recipe_folder.parents[1], *OPTIONS[:2], "--conf", "ast_linear,forest", "--seeds", "0,1", "--dry-run", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert "ast_linear: about" in done.stdout and "for 2 confs x 2 seeds, one after the other; nothing was trained" in done.stdout
+    assert sorted((recipe_folder / "exp").rglob("*")) == before
+
+
+@pytest.mark.slow
 def test_two_rows_are_compared_from_what_is_stored(finished):
     exp = finished[0] / "exp" / "synthetic-200"
     command = [sys.executable, str(ROOT / "src" / "report.py"), "--exp", str(exp), "--compare", "ast_linear", "forest"]

@@ -15,6 +15,7 @@ LINES = 320
 
 # A room, or a module that is in none, and its level. Imports go to lower levels, or stay inside the room.
 LEVELS = {
+    "estimate": 7,
     "experiment": 6,
     "probe": 5,
     "trainer": 4, "inference": 4, "report": 4,

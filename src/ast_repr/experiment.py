@@ -20,6 +20,8 @@ class Stock:
         clips, classes: from the manifest.
         backbone: its name in the catalogue; `weights`: its file.
         sources: see `blueprint.source_groups`; empty where no run needs it.
+        keep: where features stay, see `batches.load`.
+        recompute: whether the backbone's activations are computed again on the way back, to save memory.
         memory: clips, and what frozen models say of them, from one run to the next.
     """
 
@@ -29,6 +31,8 @@ class Stock:
     backbone: str
     weights: str
     sources: dict
+    keep: str = "auto"
+    recompute: bool = False
     memory: dict = field(default_factory=dict)
 
 
@@ -54,6 +58,7 @@ def train(folder, conf, stock, team, device):
     torch.manual_seed(seed)
     build = blueprint.draw(conf, feature, splits["train"], stock.backbone, stock.weights, stock.sources)
     model = assemble(stock.classes, **build).to(device)
+    model.backbone.recompute = stock.recompute
     masks = {key: conf["augment"][key] for key in ("time", "freq")}
     fill = model.mean if conf["augment"]["fill"] == "mean" else 0.0
     noising = partial(augment.mask_stripes, fill=fill, **masks) if any(masks.values()) else None
@@ -95,14 +100,24 @@ def train(folder, conf, stock, team, device):
 
 
 def load_splits(stock, feature, conf, team, device):
-    """{"train": Clips, "valid": Clips}; where the selection is on test there is no validation split, and all of train is trained on."""
-    key = (conf["feature"]["name"], conf["select"]["split"])
-    if key not in stock.memory:
+    """{"train": Clips, "valid": Clips} of a run, see `splits_of`."""
+    if key(conf) not in stock.memory:
         stores = Path(stock.data) / "features"
-        stored, clips = store.Store(stores / conf["feature"]["name"], feature.spec()), store.usable(stores, stock.clips)
-        split_of = {"train": ("train", "valid")} if conf["select"]["split"] == "test" else {"train": ("train",), "valid": ("valid",)}
-        wanted = {split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()}
-        # Where features stay decides the order of the clips: it must be one for all, and there must be room for each process.
-        keep = team.agree(batches.fitting(sum(map(len, wanted.values())), stored.shape, device, team.size))
-        stock.memory[key] = {split: batches.load(own, stock.classes, stored, keep, device) for split, own in wanted.items()}
-    return dict(stock.memory[key])
+        stored, keep = store.Store(stores / conf["feature"]["name"], feature.spec()), stock.keep
+        wanted = splits_of(store.usable(stores, stock.clips), conf)
+        if keep == "auto":
+            # Where features stay decides the order of the clips: it must be one for all, and there must be room for each process.
+            keep = team.agree(batches.fitting(sum(map(len, wanted.values())), stored.shape, device, team.size))
+        stock.memory[key(conf)] = {split: batches.load(own, stock.classes, stored, keep, device) for split, own in wanted.items()}
+    return dict(stock.memory[key(conf)])
+
+
+def key(conf):
+    """What runs have in common that draw on the same clips and features."""
+    return conf["feature"]["name"], conf["select"]["split"]
+
+
+def splits_of(clips, conf):
+    """{"train": clips, "valid": clips}; where the selection is on test there is no validation split, and all of train is trained on."""
+    split_of = {"train": ("train", "valid")} if conf["select"]["split"] == "test" else {"train": ("train",), "valid": ("valid",)}
+    return {split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()}

@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
+from .device import keep_freed_memory
 from .parallel import ALONE, Team
 
 PATIENCE = timedelta(minutes=30)  # how long a process waits for another that neither answers nor ends
@@ -86,6 +87,8 @@ def _member(work, tasks, number, rank, devices, meeting, threads, errors):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    if devices[rank].type == "cpu":
+        keep_freed_memory()
     tqdm.set_lock(threading.RLock())  # its own lock is a system-wide one, which a process that is ended would leave behind
     try:
         with _joined(rank, len(devices), f"file://{meeting}/{number}", devices[rank]) as team, _quiet(out=rank > 0, bars=rank + number > 0):

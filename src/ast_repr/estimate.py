@@ -1,0 +1,76 @@
+"""What a run would take: a few of its steps are made, on noise with the labels of its first clips, and what they took is scaled.
+
+Time grows with the number of clips; the memory of a step does not. So the estimate needs the manifest but no features, and
+leaves nothing behind. It is made in a process of its own, whose peak of memory is then the run's.
+"""
+
+import contextlib
+import os
+import resource
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from . import batches, checkpoint, experiment, features, parallel, trainer
+from . import device as devices
+
+STEPS = 4  # of each epoch that is tried
+EPOCHS = 2  # the first pays for what is done once
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run would take.
+
+    Attributes:
+        prepare_s: seconds before the first epoch, such as those of reading embeddings once.
+        epoch_s: seconds of an epoch, its validation included.
+        epochs: how many there are at most.
+        peak_bytes: of the device's memory; on a CPU of the whole process.
+        feature_bytes: of all clips' features, which come on top where they are kept there.
+    """
+
+    prepare_s: float
+    epoch_s: float
+    epochs: int
+    peak_bytes: int
+    feature_bytes: int
+
+    @property
+    def seconds(self):
+        """Of the whole run, if it is not stopped early."""
+        return self.prepare_s + self.epochs * self.epoch_s
+
+
+def estimate(conf, stock, device):
+    """The Cost of the run that a resolved config describes; `stock`: experiment.Stock; `device`: the one that it would run on."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_try, conf, stock, device, torch.get_num_threads()).result()
+
+
+def _try(conf, stock, device, threads):
+    torch.set_num_threads(threads)
+    if device.type == "cpu":
+        devices.keep_freed_memory()
+    feature, size = features.build(**conf["feature"]), conf["train"]["batch_size"]
+    splits = experiment.splits_of(stock.clips, conf)
+    share = min(1.0, STEPS * size / len(splits["train"]))
+    few = {split: own[: max(1, round(share * len(own)))] for split, own in splits.items()}
+    noise = {split: torch.randn(len(own), *feature.shape).half() for split, own in few.items()}
+    tried = {split: batches.Clips(own, stock.classes, noise[split].__getitem__) for split, own in few.items()}
+    epochs = EPOCHS + conf["method"].get("epochs", 0)  # of a method's first stage, none of which may be chosen
+    short = conf | {"train": conf["train"] | {"epochs": epochs, "patience": None}}
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            experiment.train(Path(folder), short, replace(stock, memory={experiment.key(conf): tried}), parallel.ALONE, device)
+        history, about = trainer.read_history(folder), checkpoint.load(Path(folder) / "last.pt")["about"]
+    return Cost(
+        prepare_s=about["prepare_seconds"] / share, epoch_s=history[-1]["seconds"] / share,
+        epochs=conf["train"]["epochs"] if history[-1]["epoch"] else 1,  # one in which nothing is learned by gradient
+        peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        feature_bytes=2 * sum(map(len, splits.values())) * int(torch.tensor(feature.shape).prod()),
+    )  # fmt: skip

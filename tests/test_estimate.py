@@ -1,0 +1,53 @@
+"""What a run would take is scaled from a few of its steps, made on its own code path; nothing is left behind."""
+
+import json
+
+import torch
+
+from ast_repr import checkpoint, estimate, experiment, manifest
+
+CLASSES = ["a", "b"]
+
+
+def clips(train, valid):
+    splits = ["train"] * train + ["valid"] * valid
+    return [manifest.Clip(f"c{i}", f"g{i}", f"c{i}.ogg", 0.0, split, {CLASSES[i % 2]: float(i // 2 % 2)}) for i, split in enumerate(splits)]
+
+
+def conf(**train):
+    return {
+        "run": {"conf": "own", "seed": 0}, "feature": {"name": "logmel", "frames": 32, "bins": 16}, "input": {"norm": "none"},
+        "augment": {"time": 0, "freq": 0, "fill": "mean"}, "reprogrammer": {"name": "affine"}, "backbone": {"name": "pool", "cells": [4, 4]},
+        "head": {"name": "embedding"}, "method": {"name": "supervised"}, "optimizer": {"name": "sgd", "lr": 0.1},
+        "schedule": {"name": "constant"}, "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
+        "train": {"epochs": 7, "batch_size": 4, "micro_batch": None, "labels": 1.0, "head_first": None, "patience": 1, "clip_norm": None,
+                  "precision": "float32"} | train,
+    }  # fmt: skip
+
+
+def stock(train, valid):
+    return experiment.Stock("", clips(train, valid), CLASSES, "none", "none", {})
+
+
+def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cost = estimate.estimate(conf(), stock(400, 40), torch.device("cpu"))
+    assert cost.epochs == 7 and cost.epoch_s > 0 and cost.seconds == cost.prepare_s + 7 * cost.epoch_s
+    assert 100e6 < cost.peak_bytes < 4e9  # a Python with torch, and little more
+    assert cost.feature_bytes == 440 * 2 * 32 * 16
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
+    tried = {}
+
+    def train(folder, conf, stock, team, device):
+        tried.update({split: len(own) for split, own in stock.memory[experiment.key(conf)].items()})
+        rows = [{"epoch": 1, "seconds": 100.0}, {"epoch": 2, "seconds": 2.0}]  # the first pays for what is done once
+        (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        checkpoint.save(folder / "last.pt", {"about": {"prepare_seconds": 3.0}})
+
+    monkeypatch.setattr(experiment, "train", train)
+    cost = estimate._try(conf(), stock(400, 40), torch.device("cpu"), torch.get_num_threads())
+    assert tried == {"train": estimate.STEPS * 4, "valid": 2}
+    assert (cost.epoch_s, cost.prepare_s) == (2.0 * 25, 3.0 * 25)

@@ -115,6 +115,8 @@ def test_scripts_parse(script):
         ("--clips 0", "--clips 0: expected a number of at least 1"),
         ("--nj -1", "--nj -1: expected"),
         ("--ngpu 0", "--ngpu 0: expected a number of at least 1"),
+        ("--features-in ram", "unknown place 'ram': valid: auto device memory disk"),
+        ("--recompute=1", "--recompute takes no value, found '1'"),
         ("--jobs two", "--jobs two: expected a number of at least 1"),
         ("--device gpu", "--device gpu: expected auto, cpu, cuda or cuda:N"),
         ("--set lr", "--set lr: expected section.key=value"),
@@ -136,7 +138,7 @@ def test_help_names_options_stages_and_confs(recipe, env):
 
 
 def test_stages_are_called_as_agreed(recipe, env):
-    options = "--clips=1000 --data-root 'my data' --conf ast_linear --seeds 0,1 --nj 2 --ngpu 4 --jobs 3 --set train.epochs=2 --set=a.b=c=d"
+    options = "--clips=1000 --data-root 'my data' --conf ast_linear --seeds 0,1 --nj 2 --ngpu 4 --jobs 3 --features-in=disk --recompute --set train.epochs=2 --set=a.b=c=d"
     run = bash(f"bash 'a project/egs/openmic/run.sh' {options} --protocol paper --overwrite", recipe.parents[2], env)
     assert run.returncode == 0, run.stderr
     conf = "--conf-dir conf --conf ast_linear --protocol paper --corpus synthetic --set train.epochs=2 --set a.b=c=d".split()
@@ -148,7 +150,7 @@ def test_stages_are_called_as_agreed(recipe, env):
         ["fetch", *"--corpus auto --data data --clips 1000 --data-root".split(), root, "--backbone", "auto"],
         ["prepare", "--corpus", "synthetic", "--root", "data/synthetic/openmic-2018", *data, *clips, *allowed],
         ["extract", *data, *conf, *allowed],
-        ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --overwrite".split()],
+        ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --overwrite".split()],
         ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
     ]
@@ -165,7 +167,7 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
         ["fetch", *"--corpus custom --data data --manifest".split(), f"{recipe.parent}/my songs.csv", "--backbone", "auto"],
         ["prepare", *"--corpus custom --root songs.csv".split(), *data, *allowed],
         ["extract", *data, *conf, *allowed],
-        ["train", *data, *exp, *conf, *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto --ngpu 1".split()],
+        ["train", *data, *exp, *conf, *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto --ngpu 1 --features-in auto".split()],
         ["score", *data, *exp, *conf, *"--seeds 0 --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies ../openmic/conf/studies.yaml".split()],
     ]

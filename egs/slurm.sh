@@ -19,7 +19,7 @@ bash run.sh "${recipe[@]}" --to extract  # on the first machine, as are score an
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
-srun "$bin/torchrun" --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
+srun --cpus-per-task "$SLURM_CPUS_PER_TASK" "$bin/torchrun" --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
     ../../src/train.py --data "data/$corpus" --exp "exp/$corpus" --conf-dir conf --corpus "$corpus" \
     --conf ast_unet --seeds 0,1,2 --backbone "$backbone" --weights "$weights" # < conf and seeds as above

@@ -86,11 +86,11 @@ class Listener:
         view = predictions.View(model.classes, model.threshold)
         yield page.instruments(found, view)
         yield page.picture(song.draw(found, view, log_mel), "Timeline", "Each instrument's probability, ten seconds at a time, over the sound.")
-        title = "What the reprogrammer did"
+        title, hearer = "What the reprogrammer did", "classifier" if run["backbone"]["weights"] == "none" else "transformer"
         if run["reprogrammer"] == "none":
-            yield page.section(title, "Nothing: this run has no reprogrammer. The transformer gets the log-mel spectrogram as it is.")
+            yield page.section(title, f"Nothing: this run has no reprogrammer. The {hearer} gets the log-mel spectrogram as it is.")
         else:
-            text = f"To the part in which the model is surest of an instrument, {span(surest)}. The transformer hears the second picture, not the first."
+            text = f"To the part in which the model is surest of an instrument, {span(surest)}. The {hearer} hears the second picture, not the first."
             yield page.picture(before_and_after(model, run, surest, Path(found.file).name), title, text)
         yield page.section("How far to trust this", trust(run, model))
 
@@ -144,7 +144,7 @@ def read(folder):
 
 
 def label(run):
-    return f"{run['conf']}, seed {run['seed']} ({run['corpus']})"
+    return f"{run['conf']}, seed {run['seed']} ({run['corpus']}, protocol {run['protocol']})"
 
 
 def examples(egs):

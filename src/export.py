@@ -19,11 +19,11 @@ CARD = "README.md"
 
 
 def main(args):
-    claim(args.out)
     model, about = inference.restore(inference.best(args.run), args.backbone_file)
     feature, results = inference.TorchPredictor(model, about).feature, card.read(args.run)  # a Predictor refuses what cannot hear sound
     inside = args.merge or model.finetune
     shared, tensors = portable(about, feature, inside), model.state_dict() if inside else model.learned_state()
+    claim(args.out, shared["backbone"]["file"])
     graphed = args.out / GRAPH
     graphed.unlink(missing_ok=True)  # of an earlier export, perhaps of another model
     if args.onnx:
@@ -38,13 +38,15 @@ def main(args):
     print(f"{args.out / CARD}: {'the run was not scored, so it has no results' if results is None else 'read it before you share the model'}")
 
 
-def claim(out):
-    """Refuse a folder that holds anything but an earlier export.
+def claim(out, backbone):
+    """Refuse a folder that holds anything but an earlier export and, beside it, the file `backbone`.
 
     Raises:
-        ValueError: it does.
+        ValueError: it does, or is no folder.
     """
-    known = {MODEL, GRAPH, inference.LABELS, CARD}
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: a file, expected a new folder or an earlier export; name another")
+    known = {MODEL, GRAPH, inference.LABELS, CARD, backbone}
     strangers = sorted(path.name for path in out.iterdir() if path.name not in known and not path.name.startswith(".")) if out.is_dir() else []
     if strangers:
         raise ValueError(f"{out}: holds {', '.join(strangers[:3])}, expected a new folder or an earlier export; name another")

@@ -10,6 +10,9 @@ import mmap
 import re
 import signal
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ast_repr import audio, command, features, manifest, store
+from ast_repr import audio, command, features, launch, manifest, store
 
 LISTED = 10  # unreadable clips named in an error
 
@@ -44,7 +47,7 @@ def extract(data, clips, settings, nj, allowed, part):
         refuse_too_many(left_out, allowed)
     for stale in folder.glob("shard-*.h5"):
         if stale.name >= store.shard_path(folder, len(shards)).name:
-            stale.unlink()  # of a larger manifest
+            stale.unlink(missing_ok=True)  # of a larger manifest
     print(f"{folder}{'' if todo else ' is up to date'}: {sum(map(len, own.values())) - len(left_out)} clips")
 
 
@@ -52,10 +55,9 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
     """Compute and write the shards `todo`, {index: {name: clip}}; clips without usable audio go to `left_out`, with the reason."""
     size, count = store.SHARD_CLIPS * math.prod(feature.shape), sum(map(len, todo.values()))
     rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(2, store.SHARD_CLIPS, *feature.shape)  # shared with the workers
-    context = get_context("fork")  # torch is imported once; nothing has been computed with it here
-    with context.Pool(nj, start_worker, (data, feature, rooms)) as pool, tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar:
+    with workers(nj, data, feature, rooms) as pool, tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar:
         jobs = ([(turn % 2, row, clip) for row, clip in enumerate(shard.values())] for turn, shard in enumerate(todo.values()))
-        computed = one_ahead(pool.imap(compute, job, chunksize=4) for job in jobs)
+        computed = one_ahead(pool.map(compute, job, chunksize=4) for job in jobs)
         for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed)):
             lacking = {}
             for name, reason in zip(shard, reasons):
@@ -63,10 +65,26 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
                     lacking[name] = reason
                 bar.update()
             left_out |= lacking
-            if len(left_out) <= allowed:
+            if len(left_out) <= allowed or not lacking:
                 rows = [row for row, name in enumerate(shard) if name not in lacking]
                 values = rooms[turn % 2, rows] if lacking else rooms[turn % 2, : len(rows)]
                 store.write_shard(folder, index, values, [name for name in shard if name not in lacking], feature.spec(), lacking)
+
+
+@contextmanager
+def workers(nj, *given):
+    """A pool of `nj` processes; it ends with what is at hand where the work is broken off.
+
+    Raises:
+        RuntimeError: one of them was killed.
+    """
+    pool = ProcessPoolExecutor(nj, get_context("fork"), start_worker, given)  # torch is imported once, and has no threads yet
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise RuntimeError("a process was killed, most often for want of memory; what is done stays done, try a smaller --nj") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def one_ahead(items):
@@ -81,8 +99,9 @@ def one_ahead(items):
 
 def start_worker(*given):
     """One thread for each process, Ctrl-C is the parent's to handle, and `compute` gets what all its calls share."""
-    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    launch.end_with_parent()
+    torch.set_num_threads(1)
     compute.given = given
 
 

@@ -12,10 +12,10 @@ cannot be read is left out, and listed at the end; the exit code is then 1.
 import argparse
 import contextlib
 import glob
+import itertools
 import os
 import re
 import sys
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ AGGREGATES = {"mean": np.mean, "max": np.max}
 
 def main(args):
     paths = find(args.paths)
-    source = args.model or newest_run(ROOT / "egs")
+    source = newest_run(ROOT / "egs") if args.model is None else args.model
     model = inference.load(source, devices.choose(args.device), args.backbone_file)
     threshold = model.threshold if args.threshold is None else args.threshold
     view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
@@ -51,7 +51,7 @@ def main(args):
 def hear(model, paths, view, failed, bar, args):
     """A `predictions.Song` for each path, in order; what is wrong with the others goes to `failed`, pictures to where they are wanted."""
     pictures, hop = set(), round(args.hop * audio.SAMPLE_RATE)
-    for done, (path, parts) in enumerate(groupby(model.listen(paths, hop, args.batch_size), lambda heard: heard.path)):
+    for done, (path, parts) in enumerate(itertools.groupby(model.listen(paths, hop, args.batch_size), lambda heard: heard.path)):
         bar.set_description_str(f"file {done + 1} of {len(paths)}: ", refresh=False)
         times, timeline, log_mel, error = [], [], song.LongLogMel(), None
         for heard in parts:
@@ -103,7 +103,7 @@ def newest_run(egs):
 
 @contextlib.contextmanager
 def output(path):
-    """A file object to write to: `path`, which is replaced once all is written, or else the standard output."""
+    """A file object to write to: `path`, which is replaced once all is written unless it is a device or pipe; or else the standard output."""
     if path is None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
         try:
@@ -111,15 +111,17 @@ def output(path):
         except BrokenPipeError:  # who reads has seen enough, as `head` does; nothing may be flushed to there any more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
-        with files.replacing(path) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as out:
+        whole = files.replacing(path) if path.is_file() or not path.exists() else contextlib.nullcontext(path)
+        with whole as place, open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as out:
             yield out
 
 
 def picture_name(path, taken):
     """The name of a song's picture; one that is taken already gets a number."""
     stem = name = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
+    numbers = itertools.count(1)
     while name in taken:
-        name = f"{stem}-{len(taken)}"
+        name = f"{stem}-{next(numbers)}"
     taken.add(name)
     return f"{name}.png"
 

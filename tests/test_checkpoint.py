@@ -45,6 +45,13 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
         checkpoint.load(tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize("content", [b"accordion\nbanjo\n", b"RIFF\x24\0\0\0WAVEfmt ", b"\x80\x02", b"\0" * 99])
+def test_another_kind_of_file_is_named(content, tmp_path):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pt: not a checkpoint of this project"):
+        checkpoint.load(tmp_path / "x.pt")
+
+
 KILLS = 12
 SAVER = """
 import os, random, signal, sys, time

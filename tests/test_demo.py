@@ -39,7 +39,7 @@ def exp(run, tmp_path):
     for conf, one in made.items():
         target = tmp_path / "exp" / "tiny" / conf / "seed0"
         checkpoint.save(target / "best.valid.macro_f1.pt", one)
-        values = {"corpus": "tiny", "conf": conf, "row": conf.upper(), "seed": 0, "feature": "logmel", "norm": "backbone"}
+        values = {"corpus": "tiny", "protocol": "clean", "conf": conf, "row": conf.upper(), "seed": 0, "feature": "logmel", "norm": "backbone"}
         values |= {"metrics": {"macro_f1": 0.61}, "backbone": {"weights": "pretrained"}}
         values["reprogrammer"] = one["about"]["build"]["reprogrammer"]["name"]
         (target / "results.json").write_text(json.dumps(values))
@@ -67,6 +67,14 @@ def test_runs_are_found_below_any_folder_the_one_scored_last_first(exp):
     found = runs.finished([exp, exp.parent / "absent"])
     assert [folder.parent.name for folder in found] == ["ast_unet", "ast_linear"]
     assert runs.finished([found[1]]) == [found[1]]
+    for damaged in ("", "[]", "{}"):
+        (found[1] / "results.json").write_text(damaged)
+        assert runs.finished([exp]) == found[:1]
+
+
+def test_runs_of_both_protocols_can_be_told_apart(listener):
+    (one, *_) = listener.runs.values()
+    assert demo.label(one) != demo.label(demo.results.Run(one.folder, one.results | {"protocol": "paper"}, []))
 
 
 def test_an_answer_has_probabilities_timeline_and_both_spectrograms(listener, sound):
@@ -84,7 +92,9 @@ def test_an_answer_has_probabilities_timeline_and_both_spectrograms(listener, so
 
 def test_a_run_without_reprogrammer_says_so(listener, sound):
     html = listener.answer(str(sound), folder_of(listener, "ast_linear"), silent)
-    assert html.count("data:image/png;base64,") == 1 and "Nothing: this run has no reprogrammer" in html
+    assert html.count("data:image/png;base64,") == 1 and "no reprogrammer. The transformer gets" in html
+    listener.runs[folder_of(listener, "ast_linear")]["backbone"]["weights"] = "none"
+    assert "no reprogrammer. The classifier gets" in listener.answer(str(sound), folder_of(listener, "ast_linear"), silent)
 
 
 def test_the_surest_ten_seconds_are_shown_before_and_after(listener, sound, run):

@@ -16,6 +16,28 @@ def test_a_device_that_is_not_there_is_refused_with_its_name(name):
         device.choose(name)
 
 
+GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "left"),
+    [
+        ("0::/job/task", {"job/memory.max": 8 * GB, "job/memory.current": 5 * GB, "job/memory.stat": f"anon 1\ninactive_file {GB}"}, 4),  # Slurm
+        ("0::/", {"memory.max": 3 * GB, "memory.current": GB, "memory.stat": "inactive_file 0"}, 2),  # a container
+        ("0::/", {"memory.max": "max", "memory.current": GB, "memory.stat": "inactive_file 0"}, 100),
+        ("4:memory:/not/seen/here", {"memory/memory.limit_in_bytes": 6 * GB, "memory/memory.usage_in_bytes": GB, "memory/memory.stat": "total_inactive_file 0"}, 5),
+        ("0::/", {"memory.max": GB, "memory.current": 2 * GB, "memory.stat": "inactive_file 0"}, 0),
+    ],
+)  # fmt: skip
+def test_memory_is_what_the_machine_and_the_job_leave(group, files, left, tmp_path):
+    files = {f"groups/{name}": value for name, value in files.items()}
+    files |= {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {100 * GB // 1024} kB", "proc/self/cgroup": f"9:cpu:/\n{group}"}
+    for name, value in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{value}\n")
+    assert device.memory_left(tmp_path / "proc", tmp_path / "groups") == left * GB
+
+
 def test_a_description_is_plain_values():
     assert {type(value) for value in device.describe(torch.device("cpu")).values()} <= {str, int}
 

@@ -112,6 +112,8 @@ def test_every_row_says_the_same_in_every_form(name, backbone_file, spread, tmp_
     assert np.ptp(expected, axis=0).max() > 2e-5  # random weights: one clip is little unlike another, but more than the forms are
     code, out, err = tell(capsys, folder, tmp_path / "slim", "--onnx")
     assert (code, err) == (0, "")
+    told, conf = (tmp_path / "slim" / "README.md").read_text(), conf_of(name)
+    assert ["trained *reprogrammer*" in told, "by a transformer" in told] == [conf["reprogrammer"]["name"] != "none", conf["backbone"]["name"] == "ast"]
     slim = tmp_path / "slim" / "model.safetensors"
     if not inference.restore(folder / "best.valid.macro_f1.pt")[0].finetune and name != "cnn_only_released":
         assert slim.stat().st_size < 700_000
@@ -127,8 +129,8 @@ def test_what_is_written_and_how_large_it_is(graphed, exported, scored, tmp_path
     assert (exported / "model.safetensors").stat().st_size < 20_000
     content = b"".join(path.read_bytes() for path in exported.iterdir())
     assert str(tmp_path).encode() not in content and str(Path(export.__file__).parents[1]).encode() not in content
+    assert tell(capsys, scored, exported, "--merge")[0] == 0  # again, over the old one, with the backbone beside it
     (exported / "ast_tiny_synth.safetensors").unlink()
-    assert tell(capsys, scored, exported, "--merge")[0] == 0  # again, over the old one
     assert not (exported / "model.onnx").exists() and (exported / "model.safetensors").stat().st_size > 60_000
     shutil.rmtree(scored), (tmp_path / "tiny.safetensors").unlink()
     assert inference.load(exported)(SOUND).shape == (2, 3)
@@ -304,6 +306,7 @@ def test_what_cannot_be_exported_is_named(scored, tmp_path, capsys):
     (tmp_path / "mine" / "thesis.tex").touch()
     code, _, err = tell(capsys, scored, tmp_path / "mine")
     assert code == 1 and "mine: holds thesis.tex, expected a new folder or an earlier export" in err
+    assert "thesis.tex: a file, expected a new folder" in tell(capsys, scored, tmp_path / "mine" / "thesis.tex")[2]
     state = checkpoint.load(scored / "best.valid.macro_f1.pt")
     state["about"]["feature"] = {"name": "vggish"}
     checkpoint.save(scored / "best.valid.macro_f1.pt", state)

@@ -49,6 +49,12 @@ def test_figures_are_whole_files(tmp_path):
     assert len(list((tmp_path / "figures").iterdir())) == 2 * len(figures)
 
 
+def test_letters_that_the_font_lacks_are_drawn_as_boxes_without_a_warning(tmp_path, recwarn):
+    figure = matplotlib.figure.Figure()
+    figure.suptitle("日本")
+    assert all(path.stat().st_size > 1000 for path in style.save(figure, tmp_path, "letters")) and not recwarn.list
+
+
 def test_a_protocol_without_validation_split_has_no_curves(tmp_path):
     folder = make_run(tmp_path / "synthetic", protocol="paper")
     (folder / "history.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n')

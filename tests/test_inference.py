@@ -172,6 +172,15 @@ def test_a_file_that_is_no_trained_model_is_named(state, tmp_path):
         inference.load(tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "song.wav", "ast_unet"])
+def test_what_can_be_no_model_is_named(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}: nothing there, expected a run folder, a checkpoint"):
+        inference.load(tmp_path / name)
+    (tmp_path / name).write_text("accordion\nbanjo\n")
+    with pytest.raises(ValueError, match=f"{name}: another kind of file, expected a run folder, a checkpoint"):
+        inference.load(tmp_path / name)
+
+
 def test_a_folder_without_a_best_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no best"):
         inference.load(tmp_path)

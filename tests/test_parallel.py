@@ -180,6 +180,20 @@ def test_a_run_whose_process_was_killed_goes_on_and_seeds_run_side_by_side(corpu
 
 
 @pytest.mark.slow
+def test_ctrl_c_while_processes_start_is_the_parents_alone(corpus):
+    folder, options = corpus
+    command = [sys.executable, ROOT / "src" / "train.py", *options, "--exp", folder / "early", "--ngpu", "2"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end, children = time.monotonic() + 120, Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3 and time.monotonic() < end:  # the third keeps track of semaphores
+        time.sleep(0.01)
+    time.sleep(0.3)  # they import
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and said == "interrupted\n"
+
+
+@pytest.mark.slow
 def test_an_error_is_one_line_with_its_exit_code(corpus):
     folder, options = corpus
     for more, code, message in (["--set", "optimizer.lr=1.0e+30"], 1, "lower optimizer.lr"), (["--set", "head.nope=1"], 1, "nope"):

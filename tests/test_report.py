@@ -118,6 +118,15 @@ def test_commands_quote_variants_where_the_shell_needs_it(tmp_path, conf, writte
     assert f"--conf {written} --seeds 0 --from score" in str(caught.value)
 
 
+def test_commands_of_own_data_name_its_csv(tmp_path):
+    folder = make_run(tmp_path / "custom" / "exp" / "my songs")
+    (table,), _ = results.read(tmp_path / "custom" / "exp" / "my songs")
+    assert tables.commands(table) == ["source run.sh --manifest '.../my songs.csv' --protocol clean --conf ast_unet --seeds 0"]
+    (folder / "results.json").write_text("{}")
+    with pytest.raises(results.ResultsError, match="source run.sh --manifest '.../my songs.csv' --conf ast_unet --seeds 0 --from score"):
+        results.read(tmp_path / "custom" / "exp" / "my songs")
+
+
 @pytest.mark.parametrize("key", ["feature", "macs", "label_fraction", "total_parameters"])
 def test_results_of_an_older_form_are_to_be_scored_again(tmp_path, key):
     path = make_run(tmp_path / "synthetic") / "results.json"

@@ -84,7 +84,7 @@ def test_code_in_a_weight_file_does_not_run(write, suffix, tmp_path, tiny_ast):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", bytes(1000)])
+@pytest.mark.parametrize("content", [b"", b"not weights", bytes(1000), b"RIFF\x24\0\0\0WAVEfmt ", b"accordion\nbanjo\n"])
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_a_file_that_is_no_weights_is_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)

@@ -8,17 +8,17 @@ shuffled within windows of a few shards, themselves in random order.
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from . import manifest
+from .device import memory_left
 from .rooms import unknown
 
 PLACES = ("auto", "device", "memory", "disk")  # where features can be kept
 SHARES = {"device": 0.25, "memory": 0.5}  # of what is free there that they may take by "auto"
-WINDOW = 4  # shards; two windows are in memory at a time, 0.5 GB of log-mels
+WINDOW = 4  # shards; three windows are in memory at most, where one ends and the next begins: 0.8 GB of log-mels
 
 
 class Batch(NamedTuple):
@@ -125,11 +125,10 @@ def fitting(count, shape, device, processes=1):
 
 
 def free_memory(place, device):
-    """Bytes that are free on a GPU, 0 without one, or in the machine's memory, where what only caches files counts as free."""
+    """Bytes that are free on a GPU, 0 without one, or in the memory that this process may use."""
     if place == "device":
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return 1024 * int(fields["MemAvailable"].split()[0])
+    return memory_left()
 
 
 def windows(shards, random):

@@ -1,7 +1,5 @@
 """Checkpoints: tensors, numbers, strings and lists of them, written atomically and read without running code."""
 
-from pickle import UnpicklingError
-
 import torch
 
 from . import files
@@ -27,5 +25,5 @@ def load(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint; train first") from error
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch has one of its own for each kind of other file
         raise CheckpointError(f"{path}: not a checkpoint of this project, or truncated; delete it and train again") from error

@@ -1,12 +1,18 @@
 """Which device runs, what it can do, and how results describe it."""
 
+import contextlib
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of the C library's mallopt
+GROUPS = {  # Linux' control groups, version 2 and 1: files with the limit and the use of memory, and what of it only caches files
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def choose(name="auto"):
@@ -36,6 +42,21 @@ def keep_freed_memory():
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_MAX, 0)
+
+
+def memory_left(proc=Path("/proc"), groups=Path("/sys/fs/cgroup")):
+    """Bytes of the machine's memory that this process may still take: what is free, what only caches files included, or what
+    its container or job leaves it, if that is less. The arguments are where Linux says so."""
+    fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
+    left = 1024 * int(fields["MemAvailable"].split()[0])
+    for _, kind, path in (line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()):
+        group = groups / kind / path.lstrip("/")
+        for folder in (group, *group.parents) if kind in GROUPS else ():
+            with contextlib.suppress(OSError, ValueError):  # no such group here, or it sets no limit
+                limit, used, cached = GROUPS[kind]
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                left = min(left, int((folder / limit).read_text()) - int((folder / used).read_text()) + int(stat[cached]))
+    return max(left, 0)
 
 
 def teams(name, size, at_once, runs):

@@ -18,6 +18,7 @@ from .classifier import assemble
 
 THRESHOLD = 0.5  # of a model that brings none of its own
 EXPORTED = ("model.safetensors", "model.onnx")  # in an exported folder, the first that is there is taken
+KINDS = (".pt", ".safetensors", ".onnx")
 LABELS = "labels.txt"  # beside them: one class a line
 
 
@@ -220,6 +221,9 @@ def load(path, device="cpu", backbone_file=None):
     path = Path(path)
     if path.is_dir():
         path = next((path / name for name in EXPORTED if (path / name).is_file()), None) or best(path)
+    elif path.suffix not in KINDS:
+        found = "another kind of file" if path.exists() else "nothing there"
+        raise ValueError(f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py wrote; name one of these")
     predictor = GraphPredictor(graph.Graph(path)) if path.suffix == ".onnx" else TorchPredictor(*restore(path, backbone_file), device)
     if path.suffix != ".pt":
         _compare_labels(path.with_name(LABELS), predictor.classes)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .device import keep_freed_memory
 from .parallel import ALONE, Team
 
-PATIENCE = timedelta(minutes=30)  # how long a process waits for another that neither answers nor ends
+PATIENCE = timedelta(days=2)  # how long a process waits for another that neither answers nor ends: rank 0 may embed all clips by itself
 
 
 def run(work, tasks, teams):
@@ -64,8 +64,9 @@ def _start(work, tasks, teams):
             for rank in range(size)
         ]
         try:
-            for member in members:
-                member.start()
+            with _interrupts_held():
+                for member in members:
+                    member.start()
             running = {member.sentinel: member for member in members}
             while running:
                 for sentinel in connection.wait(running):
@@ -76,16 +77,26 @@ def _start(work, tasks, teams):
                     if member.exitcode:
                         raise RuntimeError(f"{member.name} was ended (exit {member.exitcode}); the same command goes on from there")
         finally:
-            for member in members:
-                if member.pid:
-                    member.terminate()
-                    member.join()
+            started = [member for member in members if member.pid]
+            for member in started:
+                member.terminate()
+            for member in started:
+                member.join()
+
+
+@contextlib.contextmanager
+def _interrupts_held():
+    """Ctrl-C comes after this, and never to the processes that are started here: it is their parent's to handle, which ends them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _member(work, tasks, number, rank, devices, meeting, threads, errors):
     """What a started process does: rank `rank` of team `number`, with `threads` threads."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     if devices[rank].type == "cpu":
         keep_freed_memory()
@@ -99,9 +110,14 @@ def _member(work, tasks, number, rank, devices, meeting, threads, errors):
         sys.exit(1)
 
 
-def _end_with_parent():
-    parent_process().join()
-    os._exit(1)
+def end_with_parent():
+    """From now on, end this process when the one that started it is gone, even if that was killed."""
+
+    def wait():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import os
 
 
 def finished(folders):
-    """Run folders anywhere below `folders` that hold results and a best checkpoint, the one scored last first.
+    """Run folders anywhere below `folders` that hold whole results and a best checkpoint, the one scored last first.
 
     Runs on a feature that comes with its corpus are left out: they cannot hear a file.
 
@@ -19,5 +19,13 @@ def finished(folders):
     return [
         path.parent
         for path in sorted(scored, key=os.path.getmtime, reverse=True)
-        if any(path.parent.glob("best.*.pt")) and json.loads(path.read_text(encoding="utf-8")).get("feature") != "vggish"
+        if any(path.parent.glob("best.*.pt")) and _hears(path)
     ]
+
+
+def _hears(path):
+    """Whether the model of a results.json hears sound; no, where that file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["feature"] != "vggish"
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -1,7 +1,8 @@
 """Several processes for one run: training steps a second, and what travels
 
-U-Net, frozen AST and linear head on random log-mels, forward, backward and AdamW as in training. Batch and total number of CPU
-threads stay the same whatever the number of processes, so on the CPU nothing but the cost of sharing is seen; GPUs are one a process.
+U-Net, frozen AST and linear head on random log-mels, forward, backward and AdamW, in the precision that training takes here.
+Batch and total number of CPU threads stay the same whatever the number of processes, so on the CPU nothing but the cost of
+sharing is seen; GPUs are one a process. The numbers of processes do not take turns: each is timed once, after the one before.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from pathlib import Path
 import record
 import torch
 
-from ast_repr import device, launch, methods, optimizer, parallel
+from ast_repr import device as devices
+from ast_repr import launch, methods, optimizer, parallel
 from ast_repr.batches import Batch
 from ast_repr.classifier import assemble
 
@@ -28,7 +30,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for size in [size for size in args.processes if not gpus or size <= gpus]:
             found = Path(folder) / str(size)
-            launch.run(partial(work, args, found), [], device.teams("auto", size, 1, 1))
+            launch.run(partial(work, args, found), [], devices.teams("auto", size, 1, 1))
             said = json.loads(found.read_text())
             rows.append({"processes": size, "batch": args.batch, **said})
     for row in rows:
@@ -50,7 +52,9 @@ def work(args, found, team, device, tasks):
     batch = Batch(torch.randn(args.batch, 1, 1024, 128), cells, cells >= 0).to(device)
     for step in range(1 + args.steps):
         own.zero_grad(set_to_none=True)
-        method.step(batch, 0)["loss"].backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=devices.has_bf16(device)):
+            loss = method.step(batch, 0)["loss"]
+        loss.backward()
         team.add_up(model.trainable_parameters())
         own.step()
         if step == 0:  # a warm-up

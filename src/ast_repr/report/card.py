@@ -108,6 +108,8 @@ def header(about, conf, results, inside):
 
 def _model(about, conf, inside):
     run, backbone, build = conf["run"], about["backbone"], about["build"]
+    steps = ["changed by a small trained *reprogrammer*"] * (conf["reprogrammer"]["name"] != "none")
+    steps += ["heard by a transformer (AST)"] * (build["backbone"]["name"] == "ast") + ["mapped to classes"]
     frozen = "fine-tuned" if build["backbone"]["finetune"] else "frozen"
     if build["backbone"]["name"] != "ast":
         source = f"none; in its place `{json.dumps(conf['backbone'])}`"
@@ -117,9 +119,8 @@ def _model(about, conf, inside):
         source = f"`{backbone['name']}`, {frozen}, file of sha256 `{backbone['file_sha256']}`" + (f", <{backbone['url']}>" if backbone["url"] else "")
     return [
         f"# {conf['row'] or run['conf']}, {len(about['classes'])} classes", "",
-        "Names the instruments in ten seconds of polyphonic music: a log-mel spectrogram is changed by a small trained *reprogrammer*, heard by a",
-        "pre-trained transformer (AST), and mapped to classes. An implementation of Chen and Lerch, *Music Instrument Classification",
-        "Reprogrammed* (MMM 2023, arXiv 2211.08379).", "",
+        f"Says which of its classes are in ten seconds of polyphonic music: a log-mel spectrogram is {', then '.join(steps)}.",
+        "From an implementation of Chen and Lerch, *Music Instrument Classification Reprogrammed* (MMM 2023, arXiv 2211.08379).", "",
         "| | |", "|---|---|",
         f"| classes | {', '.join(about['classes'])}; the order of the outputs, also in `labels.txt` |",
         f"| method | {run['conf']}: reprogrammer `{json.dumps(conf['reprogrammer'])}`, head `{json.dumps(conf['head'])}`, input norm `{conf['input']['norm']}`, "

@@ -25,17 +25,30 @@ KINDS = ("without AST", "frozen AST", "reprogrammed AST", "fine-tuned AST")  # i
 NAMES = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: what publications call it
 
 
-def corpus_options(name):
-    """Options of run.sh that choose the corpus of experiments called `name` (egs/README.md says how they are called).
+def corpus_options(name, recipe):
+    """Options of a recipe's run.sh that choose the corpus of experiments called `name` (egs/README.md says how they are called).
 
-    >>> corpus_options("synthetic"), corpus_options("synthetic-20000")
+    >>> corpus_options("synthetic", "openmic"), corpus_options("synthetic-20000", "openmic")
     ('--corpus synthetic', '--corpus synthetic --clips 20000')
+    >>> corpus_options("my songs", "custom")
+    "--manifest '.../my songs.csv'"
     """
+    if recipe == "custom":
+        return f"--manifest {shlex.quote(f'.../{name}.csv')}"
     if name in ("synthetic", "openmic"):
         return f"--corpus {name}"
     if re.fullmatch(r"synthetic-\d+", name):
         return f"--corpus synthetic --clips {name.removeprefix('synthetic-')}"
-    return f"--corpus openmic --data-root .../{name}"
+    return f"--corpus openmic --data-root {shlex.quote(f'.../{name}')}"
+
+
+def recipe(folder):
+    """Name of the recipe that a run folder is of, egs/<recipe>/exp/<corpus>/<conf>/seed<k>; "" where it lies elsewhere.
+
+    >>> recipe(Path("/ast_repr/egs/custom/exp/songs/ast_unet/seed0")), recipe(Path("/songs/ast_unet/seed0"))
+    ('custom', '')
+    """
+    return "".join(folder.resolve().parts[-5:-4])
 
 
 def same_corpus(published, corpus):
@@ -245,8 +258,8 @@ def _remedy(folder, file="results.json"):
     corpus, conf, seed = folder.resolve().parts[-3:]
     stage = "train" if file == "history.jsonl" else "score"
     protocol = " --protocol paper" if corpus.endswith("-paper") else ""
-    options = f"{corpus_options(corpus.removesuffix('-paper'))}{protocol} --conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')}"
-    return f"delete {folder / file} and run: source run.sh {options} --from {stage}"
+    options = f"{corpus_options(corpus.removesuffix('-paper'), recipe(folder))}{protocol}"
+    return f"delete {folder / file} and run: source run.sh {options} --conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')} --from {stage}"
 
 
 def _table(key, runs):

@@ -1,7 +1,5 @@
 """The picture of a song: time against instruments, and the log-mel under it."""
 
-import warnings
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -93,8 +91,7 @@ def edges(song):
 
 def save(figure, path):
     """Write `figure` as PNG, atomically."""
-    with matplotlib.rc_context(style.STYLE), warnings.catch_warnings(), files.replacing(path) as partial:
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a file's name: a box stands in its place
+    with style.writing(), files.replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
 
 

@@ -5,6 +5,8 @@ lines, hatches and markers do so in print without colour.
 """
 
 import textwrap
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -25,10 +27,18 @@ WIDTH = 7.2  # inches: a page of A4 within its margins
 GRID = {"color": "0.9", "linewidth": 0.6}
 
 
+@contextmanager
+def writing():
+    """While a figure is written: its style, and no warning of letters that the font lacks, for which it has boxes."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
 def save(figure, folder, stem):
     """Write `figure` as PNG (200 dots an inch) and PDF, the same bytes for the same figure; returns the two paths."""
     paths = [Path(folder) / f"{stem}.{kind}" for kind in ("png", "pdf")]
-    with matplotlib.rc_context(STYLE):
+    with writing():
         for path, metadata in zip(paths, (None, {"CreationDate": None})):
             with files.replacing(path) as partial:
                 figure.savefig(partial, format=path.suffix[1:], dpi=200, metadata=metadata)

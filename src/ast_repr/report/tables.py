@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass
 
 from .compare import LEVEL, RESAMPLES, compare
-from .results import corpus_options, mean_std, same_corpus
+from .results import corpus_options, mean_std, recipe, same_corpus
 from .shape import FLOORS, METRICS, PER_INSTRUMENT
 
 WIDTH = 120  # columns of a terminal
@@ -162,7 +162,7 @@ def commands(table):
     Returns:
         list of "source run.sh --corpus ... --protocol ... --conf a,b --seeds 0,1,2"
     """
-    start, confs = f"source run.sh {corpus_options(table.corpus)} --protocol {table.protocol}", {}
+    start, confs = f"source run.sh {corpus_options(table.corpus, recipe(table.rows[0].runs[0].folder))} --protocol {table.protocol}", {}
     for row in table.rows:
         confs.setdefault(",".join(str(run["seed"]) for run in row.runs), []).append(row.conf)
     return [f"{start} --conf {shlex.quote(','.join(names))} --seeds {seeds}" for seeds, names in confs.items()]

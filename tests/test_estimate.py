@@ -42,7 +42,7 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
     tried = {}
 
     def train(folder, conf, stock, team, device):
-        tried.update({split: len(own) for split, own in stock.memory[experiment.key(conf)].items()})
+        tried.update({split: len(own) for split, own in stock.memory[experiment.key(conf, stock.keep)][0].items()})
         rows = [{"epoch": 1, "seconds": 100.0}, {"epoch": 2, "seconds": 2.0}]  # the first pays for what is done once
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         checkpoint.save(folder / "last.pt", {"about": {"prepare_seconds": 3.0}})

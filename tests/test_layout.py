@@ -20,7 +20,7 @@ LEVELS = {
     "probe": 5,
     "trainer": 4, "inference": 4, "report": 4,
     "methods": 3,
-    "classifier": 2, "batches": 2, "blueprint": 2,
+    "classifier": 2, "batches": 2, "blueprint": 2, "extraction": 2,
     "backbones": 1, "reprogrammers": 1, "heads": 1, "features": 1, "corpora": 1, "store": 1, "augment": 1, "optimizer": 1, "launch": 1,
     "config": 0, "audio": 0, "manifest": 0, "metrics": 0, "losses": 0, "checkpoint": 0, "schedule": 0, "device": 0, "command": 0, "parallel": 0,
     "catalogue": 0, "runs": 0, "release": 0, "graph": 0, "rooms": 0, "files": 0,
@@ -29,7 +29,7 @@ SHARED = {"rooms", "files"}  # what the others of level 0 stand on
 ALSO = {("metrics", "manifest.PRESENT"), ("command", "config"), ("command", "config.ConfigError")}  # (who, what) beyond that on level 0
 ONLY_SCRIPTS = {"config", "command"}  # nothing below the entry points knows of configs or command lines
 NETWORKS = {"backbones", "reprogrammers", "heads"}
-DATA = {"manifest", "store", "batches", "corpora", "audio", "features"}
+DATA = {"manifest", "store", "batches", "corpora", "audio", "features", "extraction"}
 WITHOUT_TORCH = ["metrics", "manifest", "config", "catalogue", "command", "store", "report", "corpora"]
 # A room's modules import from their own room only here: what they share, or what the room adds on top.
 WITHIN = {

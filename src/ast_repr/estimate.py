@@ -66,7 +66,8 @@ def _try(conf, stock, device, threads):
     short = conf | {"train": conf["train"] | {"epochs": epochs, "patience": None}}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            experiment.train(Path(folder), short, replace(stock, memory={experiment.key(conf): tried}), parallel.ALONE, device)
+            stock = replace(stock, keep="memory", memory={experiment.key(conf, "memory"): (tried, "memory")})
+            experiment.train(Path(folder), short, stock, parallel.ALONE, device)
         history, about = trainer.read_history(folder), checkpoint.load(Path(folder) / "last.pt")["about"]
     return Cost(
         prepare_s=about["prepare_seconds"] / share, epoch_s=history[-1]["seconds"] / share,

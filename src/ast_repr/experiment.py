@@ -1,12 +1,13 @@
 """One run, from its resolved config and the feature store to what training leaves in its folder. The split called test is never opened."""
 
+import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from . import augment, backbones, batches, blueprint, features, methods, optimizer, parallel, probe, store, trainer
+from . import augment, backbones, batches, blueprint, checkpoint, features, methods, optimizer, parallel, probe, store, trainer
 from . import device as devices
 from .classifier import Probe, assemble, multiply_accumulates
 
@@ -52,7 +53,7 @@ def train(folder, conf, stock, team, device):
         print(f"{label}: finished before, {trainer.describe(trainer.read_history(folder), plan)}")
         return
     feature = features.build(**conf["feature"])
-    splits, seconds = load_splits(stock, feature, conf, team, device), 0.0
+    (splits, place), seconds = load_splits(folder, stock, feature, conf, team, device), 0.0
     if settings["labels"] < 1:
         splits["train"] = splits["train"].thinned(settings["labels"], seed)
     torch.manual_seed(seed)
@@ -87,7 +88,7 @@ def train(folder, conf, stock, team, device):
     about = {
         "config": conf, "classes": stock.classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
         "trainable_parameters": learns, "total_parameters": total, "macs": macs, "prepare_seconds": round(seconds, 3),
-        "device": devices.describe(device), "processes": team.size, "exchanged_bytes": exchanged,
+        "device": devices.describe(device), "processes": team.size, "exchanged_bytes": exchanged, "features_in": place,
     }  # fmt: skip
     history = trainer.fit(
         method, optimizer.build(model=trained, **conf["optimizer"]) if learns else None,
@@ -99,22 +100,30 @@ def train(folder, conf, stock, team, device):
     print(f"{label}: {trainer.describe(history, plan)}")
 
 
-def load_splits(stock, feature, conf, team, device):
-    """{"train": Clips, "valid": Clips} of a run, see `splits_of`."""
-    if key(conf) not in stock.memory:
+def load_splits(folder, stock, feature, conf, team, device):
+    """({"train": Clips, "valid": Clips} of a run, see `splits_of`; where their features stay, "auto" decided)."""
+    keep = stock.keep
+    if keep == "auto":  # the order of the clips depends on the place: it must be one for all processes, and for all epochs of a run
+        keep = team.agree(place_before(folder)) or keep
+    if key(conf, keep) not in stock.memory:
         stores = Path(stock.data) / "features"
-        stored, keep = store.Store(stores / conf["feature"]["name"], feature.spec()), stock.keep
+        stored = store.Store(stores / conf["feature"]["name"], feature.spec())
         wanted = splits_of(store.usable(stores, stock.clips), conf)
-        if keep == "auto":
-            # Where features stay decides the order of the clips: it must be one for all, and there must be room for each process.
-            keep = team.agree(batches.fitting(sum(map(len, wanted.values())), stored.shape, device, team.size))
-        stock.memory[key(conf)] = {split: batches.load(own, stock.classes, stored, keep, device) for split, own in wanted.items()}
-    return dict(stock.memory[key(conf)])
+        count = sum(map(len, wanted.values()))
+        place = team.agree(batches.fitting(count, stored.shape, device, team.here)) if keep == "auto" else keep
+        stock.memory[key(conf, keep)] = {split: batches.load(own, stock.classes, stored, place, device) for split, own in wanted.items()}, place
+    splits, place = stock.memory[key(conf, keep)]
+    return dict(splits), place
 
 
-def key(conf):
+def place_before(folder):
+    """Where the features of a run that goes on here stayed, None for a new one."""
+    return checkpoint.load(folder / "last.pt")["about"].get("features_in") if (folder / "last.pt").is_file() else None
+
+
+def key(conf, keep):
     """What runs have in common that draw on the same clips and features."""
-    return conf["feature"]["name"], conf["select"]["split"]
+    return json.dumps(conf["feature"], sort_keys=True), conf["select"]["split"], keep
 
 
 def splits_of(clips, conf):

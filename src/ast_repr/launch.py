@@ -50,16 +50,17 @@ def _under_torchrun(work, tasks, device):
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     rank = int(os.environ["RANK"])
-    with _joined(rank, int(os.environ["WORLD_SIZE"]), "env://", device) as team, _quiet(out=rank > 0, bars=rank > 0):
+    size, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    with _joined(rank, size, here, "env://", device) as team, _quiet(out=rank > 0, bars=rank > 0):
         work(team, device, tasks)
 
 
 def _start(work, tasks, teams):
     size, context = len(teams[0]), get_context("spawn")
-    threads, errors = max(1, torch.get_num_threads() // (size * len(teams))), context.SimpleQueue()
+    here, errors = size * len(teams), context.SimpleQueue()
     with tempfile.TemporaryDirectory() as meeting:
         members = [
-            context.Process(target=_member, args=(work, tasks[number :: len(teams)], number, rank, devices, meeting, threads, errors))
+            context.Process(target=_member, args=(work, tasks[number :: len(teams)], number, rank, devices, here, meeting, errors))
             for number, devices in enumerate(teams)
             for rank in range(size)
         ]
@@ -94,15 +95,15 @@ def _interrupts_held():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _member(work, tasks, number, rank, devices, meeting, threads, errors):
-    """What a started process does: rank `rank` of team `number`, with `threads` threads."""
+def _member(work, tasks, number, rank, devices, here, meeting, errors):
+    """What a started process does: rank `rank` of team `number`, one of `here` processes that share the machine's threads."""
     end_with_parent()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, torch.get_num_threads() // here))
     if devices[rank].type == "cpu":
         keep_freed_memory()
     tqdm.set_lock(threading.RLock())  # its own lock is a system-wide one, which a process that is ended would leave behind
     try:
-        with _joined(rank, len(devices), f"file://{meeting}/{number}", devices[rank]) as team, _quiet(out=rank > 0, bars=rank + number > 0):
+        with _joined(rank, len(devices), here, f"file://{meeting}/{number}", devices[rank]) as team, _quiet(out=rank > 0, bars=rank + number > 0):
             work(team, devices[rank], tasks)
     except Exception as error:
         error.add_note(traceback.format_exc())
@@ -121,14 +122,14 @@ def end_with_parent():
 
 
 @contextlib.contextmanager
-def _joined(rank, size, meeting, device):
+def _joined(rank, size, here, meeting, device):
     """The Team, once its processes have found each other."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, meeting, PATIENCE, rank=rank, world_size=size)
-    yield Team(rank, size)
+    yield Team(rank, size, here)
     if size > 1:  # not after an error, when the others may still wait for this one
         distributed.destroy_process_group()
 

@@ -21,10 +21,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of one run; by default one process alone, for which nothing here does anything."""
+    """The processes of one run; by default one process alone, for which nothing here does anything.
+
+    Attributes:
+        rank, size: which of how many this one is.
+        here: how many there are on this machine, those of other runs at the same time included.
+    """
 
     rank: int = 0
     size: int = 1
+    here: int = 1
 
     def rows(self, count):
         """The slice of `count` rows that this process computes; sizes differ by one at most, and may be 0."""

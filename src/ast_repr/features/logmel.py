@@ -2,12 +2,17 @@
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torchaudio.compliance import kaldi
 
 from ..audio import SAMPLE_RATE
 
 FRAME_SHIFT_MS = 10.0  # 100 frames a second
-FRAME_LENGTH_MS = 25.0  # 400 samples, zero-padded to 512 for the FFT
+FRAME_LENGTH_MS = 25.0  # 400 samples
+FFT = 512  # a frame's samples, zero-padded
+PREEMPHASIS = 0.97
+LOWEST_HZ = 20.0  # where the first band begins
+FLOOR = torch.finfo(torch.float32).eps  # of an energy
 
 
 class LogMel(nn.Module):
@@ -23,6 +28,10 @@ class LogMel(nn.Module):
         super().__init__()
         self.frames = frames
         self.bins = bins
+        self.shift, self.length = (round(ms * SAMPLE_RATE / 1000) for ms in (FRAME_SHIFT_MS, FRAME_LENGTH_MS))
+        banks, _ = kaldi.get_mel_banks(bins, FFT, SAMPLE_RATE, LOWEST_HZ, 0.0, 100.0, -500.0, 1.0)  # to half the rate, without warping
+        self.register_buffer("banks", functional.pad(banks, (0, 1)).T, persistent=False)  # (257, bins)
+        self.register_buffer("window", torch.hann_window(self.length, periodic=False), persistent=False)
 
     def spec(self):
         """What decides the values: hashed into a feature store so that a stale one is refused."""
@@ -52,9 +61,13 @@ class LogMel(nn.Module):
         return out
 
     def _fbank(self, waveform):
-        if len(waveform) < FRAME_LENGTH_MS * SAMPLE_RATE / 1000:
-            return waveform.new_zeros(0, self.bins)  # not one whole frame, which kaldi.fbank refuses
-        return kaldi.fbank(
-            waveform[None], sample_frequency=SAMPLE_RATE, num_mel_bins=self.bins, htk_compat=True, use_energy=False,
-            window_type="hanning", dither=0.0, frame_length=FRAME_LENGTH_MS, frame_shift=FRAME_SHIFT_MS,
-        )  # fmt: skip
+        """(N,) -> (M, bins), as torchaudio.compliance.kaldi.fbank without the parts that AST does not use, to the bit."""
+        if len(waveform) < self.length:
+            return waveform.new_zeros(0, self.bins)  # not one whole frame
+        frames = waveform.unfold(0, self.length, self.shift)
+        frames = frames - frames.mean(dim=1, keepdim=True)
+        before = PREEMPHASIS * frames
+        frames[:, 1:] -= before[:, :-1]
+        frames[:, 0] -= before[:, 0]
+        power = torch.fft.rfft(frames.mul_(self.window), FFT).abs().square_()
+        return (power @ self.banks).clamp_min_(FLOOR).log_()

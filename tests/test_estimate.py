@@ -48,6 +48,6 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
         checkpoint.save(folder / "last.pt", {"about": {"prepare_seconds": 3.0}})
 
     monkeypatch.setattr(experiment, "train", train)
-    cost = estimate._try(conf(), stock(400, 40), torch.device("cpu"), torch.get_num_threads())
+    cost = estimate._try(conf(), stock(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads())
     assert tried == {"train": estimate.STEPS * 4, "valid": 2}
     assert (cost.epoch_s, cost.prepare_s) == (2.0 * 25, 3.0 * 25)

@@ -18,7 +18,7 @@ import torch
 from . import batches, checkpoint, experiment, features, parallel, trainer
 from . import device as devices
 
-STEPS = 4  # of each epoch that is tried
+STEPS = 4  # of each epoch that is tried, unless asked for otherwise
 EPOCHS = 2  # the first pays for what is done once
 
 
@@ -46,19 +46,26 @@ class Cost:
         return self.prepare_s + self.epochs * self.epoch_s
 
 
-def estimate(conf, stock, device):
-    """The Cost of the run that a resolved config describes; `stock`: experiment.Stock; `device`: the one that it would run on."""
+def estimate(conf, stock, device, steps=STEPS):
+    """The Cost of the run that a resolved config describes.
+
+    Args:
+        conf: the config, and under "run" what identifies the run.
+        stock: experiment.Stock; its features need not be there.
+        device: the one that the run would be on.
+        steps: of each epoch that is tried.
+    """
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(_try, conf, stock, device, torch.get_num_threads()).result()
+        return process.submit(_try, conf, stock, device, steps, torch.get_num_threads()).result()
 
 
-def _try(conf, stock, device, threads):
+def _try(conf, stock, device, steps, threads):
     torch.set_num_threads(threads)
     if device.type == "cpu":
         devices.keep_freed_memory()
     feature, size = features.build(**conf["feature"]), conf["train"]["batch_size"]
     splits = experiment.splits_of(stock.clips, conf)
-    share = min(1.0, STEPS * size / len(splits["train"]))
+    share = min(1.0, steps * size / len(splits["train"]))
     few = {split: own[: max(1, round(share * len(own)))] for split, own in splits.items()}
     noise = {split: torch.randn(len(own), *feature.shape).half() for split, own in few.items()}
     tried = {split: batches.Clips(own, stock.classes, noise[split].__getitem__) for split, own in few.items()}

@@ -1,6 +1,6 @@
 """The paper's table at its real size: eight rows, three seeds, 20,000 clips, AST-base
 
-What `train.py --dry-run` estimates for each row on this machine, by steps of it made at full size and scaled to OpenMIC's 12,678 clips
+What `train.py --dry-run` estimates for each row on this machine, by a step of it (the second) made at full size and scaled to OpenMIC's 12,678 clips
 for training and 2,237 for validation, through all epochs of its conf, 30 unless the row says otherwise, and without early stopping;
 the head of AST-BS is taught on embeddings that are read once. Columns with "computed" are not measured: operations of a seed's training, and what they
 would take on one H100 at 55 % of the 989 TFLOP/s of its data sheet (bfloat16, dense), which is this project's goal for a step there.
@@ -33,7 +33,7 @@ def main(args):
         stock = experiment.Stock("", clips(), networks.CLASSES, "random", str(weights), {})
         for name, conf in confs.items():
             conf = conf | {"run": {"conf": name, "seed": 0}}
-            cost = estimate.estimate(conf, stock, target)
+            cost = estimate.estimate(conf, stock, target, steps=1)
             done = operations(conf, weights)
             rows.append({
                 "row": name, "a seed, h": cost.seconds / 3600, "before the first epoch, s": cost.prepare_s, "epochs": cost.epochs, "an epoch, s": cost.epoch_s,

@@ -36,7 +36,7 @@ def main(args):
             each = (found[batches[1]] - found[batches[0]]) / (batches[1] - batches[0])
             if not args.quick and found[16] + (LARGEST - 16) * each < 0.8 * room(target):
                 found[LARGEST] = in_a_process(args, precision, LARGEST, again)
-            row = {"precision": precision, "train.recompute": again} | {f"batch {batch}, GB": found.get(batch, float("nan")) / 1e9 for batch in (*batches, LARGEST)}
+            row = {"precision": precision, "train.recompute": again} | {f"batch {batch}, GB": found[batch] / 1e9 if batch in found else None for batch in (*batches, LARGEST)}
             row["a clip, MB"] = each / 1e6
             rows.append(row | {f"largest batch on {size} GB (computed)": int((size * 1e9 - PUT_ASIDE) / each) for size in DEVICES})
     record.save("memory", rows)

@@ -4,7 +4,7 @@ The largest memory that a process took while it made a step, less what it had be
 of the GPU what its allocator gave out, on a CPU the resident memory, with freed memory given back at once.
 What a batch takes grows by the same amount with each clip, so the largest batch that a device holds is computed from two
 measured ones, with a gigabyte put aside for the model, the CUDA context and what an allocator cannot use.
-`train.recompute` keeps only what enters each block and computes the rest again on the way back.
+`--recompute` keeps only what enters each block and computes the rest again on the way back.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(args):
             each = (found[batches[1]] - found[batches[0]]) / (batches[1] - batches[0])
             if not args.quick and found[16] + (LARGEST - 16) * each < 0.8 * room(target):
                 found[LARGEST] = in_a_process(args, precision, LARGEST, again)
-            row = {"precision": precision, "train.recompute": again} | {f"batch {batch}, GB": found[batch] / 1e9 if batch in found else None for batch in (*batches, LARGEST)}
+            row = {"precision": precision, "--recompute": again} | {f"batch {batch}, GB": found[batch] / 1e9 if batch in found else None for batch in (*batches, LARGEST)}
             row["a clip, MB"] = each / 1e6
             rows.append(row | {f"largest batch on {size} GB (computed)": int((size * 1e9 - PUT_ASIDE) / each) for size in DEVICES})
     record.save("memory", rows)

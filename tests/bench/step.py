@@ -95,7 +95,7 @@ def gains(model, precision, batch, target, repeats):
     if target.type == "cpu" and precision == torch.float32:
         work["products by PyTorch's BLAS"] = patched(step, product, "quick", lambda x: False)
     work["all tokens of the last block"] = patched(step, AudioTransformer, "forward", whole_forward)
-    work["activations computed again (train.recompute)"] = patched(step, model.backbone, "recompute", True)
+    work["activations computed again (--recompute)"] = patched(step, model.backbone, "recompute", True)
     with memory_kept() if target.type == "cpu" else nullcontext():
         taken = record.alternate(work, repeats)
     if target.type == "cpu":

@@ -34,7 +34,7 @@ def main():
 def goals(found):
     """Lines: every goal, and whether it is met."""
     rows = [
-        {"what": f"[{title(one)}](#{anchor(one)}): {what(row)}", "goal": row["goal"], "result": verdict(row)}
+        {"what": f"[{title(one).partition(':')[0]}](#{anchor(one)}): {what(row)}", "goal": row["goal"], "result": verdict(row)}
         for one in found for row in one["rows"] if row.get("goal")
     ]  # fmt: skip
     return ["## Goals", "", *markdown(rows), ""] if rows else []

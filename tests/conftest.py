@@ -1,5 +1,6 @@
 """What several test files share: a tiny AST whose random weights give logits worth comparing, clips made of numbers, a run folder."""
 
+import signal
 import numpy as np
 import pytest
 import torch
@@ -88,3 +89,8 @@ def run(tmp_path, tiny_ast, spread):
     about["backbone_sha256"] = weights.fingerprint(model.backbone)
     checkpoint.save(tmp_path / "run" / "best.valid.macro_f1.pt", {"learned": model.learned_state(), "epoch": 1, "about": about})
     return tmp_path / "run", model
+
+
+def hears_ctrl_c():
+    """In a process that is about to start: undo what a shell does to those in its background, which ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import hears_ctrl_c
 
 from ast_repr import checkpoint, inference, runs
 from ast_repr.report import page, predictions
@@ -161,11 +162,10 @@ def server(exp, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, SCRIPT, "--exp", exp, "--port", str(port), "--device", "cpu"]
-    allow = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731, what runs in the background may ignore Ctrl-C
     copies = tmp_path / "copies"
     copies.mkdir()
     env = os.environ | {"TMPDIR": str(copies)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=allow, env=env)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c, env=env)
     try:
         yield re.search(r"http://127.0.0.1:\d+/", process.stdout.readline())[0]
         process.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import hears_ctrl_c
 
 from ast_repr import audio, command, features, store
 
@@ -110,7 +111,7 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
 def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):
     data, count = write(tmp_path, 3 * store.SHARD_CLIPS), 3
     line = [sys.executable, ROOT / "src" / "extract.py", "--data", data, *OPTIONS]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears_ctrl_c)
     deadline = time.monotonic() + 120
     while not shards(data):
         assert process.poll() is None and time.monotonic() < deadline

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import hears_ctrl_c
 
 from ast_repr import augment, backbones, checkpoint, device, features, launch, manifest, methods, optimizer, parallel, store, trainer
 from ast_repr.backbones import weights
@@ -183,7 +184,7 @@ def test_a_run_whose_process_was_killed_goes_on_and_seeds_run_side_by_side(corpu
 def test_ctrl_c_while_processes_start_is_the_parents_alone(corpus):
     folder, options = corpus
     command = [sys.executable, ROOT / "src" / "train.py", *options, "--exp", folder / "early", "--ngpu", "2"]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears_ctrl_c)
     end, children = time.monotonic() + 120, Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text().split()) < 3 and time.monotonic() < end:  # the third keeps track of semaphores
         time.sleep(0.01)

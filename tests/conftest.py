@@ -1,6 +1,7 @@
 """What several test files share: a tiny AST whose random weights give logits worth comparing, clips made of numbers, a run folder."""
 
 import signal
+
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,7 @@
 """One training step: a U-Net in front of a frozen AST-base, a linear head behind it
 
 Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what learns; input 1024 x 128, 1,214 tokens.
-All contestants have the same weights, U-Net, precision and batch, give the same loss, and take turns in one process. **Memory kept**: the
+All contestants have the same weights, U-Net, precision and batch, give the same loss, and take turns in one process; with **memory kept**, after the others: the
 process keeps what its tensors free instead of giving it back to the system at once, as `train.py` does on a CPU.
 **transformers** is `ASTForAudioClassification` with its fused attention (SDPA). **unfused** stands for the authors' step: the same network
 with attention as plain products and softmax, in batches of 4, in float16 on a GPU and in float32 on a CPU.

@@ -71,6 +71,7 @@ $(usage_corpus)
   --to STAGE             end there
   --features-in PLACE    $(one_of "${places[@]}"): where features stay in training (default $features_in: the first with room)
   --recompute            compute the backbone's activations twice in training: less memory, more time
+  --compile              compile the backbone before training (torch.compile): for GPUs, takes a minute
   --dry-run              estimate the time and memory of the training, and stop there
   --overwrite            train anew what has been trained
   --debug                show the traceback of an error
@@ -151,13 +152,13 @@ absolute() { # a path as seen from where the command was given
 
 places=(auto device memory disk)
 data_root='' manifest='' backbone_file='' allow_missing=0 device=auto ngpu=1 jobs='' features_in=auto
-settings=() recompute=() dry_run=() overwrite=() debug=()
+settings=() recompute=() compile=() dry_run=() overwrite=() debug=()
 nj=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 from=${stages[0]} to=${stages[-1]}
 options=(--corpus --data-root --clips)
 [[ $corpus != custom ]] || options=(--manifest)
 options+=(--allow-missing --backbone --backbone-file --conf --set --seeds --protocol --device --ngpu --jobs --features-in --nj --from --to)
-flags=(--recompute --dry-run --overwrite --debug)
+flags=(--recompute --compile --dry-run --overwrite --debug)
 
 while (($#)); do
     option=${1%%=*}
@@ -255,7 +256,7 @@ stage_train() {
     log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
     "$python" "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
         --backbone "$backbone" --weights "$weights" --device "$device" --ngpu "$ngpu" ${jobs:+--jobs "$jobs"} \
-        --features-in "$features_in" "${recompute[@]}" "${dry_run[@]}" "${overwrite[@]}" "${debug[@]}"
+        --features-in "$features_in" "${recompute[@]}" "${compile[@]}" "${dry_run[@]}" "${overwrite[@]}" "${debug[@]}"
 }
 
 stage_score() {

@@ -8,7 +8,6 @@ The page is for this computer alone: nobody else can open it, no sound leaves it
 Needs the optional packages called `demo` in pyproject.toml.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -204,15 +203,9 @@ def launch(blocks, port):
 def parse():
     parser = command.parser(__doc__)
     parser.add_argument("--exp", type=Path, metavar="DIR", help="choose among the runs below this folder; default: those under egs/*/exp")
-    parser.add_argument("--port", type=port, help="default: the first from 7860 on that is free")
+    parser.add_argument("--port", type=command.between(int, 1, 65535), help="default: the first from 7860 on that is free")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
-
-
-def port(text):
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 to 65535")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ wav, flac, ogg and mp3 of any rate, number of channels and length. Files are hea
 cannot be read is left out, and listed at the end; the exit code is then 1.
 """
 
-import argparse
 import contextlib
 import glob
 import itertools
@@ -126,20 +125,6 @@ def picture_name(path, taken):
     return f"{name}.png"
 
 
-def between(kind, least, most=float("inf")):
-    """An option's type: a number of `kind` from `least` to `most`."""
-
-    def parse(text):
-        try:
-            if least <= kind(text) <= most:
-                return kind(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {least:g}" + (f" to {most:g}" if most < float("inf") else " on"))
-
-    return parse
-
-
 def parse():
     parser = command.parser(__doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders (all audio below them), patterns such as '*.mp3'")
@@ -147,13 +132,13 @@ def parse():
     parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the backbone's weights, if they are not where the model looks for them")
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there, not on the screen")
-    parser.add_argument("--threshold", type=between(float, 0, 1), help="the least probability that is shown; default: the model's own")
-    parser.add_argument("--top", type=between(int, 1), metavar="K", help="at most K instruments of a file")
+    parser.add_argument("--threshold", type=command.between(float, 0, 1), help="the least probability that is shown; default: the model's own")
+    parser.add_argument("--top", type=command.between(int, 1), metavar="K", help="at most K instruments of a file")
     parser.add_argument("--timeline", action="store_true", help="the probabilities of each window as well")
-    parser.add_argument("--hop", type=between(float, 0.1, 3600), default=10.0, help="seconds from one window of ten seconds to the next (10)")
+    parser.add_argument("--hop", type=command.between(float, 0.1, 3600), default=10.0, help="seconds from one window of ten seconds to the next (10)")
     parser.add_argument("--aggregate", choices=tuple(AGGREGATES), default="mean", help="a file's probabilities from those of its windows")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write a picture of each song there: time against instruments, and the log-mel")
-    parser.add_argument("--batch-size", type=between(int, 1), default=16, help="windows at once; the results do not depend on it")
+    parser.add_argument("--batch-size", type=command.between(int, 1), default=16, help="windows at once; the results do not depend on it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 

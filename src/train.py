@@ -5,7 +5,6 @@ one whose config has changed is refused, with the keys that differ. `--ngpu` giv
 the CPU; started by torchrun, all of its processes share each run. `--dry-run` says what the runs would take.
 """
 
-import argparse
 import hashlib
 import shutil
 from contextlib import nullcontext
@@ -60,7 +59,7 @@ def work(args, sources, team, device, runs):
 
 
 def stock_of(args, clips, classes, sources):
-    return experiment.Stock(args.data, clips, classes, args.backbone, args.weights, sources, args.features_in, args.recompute)
+    return experiment.Stock(args.data, clips, classes, args.backbone, args.weights, sources, args.features_in, args.recompute, args.compile)
 
 
 def foresee(confs, stock, device, seeds):
@@ -102,24 +101,19 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def count(text):
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 1")
-    return int(text)
-
-
 def parse():
     parser = command.parser(__doc__)
     parser.add_argument("--data", required=True, help="folder with the manifest and the feature store")
     parser.add_argument("--exp", required=True, help="folder of the run folders")
     command.add_conf_options(parser)
     command.add_run_options(parser)
-    parser.add_argument("--ngpu", type=count, default=1, help="GPUs of each run, or processes on the CPU")
-    parser.add_argument("--jobs", type=count, help="runs at the same time (default: as many as there are GPUs for, one on the CPU)")
+    parser.add_argument("--ngpu", type=command.between(int, 1), default=1, help="GPUs of each run, or processes on the CPU")
+    parser.add_argument("--jobs", type=command.between(int, 1), help="runs at the same time (default: as many as there are GPUs for, one on the CPU)")
     parser.add_argument("--backbone", required=True, help="name of the backbone, for tables and the catalogue")
     parser.add_argument("--weights", required=True, help="its weight file")
     parser.add_argument("--features-in", choices=batches.PLACES, default="auto", help="where features stay: on the GPU, in memory, or on disk")
     parser.add_argument("--recompute", action="store_true", help="compute the backbone's activations twice: less memory, a third more time")
+    parser.add_argument("--compile", action="store_true", help="compile the backbone by torch.compile: for GPUs, takes a minute")
     parser.add_argument("--dry-run", action="store_true", help="say what the runs would take, and do nothing")
     parser.add_argument("--overwrite", action="store_true", help="make runs anew that are there already")
     return parser

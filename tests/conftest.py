@@ -10,6 +10,7 @@ from ast_repr import backbones, checkpoint
 from ast_repr.backbones import weights
 from ast_repr.batches import Clips
 from ast_repr.classifier import assemble
+from ast_repr.corpora import sounds
 from ast_repr.manifest import Clip
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch": 16, "stride": 16, "frames": 64, "mels": 32, "n_source": 10}
@@ -46,6 +47,15 @@ def spread():
 def tiny_ast(spread):
     """overrides of TINY -> an AST with spread weights, in eval mode."""
     return lambda **dims: spread(backbones.build("ast", **(TINY | dims))).eval()
+
+
+@pytest.fixture(scope="session")
+def backbone_file(tmp_path_factory):
+    """Weight file of a tiny AST that reads whole clips, with the class names of the shipped one."""
+    path = tmp_path_factory.mktemp("backbone") / "tiny.safetensors"
+    source = backbones.build("ast", embed_dim=32, depth=1, num_heads=2, stride=16, frames=1024, mels=128, n_source=len(sounds.CLASSES))
+    weights.save(source, path, sounds.CLASSES)
+    return path
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """The AST: equal to transformers' with the same weights, whatever layout they come in."""
 
 import re
+import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +91,35 @@ def test_ast_base_gives_the_logits_of_transformers(tmp_path, spread):
         expected, found = model(log_mels(BASE, 1)).logits, own(log_mels(BASE, 1)[:, None]).source_logits
     assert expected.std() > 0.1
     assert (found - expected).abs().max() <= 1e-4
+
+
+CAN_COMPILE = shutil.which("g++") and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
+COMPILE = pytest.param("compile", marks=[pytest.mark.slow, pytest.mark.skipif(not CAN_COMPILE, reason="no C++ compiler, or no Python.h")])
+
+
+@pytest.mark.parametrize("way", ["as it is", "recompute", COMPILE])
+def test_the_gradient_of_the_input_is_that_of_transformers(way, tmp_path, spread):
+    path, model = in_layout("transformers", tmp_path, spread)
+    backbone = weights.load(backbones.build("ast", **DIMS), path).requires_grad_(False)
+    backbone.recompute = way == "recompute"
+    if way == "compile":
+        backbone.compile()
+    x = torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found, expected = backbone(x).source_logits, model(x[:, 0]).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    found, expected = (torch.autograd.grad(logits.sin().sum(), x)[0] for logits in (found, expected))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_recomputing_keeps_less_for_the_way_back(tiny_ast):
+    backbone, kept = tiny_ast(depth=4).requires_grad_(False), {}
+    x = torch.randn(2, 1, 64, 32, requires_grad=True)
+    for backbone.recompute in (False, True):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, sizes=sizes: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+            backbone(x)
+        kept[backbone.recompute] = sum(sizes)
+    assert kept[True] < 0.5 * kept[False]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -8,23 +8,12 @@ import torch
 from ast_repr import backbones, blueprint, catalogue, config, features, methods, optimizer
 from ast_repr.backbones import weights
 from ast_repr.classifier import assemble
-from ast_repr.corpora import sounds
 from ast_repr.reprogrammers import REPROGRAMMERS
 from ast_repr.schedule import factor
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 CONFS = config.names(SHIPPED)
-
-
 CLASSES = list(catalogue.zero_shot("ast_audioset")["names"])[:20]
-
-
-@pytest.fixture(scope="module")
-def backbone_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("backbone") / "tiny.safetensors"
-    source = backbones.build("ast", embed_dim=32, depth=1, num_heads=2, stride=16, frames=1024, mels=128, n_source=len(sounds.CLASSES))
-    weights.save(source, path, sounds.CLASSES)
-    return path
 
 
 @pytest.fixture(scope="module")

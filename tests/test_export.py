@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from test_confs import CLASSES, CONFS, SHIPPED, backbone_file  # noqa: F401, the fixture
+from test_confs import CLASSES, CONFS, SHIPPED
 from test_report import make_run
 
 from ast_repr import blueprint, checkpoint, command, config, features, graph, inference, release
@@ -34,7 +34,7 @@ def tell(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-def make(folder, conf, backbone_file, spread):  # noqa: F811
+def make(folder, conf, backbone_file, spread):
     """A run folder with the model that `conf` describes, of random weights, as the stage `train` leaves it."""
     feature = features.build(**conf["feature"])
     sources = blueprint.source_groups(CLASSES, "ast_tiny_synth", backbone_file) if blueprint.by_name(conf) else {}
@@ -106,7 +106,7 @@ def small():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFS)
-def test_every_row_says_the_same_in_every_form(name, backbone_file, spread, tmp_path, capsys):  # noqa: F811
+def test_every_row_says_the_same_in_every_form(name, backbone_file, spread, tmp_path, capsys):
     folder = make(tmp_path / "run", conf_of(name), backbone_file, spread)
     expected = inference.load(folder)(SOUND)
     assert np.ptp(expected, axis=0).max() > 2e-5  # random weights: one clip is little unlike another, but more than the forms are

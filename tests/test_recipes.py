@@ -138,7 +138,7 @@ def test_help_names_options_stages_and_confs(recipe, env):
 
 
 def test_stages_are_called_as_agreed(recipe, env):
-    options = "--clips=1000 --data-root 'my data' --conf ast_linear --seeds 0,1 --nj 2 --ngpu 4 --jobs 3 --features-in=disk --recompute --set train.epochs=2 --set=a.b=c=d"
+    options = "--clips=1000 --data-root 'my data' --conf ast_linear --seeds 0,1 --nj 2 --ngpu 4 --jobs 3 --features-in=disk --recompute --compile --set train.epochs=2 --set=a.b=c=d"
     run = bash(f"bash 'a project/egs/openmic/run.sh' {options} --protocol paper --overwrite", recipe.parents[2], env)
     assert run.returncode == 0, run.stderr
     conf = "--conf-dir conf --conf ast_linear --protocol paper --corpus synthetic --set train.epochs=2 --set a.b=c=d".split()
@@ -150,7 +150,7 @@ def test_stages_are_called_as_agreed(recipe, env):
         ["fetch", *"--corpus auto --data data --clips 1000 --data-root".split(), root, "--backbone", "auto"],
         ["prepare", "--corpus", "synthetic", "--root", "data/synthetic/openmic-2018", *data, *clips, *allowed],
         ["extract", *data, *conf, *allowed],
-        ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --overwrite".split()],
+        ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --compile --overwrite".split()],
         ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
     ]

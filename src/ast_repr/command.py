@@ -81,6 +81,20 @@ def seeds(text):
     return list(dict.fromkeys(map(int, parts)))
 
 
+def between(kind, least, most=float("inf")):
+    """An option's type: a number of `kind` from `least` to `most`."""
+
+    def parse(text):
+        try:
+            if least <= kind(text) <= most:
+                return kind(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {least:g}" + (f" to {most:g}" if most < float("inf") else " on"))
+
+    return parse
+
+
 def run(main, parser, argv=None):
     """Parse `argv` (default: the command line), call `main` with what was found, and leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv

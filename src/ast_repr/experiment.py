@@ -23,6 +23,7 @@ class Stock:
         sources: see `blueprint.source_groups`; empty where no run needs it.
         keep: where features stay, see `batches.load`.
         recompute: whether the backbone's activations are computed again on the way back, to save memory.
+        compile: whether torch.compile makes kernels of its own for the backbone.
         memory: clips, and what frozen models say of them, from one run to the next.
     """
 
@@ -34,6 +35,7 @@ class Stock:
     sources: dict
     keep: str = "auto"
     recompute: bool = False
+    compile: bool = False
     memory: dict = field(default_factory=dict)
 
 
@@ -79,6 +81,8 @@ def train(folder, conf, stock, team, device):
 
     macs, sha256_before = multiply_accumulates(model, feature.shape) or None, backbones.weights.fingerprint(model.backbone)
     parallel.spread(model, team)
+    if stock.compile:  # after what looks at each of its operations
+        model.backbone.compile()
     method = methods.build(model=trained, **conf["method"]).to(device)
     learns, total = (sum(p.numel() for p in parameters) for parameters in (model.trainable_parameters(), method.parameters()))
     exchanged = parallel.bytes_per_step(model, plan.batch_size, len(stock.classes)) if team.size > 1 else 0

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import audio, features, launch, store
+from . import audio, device, features, launch, store
 
 
 def fill(folder, data, feature, todo, nj, left_out, allowed):
@@ -72,10 +72,11 @@ def _one_ahead(items):
 
 
 def _start_worker(*given):
-    """One thread for each process, Ctrl-C is the parent's to handle, and `_compute` gets what all its calls share."""
+    """One thread for each process, which keeps the memory that it frees; Ctrl-C is the parent's to handle, and `_compute` gets what all its calls share."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     launch.end_with_parent()
     torch.set_num_threads(1)
+    device.keep_freed_memory()
     # A job is pickled, which would make a copy of the shared memory, and a pool hands nothing from here to its calls.
     _compute.given = given
 

@@ -6,7 +6,6 @@ the head of AST-BS is taught on embeddings that are read once. Columns with "com
 would take on one H100 at 55 % of the 989 TFLOP/s of its data sheet (bfloat16, dense), which is this project's goal for a step there.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -75,12 +74,5 @@ def operations(conf, weights):
     return conf["train"]["epochs"] * (trained * step + checked * forward)
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="one row and one block, to try this out: nothing is written")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main(parse())
+    main(record.parser(__doc__).parse_args())

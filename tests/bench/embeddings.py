@@ -5,7 +5,6 @@ with validation on a tenth as many. What an epoch would cost without the cache i
 precision that training takes here: measured on a sample of 32 clips and multiplied, as the row says.
 """
 
-import argparse
 import tempfile
 
 import networks
@@ -60,12 +59,5 @@ def embeddings(count, seed):
     return batches.Clips(clips, networks.CLASSES, torch.from_numpy(rng.standard_normal((count, 768), np.float32)).__getitem__)
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(record.QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main(parse())
+    main(record.parser(__doc__).parse_args())

@@ -7,7 +7,6 @@ Memory is the highest sum of the proportional shares (PSS) of the extraction's p
 Then: the straight line through these times, where one process spends its time on a clip, and what other resamplers would cost.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -184,11 +183,10 @@ def sound(path, seed, seconds=audio.CLIP_SECONDS, rate=RATE):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, device=False)
     parser.add_argument("--clips", type=int, nargs="+", metavar="N", help=f"numbers of clips (default: {' '.join(map(str, SIZES))})")
     parser.add_argument("--nj", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
     parser.add_argument("--folder", help="where the clips and features are made, about 6 GB (default: the system's temporary folder)")
-    parser.add_argument(record.QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
     args = parser.parse_args()
     args.clips = args.clips or (QUICK_SIZES if args.quick else SIZES)
     return args

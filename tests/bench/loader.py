@@ -6,7 +6,6 @@ of four shards ahead. "Cold": the shards were dropped from the page cache before
 The step is the paper's, forward and backward through AST-base behind the U-Net, in the precision that training takes here.
 """
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
@@ -80,11 +79,9 @@ def fill(folder, clips):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__)
     parser.add_argument("--clips", type=int, default=4096, help="clips in the store, 256 KB each (4096)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--folder", help="where the store is made (default: the system's temporary folder, which may not be a disk)")
-    parser.add_argument(record.QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
     return parser.parse_args()
 
 

@@ -7,7 +7,6 @@ measured ones, with a gigabyte put aside for the model, the CUDA context and wha
 `--recompute` keeps only what enters each block and computes the rest again on the way back.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -50,7 +49,7 @@ def in_a_process(args, precision, batch, again):
 
 
 def measure(args):
-    """Bytes that two steps of one kind take at most."""
+    """Bytes that a step of one kind takes at most; on a GPU the second, once the first has chosen its kernels."""
     precision, batch, again = getattr(torch, args.one[0]), int(args.one[1]), bool(int(args.one[2]))
     target = device.choose(args.device)
     model = step.own_model(step.SMALL if args.quick else step.BASE, target)
@@ -63,7 +62,7 @@ def measure(args):
         return torch.cuda.max_memory_allocated() - before
     step.give_memory_back()
     before = resident()
-    take(), take()
+    take()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
@@ -79,9 +78,7 @@ def room(target):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="a small network, to try this out: nothing is written")
+    parser = record.parser(__doc__)
     parser.add_argument("--one", nargs=3, metavar=("PRECISION", "BATCH", "RECOMPUTE"), help="measure one step in this process, and print its bytes")
     return parser.parse_args()
 

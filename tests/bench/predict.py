@@ -5,7 +5,6 @@ windows of ten seconds without overlap in batches of 16. Beside it decoding alon
 read by soundfile in one process. They take turns. Weights of AST-base are random, which costs the same.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -51,12 +50,5 @@ def saved(path, model, build):
     return path
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(record.QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main(parse())
+    main(record.parser(__doc__).parse_args())

@@ -6,6 +6,7 @@ A row is a dict of plain values whose keys are the headings, units included ("cl
     component, ms      a part of the training step: a bar of the second chart
 """
 
+import argparse
 import json
 import os
 import platform
@@ -26,6 +27,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "egs" / "openmic" / "benchmarks"
 PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "soundfile", "soxr", "h5py")
 QUICK = "--quick"  # small sizes, to try a benchmark out: what they give is not kept
+
+
+def parser(about, device=True):
+    """A parser of the options that benchmarks share; `about` is the script's docstring."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if device:
+        made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    made.add_argument(QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
+    return made
 
 
 def save(name, rows, about=None):

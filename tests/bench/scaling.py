@@ -5,7 +5,6 @@ Batch and total number of CPU threads stay the same whatever the number of proce
 sharing is seen; GPUs are one a process. The numbers of processes do not take turns: each is timed once, after the one before.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -69,14 +68,13 @@ def work(args, found, team, device, tasks):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__, device=False)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="how many; more than there are GPUs are left out")
     parser.add_argument("--batch", type=int, default=16, help="rows of a step, of all processes together")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed, after one that is not")
     parser.add_argument("--embed-dim", type=int, default=768, help="of the AST, a multiple of 64; the defaults are AST-base")
     parser.add_argument("--depth", type=int, default=12, help="of the AST")
     parser.add_argument("--stride", type=int, default=10, help="of its patches")
-    parser.add_argument(record.QUICK, action="store_true", help="a tiny AST and few steps, to try this out; nothing is written")
     args = parser.parse_args()
     if args.quick:
         args.embed_dim, args.depth, args.stride, args.batch, args.steps, args.processes = 64, 1, 16, 4, 3, [1, 2]

@@ -10,7 +10,6 @@ counted, nor what is left out of the last block here, of which only two tokens a
 product of square matrices that this machine reached in the same run, by PyTorch's own product or by oneDNN's.
 """
 
-import argparse
 import copy
 import ctypes
 import tempfile
@@ -58,20 +57,22 @@ def main(args):
 
 def compare(models, precision, batch, most, target, repeats):
     """Rows of all contestants: the speed of each against the ceiling, and how much quicker this project is."""
-    other_precision = {"unfused": torch.float16 if target.type == "cuda" else torch.float32}
-    work = {name: step_of(model, other_precision.get(name, precision), batch, target) for name, model in models.items() if name != "unfused" or batch <= 4}
+    theirs = torch.float16 if target.type == "cuda" else torch.float32
+    work = {name: step_of(model, precision, batch, target) for name, model in models.items() if name != "unfused"}
+    if batch <= 4:
+        work[f"unfused, in {str(theirs)[6:]}"] = step_of(models["unfused"], theirs, batch, target)
     found = {name: step().item() for name, step in work.items()}
     assert max(found.values()) - min(found.values()) < (1e-4 if precision == torch.float32 else 2e-2), f"not the same network: {found}"
     taken = record.alternate(work, repeats)
     if target.type == "cpu":
         with memory_kept():
-            taken |= record.alternate({f"{name}, memory kept": work[name] for name in work if name != "unfused"}, repeats)
+            taken |= record.alternate({f"{name}, memory kept": step for name, step in work.items()}, repeats)
     taken = {name: record.spread(seconds, "s") for name, seconds in taken.items()}
     best = {side: min(seconds["s"] for name, seconds in taken.items() if name.startswith(side)) for side in ("this project", "transformers")}
     rows = []
     for name, seconds in taken.items():
         speed = useful_operations(models["this project"], batch) / seconds["s"] / 1e9
-        row = {"precision": str(other_precision.get(name, precision))[6:], "batch": batch, "step": name, **seconds, "clips/s": batch / seconds["s"],
+        row = {"precision": str(precision)[6:], "batch": batch, "step": name, **seconds, "clips/s": batch / seconds["s"],
                "GFLOP/s": speed, "of ceiling": speed / most, "this project is quicker by": seconds["s"] / best["this project"]}  # fmt: skip
         rows.append(row | wanted(row, best, str(precision)[6:], target.type))
     return rows
@@ -81,7 +82,7 @@ def wanted(row, best, precision, kind):
     """The goal that a row is measured by, if there is one: of each side the quickest."""
     if row["step"].startswith("transformers") and row["s"] == best["transformers"]:
         return record.goal(row["this project is quicker by"], least=AGAINST[kind], unit="x")
-    if row["step"] == "unfused":
+    if row["step"].startswith("unfused") and "kept" not in row["step"]:
         return record.goal(row["this project is quicker by"], least=3, unit="x")
     if row["step"].startswith("this project") and row["s"] == best["this project"] and precision in GOALS[kind]:
         return record.goal(row["of ceiling"], least=GOALS[kind][precision], unit=" of ceiling")
@@ -96,6 +97,9 @@ def gains(model, precision, batch, target, repeats):
         work["products by PyTorch's BLAS"] = patched(step, product, "quick", lambda x: False)
     work["all tokens of the last block"] = patched(step, AudioTransformer, "forward", whole_forward)
     work["activations computed again (--recompute)"] = patched(step, model.backbone, "recompute", True)
+    compiled = copy.deepcopy(model)
+    compiled.backbone.compile()
+    work["backbone compiled (--compile)"] = step_of(compiled, precision, batch, target)
     with memory_kept() if target.type == "cpu" else nullcontext():
         taken = record.alternate(work, repeats)
     if target.type == "cpu":
@@ -261,11 +265,9 @@ def give_memory_back():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = record.parser(__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[4], help="batch sizes (4; the authors')")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="a small network, to try this out: nothing is written")
     return parser.parse_args()
 
 

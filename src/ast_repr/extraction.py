@@ -33,9 +33,10 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
     """
     size, count = store.SHARD_CLIPS * math.prod(feature.shape), sum(map(len, todo.values()))
     rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(2, store.SHARD_CLIPS, *feature.shape)  # shared with the workers
+    each = max(1, store.SHARD_CLIPS // (4 * nj))  # clips that a process is given at once
     with _workers(nj, data, feature, rooms) as pool, tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar:
         jobs = ([(turn % 2, row, clip) for row, clip in enumerate(shard.values())] for turn, shard in enumerate(todo.values()))
-        computed = _one_ahead(pool.map(_compute, job, chunksize=4) for job in jobs)
+        computed = _one_ahead(pool.map(_compute, job, chunksize=each) for job in jobs)
         for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed)):
             lacking = {}
             for name, reason in zip(shard, reasons):

@@ -4,7 +4,7 @@
 soundfile, at their own rate, with no start to pay for. They take turns. The clips are ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's; 48 different ones are made
 here from decaying harmonic tones and noise, and linked under as many names as there are clips, so all are read from the page cache.
 Memory is the highest sum of the proportional shares (PSS) of the extraction's processes, looked at each second.
-Then: the straight line through these times, where one process spends its time on a clip, and what other resamplers would cost.
+Then: the straight line through these times, and where one process spends its time on a clip.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import record
 import soundfile
-import soxr
 import torch
 
 from ast_repr import audio, features, files, store
@@ -39,7 +38,7 @@ def main(args):
         rows = [measure(Path(folder) / str(count), pool, count, args.nj, args.quick) for count in args.clips]
         ratio, memory = rows[-1]["times decoding"], rows[-1]["peak GB"]
         rows[-1] |= {"goal": "at most 1.5 times decoding and 2 GB", "met": ratio <= 1.5 and memory <= 2}
-        record.save("features", [*rows, *lines(rows)] + parts(pool[0], folder) + resamplers(pool[0]))
+        record.save("features", [*rows, *lines(rows)] + parts(pool[0], folder))
 
 
 def measure(data, pool, count, nj, quick):
@@ -140,18 +139,6 @@ def parts(path, folder):
     taken = record.alternate(work, 30)
     taken["write"] = record.alternate({"": partial(store.write_shard, folder, 0, shard, names, {})}, 3)[""] / store.SHARD_CLIPS
     return [{"part of a clip": name, **record.spread(seconds)} for name, seconds in taken.items()]
-
-
-def resamplers(path):
-    """Rows: what each quality of soxr costs and how far its log-mel is from the best one's."""
-    feature, samples = features.build("logmel"), soundfile.read(path, dtype="float32")[0].mean(axis=1)
-    qualities = ("VHQ", "HQ", "MQ", "LQ", "QQ")
-    work = {quality: partial(soxr.resample, samples, RATE, audio.SAMPLE_RATE, quality=quality) for quality in qualities}
-    seen = {quality: feature(torch.from_numpy(do())[None]) for quality, do in work.items()}
-    return [
-        {"soxr": quality, **record.spread(seconds), "mean difference in log-mel": float((seen[quality] - seen["VHQ"]).abs().mean())}
-        for quality, seconds in record.alternate(work, 30).items()
-    ]
 
 
 def corpus(data, pool, count):

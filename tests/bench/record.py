@@ -25,7 +25,7 @@ from ast_repr import files
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "egs" / "openmic" / "benchmarks"
-PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "soundfile", "soxr", "h5py")
+PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "soundfile", "av", "soxr", "h5py")
 QUICK = "--quick"  # small sizes, to try a benchmark out: what they give is not kept
 
 

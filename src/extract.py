@@ -66,7 +66,7 @@ def parse():
     parser.add_argument("--data", required=True, help="folder with the manifest; the store is made in it")
     command.add_conf_options(parser)
     parser.add_argument("--nj", type=int, default=1, help="processes")
-    parser.add_argument("--allow-missing", type=int, default=0, help="clips without usable audio that may be left out")
+    parser.add_argument("--allow-missing", type=int, default=0, help="clips without usable audio that may be left out, with --shard of each part")
     parser.add_argument("--shard", type=part, default=slice(None), metavar="I/N", help="only part I of N of the shards; other processes make the others")
     return parser
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ast_repr import batches, checkpoint, command, config, features, files, inference, manifest, metrics, store, trainer
+from ast_repr import batches, checkpoint, command, config, embeddings, features, files, inference, manifest, metrics, store, trainer
 from ast_repr import device as devices
-from ast_repr.classifier import Probe, probabilities, read_once
+from ast_repr.classifier import Probe, probabilities
 
 SPLIT = "test"
 BATCH = 16
@@ -37,7 +37,7 @@ def main(args):
 
 
 def score(folder, history, clips, classes, args, device, memory):
-    """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips from run to run."""
+    """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips, and what heads read of them, from run to run."""
     results, made_by = folder / "results.json", (folder / "last.pt", folder / "config.yaml")
     if results.is_file() and results.stat().st_mtime >= max(path.stat().st_mtime for path in made_by):
         print(f"{folder}: scored before")
@@ -54,7 +54,7 @@ def score(folder, history, clips, classes, args, device, memory):
     model, about = inference.restore(trainer.best_path(folder, select))
     used, clips = model.to(device), test
     if model.is_probe:
-        read, _ = read_once(model, test, about["build"], memory, device, f"{folder}: embed")
+        read, _ = embeddings.Shelf(args.data, name, feature.spec(), memory).read(model, test, about["build"], device, f"{folder}: embed")
         used, clips = Probe(model), test.with_features(read)
     scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()

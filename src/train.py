@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from torch import distributed
 from tqdm import tqdm
 
 from ast_repr import batches, blueprint, command, config, estimate, experiment, features, launch, manifest, trainer
@@ -18,6 +19,10 @@ from ast_repr import device as devices
 
 
 def main(args):
+    if distributed.is_torchelastic_launched() and (args.ngpu > 1 or args.jobs or args.dry_run):
+        raise command.UsageError(
+            "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected none of them; leave them out, or use python itself"
+        )
     clips, classes = manifest.read(args.data)
     confs, sources = possible(command.confs(args, lacking=features.lacking(args.data, clips)), classes, args)
     identity = {
@@ -63,11 +68,11 @@ def stock_of(args, clips, classes, sources):
 
 
 def foresee(confs, stock, device, seeds):
-    """Print what each of the runs would take by itself, one after the other on one device."""
+    """Print what each of the runs would take by itself, and all one after the other on one device, where seeds share embeddings."""
     total = 0.0
     for conf in tqdm(confs, "estimate", unit="conf", leave=False):
         cost = estimate.estimate(conf, stock, device)
-        total += seeds * cost.seconds
+        total += cost.shared_s + seeds * (cost.seconds - cost.shared_s)
         tqdm.write(
             f"{conf['run']['conf']}: about {clock(cost.seconds)} a seed ({clock(cost.prepare_s)}, then {cost.epochs} x {clock(cost.epoch_s)} at most); "
             f"{cost.peak_bytes / 1e9:.1f} GB, and {cost.feature_bytes / 1e9:.1f} GB of features where they are kept"

@@ -5,7 +5,7 @@ import torch
 
 from ast_repr import backbones, heads, reprogrammers
 from ast_repr.backbones import weights
-from ast_repr.classifier import Probe, Reprogrammed, assemble, multiply_accumulates, probabilities, read_once
+from ast_repr.classifier import Probe, Reprogrammed, assemble, multiply_accumulates, probabilities
 from ast_repr.losses import masked_bce
 
 KINDS = {
@@ -126,35 +126,6 @@ def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_a
     moved = {name for name, tensor in model.reprogrammer.state_dict().items() if not torch.equal(tensor, before[name])}
     statistics = {name for name in before if "running" in name or "num_batches" in name}
     assert moved == {"all": set(before), "statistics": statistics, "nothing": set()}[learns]
-
-
-@pytest.mark.parametrize(("reprogrammer", "file", "shared"), [("none", True, True), ("none", False, False), ("noise", True, False)])
-def test_what_the_head_reads_is_shared_by_runs_of_one_frozen_model(reprogrammer, file, shared, tiny_dims, tiny_ast, tiny_clips, tmp_path):
-    weights.save(tiny_ast(), tmp_path / "x.safetensors")
-    clips, memory, found = tiny_clips(5), {}, []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        build = values(tiny_dims, seed=seed, file=str(tmp_path / "x.safetensors") if file else None)
-        build |= {"reprogrammer": {"name": reprogrammer} | ({"start": "normal"} if reprogrammer == "noise" else {})}
-        model = assemble(["a", "b", "c"], **build)
-        read, _ = read_once(model, clips, build, memory, torch.device("cpu"), "embed", size=2)
-        torch.testing.assert_close(read, model.eval().read(clips.batch(torch.arange(5)).features.float()), rtol=0, atol=1e-5)
-        found.append(read)
-    assert (found[0] is found[1]) == shared
-
-
-def test_what_is_not_shared_leaves_nothing_behind(tiny_dims, tiny_ast, tiny_clips, tmp_path):
-    weights.save(tiny_ast(), tmp_path / "x.safetensors")
-    clips, memory, found = tiny_clips(5), {}, {}
-    for name in ("noise", "none", "noise"):
-        torch.manual_seed(0)
-        build = values(tiny_dims, file=str(tmp_path / "x.safetensors"))
-        build |= {"reprogrammer": {"name": name} | ({"start": "normal"} if name == "noise" else {})}
-        model = assemble(["a", "b", "c"], **build)
-        read, _ = read_once(model, clips, build, memory, torch.device("cpu"), "embed")
-        torch.testing.assert_close(read, model.eval().read(clips.batch(torch.arange(5)).features.float()), rtol=0, atol=1e-5)
-        found[name] = read
-    assert not torch.allclose(found["noise"], found["none"], atol=1e-3)
 
 
 @pytest.mark.parametrize("finetune", [False, True])

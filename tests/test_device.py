@@ -16,6 +16,16 @@ def test_a_device_that_is_not_there_is_refused_with_its_name(name):
         device.choose(name)
 
 
+def test_one_gpu_by_its_number_is_not_several(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert device.teams("cuda", 2, None, 5) == [[torch.device("cuda", n) for n in pair] for pair in ((0, 1), (2, 3))]
+    assert device.teams("cuda:1", 1, None, 5) == [[torch.device("cuda", 1)]]
+    with pytest.raises(ValueError, match="'cuda:1' is a single GPU, for 1 runs at once on 2 each; pass --device cuda"):
+        device.teams("cuda:1", 2, None, 5)
+    with pytest.raises(ValueError, match="found 4 CUDA devices for 3 runs at once on 2 each; pass a smaller"):
+        device.teams("cuda", 2, 3, 5)
+
+
 GB = 2**30
 
 

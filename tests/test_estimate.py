@@ -3,6 +3,7 @@
 import json
 
 import torch
+import train as stage
 
 from ast_repr import checkpoint, estimate, experiment, manifest
 
@@ -45,9 +46,16 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
         tried.update({split: len(own) for split, own in stock.memory[experiment.key(conf, stock.keep)][0].items()})
         rows = [{"epoch": 1, "seconds": 100.0}, {"epoch": 2, "seconds": 2.0}]  # the first pays for what is done once
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        checkpoint.save(folder / "last.pt", {"about": {"prepare_seconds": 3.0}})
+        checkpoint.save(folder / "last.pt", {"about": {"prepare_seconds": 3.0, "shared_seconds": 2.0}})
 
     monkeypatch.setattr(experiment, "train", train)
     cost = estimate._try(conf(), stock(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads())
     assert tried == {"train": estimate.STEPS * 4, "valid": 2}
-    assert (cost.epoch_s, cost.prepare_s) == (2.0 * 25, 3.0 * 25)
+    assert (cost.epoch_s, cost.prepare_s, cost.shared_s) == (2.0 * 25, 3.0 * 25, 2.0 * 25)
+
+
+def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):
+    cost = estimate.Cost(prepare_s=30.0, shared_s=20.0, epoch_s=1.0, epochs=10, peak_bytes=1, feature_bytes=1)
+    monkeypatch.setattr(estimate, "estimate", lambda conf, stock, device: cost)
+    stage.foresee([conf(), conf()], None, None, seeds=2)
+    assert "about 40.0 s a seed" in (said := capsys.readouterr().out) and "about 2 min for 2 confs x 2 seeds" in said  # 2 x (20 + 2 x 20) s

@@ -61,12 +61,17 @@ def data(tmp_path):
     return write(tmp_path, CLIPS)
 
 
+def damage(data, clip):
+    """Let the clip's audio be a file that is not there."""
+    text = (data / "manifest.jsonl").read_text().splitlines()
+    text[int(clip)] = json.dumps(json.loads(text[int(clip)]) | {"audio": "bad.wav"})
+    (data / "manifest.jsonl").write_text("\n".join(text) + "\n")
+    return data
+
+
 @pytest.fixture
 def damaged(data):
-    text = (data / "manifest.jsonl").read_text().splitlines()
-    row = json.loads(text[int(BAD)]) | {"audio": "bad.wav"}
-    (data / "manifest.jsonl").write_text("\n".join([*text[: int(BAD)], json.dumps(row), *text[int(BAD) + 1 :]]) + "\n")
-    return data
+    return damage(data, BAD)
 
 
 def shards(data):
@@ -106,6 +111,14 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
     os.link(damaged / "x.wav", damaged / "bad.wav")
     assert run(damaged)[:2] == (0, f"{damaged}/features/logmel: {CLIPS} clips\n")
     assert store.left_out(damaged / "features" / "logmel") == {}
+
+
+def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
+    damage(damaged, "000000")  # in the first shard
+    for part in ("1/2", "2/2"):
+        assert run(damaged, "--allow-missing", "1", "--shard", part)[0] == 0
+    code, _, err = run(damaged, "--allow-missing", "1")
+    assert code == 1 and "2 clips cannot be decoded" in err
 
 
 def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):

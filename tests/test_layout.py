@@ -19,7 +19,7 @@ LEVELS = {
     "experiment": 6,
     "probe": 5,
     "trainer": 4, "inference": 4, "report": 4,
-    "methods": 3,
+    "methods": 3, "embeddings": 3,
     "classifier": 2, "batches": 2, "blueprint": 2, "extraction": 2,
     "backbones": 1, "reprogrammers": 1, "heads": 1, "features": 1, "corpora": 1, "store": 1, "augment": 1, "optimizer": 1, "launch": 1,
     "config": 0, "audio": 0, "manifest": 0, "metrics": 0, "losses": 0, "checkpoint": 0, "schedule": 0, "device": 0, "command": 0, "parallel": 0,

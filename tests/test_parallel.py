@@ -1,6 +1,7 @@
-"""Several processes give what one gives: losses, learned tensors, validation, resumed runs; and one that fails ends them all."""
+"""Several processes give what one gives: losses, gradients, learned tensors, validation, resumed runs; and one that fails ends them all."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import train as stage
 from conftest import hears_ctrl_c
 
-from ast_repr import augment, backbones, checkpoint, device, features, launch, manifest, methods, optimizer, parallel, store, trainer
+from ast_repr import augment, backbones, checkpoint, command, device, features, launch, manifest, methods, optimizer, parallel, store, trainer
 from ast_repr.backbones import weights
 from ast_repr.batches import Clips
 from ast_repr.classifier import assemble
@@ -42,26 +44,33 @@ def clips(count, seed, split):
     return Clips(made, NAMES, torch.from_numpy(rng.normal(-4.0, 4.5, (count, 1, 64, 32)).astype(np.float16)).__getitem__)
 
 
+def build(task, team):
+    """The task's model, of which the team computes a part each, and the method that teaches it."""
+    reprogrammer, method, _ = TASKS[task]
+    backbone = {"name": "ast", "options": AST} if reprogrammer else {"name": "frame_network", "options": FRAMES}
+    torch.manual_seed(0)
+    model = assemble(
+        NAMES, "backbone", {"name": reprogrammer or "none"}, backbone | {"file": None, "seed": 0, "finetune": not reprogrammer},
+        {"name": "embedding" if reprogrammer else "attention"},
+    )  # fmt: skip
+    parallel.spread(model, team)
+    return model, methods.build(method, model=model)
+
+
+def planned(task, epochs, batch_size=5, clip_norm=1.0):
+    select = {"split": "valid", "metric": "map", "mode": "max"}
+    return trainer.Plan(epochs, batch_size, TASKS[task][2], None, clip_norm, {"name": "constant"}, select, seed=7)
+
+
 def train(folder, epochs, team, device, tasks):
     """Eleven clips in batches of five, 21 for validation; the last batch, of one clip, leaves a process of two without a row."""
     torch.set_num_threads(1)
     for task in tasks:
-        reprogrammer, method, micro_batch = TASKS[task]
-        backbone = {"name": "ast", "options": AST} if reprogrammer else {"name": "frame_network", "options": FRAMES}
-        torch.manual_seed(0)
-        model = assemble(
-            NAMES, "backbone", {"name": reprogrammer or "none"}, backbone | {"file": None, "seed": 0, "finetune": not reprogrammer},
-            {"name": "embedding" if reprogrammer else "attention"},
-        )  # fmt: skip
-        parallel.spread(model, team)
-        taught = methods.build(method, model=model)
-        plan = trainer.Plan(
-            epochs, 5, micro_batch, None, 1.0, {"name": "constant"}, {"split": "valid", "metric": "map", "mode": "max"}, seed=7
-        )
+        model, taught = build(task, team)
         # Adam, whose state is to be resumed, makes full steps of gradients that are rounding alone, so otherwise it is not used here.
         own = optimizer.build("adamw", model, 0.001) if task == "one, two, one" else optimizer.build("sgd", model, 0.05, momentum=0.9)
         (folder / task).mkdir(parents=True, exist_ok=True)
-        trainer.fit(taught, own, clips(11, 0, "train"), clips(21, 1, "valid"), folder / task, plan, device,
+        trainer.fit(taught, own, clips(11, 0, "train"), clips(21, 1, "valid"), folder / task, planned(task, epochs), device,
                     augment=lambda x, generator: augment.mask_stripes(x, generator, time=20, freq=8), team=team)  # fmt: skip
 
 
@@ -95,6 +104,31 @@ def test_two_processes_give_what_one_gives(task, ended):
     assert trainer.read_history(ended[2] / task) == two["history"]
 
 
+def step(folder, team, device, tasks):
+    """One step on all rows; the gradients that the processes have then added up, unclipped, are kept."""
+    torch.set_num_threads(1)
+    for task, rows in tasks:
+        model, taught = build(task, team)
+        own, run = optimizer.build("sgd", model, 0.05), folder / f"{task} {rows}"
+        run.mkdir(parents=True, exist_ok=True)
+        trainer.fit(taught, own, clips(rows, 3, "train"), clips(3, 1, "valid"), run, planned(task, 1, rows, clip_norm=None), device, team=team)
+        torch.save({name: p.grad for name, p in model.named_parameters() if p.requires_grad}, run / f"gradients{team.rank}.pt")
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    once = [task for task in TASKS if task not in ("label enhancement", "one, two, one")]  # the one needs two epochs, the other is "unet"
+    tasks = [(task, rows) for task in once for rows in (1, 7, 8)]
+    for size in (1, 2):
+        launch.run(partial(step, tmp_path / str(size)), tasks, [[CPU] * size])
+    for task, rows in tasks:
+        one, *two = (torch.load(tmp_path / name / f"{task} {rows}" / f"gradients{rank}.pt") for name, rank in (("1", 0), ("2", 0), ("2", 1)))
+        largest = max(float(gradient.abs().max()) for gradient in one.values())
+        assert largest > 1e-3
+        for gradients in two:
+            assert gradients.keys() == one.keys()
+            assert max(float((gradients[name] - one[name]).abs().max()) for name in one) <= 1e-6 * largest
+
+
 def test_rows_are_shared_without_gap_or_overlap():
     for size in (1, 2, 3, 5):
         for count in (0, 1, 2, 7, 16):
@@ -112,19 +146,42 @@ def test_only_what_learns_travels():
 
 
 def fail(how, team, device, tasks):
-    if team.rank == 1 and how == "error":
-        raise ValueError("found this, expected that")
-    if team.rank == 1:
+    if team.rank == 1 and how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if team.rank == 1:
+        error = ValueError("found this, expected that" if how != "long" else f"found {'x' * 200_000}, expected that")
+        if how == "unpicklable":
+            error.frame = sys._getframe()
+        raise error
     team.wait()
 
 
+@pytest.fixture
+def in_time():
+    """An error after a minute, in place of a wait for ever."""
+
+    def stop(*_):
+        raise TimeoutError("still waiting after a minute")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize(
-    "how, error, message", [("error", ValueError, "^found this, expected that"), ("kill", RuntimeError, r"was ended \(exit -9\)")]
-)
-def test_a_process_that_fails_ends_the_others(how, error, message):
-    with pytest.raises(error, match=message):
+    "how, error, message",
+    [
+        ("error", ValueError, "^found this, expected that$"), ("kill", RuntimeError, r"was ended \(exit -9\)"),
+        ("unpicklable", RuntimeError, "^ValueError: found this, expected that$"), ("long", RuntimeError, "^ValueError: found xx.*xx, expected that$"),
+    ],
+)  # fmt: skip
+def test_a_process_that_fails_ends_the_others(how, error, message, in_time):
+    with pytest.raises(error) as raised:
         launch.run(partial(fail, how), [], [[CPU, CPU]])
+    assert type(raised.value) is error and re.search(message, str(raised.value)) and len(str(raised.value)) < 5000
+    assert how == "kill" or "raise error" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize("at_once, runs, expected", [(None, 5, 1), (3, 5, 3), (3, 2, 2)])
@@ -151,9 +208,9 @@ def corpus(tmp_path_factory):
     ]  # fmt: skip
 
 
-def start(options):
-    command = [sys.executable, ROOT / "src" / "train.py", *options]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(options, by=()):
+    line = [sys.executable, *by, ROOT / "src" / "train.py", *options]
+    return subprocess.Popen(list(map(str, line)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -183,8 +240,8 @@ def test_a_run_whose_process_was_killed_goes_on_and_seeds_run_side_by_side(corpu
 @pytest.mark.slow
 def test_ctrl_c_while_processes_start_is_the_parents_alone(corpus):
     folder, options = corpus
-    command = [sys.executable, ROOT / "src" / "train.py", *options, "--exp", folder / "early", "--ngpu", "2"]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears_ctrl_c)
+    line = [sys.executable, ROOT / "src" / "train.py", *options, "--exp", folder / "early", "--ngpu", "2"]
+    process = subprocess.Popen(list(map(str, line)), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears_ctrl_c)
     end, children = time.monotonic() + 120, Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text().split()) < 3 and time.monotonic() < end:  # the third keeps track of semaphores
         time.sleep(0.01)
@@ -202,3 +259,41 @@ def test_an_error_is_one_line_with_its_exit_code(corpus):
         said = [line for line in process.communicate(timeout=120)[1].splitlines() if not line.startswith("\repoch") and line.strip()]
         assert process.returncode == code and said[-1].startswith("error: ") and message in said[-1]
         assert not any("Traceback" in line for line in said)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_give_what_one_gives(corpus):
+    folder, options = corpus
+    options = [*options, "--set", "train.epochs=2"]
+    torchrun = start([*options, "--exp", folder / "torchrun"], by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    alone = start([*options, "--exp", folder / "alone"])
+    for process in (torchrun, alone):
+        assert process.communicate(timeout=240)[0].count("trainable") == 1 and process.returncode == 0  # one of the processes prints
+    two, one = (checkpoint.load(folder / name / "ast_unet" / "seed0" / "last.pt") for name in ("torchrun", "alone"))
+    assert [own["about"]["processes"] for own in (two, one)] == [2, 1]
+    for ours, theirs in zip(two["history"], one["history"], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["valid"] == pytest.approx(theirs["valid"], abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [["--ngpu", "2"], ["--jobs", "2"], ["--dry-run"]])
+def test_what_torchrun_does_itself_is_refused_under_it(more, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # which torchrun sets in its processes
+    with pytest.raises(SystemExit, match="2"):
+        needed = ["--data", "none", "--exp", str(tmp_path), "--conf-dir", "none", "--conf", "ast_unet", "--backbone", "none", "--weights", "none"]
+        command.run(stage.main, stage.parse(), [*needed, *more])
+    said = capsys.readouterr().err
+    assert said.startswith("error: --ngpu, --jobs or --dry-run under torchrun") and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_dry_run_that_is_killed_leaves_no_process(corpus):
+    folder, options = corpus
+    process = start([*options, "--exp", folder / "dry", "--dry-run"])
+    end, children = time.monotonic() + 120, Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2 and time.monotonic() < end:  # the other keeps track of semaphores
+        time.sleep(0.01)
+    time.sleep(1)  # it imports
+    process.kill()
+    process.communicate(timeout=60)  # it comes when no process has standard error open any more
+    assert process.returncode == -signal.SIGKILL

@@ -3,19 +3,17 @@
 Freeze policy, stated once: the reprogrammer and the head learn. The backbone does not: its parameters need no
 gradient, and it stays in eval mode whatever mode the classifier is put in; gradients only pass through it to the
 reprogrammer. With `finetune` the backbone learns too, except for its source head where the head does not read it.
-Also here is what a classifier is asked: probabilities, what its head reads of clips, what it costs.
+Also here is what a classifier is asked: probabilities, what it costs.
 """
 
 import copy
 import math
-import time
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from tqdm import tqdm
 
 from . import backbones, heads, reprogrammers
 from .rooms import unknown
@@ -143,34 +141,6 @@ def assemble(classes, norm, reprogrammer, backbone, head):
         heads.build(n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head),
         norm=norm, finetune=backbone["finetune"],
     )  # fmt: skip
-
-
-def read_once(model, clips, build, memory, device, label, size=32):
-    """What the head reads of each clip: it is computed once, since nothing before the head changes.
-
-    Args:
-        model: a Reprogrammed that `assemble` built from the values `build`.
-        clips: batches.Clips.
-        memory: dict that keeps it for the next run; runs share it that have no reprogrammer and frozen weights of one file.
-        label: for the progress bar.
-
-    Returns:
-        (tensor (N, D) or (N, S) on the CPU, seconds that it took when it was computed).
-    """
-    frozen = {name: build["backbone"][name] for name in ("name", "options", "file")}
-    key = repr((clips.names[:1], len(clips), build["norm"], frozen, model.head.reads))
-    shared = not model.reprogrammer.state_dict() and (frozen["file"] or not model.backbone.state_dict())
-    if shared and key in memory:
-        return memory[key]
-    mode, started = model.training, time.monotonic()
-    model.eval()
-    steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
-    read = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
-    model.train(mode)
-    found = read, time.monotonic() - started
-    if shared:
-        memory[key] = found
-    return found
 
 
 @torch.no_grad()

@@ -76,6 +76,8 @@ def teams(name, size, at_once, runs):
     there = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if first.index is None else [first]
     count = min(at_once or max(1, len(there) // size), runs)
     if size * count > len(there):
+        if first.index is not None:
+            raise ValueError(f"device {name!r} is a single GPU, for {count} runs at once on {size} each; pass --device cuda, which takes them all")
         raise ValueError(f"found {len(there)} CUDA devices for {count} runs at once on {size} each; pass a smaller --ngpu or --jobs")
     return [there[n * size : (n + 1) * size] for n in range(count)]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import batches, checkpoint, experiment, features, parallel, trainer
+from . import batches, checkpoint, experiment, features, launch, parallel, trainer
 from . import device as devices
 
 STEPS = 4  # of each epoch that is tried, unless asked for otherwise
@@ -27,7 +27,8 @@ class Cost:
     """What one run would take.
 
     Attributes:
-        prepare_s: seconds before the first epoch, such as those of reading embeddings once.
+        prepare_s: seconds before the first epoch, such as those of computing embeddings, as if there were none yet.
+        shared_s: of these, those for embeddings that runs of other seeds read as well.
         epoch_s: seconds of an epoch, its validation included.
         epochs: how many there are at most.
         peak_bytes: of the device's memory; on a CPU of the whole process.
@@ -35,6 +36,7 @@ class Cost:
     """
 
     prepare_s: float
+    shared_s: float
     epoch_s: float
     epochs: int
     peak_bytes: int
@@ -55,7 +57,7 @@ def estimate(conf, stock, device, steps=STEPS):
         device: the one that the run would be on.
         steps: of each epoch that is tried.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=launch.end_with_parent) as process:
         return process.submit(_try, conf, stock, device, steps, torch.get_num_threads()).result()
 
 
@@ -73,11 +75,11 @@ def _try(conf, stock, device, steps, threads):
     short = conf | {"train": conf["train"] | {"epochs": epochs, "patience": None}}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            stock = replace(stock, keep="memory", memory={experiment.key(conf, "memory"): (tried, "memory")})
+            stock = replace(stock, data=None, keep="memory", memory={experiment.key(conf, "memory"): (tried, "memory")})
             experiment.train(Path(folder), short, stock, parallel.ALONE, device)
         history, about = trainer.read_history(folder), checkpoint.load(Path(folder) / "last.pt")["about"]
     return Cost(
-        prepare_s=about["prepare_seconds"] / share, epoch_s=history[-1]["seconds"] / share,
+        prepare_s=about["prepare_seconds"] / share, shared_s=about["shared_seconds"] / share, epoch_s=history[-1]["seconds"] / share,
         epochs=conf["train"]["epochs"] if history[-1]["epoch"] else 1,  # one in which nothing is learned by gradient
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         feature_bytes=2 * sum(map(len, splits.values())) * int(torch.tensor(feature.shape).prod()),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import augment, backbones, batches, blueprint, checkpoint, features, methods, optimizer, parallel, probe, store, trainer
+from . import augment, backbones, batches, blueprint, checkpoint, embeddings, features, methods, optimizer, parallel, probe, store, trainer
 from . import device as devices
 from .classifier import Probe, assemble, multiply_accumulates
 
@@ -17,7 +17,7 @@ class Stock:
     """What all runs on one corpus and one backbone draw from.
 
     Attributes:
-        data: folder with the feature stores.
+        data: folder with the feature stores and embeddings; None where the memory has all features, and nothing goes to disk.
         clips, classes: from the manifest.
         backbone: its name in the catalogue; `weights`: its file.
         sources: see `blueprint.source_groups`; empty where no run needs it.
@@ -27,7 +27,7 @@ class Stock:
         memory: clips, and what frozen models say of them, from one run to the next.
     """
 
-    data: str
+    data: str | None
     clips: list
     classes: list
     backbone: str
@@ -46,7 +46,8 @@ def train(folder, conf, stock, team, device):
         folder: the run folder, which is there and holds nothing of another run.
         conf: the resolved config, and under "run" what identifies the run.
         stock: a Stock.
-        team: the processes that share the run; each of them calls this. A head alone is taught by rank 0, and the others return at once.
+        team: the processes that share the run; each of them calls this. A head alone is taught by rank 0; the others return
+            once they have the model, which shows it.
         device: of this process.
     """
     seed, settings, plan = conf["run"]["seed"], conf["train"], trainer.Plan.of(conf)
@@ -55,7 +56,7 @@ def train(folder, conf, stock, team, device):
         print(f"{label}: finished before, {trainer.describe(trainer.read_history(folder), plan)}")
         return
     feature = features.build(**conf["feature"])
-    (splits, place), seconds = load_splits(folder, stock, feature, conf, team, device), 0.0
+    (splits, place), seconds, common = load_splits(folder, stock, feature, conf, team, device), 0.0, 0.0
     if settings["labels"] < 1:
         splits["train"] = splits["train"].thinned(settings["labels"], seed)
     torch.manual_seed(seed)
@@ -70,7 +71,9 @@ def train(folder, conf, stock, team, device):
             return
         team = parallel.ALONE
     if team.rank == 0 and (alone or settings["head_first"]):
-        read, seconds = probe.read(model, splits, build, stock.memory, device, label)
+        shelf = embeddings.Shelf(stock.data, conf["feature"]["name"], feature.spec(), stock.memory)
+        read, seconds = probe.read(model, splits, build, shelf, device, label)
+        common = seconds if embeddings.shareable(model, build) else 0.0
         if settings["head_first"]:
             seconds += probe.train(folder / "head", model, read, plan, conf, device)
     if settings["head_first"]:
@@ -91,7 +94,8 @@ def train(folder, conf, stock, team, device):
     print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}{shared}, {epochs}")
     about = {
         "config": conf, "classes": stock.classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
-        "trainable_parameters": learns, "total_parameters": total, "macs": macs, "prepare_seconds": round(seconds, 3),
+        "trainable_parameters": learns, "total_parameters": total, "macs": macs,
+        "prepare_seconds": round(seconds, 3), "shared_seconds": round(common, 3),  # the latter are those of the former for what other seeds read too
         "device": devices.describe(device), "processes": team.size, "exchanged_bytes": exchanged, "features_in": place,
     }  # fmt: skip
     history = trainer.fit(

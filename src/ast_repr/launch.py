@@ -5,6 +5,7 @@ A process that fails ends all of them, and its error is raised here, as if there
 
 import contextlib
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from .device import keep_freed_memory
 from .parallel import ALONE, Team
 
 PATIENCE = timedelta(days=2)  # how long a process waits for another that neither answers nor ends: rank 0 may embed all clips by itself
+LONGEST = 4000  # characters of an error's text, and of its traceback, that go from a process to its parent
+ROOM = 2**15  # bytes of an error that go to a pipe which nobody reads yet; Linux' holds twice that
 
 
 def run(work, tasks, teams):
@@ -35,7 +38,7 @@ def run(work, tasks, teams):
         teams: the devices of each team's processes: a list of lists of torch.device, each of one length.
 
     Raises:
-        RuntimeError: a process was ended from outside.
+        RuntimeError: a process was ended from outside, or its error is too long or cannot be pickled, and this says what it was.
         Exception: what the first process that failed has raised, with its traceback as a note; the others are ended.
     """
     if distributed.is_torchelastic_launched():
@@ -106,9 +109,26 @@ def _member(work, tasks, number, rank, devices, here, meeting, errors):
         with _joined(rank, len(devices), here, f"file://{meeting}/{number}", devices[rank]) as team, _quiet(out=rank > 0, bars=rank + number > 0):
             work(team, devices[rank], tasks)
     except Exception as error:
-        error.add_note(traceback.format_exc())
-        errors.put(error)
+        errors.put(_sendable(error))
         sys.exit(1)
+
+
+def _sendable(error):
+    """The error with its traceback as a note; a RuntimeError that names it in short if it would not arrive, or is too long."""
+    note, short = _cut(traceback.format_exc()), RuntimeError(_cut(f"{type(error).__name__}: {error}"))
+    for sent in (error, short):
+        sent.add_note(note)
+    with contextlib.suppress(Exception):  # whatever its class's way of pickling raises
+        sent = pickle.dumps(error)
+        pickle.loads(sent)
+        if len(sent) <= ROOM:
+            return error
+    return short
+
+
+def _cut(text):
+    """The text without its middle where it is too long: what happened mostly stands at one of its ends."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def end_with_parent():

@@ -6,15 +6,15 @@ from dataclasses import replace
 import torch
 
 from . import checkpoint, methods, optimizer, trainer
-from .classifier import Probe, read_once
+from .classifier import Probe
 
 
-def read(model, splits, build, memory, device, label):
+def read(model, splits, build, shelf, device, label):
     """({split: batches.Clips whose features are what the head reads}, seconds that it took, or had taken for the run that computed it).
 
-    Args: as for `classifier.read_once`; `splits` is {split: batches.Clips}.
+    Args: as for `shelf.read`, where `shelf` is an embeddings.Shelf; `splits` is {split: batches.Clips}.
     """
-    found = {split: read_once(model, own, build, memory, device, f"{label}: embed {split}") for split, own in splits.items()}
+    found = {split: shelf.read(model, own, build, device, f"{label}: embed {split}") for split, own in splits.items()}
     seconds = sum(seconds for _, seconds in found.values())
     return {split: splits[split].with_features(tensor) for split, (tensor, _) in found.items()}, seconds
 

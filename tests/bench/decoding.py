@@ -2,7 +2,9 @@
 
 A clip of ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's, made here, on one thread. Decoders give all of its samples as float32; those that
 are not installed are left out. Resamplers go from 44.1 kHz mono to 16 kHz. What they change is seen in two ways: in the log-mel of the clip, against soxr's best,
-and in what is left of a tone of 9 kHz, above the new Nyquist frequency, which should not be heard at all. This project takes soundfile and soxr HQ.
+and in what is left of a tone of 9 kHz, above the new Nyquist frequency, which should not be heard at all.
+This project takes soxr HQ, the quickest here that leaves nothing of the tone and changes the log-mel by less than a hundredth, and soundfile: FFmpeg decodes
+Vorbis in two thirds of the time, which for OpenMIC-2018's 20,000 clips would save less than two minutes of one core's work, once, for a dependency thirty times as large.
 """
 
 import importlib.util
@@ -74,8 +76,8 @@ def resamplers():
     gcd = np.gcd(RATE, NEW)
     found = {f"soxr {quality}": partial(soxr.resample, in_rate=RATE, out_rate=NEW, quality=quality) for quality in QUALITIES}
     found["scipy, polyphase"] = lambda x: scipy.signal.resample_poly(x, NEW // gcd, RATE // gcd)
-    found["torchaudio, Hann"] = lambda x: torchaudio.functional.resample(torch.from_numpy(x), RATE, NEW).numpy()
-    found["torchaudio, Kaiser"] = lambda x: torchaudio.functional.resample(torch.from_numpy(x), RATE, NEW, **KAISER).numpy()
+    for name, options in (("Hann", {}), ("Kaiser", KAISER)):
+        found[f"torchaudio, {name}"] = lambda x, kernel=torchaudio.transforms.Resample(RATE, NEW, **options): kernel(torch.from_numpy(x)).numpy()
     return found
 
 

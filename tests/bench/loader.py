@@ -14,8 +14,9 @@ import networks
 import numpy as np
 import record
 import torch
+from step import step_of
 
-from ast_repr import batches, device, methods, optimizer, store
+from ast_repr import batches, device, store
 from ast_repr.manifest import Clip
 
 BATCH, GOAL = 16, 3.0  # per cent of a step
@@ -40,7 +41,7 @@ def main(args):
                 "features in": place, "to": where.type, "clips": clips, **record.spread(seconds * BATCH / clips), "step ms": 1000 * step,
                 "% of the step": float(share), **record.goal(share, most=GOAL, unit=" %"),
             })  # fmt: skip
-    record.save("loader", rows)
+    record.save("loader", rows, on=where)
 
 
 def epoch(clips, where, dropped):
@@ -55,19 +56,8 @@ def epoch(clips, where, dropped):
 def step_seconds(where, small):
     """Seconds of some steps of training."""
     model, _ = networks.paper(**small)
-    method = methods.build("supervised", model=model).to(where)
-    method.train()
-    updates = optimizer.build("adamw", model, lr=0.005)
-    batch = batches.Batch(torch.randn(BATCH, *SHAPE), torch.rand(BATCH, 20), torch.rand(BATCH, 20) < 0.1).to(where)
-
-    def step():
-        updates.zero_grad(set_to_none=True)
-        with torch.autocast(where.type, torch.bfloat16, enabled=device.has_bf16(where)):
-            loss = method.step(batch, 0, batch)["loss"]
-        loss.backward()
-        updates.step()
-
-    return record.alternate({"step": step}, 5)["step"]
+    precision = torch.bfloat16 if device.has_bf16(where) else torch.float32
+    return record.alternate({"step": step_of(model.to(where).train(), precision, BATCH, where)}, 5)["step"]
 
 
 def fill(folder, clips):

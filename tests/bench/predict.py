@@ -35,7 +35,7 @@ def main(args):
                 "songs/s": 1 / taken["listen"], "times real time": seconds / taken["listen"], "decoding alone, s a song": taken["decode"],
                 "times decoding": taken["listen"] / taken["decode"],
             })  # fmt: skip
-    record.save("predict", rows)
+    record.save("predict", rows, on=where)
 
 
 def decode(path):

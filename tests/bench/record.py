@@ -2,6 +2,7 @@
 
 A row is a dict of plain values whose keys are the headings, units included ("clips/s"). What a key means to `summary.py`:
     goal, met          from `goal()`: they become one column, in words
+    value              from `goal()` too: what was judged, for the list of goals; another column of the row has it already
     clips, "... s"     seconds against the number of clips: lines of the first chart
     component, ms      a part of the training step: a bar of the second chart
 """
@@ -31,31 +32,32 @@ QUICK = "--quick"  # small sizes, to try a benchmark out: what they give is not 
 
 def parser(about, device=True):
     """A parser of the options that benchmarks share; `about` is the script's docstring."""
-    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if device:
         made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     made.add_argument(QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
     return made
 
 
-def save(name, rows, about=None):
+def save(name, rows, about=None, on="cpu"):
     """Print `rows` as a table and write them to egs/openmic/benchmarks/<name>.json, unless the sizes are the quick ones.
 
-    A machine with a GPU writes <name>-gpu.json, so that both kinds of figures are kept.
+    What was measured on a GPU goes to <name>-gpu.json, so that both kinds of figures are kept.
 
     Args:
         rows: list of dicts of plain values; tables are cut where the keys change.
         about: what is measured and how, Markdown, the first line as title; default: the docstring of the script that runs.
+        on: the device that was measured, as torch.device takes it.
     """
     for table in tables(rows):
         print(*aligned(table), "", sep="\n")
     if QUICK in sys.argv:
         return print("tried out only: nothing is written")
-    script, here = Path(sys.argv[0]).resolve().relative_to(ROOT), machine()
-    files.write_json(FOLDER / f"{name}{'-gpu' if here['gpu'] else ''}.json", {
-        "benchmark": name, "about": (about or sys.modules["__main__"].__doc__).strip(),
+    script, kind = Path(sys.argv[0]).resolve().relative_to(ROOT), torch.device(on).type
+    files.write_json(FOLDER / f"{name}{'-gpu' if kind == 'cuda' else ''}.json", {
+        "benchmark": name, "device": kind, "about": (about or sys.modules["__main__"].__doc__).strip(),
         "command": f"python {script} {shlex.join(sys.argv[1:])}".strip(), "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": here, "versions": versions(), "rows": rows,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "rows": rows,
     })  # fmt: skip
 
 
@@ -84,9 +86,9 @@ def spread(seconds, unit="ms"):
 
 
 def goal(value, most=None, least=None, unit=""):
-    """The columns that say whether `value` meets a goal."""
+    """What says of a row whether `value` meets a goal."""
     said = f"at most {most:g}{unit}" if least is None else f"at least {least:g}{unit}"
-    return {"goal": said, "met": bool(value <= most if least is None else value >= least)}
+    return {"goal": said, "value": float(value), "met": bool(value <= most if least is None else value >= least)}
 
 
 def synchronise():
@@ -120,9 +122,9 @@ def versions():
 
 
 def tables(rows):
-    """The rows as lists of those that follow each other and have the same keys."""
+    """The rows as lists of those that follow each other and have the same keys, less what was judged, which they have twice."""
     found = []
-    for row in rows:
+    for row in ({key: cell for key, cell in row.items() if key != "value"} for row in rows):
         if found and found[-1][0].keys() == row.keys():
             found[-1].append(row)
         else:

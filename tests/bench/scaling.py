@@ -34,7 +34,7 @@ def main():
             rows.append({"processes": size, "batch": args.batch, **said})
     for row in rows:
         row["against the first"] = row["steps/s"] / rows[0]["steps/s"]
-    record.save("scaling", rows)
+    record.save("scaling", rows, on=rows[0]["device"])
 
 
 def work(args, found, team, device, tasks):

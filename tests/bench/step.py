@@ -1,19 +1,26 @@
 """One training step: a U-Net in front of a frozen AST-base, a linear head behind it
 
 Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what learns; input 1024 x 128, 1,214 tokens.
-All contestants have the same weights, U-Net, precision and batch, give the same loss, and take turns in one process; with **memory kept**, after the others: the
-process keeps what its tensors free instead of giving it back to the system at once, as `train.py` does on a CPU.
-**transformers** is `ASTForAudioClassification` with its fused attention (SDPA). **unfused** stands for the authors' step: the same network
-with attention as plain products and softmax, in batches of 4, in float16 on a GPU and in float32 on a CPU.
-Operations are those of the published network that the step cannot do without: what is computed twice to save memory is not
-counted, nor what is left out of the last block here, of which only two tokens are read. The ceiling is the largest speed of a
-product of square matrices that this machine reached in the same run, by PyTorch's own product or by oneDNN's.
+There are four tables:
+
+1. **ceiling**: the largest speed of a product of large square matrices on this machine, in the same run, by PyTorch's own product or by oneDNN's.
+2. **step**: all have the same weights and U-Net, give the same loss, and take turns in one process. transformers is
+   `ASTForAudioClassification` with its fused attention (SDPA). unfused stands for the authors' step: the same network with attention as plain
+   products and softmax, in batches of 4, in float16 on a GPU and in float32 on a CPU; it takes part where this project has the precision
+   that `train.py` takes by default. "Memory given back" is the C library as it is, and comes first; "kept" is `train.py`'s way on a CPU
+   and PyTorch's on a GPU: what tensors free stays with the process. Useful operations are those that the step cannot do without. transformers
+   and unfused do about 8 % more than are counted, because they compute the last block for all tokens, of which only two are read; what
+   is computed twice to save memory is not counted either. "Of ceiling" is by the ceiling of the row's own precision. Goals compare the
+   quickest row of each side.
+3. **variant**: this project's step, and what it takes with one thing removed or added; memory is kept.
+4. **component**: each part of the step alone, forwards and backwards, with inputs of the same sizes; memory is kept. "AST: rest" is the whole AST less
+   its products and its attention: norms, GELU, sums, the patches, the last block and whatever moves data between them. Loss and AdamW are left out.
 """
 
 import copy
-import ctypes
+import sys
 import tempfile
-from contextlib import contextmanager, nullcontext
+import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -23,6 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ast_repr import backbones, device, losses, reprogrammers
 from ast_repr.backbones import attention, product
@@ -33,80 +41,110 @@ from ast_repr.heads.embedding import EmbeddingHead
 CLASSES, FRAMES, BINS = 20, 1024, 128
 BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 SMALL = {"embed_dim": 192, "depth": 4, "num_heads": 3}
-GOALS = {"cpu": {"float32": 0.60}, "cuda": {"bfloat16": 0.55}}  # of the ceiling
-AGAINST = {"cpu": 1.15, "cuda": 1.3}  # transformers
+CEILINGS = {("cpu", torch.float32): 60, ("cuda", torch.bfloat16): 55}  # goals: % of them
+AGAINST = {"transformers": {"cpu": 1.15, "cuda": 1.3}, "unfused": {"cpu": 3, "cuda": 3}}  # goals: times as quick
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the loss
+AUTHORS = {"cpu": torch.float32, "cuda": torch.float16}  # the precision of their step
 
 
 def main(args):
-    target = device.choose(args.device)
+    with mock.patch.object(device, "keep_freed_memory"):  # once called, the C library is no longer as it is by default
+        target = device.choose(args.device)
     dims, batches = (SMALL, [2]) if args.quick else (BASE, args.batch)
     precisions = [torch.float32, torch.bfloat16] if device.has_bf16(target) else [torch.float32]
-    speeds = {precision: ceiling(target, precision, 1024 if args.quick else 4096) for precision in precisions}
-    if target.type == "cpu":
-        give_memory_back()
-    rows = [{"ceiling": str(precision)[6:], "product by": name, "GFLOP/s": speed} for precision in precisions for name, speed in speeds[precision].items()]
     models = contestants(dims, target)
-    for precision in precisions:
-        for batch in batches:
-            rows += compare(models, precision, batch, max(speeds[precision].values()), target, args.repeats)
+    passes = {(p, batch): entrants(models, p, batch, target, p == precisions[-1] and batch <= 4) for p in precisions for batch in batches}
+    taken = with_both_memories(passes, target, args.repeats)
+    speeds = {p: ceiling(target, p, args.quick) for p in dict.fromkeys([*precisions, AUTHORS[target.type]])}
+    rows = [{"ceiling": said(p), "product by": name, "GFLOP/s": speed} for p in speeds for name, speed in speeds[p].items()]
+    for (_, batch), found in taken.items():
+        rows += compare(found, batch, useful_operations(models["this project"], batch), speeds, target)
     for part in (gains, components):
         for precision in precisions:
             rows += part(models["this project"], precision, batches[0], target, args.repeats)
-    record.save("step", rows)
+    record.save("step", rows, on=target)
 
 
-def compare(models, precision, batch, most, target, repeats):
-    """Rows of all contestants: the speed of each against the ceiling, and how much quicker this project is."""
-    theirs = torch.float16 if target.type == "cuda" else torch.float32
-    work = {name: step_of(model, precision, batch, target) for name, model in models.items() if name != "unfused"}
-    if batch <= 4:
-        work[f"unfused, in {str(theirs)[6:]}"] = step_of(models["unfused"], theirs, batch, target)
-    found = {name: step().item() for name, step in work.items()}
-    assert max(found.values()) - min(found.values()) < (1e-4 if precision == torch.float32 else 2e-2), f"not the same network: {found}"
-    taken = record.alternate(work, repeats)
-    if target.type == "cpu":
-        with memory_kept():
-            taken |= record.alternate({f"{name}, memory kept": step for name, step in work.items()}, repeats)
-    taken = {name: record.spread(seconds, "s") for name, seconds in taken.items()}
-    best = {side: min(seconds["s"] for name, seconds in taken.items() if name.startswith(side)) for side in ("this project", "transformers")}
-    rows = []
-    for name, seconds in taken.items():
-        speed = useful_operations(models["this project"], batch) / seconds["s"] / 1e9
-        row = {"precision": str(precision)[6:], "batch": batch, "step": name, **seconds, "clips/s": batch / seconds["s"],
-               "GFLOP/s": speed, "of ceiling": speed / most, "this project is quicker by": seconds["s"] / best["this project"]}  # fmt: skip
-        rows.append(row | wanted(row, best, str(precision)[6:], target.type))
+def entrants(models, precision, batch, target, unfused):
+    """{(whose, its precision): step} of those that take turns, the unfused step among them or not; each gives the same loss as this project's.
+
+    Raises:
+        RuntimeError: it does not, so it is not the same network.
+    """
+    own = {"this project": precision, "transformers": precision} | ({"unfused": AUTHORS[target.type]} if unfused else {})
+    work = {(name, p): step_of(models[name], p, batch, target) for name, p in own.items()}
+    for (name, p), step in work.items():
+        expected, found = step_of(models["this project"], p, batch, target)().item(), step().item()
+        if abs(found - expected) > TOLERANCE[p]:
+            raise RuntimeError(f"{name} in {said(p)} is another network: its loss is {found}, this project's {expected}")
+    return work
+
+
+def with_both_memories(passes, target, repeats):
+    """{pass: {(whose, precision, memory): seconds}}: all passes with freed memory given back, on a CPU, then all with it kept, from then on."""
+    taken = {key: {} for key in passes}
+    for memory in ("given back", "kept") if target.type == "cpu" else ("kept",):
+        if target.type == "cpu" and memory == "kept":
+            device.keep_freed_memory()
+        for key, work in passes.items():
+            taken[key] |= {(*who, memory): seconds for who, seconds in record.alternate(work, repeats).items()}
+    return taken
+
+
+def compare(taken, batch, operations, speeds, target):
+    """Rows of one pass: the speed of each step against the ceiling, and against this project's best; the quickest of each side has a goal."""
+    spreads = {who: record.spread(seconds, "s") for who, seconds in taken.items()}
+    quickest = {}
+    for who in sorted(spreads, key=lambda who: spreads[who]["s"]):
+        quickest.setdefault(who[0], who)
+    best, rows = spreads[quickest["this project"]]["s"], []
+    for who, spread in spreads.items():
+        name, precision, memory = who
+        speed = operations / spread["s"] / 1e9
+        share, times = 100 * speed / max(speeds[precision].values()), spread["s"] / best
+        row = {"precision": said(precision), "batch": batch, "step": name, "memory": memory, **spread, "clips/s": batch / spread["s"],
+               "useful GFLOP/s": speed, "of ceiling, %": share, "times this project's best": times}  # fmt: skip
+        wanted = {"goal": None, "met": None}
+        if who == quickest[name] and name in AGAINST:
+            wanted = record.goal(times, least=AGAINST[name][target.type], unit="x, both at their quickest")
+        elif who == quickest[name] and (target.type, precision) in CEILINGS:
+            wanted = record.goal(share, least=CEILINGS[target.type, precision], unit=" % of ceiling")
+        rows.append(row | wanted)
     return rows
 
 
-def wanted(row, best, precision, kind):
-    """The goal that a row is measured by, if there is one: of each side the quickest."""
-    if row["step"].startswith("transformers") and row["s"] == best["transformers"]:
-        return record.goal(row["this project is quicker by"], least=AGAINST[kind], unit="x")
-    if row["step"].startswith("unfused") and "kept" not in row["step"]:
-        return record.goal(row["this project is quicker by"], least=3, unit="x")
-    if row["step"].startswith("this project") and row["s"] == best["this project"] and precision in GOALS[kind]:
-        return record.goal(row["of ceiling"], least=GOALS[kind][precision], unit=" of ceiling")
-    return {"goal": None, "met": None}
-
-
 def gains(model, precision, batch, target, repeats):
-    """What each measure brings: the step with everything, and without one thing at a time."""
+    """What each measure brings: the full step, and that with one thing removed or added."""
     step = step_of(model, precision, batch, target)
-    work = {"everything": step, "attention by PyTorch's fused kernel": patched(step, attention, "attend", functional.scaled_dot_product_attention)}
-    if target.type == "cpu" and precision == torch.float32:
-        work["products by PyTorch's BLAS"] = patched(step, product, "quick", lambda x: False)
-    work["all tokens of the last block"] = patched(step, AudioTransformer, "forward", whole_forward)
-    work["activations computed again (--recompute)"] = patched(step, model.backbone, "recompute", True)
     compiled = copy.deepcopy(model)
     compiled.backbone.compile()
-    work["backbone compiled (--compile)"] = step_of(compiled, precision, batch, target)
-    with memory_kept() if target.type == "cpu" else nullcontext():
-        taken = record.alternate(work, repeats)
-    if target.type == "cpu":
-        taken |= record.alternate({"freed memory given back at once": step}, repeats)
-    taken = {name: record.spread(seconds, "s") for name, seconds in taken.items()}
-    full = taken["everything"]["s"]
-    return [{"precision": str(precision)[6:], "batch": batch, "variant": name, **s, "times everything": s["s"] / full} for name, s in taken.items()]
+    work = {}
+    if target.type == "cuda":
+        work["without fused attention (plain products and softmax)"] = within(step, sdpa_kernel, SDPBackend.MATH)
+    else:
+        work["without own attention (PyTorch's fused kernel)"] = patched(step, attention, "attend", functional.scaled_dot_product_attention)
+    if target.type == "cpu" and precision == torch.float32:
+        work["without oneDNN in linear layers (PyTorch's BLAS)"] = patched(step, product, "quick", lambda x: False)
+    work["without the shortened last block (all its tokens)"] = patched(step, AudioTransformer, "forward", whole_forward)
+    work["with --recompute"] = patched(step, model.backbone, "recompute", True)
+    work["with --compile"] = step_of(compiled, precision, batch, target)
+    taken = record.alternate({"the full step": step} | {name: variant for name, variant in work.items() if runs(name, variant)}, repeats)
+    spreads = {name: record.spread(seconds, "s") for name, seconds in taken.items()}
+    full = spreads["the full step"]
+    for spread in spreads.values():
+        spread["times the full step"] = spread["s"] / full["s"]
+    about, nothing = {"precision": said(precision), "batch": batch}, dict.fromkeys(full)
+    return [{**about, "variant": name, **spreads.get(name, nothing)} for name in ("the full step", *work)]
+
+
+def runs(name, step):
+    """Whether a step runs here, which --compile does not without a compiler; if not, stderr says why."""
+    try:
+        step()
+    except Exception as error:  # of whatever kind: the other figures are wanted all the same
+        print(f"{name}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}", file=sys.stderr)
+        return False
+    return True
 
 
 def components(model, precision, batch, target, repeats):
@@ -114,36 +152,39 @@ def components(model, precision, batch, target, repeats):
     ast, context = model.backbone, partial(torch.autocast, target.type, precision, enabled=precision != torch.float32)
     tokens, width, heads = ast.pos_embed.shape[1], ast.embed_dim, ast.blocks[0].attn.num_heads
     blocks = len(ast.blocks) - 1  # the last one computes next to nothing
-    dtype = precision
-    x = torch.randn(batch, 1, FRAMES, BINS, device=target, requires_grad=True)
-    hidden = torch.randn(batch, tokens, width, device=target, dtype=dtype, requires_grad=True)
-    wide = torch.randn(batch, tokens, 4 * width, device=target, dtype=dtype, requires_grad=True)
-    q, k, v = (torch.randn(batch, heads, tokens, width // heads, device=target, dtype=dtype, requires_grad=True) for _ in range(3))
-    embedding = torch.randn(batch, width, device=target, requires_grad=True)
-    layers = ast.blocks[0]
+    made = partial(torch.randn, device=target, requires_grad=True)
+    x, embedding = made(batch, 1, FRAMES, BINS), made(batch, width)
+    hidden, wide = (made(batch, tokens, size, dtype=precision) for size in (width, 4 * width))
+    q, k, v = (made(batch, heads, tokens, width // heads, dtype=precision) for _ in range(3))
+    attn, mlp = ast.blocks[0].attn, ast.blocks[0].mlp
 
-    def products():
-        for layer, own in ((layers.attn.qkv, hidden), (layers.attn.proj, hidden), (layers.mlp.fc1, hidden), (layers.mlp.fc2, wide)):
-            yield product.linear(own, layer.weight, layer.bias)
+    def both_ways(inputs, forward, *args):
+        """`forward`, and the gradients of `inputs` from one of its result that is there beforehand."""
+        with context():
+            gradient = torch.ones_like(forward(*args))
+
+        def run():
+            with context():
+                out = forward(*args)
+            torch.autograd.grad(out, inputs, gradient)
+
+        return run
+
+    def linear(own, layer):
+        return both_ways([own], product.linear, own, layer.weight, layer.bias)
 
     work = {
-        "U-Net": (1, lambda: [model.reprogrammer(x)]),
-        "AST": (1, lambda: [ast(x).embedding]),
-        "AST: matrix products": (blocks, products),
-        "AST: attention": (blocks, lambda: [attention.attend(q, k, v)]),
-        "head": (1, lambda: [model.head(backbones.Output(embedding, None))]),
+        "U-Net": [both_ways(list(model.reprogrammer.parameters()), model.reprogrammer, x)],
+        "AST": [both_ways([x], lambda: ast(x).embedding)],
+        "AST: matrix products": [linear(hidden, attn.qkv), linear(hidden, attn.proj), linear(hidden, mlp.fc1), linear(wide, mlp.fc2)] * blocks,
+        "AST: attention": [both_ways([q, k, v], attention.attend, q, k, v)] * blocks,
+        "head": [both_ways([embedding, *model.head.parameters()], model.head, backbones.Output(embedding, None))],
     }
-
-    def both_ways(forward):
-        with context():
-            outputs = list(forward())
-        torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
-
-    with memory_kept() if target.type == "cpu" else nullcontext():
-        taken = record.alternate({name: partial(both_ways, forward) for name, (_, forward) in work.items()}, repeats)
-    ms = {name: work[name][0] * record.spread(seconds)["ms"] for name, seconds in taken.items()}
-    ms["AST: norms, GELU, sums, patches"] = ms.pop("AST") - ms["AST: matrix products"] - ms["AST: attention"]
-    return [{"precision": str(precision)[6:], "batch": batch, "component": name, "ms": value, "share": value / sum(ms.values())} for name, value in ms.items()]
+    taken = record.alternate({name: lambda parts=parts: [part() for part in parts] for name, parts in work.items()}, repeats)
+    ms = {name: record.spread(seconds)["ms"] for name, seconds in taken.items()}
+    ms["AST: rest (by difference)"] = ms.pop("AST") - ms["AST: matrix products"] - ms["AST: attention"]
+    whole = sum(ms.values())
+    return [{"precision": said(precision), "batch": batch, "component": name, "ms": value, "share, %": 100 * value / whole} for name, value in ms.items()]
 
 
 def own_model(dims, target):
@@ -217,23 +258,36 @@ def useful_operations(model, batch):
     return batch * (2 * 2 * multiply_accumulates(model, (1, FRAMES, BINS)) + attended)
 
 
-def ceiling(target, precision, size, repeats=9):
-    """{whose product: GFLOP/s} of square matrices."""
+def ceiling(target, precision, quick=False, repeats=9):
+    """{whose product: GFLOP/s} of square matrices; on a GPU of many in a row, so that neither their launch nor its clocks matter."""
+    size, many = (1024 if quick else 8192, 20) if target.type == "cuda" else (1024 if quick else 4096, 1)
     a, b = (torch.randn(size, size, device=target, dtype=precision) for _ in range(2))
-    work = {"PyTorch": lambda: a @ b}
+    work = {"PyTorch": lambda: [a @ b for _ in range(many)]}
     if target.type == "cpu" and precision == torch.float32:
         work["oneDNN"] = lambda: product.times_transposed(a, b)
-    return {name: 2 * size**3 / seconds.min() / 1e9 for name, seconds in record.alternate(work, repeats, warmup=2).items()}
+    started = time.perf_counter()
+    while target.type == "cuda" and time.perf_counter() < started + 1:
+        record.alternate(work, 1)
+    return {name: many * 2 * size**3 / seconds.min() / 1e9 for name, seconds in record.alternate(work, repeats, warmup=2).items()}
+
+
+def within(step, context, *args):
+    """The step inside of a context."""
+
+    def run():
+        with context(*args):
+            return step()
+
+    return run
 
 
 def patched(step, owner, name, value):
     """The step with one thing replaced."""
+    return within(step, mock.patch.object, owner, name, value)
 
-    def run():
-        with mock.patch.object(owner, name, value):
-            return step()
 
-    return run
+def said(precision):
+    return str(precision).removeprefix("torch.")
 
 
 def whole_forward(self, x):
@@ -244,24 +298,6 @@ def whole_forward(self, x):
         tokens = block(tokens)
     embedding = self.norm(tokens[:, :2]).mean(dim=1)
     return backbones.Output(embedding, self.source_head(embedding))
-
-
-@contextmanager
-def memory_kept():
-    """In here the process keeps the memory that tensors free, as train.py's does on a CPU."""
-    device.keep_freed_memory()
-    try:
-        yield
-    finally:
-        give_memory_back()
-
-
-def give_memory_back():
-    """The C library's own settings again."""
-    library = ctypes.CDLL(None)
-    library.mallopt(device.M_MMAP_MAX, 65536)
-    library.mallopt(device.M_TRIM_THRESHOLD, 128 << 10)
-    library.malloc_trim(0)
 
 
 def parse():

@@ -1,0 +1,102 @@
+"""What heads read of clips, embeddings or source logits: where nothing before the head changes it is computed once, and stays beside the features.
+
+A file's name is a hash of all that decides its values: what has changed since is never read, and any of them may be deleted at any time.
+"""
+
+import hashlib
+import inspect
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import files
+from .backbones.weights import fingerprint
+
+
+class Shelf:
+    """What heads read of the clips of one feature store, in memory from run to run and on disk from process to process.
+
+    Args:
+        data: folder of the corpus, whose `embeddings` holds the files; None: features come from no store, and nothing goes to disk.
+        feature: name of the feature; `spec`: what decides its values.
+        memory: dict that runs of this process share.
+    """
+
+    def __init__(self, data, feature, spec, memory):
+        self.folder = data and Path(data) / "embeddings"
+        self.store = data and Path(data) / "features" / feature
+        self.spec, self.memory = spec, memory
+
+    def read(self, model, clips, build, device, label, size=32):
+        """What the head reads of each clip, computed if it is not there yet.
+
+        Args:
+            model: a Reprogrammed that `assemble` built from the values `build`; nothing before its head changes.
+            clips: batches.Clips.
+            label: for the progress bar.
+            size: clips at once.
+
+        Returns:
+            (float32 tensor (N, D) or (N, S) on the CPU, seconds that it took when it was computed).
+        """
+        if not shareable(model, build):
+            return compute(model, clips, device, label, size)
+        name = self._name(model, clips, build, device)
+        if name not in self.memory:
+            path = self.folder and self.folder / f"{name}.npz"
+            found = load(path) if path else None
+            if found is None:
+                found = compute(model, clips, device, label, size)
+                if path:
+                    save(path, *found)
+            self.memory[name] = found
+        return self.memory[name]
+
+    def _name(self, model, clips, build, device):
+        """Of the file: "embedding-..." or "source_logits-..."."""
+        shards = [(path.name, path.stat()) for path in sorted(self.store.glob("shard-*.h5"))] if self.store else []
+        decides = {
+            "clips": clips.names, "feature": self.spec, "shards": [(name, found.st_size, found.st_mtime_ns) for name, found in shards],
+            "norm": (model.mean, model.std), "reprogrammer": build["reprogrammer"],
+            "backbone": [build["backbone"]["name"], build["backbone"]["options"], fingerprint(model.backbone)],
+            "code": [Path(inspect.getfile(type(part))).read_text(encoding="utf-8") for part in (model.reprogrammer, model.backbone)],  # it may be a user's
+            "reads": model.head.reads, "device": device.type,
+        }  # fmt: skip
+        return f"{model.head.reads}-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()}"
+
+
+def shareable(model, build):
+    """Whether runs of other seeds read the same: the reprogrammer has no state, the frozen weights are those of a file or none."""
+    return not model.reprogrammer.state_dict() and (build["backbone"]["file"] is not None or not model.backbone.state_dict())
+
+
+def compute(model, clips, device, label, size):
+    """(what the head reads of each clip, seconds that it took); the model's mode is put back afterwards."""
+    mode, started = model.training, time.monotonic()
+    model.eval()
+    steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
+    read = torch.cat([model.read(batch.to(device).features).cpu() for batch in steps])
+    model.train(mode)
+    return read, time.monotonic() - started
+
+
+def save(path, read, seconds):
+    """Write both to `path`; where that cannot be, as on a full or read-only disk, say so and go without."""
+    try:
+        with files.replacing(path) as partial, open(partial, "wb") as file:
+            np.savez(file, read=read.numpy(), seconds=seconds)
+    except OSError as error:
+        print(f"embeddings are not kept, and will be computed again: {error}")
+
+
+def load(path):
+    """What `save` wrote; None where there is no such file, or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return torch.from_numpy(file["read"]), float(file["seconds"])
+    except Exception:  # numpy and zipfile have one for each kind of damage, which the zip's checksums show
+        return None

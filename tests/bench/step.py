@@ -3,16 +3,16 @@
 Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what learns; input 1024 x 128, 1,214 tokens.
 There are four tables:
 
-1. **ceiling**: the largest speed of a product of large square matrices on this machine, in the same run, before or after all the rest, by PyTorch's own product
-   or by oneDNN's.
+1. **ceiling**: the speed of a product of large square matrices on this machine, by PyTorch's own product or by oneDNN's. The products take turns with the
+   steps, so that a slow minute of a shared machine meets both.
 2. **step**: all have the same weights and U-Net, give the same loss, and take turns in one process. transformers is
    `ASTForAudioClassification` with its fused attention (SDPA). unfused stands for the authors' step: the same network with attention as plain
    products and softmax, in batches of 4, in float16 on a GPU and in float32 on a CPU; it takes part where this project has the precision
    that `train.py` takes by default. "Memory given back" is the C library as it is, and comes first; "kept" is `train.py`'s way on a CPU
    and PyTorch's on a GPU: what tensors free stays with the process. Useful operations are those that the step cannot do without. transformers
    and unfused do about 8 % more than are counted, because they compute the last block for all tokens, of which only two are read; what
-   is computed twice to save memory is not counted either. "Of ceiling" is by the ceiling of the row's own precision. Goals compare the
-   quickest row of each side.
+   is computed twice to save memory is not counted either. "Of ceiling" is the median over turns of the step's share of
+   the quicker product of its precision in the same turn. Goals compare the quickest row of each side.
 3. **variant**: this project's step, and what it takes with one thing removed or added; memory is kept.
 4. **component**: each part of the step alone, forwards and backwards, with inputs of the same sizes; memory is kept. "AST: rest" is the whole AST less
    its products and its attention: norms, GELU, sums, the patches, the last block and whatever moves data between them. Loss and AdamW are left out.
@@ -21,11 +21,11 @@ There are four tables:
 import copy
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import record
 import torch
 from safetensors.torch import save_file
@@ -46,6 +46,7 @@ CEILINGS = {("cpu", torch.float32): 60, ("cuda", torch.bfloat16): 55}  # goals: 
 AGAINST = {"transformers": {"cpu": 1.15, "cuda": 1.3}, "unfused": {"cpu": 3, "cuda": 3}}  # goals: times as quick
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the loss
 AUTHORS = {"cpu": torch.float32, "cuda": torch.float16}  # the precision of their step
+PRODUCTS = {"cpu": (4096, 3), "cuda": (8192, 20)}  # size and number of the products that are the ceiling
 
 
 def main(args):
@@ -55,16 +56,18 @@ def main(args):
     precisions = [torch.float32, torch.bfloat16] if device.has_bf16(target) else [torch.float32]
     models = contestants(dims, target)
     passes = {(p, batch): entrants(models, p, batch, target, p == precisions[-1] and batch <= 4) for p in precisions for batch in batches}
-    kinds = dict.fromkeys([*precisions, AUTHORS[target.type]])
-    before = {p: ceiling(target, p, args.quick) for p in kinds}
-    taken = with_both_memories(passes, target, args.repeats)
-    parts = [row for part in (gains, components) for p in precisions for row in part(models["this project"], p, batches[0], target, args.repeats)]
-    after = {p: ceiling(target, p, args.quick) for p in kinds}
-    speeds = {p: {name: max(speed, after[p][name]) for name, speed in before[p].items()} for p in kinds}
-    rows = [{"ceiling": said(p), "product by": name, "GFLOP/s": speed} for p in speeds for name, speed in speeds[p].items()]
-    for (_, batch), found in taken.items():
-        rows += compare(found, batch, useful_operations(models["this project"], batch), speeds, target)
-    record.save("step", rows + parts, on=target)
+    size, many = PRODUCTS[target.type] if not args.quick else (1024, 3)
+    for work in passes.values():
+        work |= products(target, dict.fromkeys(p for _, p in work), size, many)
+    tops, rows = {}, []
+    for (_, batch), taken in with_both_memories(passes, target, args.repeats).items():
+        speeds = speeds_of(taken, useful_operations(models["this project"], batch), many * 2 * size**3)
+        tops = {(said(p), name): float(np.median(speed)) for (name, p, memory), speed in speeds.items() if "product" in name and memory == "kept"} | tops
+        rows += compare(taken, speeds, batch, target)
+    for part in (gains, components):
+        for precision in precisions:
+            rows += part(models["this project"], precision, batches[0], target, args.repeats)
+    record.save("step", [*({"ceiling": p, "product by": name.removeprefix("product by "), "GFLOP/s": speed} for (p, name), speed in tops.items()), *rows], on=target)
 
 
 def entrants(models, precision, batch, target, unfused):
@@ -93,19 +96,24 @@ def with_both_memories(passes, target, repeats):
     return taken
 
 
-def compare(taken, batch, operations, speeds, target):
+def speeds_of(taken, operations, product_operations):
+    """{who: GFLOP/s of each turn}."""
+    return {who: (product_operations if "product" in who[0] else operations) / np.asarray(seconds) / 1e9 for who, seconds in taken.items()}
+
+
+def compare(taken, speeds, batch, target):
     """Rows of one pass: the speed of each step against the ceiling, and against this project's best; the quickest of each side has a goal."""
-    spreads = {who: record.spread(seconds, "s") for who, seconds in taken.items()}
+    spreads = {who: record.spread(seconds, "s") for who, seconds in taken.items() if "product" not in who[0]}
     quickest = {}
     for who in sorted(spreads, key=lambda who: spreads[who]["s"]):
         quickest.setdefault(who[0], who)
     best, rows = spreads[quickest["this project"]]["s"], []
     for who, spread in spreads.items():
         name, precision, memory = who
-        speed = operations / spread["s"] / 1e9
-        share, times = 100 * speed / max(speeds[precision].values()), spread["s"] / best
+        top = np.max([speed for (other, *kind), speed in speeds.items() if "product" in other and kind == [precision, memory]], axis=0)
+        share, times = 100 * float(np.median(speeds[who] / top)), spread["s"] / best
         row = {"precision": said(precision), "batch": batch, "step": name, "memory": memory, **spread, "clips/s": batch / spread["s"],
-               "useful GFLOP/s": speed, "of ceiling, %": share, "times this project's best": times}  # fmt: skip
+               "useful GFLOP/s": float(np.median(speeds[who])), "of ceiling, %": share, "times this project's best": times}  # fmt: skip
         wanted = {"goal": None, "met": None}
         if who == quickest[name] and name in AGAINST:
             wanted = record.goal(times, least=AGAINST[name][target.type], unit="x, both at their quickest")
@@ -260,17 +268,15 @@ def useful_operations(model, batch):
     return batch * (2 * 2 * multiply_accumulates(model, (1, FRAMES, BINS)) + attended)
 
 
-def ceiling(target, precision, quick=False, repeats=9):
-    """{whose product: GFLOP/s} of square matrices; on a GPU of many in a row, so that neither their launch nor its clocks matter."""
-    size, many = (1024 if quick else 8192, 20) if target.type == "cuda" else (1024 if quick else 4096, 1)
-    a, b = (torch.randn(size, size, device=target, dtype=precision) for _ in range(2))
-    work = {"PyTorch": lambda: [a @ b for _ in range(many)]}
-    if target.type == "cpu" and precision == torch.float32:
-        work["oneDNN"] = lambda: product.times_transposed(a, b)
-    started = time.perf_counter()
-    while target.type == "cuda" and time.perf_counter() < started + 1:
-        record.alternate(work, 1)
-    return {name: many * 2 * size**3 / seconds.min() / 1e9 for name, seconds in record.alternate(work, repeats, warmup=2).items()}
+def products(target, precisions, size, many):
+    """{("product by ...", precision): `many` products in a row of square matrices, so that on a GPU their launch does not matter}."""
+    work = {}
+    for precision in precisions:
+        a, b = (torch.randn(size, size, device=target, dtype=precision) for _ in range(2))
+        work["product by PyTorch", precision] = lambda a=a, b=b: [a @ b for _ in range(many)]
+        if target.type == "cpu" and precision == torch.float32:
+            work["product by oneDNN", precision] = lambda a=a, b=b: [product.times_transposed(a, b) for _ in range(many)]
+    return work
 
 
 def within(step, context, *args):

@@ -62,7 +62,9 @@ def main(args):
     tops, rows = {}, []
     for (_, batch), taken in with_both_memories(passes, target, args.repeats).items():
         speeds = speeds_of(taken, useful_operations(models["this project"], batch), many * 2 * size**3)
-        tops = {(said(p), name): float(np.median(speed)) for (name, p, memory), speed in speeds.items() if "product" in name and memory == "kept"} | tops
+        for (name, precision, memory), speed in speeds.items():
+            if "product" in name and memory == "kept":
+                tops.setdefault((said(precision), name), float(np.median(speed)))
         rows += compare(taken, speeds, batch, target)
     for part in (gains, components):
         for precision in precisions:

@@ -66,9 +66,7 @@ def main(args):
             if "product" in name and memory == "kept":
                 tops.setdefault((said(precision), name), float(np.median(speed)))
         rows += compare(taken, speeds, batch, target)
-    for part in (gains, components):
-        for precision in precisions:
-            rows += part(models["this project"], precision, batches[0], target, args.repeats)
+    rows += [row for part in (gains, components) for p in precisions for row in part(models["this project"], p, batches[0], target, args.repeats)]
     record.save("step", [*({"ceiling": p, "product by": name.removeprefix("product by "), "GFLOP/s": speed} for (p, name), speed in tops.items()), *rows], on=target)
 
 

@@ -37,7 +37,7 @@ def choose(name="auto"):
 def keep_freed_memory():
     """Let the process keep what its tensors free, for the next ones, as PyTorch does on a GPU.
 
-    Linux' C library gives large blocks back at once and gets them anew page by page, which takes a third of a float32 training step.
+    Linux' C library gives the largest blocks back at once and gets them anew page by page; what that costs a training step, tests/bench/step.py says.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -25,7 +25,8 @@ import torch
 from ast_repr import files
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "egs" / "openmic" / "benchmarks"
+FIGURES = "egs/openmic/benchmarks"
+FOLDER = ROOT / FIGURES
 PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "soundfile", "av", "soxr", "h5py")
 QUICK = "--quick"  # small sizes, to try a benchmark out: what they give is not kept
 
@@ -97,12 +98,13 @@ def synchronise():
 
 
 def commit():
-    """The commit of the working tree, "-dirty" if files that git tracks differ from it; None without git."""
+    """The commit of the working tree, "-dirty" if files that git tracks differ from it, figures apart; None without git."""
     try:
-        said = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"], capture_output=True, text=True)
+        name = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run(["git", "-C", ROOT, "diff", "--quiet", "HEAD", "--", ".", f":(exclude){FIGURES}"], capture_output=True).returncode
     except OSError:
         return None
-    return said.stdout.strip() or None
+    return f"{name}{'-dirty' if changed else ''}" if name else None
 
 
 def machine():

@@ -171,12 +171,11 @@ def unpack(archive, folder, limit=UNPACKED_LIMIT):
 
 
 def _unpack_tar(archive, folder, limit):
-    if not hasattr(tarfile, "data_filter"):
-        raise RemoteError(f"{archive}: Python before 3.11.4 cannot unpack it safely; use a later one, or unpack it by hand")
+    guarded = {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}  # before Python 3.11.4 what is admitted has to do
     with tarfile.open(archive) as tar:
         for member in tqdm(tar, f"unpack {archive.name}", unit="file"):
             limit = _admit(archive, member.name, member.isreg() or member.isdir(), member.size, limit)
-            tar.extract(member, folder, filter="data")
+            tar.extract(member, folder, **guarded)
 
 
 def _unpack_zip(archive, folder, limit):

@@ -40,17 +40,25 @@ INTRODUCTION = (
 
 def main(args):
     egs = ROOT / "egs"
-    found = {str(folder): read(folder) for folder in runs.finished([args.exp] if args.exp else egs.glob("*/exp"))}
+    found = {
+        str(folder): read(folder)
+        for folder in runs.finished([args.exp] if args.exp else egs.glob("*/exp"))
+    }
     if not found:
         where = args.exp or f"{egs}/*/exp"
-        raise ValueError(f"no finished run under {where}; make one by: bash {egs}/openmic/run.sh, or name a folder that has one by --exp")
+        raise ValueError(
+            f"no finished run under {where}; make one by: bash {egs}/openmic/run.sh, or name a folder that has one by --exp"
+        )
     device = devices.choose(args.device)
     listener = Listener(found, lru_cache(MODELS)(lambda folder: inference.load(folder, device)))
     with tempfile.TemporaryDirectory() as copies:  # of songs; they go when the server ends
         os.environ["GRADIO_TEMP_DIR"] = copies
         served = build(listener, examples(egs))
         try:
-            print(f"Open {launch(served, args.port)} in a browser on this computer; Ctrl-C ends it.", flush=True)
+            print(
+                f"Open {launch(served, args.port)} in a browser on this computer; Ctrl-C ends it.",
+                flush=True,
+            )
             threading.Event().wait()
         finally:
             served.close(verbose=False)
@@ -84,13 +92,25 @@ class Listener:
     def _sections(self, model, run, found, log_mel, surest):
         view = predictions.View(model.classes, model.threshold)
         yield page.instruments(found, view)
-        yield page.picture(song.draw(found, view, log_mel), "Timeline", "Each instrument's probability, ten seconds at a time, over the sound.")
-        title, hearer = "What the reprogrammer did", "classifier" if run["backbone"]["weights"] == "none" else "transformer"
+        yield page.picture(
+            song.draw(found, view, log_mel),
+            "Timeline",
+            "Each instrument's probability, ten seconds at a time, over the sound.",
+        )
+        title, hearer = (
+            "What the reprogrammer did",
+            "classifier" if run["backbone"]["weights"] == "none" else "transformer",
+        )
         if run["reprogrammer"] == "none":
-            yield page.section(title, f"Nothing: this run has no reprogrammer. The {hearer} gets the log-mel spectrogram as it is.")
+            yield page.section(
+                title,
+                f"Nothing: this run has no reprogrammer. The {hearer} gets the log-mel spectrogram as it is.",
+            )
         else:
             text = f"To the part in which the model is surest of an instrument, {span(surest)}. The {hearer} hears the second picture, not the first."
-            yield page.picture(before_and_after(model, run, surest, Path(found.file).name), title, text)
+            yield page.picture(
+                before_and_after(model, run, surest, Path(found.file).name), title, text
+            )
         yield page.section("How far to trust this", trust(run, model))
 
 
@@ -105,12 +125,21 @@ def hear(model, path, progress):
         if heard.error:
             raise heard.error
         seconds = soundfile.info(path).duration
-        progress(min(heard.end_s / seconds, 1), desc=f"heard {predictions.clock(heard.end_s)} of {predictions.clock(seconds)}")
+        progress(
+            min(heard.end_s / seconds, 1),
+            desc=f"heard {predictions.clock(heard.end_s)} of {predictions.clock(seconds)}",
+        )
         times.append((heard.start_s, heard.end_s))
         timeline.append(heard.probabilities)
         log_mel.add(heard.start_s, heard.end_s, heard.feature[0])
         surest = max(surest or heard, heard, key=lambda one: one.probabilities.max())
-    return predictions.Song(str(path), times[-1][1], np.array(times), np.array(timeline), np.mean(timeline, axis=0)), log_mel, surest
+    return (
+        predictions.Song(
+            str(path), times[-1][1], np.array(times), np.array(timeline), np.mean(timeline, axis=0)
+        ),
+        log_mel,
+        surest,
+    )
 
 
 @torch.no_grad()
@@ -118,10 +147,14 @@ def before_and_after(model, run, heard, name):
     """Figure of ten seconds, or of less where the song is shorter, before and after the reprogrammer."""
     before = model.model.normalise(torch.from_numpy(heard.feature)[None].to(model.device))
     after = model.model.reprogrammer(before)
-    frames = max(round((heard.end_s - heard.start_s) * song.FRAMES_PER_SECOND) - song.CUT, 1)  # the rest is padding
+    frames = max(
+        round((heard.end_s - heard.start_s) * song.FRAMES_PER_SECOND) - song.CUT, 1
+    )  # the rest is padding
     before, after = (values[0, 0, :frames].cpu().numpy() for values in (before, after))
     with matplotlib.rc_context(style.STYLE):
-        return passage.draw(before, after, run["norm"], f"{run['conf']}, seed {run['seed']}\n{name}, {span(heard)}")
+        return passage.draw(
+            before, after, run["norm"], f"{run['conf']}, seed {run['seed']}\n{name}, {span(heard)}"
+        )
 
 
 def span(heard):
@@ -139,7 +172,9 @@ def trust(run, model):
 
 def read(folder):
     """A results.Run from its folder."""
-    return results.Run(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), [])
+    return results.Run(
+        folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), []
+    )
 
 
 def label(run):
@@ -149,7 +184,11 @@ def label(run):
 def examples(egs):
     """A few test clips of the first prepared corpus that has its audio at hand: paths."""
     for data in sorted(egs.glob("*/data/*/manifest.jsonl")):
-        clips = (data.parent / clip.audio for clip in manifest.read(data.parent)[0] if clip.split == "test")
+        clips = (
+            data.parent / clip.audio
+            for clip in manifest.read(data.parent)[0]
+            if clip.split == "test"
+        )
         if found := [str(path) for path in clips if path.is_file()][:EXAMPLES]:
             return found
     return []
@@ -162,11 +201,27 @@ def build(listener, songs):
         gradio.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gradio.Row():
             with gradio.Column(scale=2, min_width=320, elem_classes="beside"):
-                heard = gradio.Audio(sources=["upload", "microphone"], type="filepath", label="Your song", editable=False, buttons=[])
+                heard = gradio.Audio(
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    label="Your song",
+                    editable=False,
+                    buttons=[],
+                )
                 if songs:
-                    gradio.Examples(songs, heard, label="Or one of these", example_labels=[f"test clip {i + 1}" for i in range(len(songs))])
+                    gradio.Examples(
+                        songs,
+                        heard,
+                        label="Or one of these",
+                        example_labels=[f"test clip {i + 1}" for i in range(len(songs))],
+                    )
                 choices = sorted((label(run), folder) for folder, run in listener.runs.items())
-                run = gradio.Dropdown(choices, value=next(iter(listener.runs)), label="Model", info="Finished runs; the newest is chosen.")
+                run = gradio.Dropdown(
+                    choices,
+                    value=next(iter(listener.runs)),
+                    label="Model",
+                    info="Finished runs; the newest is chosen.",
+                )
             with gradio.Column(scale=5, min_width=320):
                 found = gradio.HTML(listener.answer(None, None, None), elem_id="found")
 
@@ -182,28 +237,53 @@ def import_gradio():
     try:
         import gradio
     except ImportError as error:
-        raise ValueError(f"the page needs gradio, which is not here ({error}); install it by: pip install -e '{ROOT}[demo]'") from error
+        raise ValueError(
+            f"the page needs gradio, which is not here ({error}); install it by: pip install -e '{ROOT}[demo]'"
+        ) from error
     return gradio
 
 
 def launch(blocks, port):
     """Serve the page to this computer, and return its address."""
     themes = import_gradio().themes
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the default ones are fetched
+    fonts = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "monospace"],
+    }  # the default ones are fetched
     try:
         _, address, _ = blocks.launch(
-            server_name=ADDRESS, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True, ssr_mode=False,
-            footer_links=[], run_history=False, css=page.CSS, theme=themes.Default(**fonts),
-        )  # fmt: skip
+            server_name=ADDRESS,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            run_history=False,
+            css=page.CSS,
+            theme=themes.Default(**fonts),
+        )
     except OSError as error:
-        raise OSError(f"port {port or 'from 7860 to 7959'}: cannot be served from, another program may; name another by --port") from error
+        raise OSError(
+            f"port {port or 'from 7860 to 7959'}: cannot be served from, another program may; name another by --port"
+        ) from error
     return address
 
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument("--exp", type=Path, metavar="DIR", help="choose among the runs below this folder; default: those under egs/*/exp")
-    parser.add_argument("--port", type=command.between(int, 1, 65535), help="default: the first from 7860 on that is free")
+    parser.add_argument(
+        "--exp",
+        type=Path,
+        metavar="DIR",
+        help="choose among the runs below this folder; default: those under egs/*/exp",
+    )
+    parser.add_argument(
+        "--port",
+        type=command.between(int, 1, 65535),
+        help="default: the first from 7860 on that is free",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 

@@ -20,9 +20,15 @@ CARD = "README.md"
 
 def main(args):
     model, about = inference.restore(inference.best(args.run), args.backbone_file)
-    feature, results = inference.TorchPredictor(model, about).feature, card.read(args.run)  # a Predictor refuses what cannot hear sound
+    feature, results = (
+        inference.TorchPredictor(model, about).feature,
+        card.read(args.run),
+    )  # a Predictor refuses what cannot hear sound
     inside = args.merge or model.finetune
-    shared, tensors = portable(about, feature, inside), model.state_dict() if inside else model.learned_state()
+    shared, tensors = (
+        portable(about, feature, inside),
+        model.state_dict() if inside else model.learned_state(),
+    )
     claim(args.out, shared["backbone"]["file"])
     graphed = args.out / GRAPH
     graphed.unlink(missing_ok=True)  # of an earlier export, perhaps of another model
@@ -32,10 +38,18 @@ def main(args):
         print(f"{graphed}: {size(graphed)}, probabilities within {difference:.1e} of torch's")
     release.save(args.out / MODEL, tensors, shared)
     files.write_text(args.out / inference.LABELS, "\n".join(about["classes"]) + "\n")
-    files.write_text(args.out / CARD, card.text(shared, about["config"], results, inside, args.onnx))
-    needs = f"needs {shared['build']['backbone']['file']} beside it" if shared["build"]["backbone"]["file"] else "self-contained"
+    files.write_text(
+        args.out / CARD, card.text(shared, about["config"], results, inside, args.onnx)
+    )
+    needs = (
+        f"needs {shared['build']['backbone']['file']} beside it"
+        if shared["build"]["backbone"]["file"]
+        else "self-contained"
+    )
     print(f"{args.out / MODEL}: {size(args.out / MODEL)}, {needs}")
-    print(f"{args.out / CARD}: {'the run was not scored, so it has no results' if results is None else 'read it before you share the model'}")
+    print(
+        f"{args.out / CARD}: {'the run was not scored, so it has no results' if results is None else 'read it before you share the model'}"
+    )
 
 
 def claim(out, backbone):
@@ -47,18 +61,39 @@ def claim(out, backbone):
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: a file, expected a new folder or an earlier export; name another")
     known = {MODEL, GRAPH, inference.LABELS, CARD, backbone}
-    strangers = sorted(path.name for path in out.iterdir() if path.name not in known and not path.name.startswith(".")) if out.is_dir() else []
+    strangers = (
+        sorted(
+            path.name
+            for path in out.iterdir()
+            if path.name not in known and not path.name.startswith(".")
+        )
+        if out.is_dir()
+        else []
+    )
     if strangers:
-        raise ValueError(f"{out}: holds {', '.join(strangers[:3])}, expected a new folder or an earlier export; name another")
+        raise ValueError(
+            f"{out}: holds {', '.join(strangers[:3])}, expected a new folder or an earlier export; name another"
+        )
 
 
 def portable(about, feature, inside):
     """What an exported file says of its model: enough to build it again, without this machine's paths, and where its backbone comes from."""
     backbone = about["build"]["backbone"]
     source = origin(about)
-    kept = ("classes", "threshold", "feature", "backbone_sha256", "trainable_parameters", "total_parameters")
+    kept = (
+        "classes",
+        "threshold",
+        "feature",
+        "backbone_sha256",
+        "trainable_parameters",
+        "total_parameters",
+    )
     build = about["build"] | {"backbone": backbone | {"file": None if inside else source["file"]}}
-    return {key: about[key] for key in kept} | {"feature_spec": feature.spec(), "build": build, "backbone": source}
+    return {key: about[key] for key in kept} | {
+        "feature_spec": feature.spec(),
+        "build": build,
+        "backbone": source,
+    }
 
 
 def origin(about):
@@ -69,7 +104,13 @@ def origin(about):
     known = [entry for entry in map(catalogue.find, catalogue.names()) if entry.sha256 == sha256]
     url, licence = (known[0].url, known[0].licence) if known else (None, None)
     file = backbone["source"] + Path(backbone["file"]).suffix
-    return {"name": backbone["source"], "file": file, "file_sha256": sha256, "url": url, "licence": licence}
+    return {
+        "name": backbone["source"],
+        "file": file,
+        "file_sha256": sha256,
+        "url": url,
+        "licence": licence,
+    }
 
 
 def size(path):
@@ -78,11 +119,27 @@ def size(path):
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run; its best checkpoint is taken")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one of an earlier export, which is replaced")
-    parser.add_argument("--merge", action="store_true", help="put the backbone's tensors into the file, which is then self-contained")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="the folder of a run; its best checkpoint is taken"
+    )
+    parser.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="a new folder, or one of an earlier export, which is replaced",
+    )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="put the backbone's tensors into the file, which is then self-contained",
+    )
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
-    parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the backbone's weights, if they are not where they were in training")
+    parser.add_argument(
+        "--backbone-file",
+        type=Path,
+        metavar="FILE",
+        help="the backbone's weights, if they are not where they were in training",
+    )
     return parser
 
 

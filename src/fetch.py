@@ -23,18 +23,26 @@ def main(args):
     name, root = place_corpus(corpus, args)
     fields = [corpus, name, str(root), backbone, str(weights)]
     if bad := [field for field in fields if not field.isprintable()]:
-        raise ValueError(f"{bad[0]!r}: a path with control characters; expected one without, rename it")
+        raise ValueError(
+            f"{bad[0]!r}: a path with control characters; expected one without, rename it"
+        )
     print("\t".join(fields))
 
 
 def choose_corpus(args):
     """openmic, synthetic or custom; for auto what is at hand, and a line that says so."""
     if (args.corpus == "custom") != (args.manifest is not None):
-        raise command.UsageError(f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom --manifest CSV, or neither")
+        raise command.UsageError(
+            f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom --manifest CSV, or neither"
+        )
     if args.manifest and not args.manifest.is_file():
-        raise FileNotFoundError(f"{args.manifest}: no such file; expected a CSV with path and a column for each class (--manifest)")
+        raise FileNotFoundError(
+            f"{args.manifest}: no such file; expected a CSV with path and a column for each class (--manifest)"
+        )
     if args.corpus == "synthetic" and args.data_root:
-        raise command.UsageError(f"--corpus synthetic takes no --data-root, found {args.data_root}; leave one of them out")
+        raise command.UsageError(
+            f"--corpus synthetic takes no --data-root, found {args.data_root}; leave one of them out"
+        )
     if args.corpus != "auto":
         return args.corpus
     if args.data_root:
@@ -57,7 +65,9 @@ def choose_backbone(args):
         return args.backbone_file.stem
     published, genuine = catalogue.find(PUBLISHED), args.corpus == "openmic" and not args.data_root
     if published.at_hand or genuine:
-        say(f"backbone: {PUBLISHED}, the paper's (the small one that is shipped: --backbone {SHIPPED})")
+        say(
+            f"backbone: {PUBLISHED}, the paper's (the small one that is shipped: --backbone {SHIPPED})"
+        )
         return PUBLISHED
     size = f"{published.bytes / 1e6:.0f} MB"
     others = f"the paper's, {size} to download: --backbone {PUBLISHED}; a file on disk: --backbone-file FILE"
@@ -69,13 +79,21 @@ def fetch_backbone(name, file):
     """Path of the weights of backbone `name`, downloaded if they have to be; `file` if it was given."""
     if file:
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; expected weights of an AST (--backbone-file)")
+            raise FileNotFoundError(
+                f"{file}: no such file; expected weights of an AST (--backbone-file)"
+            )
         return file
     entry = catalogue.find(name)
     if not entry.at_hand:
         if entry.url is None:
-            found = f"{entry.path.stat().st_size:,} bytes, expected {entry.bytes:,}" if entry.path.is_file() else "missing"
-            raise ValueError(f"{entry.path}: {found}; it is part of the repository: git checkout {os.path.relpath(entry.path)}")
+            found = (
+                f"{entry.path.stat().st_size:,} bytes, expected {entry.bytes:,}"
+                if entry.path.is_file()
+                else "missing"
+            )
+            raise ValueError(
+                f"{entry.path}: {found}; it is part of the repository: git checkout {os.path.relpath(entry.path)}"
+            )
         remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
     return Path(os.path.relpath(entry.path))
 
@@ -89,7 +107,9 @@ def place_corpus(corpus, args):
         return name, args.data / name / "openmic-2018"
     if args.data_root:
         if not args.data_root.is_dir():
-            raise NotADirectoryError(f"{args.data_root}: no such folder; expected OpenMIC-2018's layout (--data-root)")
+            raise NotADirectoryError(
+                f"{args.data_root}: no such folder; expected OpenMIC-2018's layout (--data-root)"
+            )
         return args.data_root.resolve().name, args.data_root
     if not unpacked(args.data):
         archive = remote.download(openmic.ARCHIVE, args.data / ARCHIVE)
@@ -108,13 +128,23 @@ def say(line):
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument("--corpus", choices=("auto", "synthetic", "openmic", "custom"), default="auto")
-    parser.add_argument("--data", type=Path, required=True, help="folder for what is made or downloaded")
-    parser.add_argument("--data-root", type=Path, help="a copy of OpenMIC-2018, or another corpus in its layout")
+    parser.add_argument(
+        "--corpus", choices=("auto", "synthetic", "openmic", "custom"), default="auto"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder for what is made or downloaded"
+    )
+    parser.add_argument(
+        "--data-root", type=Path, help="a copy of OpenMIC-2018, or another corpus in its layout"
+    )
     parser.add_argument("--manifest", type=Path, help="CSV of own data, for --corpus custom")
     parser.add_argument("--clips", type=int, default=CLIPS, help="size of the built-in corpus")
     parser.add_argument("--backbone", choices=("auto", *catalogue.names()), default="auto")
-    parser.add_argument("--backbone-file", type=Path, help="a weight file; without --backbone its name is the file's")
+    parser.add_argument(
+        "--backbone-file",
+        type=Path,
+        help="a weight file; without --backbone its name is the file's",
+    )
     return parser
 
 

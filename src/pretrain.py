@@ -19,7 +19,15 @@ from ast_repr.corpora import sounds
 
 FRAMES = 256  # 2.56 s: 16 x 8 patches
 STORED_FRAMES = 320
-DIMS = {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch": 16, "stride": 16, "mels": 128, "n_source": len(sounds.CLASSES)}
+DIMS = {
+    "embed_dim": 192,
+    "depth": 6,
+    "num_heads": 3,
+    "patch": 16,
+    "stride": 16,
+    "mels": 128,
+    "n_source": len(sounds.CLASSES),
+}
 HELD_OUT = 3_500  # crops, 20 of each class, from a stream of their own
 
 
@@ -29,7 +37,9 @@ def main():
     train_x, train_y = crops(args.data / "train.npy", seed=1, count=args.crops, nj=args.nj)
     valid_x, valid_y = crops(args.data / "valid.npy", seed=2, count=HELD_OUT, nj=args.nj)
     sample = train_x[:: max(1, len(train_x) // 2_000)].astype(np.float32)
-    model = backbones.build("ast", frames=FRAMES, mean=float(sample.mean()), std=float(sample.std()), **DIMS)
+    model = backbones.build(
+        "ast", frames=FRAMES, mean=float(sample.mean()), std=float(sample.std()), **DIMS
+    )
     history = fit(model, (train_x, train_y), (valid_x, valid_y), args)
 
     full = backbones.build("ast", frames=1024, mean=model.mean, std=model.std, **DIMS)
@@ -37,27 +47,40 @@ def main():
     state["pos_embed"] = backbones.weights.fit_positions(state["pos_embed"], full.grid)
     full.load_state_dict(state)
     backbones.weights.save(full, args.out, sounds.CLASSES)
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {history[-1]['accuracy']:.1%} of held-out crops named right")
+    print(
+        f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {history[-1]['accuracy']:.1%} of held-out crops named right"
+    )
 
 
 def crops(path, seed, count, nj):
     """Log-mels of `count` crops (count, 320, 128) float16, rendered once, and their classes."""
     if not path.is_file():
-        with files.replacing(path) as partial, get_context("spawn").Pool(nj, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            out = np.lib.format.open_memmap(partial, "w+", np.float16, (count, STORED_FRAMES, DIMS["mels"]))
+        with (
+            files.replacing(path) as partial,
+            get_context("spawn").Pool(nj, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            out = np.lib.format.open_memmap(
+                partial, "w+", np.float16, (count, STORED_FRAMES, DIMS["mels"])
+            )
             jobs = pool.imap(_crop, ((seed, index) for index in range(count)), chunksize=64)
             for row, logmel in enumerate(tqdm(jobs, f"render {path.stem}", count, unit="crop")):
                 out[row] = logmel
             out.flush()
     found = np.load(path, mmap_mode="r")
     if len(found) != count:
-        raise SystemExit(f"{path}: holds {len(found)} crops, expected {count}; delete it or pass --crops {len(found)}")
+        raise SystemExit(
+            f"{path}: holds {len(found)} crops, expected {count}; delete it or pass --crops {len(found)}"
+        )
     return found, torch.arange(count) % DIMS["n_source"]
 
 
 def _crop(job):
     waveform, _ = sounds.draw(*job)
-    return features.build("logmel", frames=STORED_FRAMES)(torch.from_numpy(waveform)[None])[0, 0].half().numpy()
+    return (
+        features.build("logmel", frames=STORED_FRAMES)(torch.from_numpy(waveform)[None])[0, 0]
+        .half()
+        .numpy()
+    )
 
 
 def fit(model, train, valid, args):
@@ -66,7 +89,9 @@ def fit(model, train, valid, args):
     model.to(device)
     steps = len(train[1]) // args.batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps * args.epochs, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=steps * args.epochs, pct_start=0.2
+    )
     resume, history = args.data / "last.pt", []
     if resume.is_file():
         state = checkpoint.load(resume)
@@ -83,16 +108,24 @@ def fit(model, train, valid, args):
             x = augmented(torch.from_numpy(train[0][rows.numpy()]), epoch * steps + step)
             with torch.autocast(device.type, torch.bfloat16):
                 logits = model(normalise(model, x.to(device))).source_logits
-            loss = functional.cross_entropy(logits.float(), train[1][rows].to(device), label_smoothing=0.1)
+            loss = functional.cross_entropy(
+                logits.float(), train[1][rows].to(device), label_smoothing=0.1
+            )
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        history.append({"epoch": epoch + 1, "loss": loss.item(), "accuracy": accuracy(model, valid, device)})
+        history.append(
+            {"epoch": epoch + 1, "loss": loss.item(), "accuracy": accuracy(model, valid, device)}
+        )
         print(json.dumps(history[-1]))
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+        }
         checkpoint.save(resume, state | {"history": history})
     return history
 
@@ -115,20 +148,35 @@ def accuracy(model, valid, device, batch=250):
     model.eval()
     first, right = (STORED_FRAMES - FRAMES) // 2, 0
     for start in range(0, len(valid[1]), batch):
-        x = torch.from_numpy(valid[0][start : start + batch, None, first : first + FRAMES]).float().to(device)
-        right += int((model(normalise(model, x)).source_logits.argmax(1).cpu() == valid[1][start : start + batch]).sum())
+        x = (
+            torch.from_numpy(valid[0][start : start + batch, None, first : first + FRAMES])
+            .float()
+            .to(device)
+        )
+        right += int(
+            (
+                model(normalise(model, x)).source_logits.argmax(1).cpu()
+                == valid[1][start : start + batch]
+            ).sum()
+        )
     return right / len(valid[1])
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--data", type=Path, required=True, help="folder for rendered crops and the last epoch")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder for rendered crops and the last epoch"
+    )
     parser.add_argument("--crops", type=int, default=48_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--nj", type=int, default=4, help="processes for rendering, threads for training")
+    parser.add_argument(
+        "--nj", type=int, default=4, help="processes for rendering, threads for training"
+    )
     return parser.parse_args()
 
 

@@ -52,13 +52,17 @@ def compare_rows(args, found):
     """Compare two rows wherever they share a table: a line, a figure, and all numbers as JSON beside it."""
     shared = [table for table in found if len(table.only(args.compare).rows) == 2]
     if not shared:
-        raise results.ResultsError(f"{' and '.join(args.compare)} are in no common table; expected two rows of one protocol and backbone")
+        raise results.ResultsError(
+            f"{' and '.join(args.compare)} are in no common table; expected two rows of one protocol and backbone"
+        )
     for table in shared:
         difference = compare.compare(*table.only(args.compare).rows)
         stem, figure = plots.draw_difference(table, difference)
         paths = style.save(figure, args.exp / "figures", stem)
         files.write_json(args.exp / "figures" / f"{stem}.json", difference)
-        print(f"\n{table.title}\n{compare.sentence(difference)}\nWritten: {paths[0].with_suffix('.*')}")
+        print(
+            f"\n{table.title}\n{compare.sentence(difference)}\nWritten: {paths[0].with_suffix('.*')}"
+        )
 
 
 def read_studies(path):
@@ -80,11 +84,26 @@ def sections(exp, found):
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument("--exp", type=Path, required=True, help="folder of a corpus' runs, exp/<corpus>")
+    parser.add_argument(
+        "--exp", type=Path, required=True, help="folder of a corpus' runs, exp/<corpus>"
+    )
     parser.add_argument("--out", type=Path, help="RESULTS.md to write")
-    parser.add_argument("--studies", type=Path, help="YAML file of studies: questions, each with the rows that answer it")
-    parser.add_argument("--rows", metavar="A,B,...", help="rows for the figure of instruments; default: at most six, one of each kind first")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows: the difference B - A, with a bootstrap interval")
+    parser.add_argument(
+        "--studies",
+        type=Path,
+        help="YAML file of studies: questions, each with the rows that answer it",
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="A,B,...",
+        help="rows for the figure of instruments; default: at most six, one of each kind first",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two rows: the difference B - A, with a bootstrap interval",
+    )
     return parser
 
 

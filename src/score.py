@@ -11,7 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ast_repr import batches, checkpoint, command, config, embeddings, features, files, inference, manifest, metrics, store, trainer
+from ast_repr import (
+    batches,
+    checkpoint,
+    command,
+    config,
+    embeddings,
+    features,
+    files,
+    inference,
+    manifest,
+    metrics,
+    store,
+    trainer,
+)
 from ast_repr import device as devices
 from ast_repr.classifier import Probe, probabilities
 
@@ -32,14 +45,18 @@ def main(args):
             if not history:
                 raise ValueError(f"{folder}: no trained run; run the stage `train` first")
             if not trainer.finished(history, trainer.Plan.of(config.read(folder / "config.yaml"))):
-                raise ValueError(f"{folder}: stopped after epoch {len(history)}; run the stage `train` again, which goes on from there")
+                raise ValueError(
+                    f"{folder}: stopped after epoch {len(history)}; run the stage `train` again, which goes on from there"
+                )
             score(folder, history, clips, classes, args, device, memory)
 
 
 def score(folder, history, clips, classes, args, device, memory):
     """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips, and what heads read of them, from run to run."""
     results, made_by = folder / "results.json", (folder / "last.pt", folder / "config.yaml")
-    if results.is_file() and results.stat().st_mtime >= max(path.stat().st_mtime for path in made_by):
+    if results.is_file() and results.stat().st_mtime >= max(
+        path.stat().st_mtime for path in made_by
+    ):
         print(f"{folder}: scored before")
         return
     about = checkpoint.load(folder / "last.pt")["about"]
@@ -47,37 +64,81 @@ def score(folder, history, clips, classes, args, device, memory):
     if (name := about["feature"]["name"]) not in memory:
         stored = store.Store(Path(args.data) / "features" / name, feature.spec())
         usable = store.usable(Path(args.data) / "features", clips)
-        memory[name] = batches.load([clip for clip in usable if clip.split == SPLIT], classes, stored)
+        memory[name] = batches.load(
+            [clip for clip in usable if clip.split == SPLIT], classes, stored
+        )
     test, select = memory[name], conf["select"]
     if select["split"] == SPLIT:
         history = choose_on_test(folder, history, select, test, device)
     model, about = inference.restore(trainer.best_path(folder, select))
     used, clips = model.to(device), test
     if model.is_probe:
-        read, _ = embeddings.Shelf(args.data, name, feature.spec(), memory).read(model, test, about["build"], device, f"{folder}: embed")
+        read, _ = embeddings.Shelf(args.data, name, feature.spec(), memory).read(
+            model, test, about["build"], device, f"{folder}: embed"
+        )
         used, clips = Probe(model), test.with_features(read)
     scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()
-    write_arrays(folder / "predictions.npz", clips=np.array(test.names), classes=np.array(classes), scores=scores, targets=targets, mask=mask)
+    write_arrays(
+        folder / "predictions.npz",
+        clips=np.array(test.names),
+        classes=np.array(classes),
+        scores=scores,
+        targets=targets,
+        mask=mask,
+    )
     if conf["reprogrammer"]["name"] != "none":
         write_arrays(folder / "example.npz", **example(model, test, classes, device))
-    found, chosen, epochs = metrics.evaluate(targets, mask, scores, classes=classes), trainer.best(history, select), history[-1]["epoch"]
+    found, chosen, epochs = (
+        metrics.evaluate(targets, mask, scores, classes=classes),
+        trainer.best(history, select),
+        history[-1]["epoch"],
+    )
     weights = conf["backbone"].get("weights", "none")
-    files.write_json(results, {
-        "corpus": conf["run"]["corpus"], "protocol": conf["protocol"], "conf": conf["run"]["conf"], "row": conf["row"] or conf["run"]["conf"],
-        "seed": conf["run"]["seed"], "feature": name, "norm": conf["input"]["norm"], "reprogrammer": conf["reprogrammer"]["name"],
-        "classes": classes, "label_fraction": conf["train"]["labels"],
-        "backbone": {"name": conf["run"]["backbone"], "weights": weights, "sha256": about["backbone_sha256"] if weights != "none" else None},
-        "trainable_parameters": about["trainable_parameters"], "total_parameters": about["total_parameters"],
-        "macs": about["macs"],
-        "selection": select | {"epoch": chosen["epoch"], "value": chosen["valid"][select["metric"]]},
-        "epochs": epochs, "train_seconds": round(about["prepare_seconds"] + sum(row["seconds"] for row in history), 3),
-        "seconds_per_epoch": round(sum(row["seconds"] for row in history) / epochs, 3) if epochs else 0.0,
-        "split": SPLIT, "clips": len(test), "observed": int(mask.sum()), "threshold": 0.5,
-        "metrics": found, "floors": metrics.floors(targets, mask, classes), "published": conf["published"],
-        "machine": about["device"], "commit": commit(),
-    })  # fmt: skip
-    print(f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})")
+    files.write_json(
+        results,
+        {
+            "corpus": conf["run"]["corpus"],
+            "protocol": conf["protocol"],
+            "conf": conf["run"]["conf"],
+            "row": conf["row"] or conf["run"]["conf"],
+            "seed": conf["run"]["seed"],
+            "feature": name,
+            "norm": conf["input"]["norm"],
+            "reprogrammer": conf["reprogrammer"]["name"],
+            "classes": classes,
+            "label_fraction": conf["train"]["labels"],
+            "backbone": {
+                "name": conf["run"]["backbone"],
+                "weights": weights,
+                "sha256": about["backbone_sha256"] if weights != "none" else None,
+            },
+            "trainable_parameters": about["trainable_parameters"],
+            "total_parameters": about["total_parameters"],
+            "macs": about["macs"],
+            "selection": select
+            | {"epoch": chosen["epoch"], "value": chosen["valid"][select["metric"]]},
+            "epochs": epochs,
+            "train_seconds": round(
+                about["prepare_seconds"] + sum(row["seconds"] for row in history), 3
+            ),
+            "seconds_per_epoch": round(sum(row["seconds"] for row in history) / epochs, 3)
+            if epochs
+            else 0.0,
+            "split": SPLIT,
+            "clips": len(test),
+            "observed": int(mask.sum()),
+            "threshold": 0.5,
+            "metrics": found,
+            "floors": metrics.floors(targets, mask, classes),
+            "published": conf["published"],
+            "machine": about["device"],
+            "commit": commit(),
+        },
+    )
+    print(
+        f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})"
+    )
 
 
 def choose_on_test(folder, history, select, test, device):
@@ -87,7 +148,11 @@ def choose_on_test(folder, history, select, test, device):
         path = trainer.epoch_path(folder, row["epoch"])
         if path.is_file():
             model, _ = inference.restore(path)
-            found = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), probabilities(model.to(device), test.batches(BATCH), device))
+            found = metrics.evaluate(
+                test.targets.numpy(),
+                test.mask.numpy(),
+                probabilities(model.to(device), test.batches(BATCH), device),
+            )
             row["valid"] = {name: found[name] for name in metrics.SUMMARY}
     chosen = trainer.epoch_path(folder, trainer.best(history, select)["epoch"])
     files.write_bytes(trainer.best_path(folder, select), chosen.read_bytes())
@@ -102,7 +167,12 @@ def example(model, test, classes, device):
     before = model.normalise(test.batch(torch.tensor([row])).to(device).features)
     after = model.reprogrammer(before)
     named = ", ".join(name for name, there in zip(classes, present[row]) if there)
-    return {"before": before[0, 0].cpu().numpy(), "after": after[0, 0].cpu().numpy(), "clip": test.names[row], "instruments": named}
+    return {
+        "before": before[0, 0].cpu().numpy(),
+        "after": after[0, 0].cpu().numpy(),
+        "clip": test.names[row],
+        "instruments": named,
+    }
 
 
 def write_arrays(path, **arrays):
@@ -112,13 +182,20 @@ def write_arrays(path, **arrays):
 
 def commit():
     """Short name of the code's commit, or None outside a repository."""
-    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    run = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
     return run.stdout.strip() or None
 
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument("--data", required=True, help="folder with the manifest and the feature store")
+    parser.add_argument(
+        "--data", required=True, help="folder with the manifest and the feature store"
+    )
     parser.add_argument("--exp", required=True, help="folder of the run folders")
     command.add_conf_options(parser)
     command.add_run_options(parser)

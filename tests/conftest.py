@@ -13,7 +13,16 @@ from ast_repr.classifier import assemble
 from ast_repr.corpora import sounds
 from ast_repr.manifest import Clip
 
-TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch": 16, "stride": 16, "frames": 64, "mels": 32, "n_source": 10}
+TINY = {
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "patch": 16,
+    "stride": 16,
+    "frames": 64,
+    "mels": 32,
+    "n_source": 10,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,7 +45,9 @@ def spread():
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
-                centre = 1.0 if parameter.ndim == 1 and (parameter == 1).all() else 0.0  # a norm's gain
+                centre = (
+                    1.0 if parameter.ndim == 1 and (parameter == 1).all() else 0.0
+                )  # a norm's gain
                 parameter.copy_(centre + 0.05 * torch.randn(parameter.shape, generator=generator))
         return module
 
@@ -53,7 +64,16 @@ def tiny_ast(spread):
 def backbone_file(tmp_path_factory):
     """Weight file of a tiny AST that reads whole clips, with the class names of the shipped one."""
     path = tmp_path_factory.mktemp("backbone") / "tiny.safetensors"
-    source = backbones.build("ast", embed_dim=32, depth=1, num_heads=2, stride=16, frames=1024, mels=128, n_source=len(sounds.CLASSES))
+    source = backbones.build(
+        "ast",
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        stride=16,
+        frames=1024,
+        mels=128,
+        n_source=len(sounds.CLASSES),
+    )
     weights.save(source, path, sounds.CLASSES)
     return path
 
@@ -65,8 +85,14 @@ def tiny_clips():
     def make(count=12, seed=0, split="train"):
         rng = np.random.default_rng(seed)
         names = ("bass", "flute", "voice")
-        labels = [{name: round(float(rng.random()), 3) for name in names if rng.random() < 0.67} for _ in range(count)]
-        clips = [Clip(f"{split}{i}", f"artist {i}", f"{i}.ogg", 0.0, split, own) for i, own in enumerate(labels)]
+        labels = [
+            {name: round(float(rng.random()), 3) for name in names if rng.random() < 0.67}
+            for _ in range(count)
+        ]
+        clips = [
+            Clip(f"{split}{i}", f"artist {i}", f"{i}.ogg", 0.0, split, own)
+            for i, own in enumerate(labels)
+        ]
         features = torch.from_numpy(rng.normal(-4.0, 4.5, (count, 1, 64, 32)).astype(np.float16))
         return Clips(clips, list(names), features.__getitem__)
 
@@ -96,9 +122,16 @@ def run(tmp_path, tiny_ast, spread):
     model = assemble(classes, **build).eval()
     spread(model.reprogrammer, 1)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(2))
-    about = {"classes": classes, "feature": {"name": "logmel", "frames": 1024, "bins": 32}, "build": build}
+    about = {
+        "classes": classes,
+        "feature": {"name": "logmel", "frames": 1024, "bins": 32},
+        "build": build,
+    }
     about["backbone_sha256"] = weights.fingerprint(model.backbone)
-    checkpoint.save(tmp_path / "run" / "best.valid.macro_f1.pt", {"learned": model.learned_state(), "epoch": 1, "about": about})
+    checkpoint.save(
+        tmp_path / "run" / "best.valid.macro_f1.pt",
+        {"learned": model.learned_state(), "epoch": 1, "about": about},
+    )
     return tmp_path / "run", model
 
 

@@ -14,7 +14,9 @@ def exact(q, k, v):
 def test_values_and_gradients_are_those_of_float32_to_bfloat16s_precision(block_bytes, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK_BYTES", block_bytes)
     generator = torch.Generator().manual_seed(0)
-    narrow = [torch.randn(3, 5, 50, 16, generator=generator).bfloat16().requires_grad_() for _ in range(3)]
+    narrow = [
+        torch.randn(3, 5, 50, 16, generator=generator).bfloat16().requires_grad_() for _ in range(3)
+    ]
     weight = torch.randn(3, 5, 50, 16, generator=generator)
     wide = [t.detach().float().requires_grad_() for t in narrow]
     out, expected = attention.attend(*narrow), exact(*wide)
@@ -31,10 +33,15 @@ def test_float32_is_exact_with_queries_fewer_than_keys():
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, 3, n, 16, generator=generator).requires_grad_() for n in (7, 50, 50)]
     out, expected = attention.attend(*inputs), exact(*inputs)
-    assert type(out.grad_fn).__name__ == "ViewBackward0"  # of the kernel's flattened heads: not PyTorch's
+    assert (
+        type(out.grad_fn).__name__ == "ViewBackward0"
+    )  # of the kernel's flattened heads: not PyTorch's
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
     weight = torch.randn(2, 3, 7, 16, generator=generator)
-    for found, sought in zip(torch.autograd.grad((out * weight).sum(), inputs), torch.autograd.grad((expected * weight).sum(), inputs)):
+    for found, sought in zip(
+        torch.autograd.grad((out * weight).sum(), inputs),
+        torch.autograd.grad((expected * weight).sum(), inputs),
+    ):
         torch.testing.assert_close(found, sought, atol=1e-6, rtol=1e-5)
 
 

@@ -13,9 +13,13 @@ from ast_repr.audio import AudioError
 RATE = audio.SAMPLE_RATE
 RATES = (8_000, 16_000, 22_050, 44_100, 48_000, 96_000)
 FORMATS = {  # name: (suffix, subtype)
-    "int16": ("wav", "PCM_16"), "int24": ("wav", "PCM_24"), "float": ("wav", "FLOAT"), "flac": ("flac", "PCM_16"),
-    "ogg": ("ogg", "VORBIS"), "mp3": ("mp3", "MPEG_LAYER_III"),
-}  # fmt: skip
+    "int16": ("wav", "PCM_16"),
+    "int24": ("wav", "PCM_24"),
+    "float": ("wav", "FLOAT"),
+    "flac": ("flac", "PCM_16"),
+    "ogg": ("ogg", "VORBIS"),
+    "mp3": ("mp3", "MPEG_LAYER_III"),
+}
 
 
 def tone(hz, rate, seconds=1.0):
@@ -37,9 +41,15 @@ def write(folder, sound, rate, kind="float"):
 
 @pytest.mark.parametrize(
     ("rate", "channels", "kind"),
-    [case for case in product(RATES, (1, 2, 6), FORMATS) if case[2] != "mp3" or (case[0] <= 48_000 and case[1] <= 2)],
+    [
+        case
+        for case in product(RATES, (1, 2, 6), FORMATS)
+        if case[2] != "mp3" or (case[0] <= 48_000 and case[1] <= 2)
+    ],
 )
-def test_every_rate_channel_count_and_format_gives_the_same_waveform(rate, channels, kind, tmp_path):
+def test_every_rate_channel_count_and_format_gives_the_same_waveform(
+    rate, channels, kind, tmp_path
+):
     sound = 0.5 * tone(100, rate)
     found = audio.decode(write(tmp_path, np.tile(sound[:, None], channels), rate, kind))
     assert found.dtype == np.float32 and found.ndim == 1
@@ -50,7 +60,9 @@ def test_every_rate_channel_count_and_format_gives_the_same_waveform(rate, chann
 
 def test_16_khz_mono_comes_back_to_the_bit(tmp_path):
     samples = np.random.default_rng(0).integers(-32768, 32768, 1000).astype(np.int16)
-    assert np.array_equal(audio.decode(write(tmp_path, samples, RATE, "int16")), samples / np.float32(32768))
+    assert np.array_equal(
+        audio.decode(write(tmp_path, samples, RATE, "int16")), samples / np.float32(32768)
+    )
 
 
 def test_channels_are_averaged(tmp_path):
@@ -64,7 +76,10 @@ def test_a_waveform_is_clipped_to_one(tmp_path):
     assert found.tolist() == [0.5, 1.0, -1.0]
 
 
-@pytest.mark.parametrize(("rate", "hz"), [(22_050, 9_000), (44_100, 9_000), (44_100, 17_000), (48_000, 12_000), (96_000, 40_000)])
+@pytest.mark.parametrize(
+    ("rate", "hz"),
+    [(22_050, 9_000), (44_100, 9_000), (44_100, 17_000), (48_000, 12_000), (96_000, 40_000)],
+)
 def test_what_16_khz_cannot_hold_is_80_db_down(rate, hz):
     sound = tone(hz, rate).astype(np.float32)
     assert decibels(audio.resample(sound, rate, RATE)) <= decibels(sound) - 80
@@ -78,11 +93,18 @@ def test_7_khz_passes_within_half_a_decibel(rate):
 
 @pytest.mark.parametrize(
     ("start", "seconds", "first", "end"),
-    [(0.5, 0.25, 8_000, 12_000), (0.0, None, 0, 16_000), (0.75, None, 12_000, 16_000), (0.9, 5, 14_400, 16_000)],
+    [
+        (0.5, 0.25, 8_000, 12_000),
+        (0.0, None, 0, 16_000),
+        (0.75, None, 12_000, 16_000),
+        (0.9, 5, 14_400, 16_000),
+    ],
 )
 def test_a_part_is_read_where_it_was_asked_for(start, seconds, first, end, tmp_path):
     ramp = np.linspace(-1, 1, RATE, dtype=np.float32)
-    assert np.array_equal(audio.decode(write(tmp_path, ramp, RATE), start, seconds), ramp[first:end])
+    assert np.array_equal(
+        audio.decode(write(tmp_path, ramp, RATE), start, seconds), ramp[first:end]
+    )
 
 
 def test_a_start_beyond_the_end_is_an_error(tmp_path):
@@ -121,24 +143,31 @@ def test_samples_that_are_not_finite_are_refused(value, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "kind"), [case for case in product(RATES, FORMATS) if case[1] != "mp3" or case[0] <= 48_000]
+    ("rate", "kind"),
+    [case for case in product(RATES, FORMATS) if case[1] != "mp3" or case[0] <= 48_000],
 )
 def test_a_stream_is_the_decoded_file(rate, kind, tmp_path):
     """Over the edges of blocks, and with a rest that fills none."""
     sound = np.random.default_rng(0).uniform(-0.9, 0.9, (round(3.3 * rate), 2)).cumsum(axis=0)
     path = write(tmp_path, sound / np.abs(sound).max(), rate, kind)
     blocks = list(audio.stream(path, seconds=1))
-    assert len(blocks) >= 3 and all(block.dtype == np.float32 and 0 < len(block) <= 2 * RATE for block in blocks)
+    assert len(blocks) >= 3 and all(
+        block.dtype == np.float32 and 0 < len(block) <= 2 * RATE for block in blocks
+    )
     np.testing.assert_allclose(np.concatenate(blocks), audio.decode(path), rtol=0, atol=1e-5)
 
 
 def test_a_stream_is_clipped_to_one(tmp_path):
-    assert np.concatenate(list(audio.stream(write(tmp_path, np.array([0.5, 3.0, -7.0]), RATE)))).tolist() == [0.5, 1.0, -1.0]
+    assert np.concatenate(
+        list(audio.stream(write(tmp_path, np.array([0.5, 3.0, -7.0]), RATE)))
+    ).tolist() == [0.5, 1.0, -1.0]
 
 
 @pytest.mark.parametrize("kind", ["ogg", "mp3"])
 def test_a_truncated_file_is_heard_as_far_as_it_goes(kind, tmp_path):
-    path = write(tmp_path, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE), RATE, kind)  # noise fills many pages
+    path = write(
+        tmp_path, np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE), RATE, kind
+    )  # noise fills many pages
     whole = audio.decode(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     part = np.concatenate(list(audio.stream(path)))
@@ -150,7 +179,10 @@ def test_a_truncated_file_is_heard_as_far_as_it_goes(kind, tmp_path):
 
 @pytest.mark.parametrize(("samples", "rate"), [(0, 16_000), (0, 44_100), (1, 96_000)])
 def test_a_stream_of_nothing_is_an_error(samples, rate, tmp_path):
-    with pytest.raises(AudioError, match=f"sound.wav: too short to be heard: samples found: {samples}, at {rate} Hz"):
+    with pytest.raises(
+        AudioError,
+        match=f"sound.wav: too short to be heard: samples found: {samples}, at {rate} Hz",
+    ):
         list(audio.stream(write(tmp_path, np.zeros(samples), rate)))
 
 
@@ -165,7 +197,9 @@ def test_what_is_wrong_late_in_a_file_is_found(tmp_path):
 
 def test_links_and_rights_are_named(tmp_path, monkeypatch):
     (tmp_path / "link.wav").symlink_to("gone.wav")
-    with pytest.raises(AudioError, match=r"link\.wav: a link to a file that is not there \(gone\.wav\)"):
+    with pytest.raises(
+        AudioError, match=r"link\.wav: a link to a file that is not there \(gone\.wav\)"
+    ):
         audio.decode(tmp_path / "link.wav")
     path = write(tmp_path, np.zeros(9), RATE)
     monkeypatch.setattr("os.access", lambda *_: False)  # root may read all
@@ -176,10 +210,15 @@ def test_links_and_rights_are_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("samples", "hop", "starts"),
     [
-        (1, 160_000, [0]), (160_000, 160_000, [0]), (160_001, 160_000, [0, 1]), (320_000, 160_000, [0, 160_000]),
-        (400_000, 160_000, [0, 160_000, 240_000]), (250_000, 50_000, [0, 50_000, 90_000]), (700_000, 300_000, [0, 300_000, 540_000]),
+        (1, 160_000, [0]),
+        (160_000, 160_000, [0]),
+        (160_001, 160_000, [0, 1]),
+        (320_000, 160_000, [0, 160_000]),
+        (400_000, 160_000, [0, 160_000, 240_000]),
+        (250_000, 50_000, [0, 50_000, 90_000]),
+        (700_000, 300_000, [0, 300_000, 540_000]),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("block", [7_777, 160_000, 1_000_000])
 def test_windows_begin_each_hop_and_end_with_the_sound(samples, hop, starts, block):
     sound = np.arange(samples)

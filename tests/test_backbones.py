@@ -13,9 +13,36 @@ from ast_repr import backbones
 from ast_repr.backbones import weights
 from ast_repr.backbones.weights import WeightsError
 
-DIMS = {"embed_dim": 128, "depth": 2, "num_heads": 2, "patch": 16, "stride": 10, "frames": 128, "mels": 128, "n_source": 7}
-ODD = {"embed_dim": 32, "depth": 1, "num_heads": 4, "patch": 16, "stride": 10, "frames": 64, "mels": 32, "n_source": 7}
-BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch": 16, "stride": 10, "frames": 1024, "mels": 128, "n_source": 527}
+DIMS = {
+    "embed_dim": 128,
+    "depth": 2,
+    "num_heads": 2,
+    "patch": 16,
+    "stride": 10,
+    "frames": 128,
+    "mels": 128,
+    "n_source": 7,
+}
+ODD = {
+    "embed_dim": 32,
+    "depth": 1,
+    "num_heads": 4,
+    "patch": 16,
+    "stride": 10,
+    "frames": 64,
+    "mels": 32,
+    "n_source": 7,
+}
+BASE = {
+    "embed_dim": 768,
+    "depth": 12,
+    "num_heads": 12,
+    "patch": 16,
+    "stride": 10,
+    "frames": 1024,
+    "mels": 128,
+    "n_source": 527,
+}
 LAYOUTS = ("author", "hub", "transformers", "ast_repr")
 
 
@@ -24,10 +51,17 @@ def reference(dims):
     from transformers import ASTConfig, ASTForAudioClassification
 
     config = ASTConfig(
-        hidden_size=dims["embed_dim"], num_hidden_layers=dims["depth"], num_attention_heads=dims["num_heads"],
-        intermediate_size=4 * dims["embed_dim"], patch_size=dims["patch"], time_stride=dims["stride"],
-        frequency_stride=dims["stride"], max_length=dims["frames"], num_mel_bins=dims["mels"], num_labels=dims["n_source"],
-    )  # fmt: skip
+        hidden_size=dims["embed_dim"],
+        num_hidden_layers=dims["depth"],
+        num_attention_heads=dims["num_heads"],
+        intermediate_size=4 * dims["embed_dim"],
+        patch_size=dims["patch"],
+        time_stride=dims["stride"],
+        frequency_stride=dims["stride"],
+        max_length=dims["frames"],
+        num_mel_bins=dims["mels"],
+        num_labels=dims["n_source"],
+    )
     return ASTForAudioClassification(config).eval()
 
 
@@ -41,7 +75,10 @@ def author_layout(state):
         own[f"module.{key}"] = tensor
     width = state["cls_token"].shape[-1]
     for head in ("head", "head_dist"):
-        own |= {f"module.v.{head}.weight": torch.ones(1000, width), f"module.v.{head}.bias": torch.ones(1000)}
+        own |= {
+            f"module.v.{head}.weight": torch.ones(1000, width),
+            f"module.v.{head}.bias": torch.ones(1000),
+        }
     return own
 
 
@@ -66,7 +103,9 @@ def in_layout(layout, folder, spread, dims=DIMS):
 
 
 def log_mels(dims, count=2):
-    return torch.randn(count, dims["frames"], dims["mels"], generator=torch.Generator().manual_seed(5))
+    return torch.randn(
+        count, dims["frames"], dims["mels"], generator=torch.Generator().manual_seed(5)
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -88,13 +127,22 @@ def test_ast_base_gives_the_logits_of_transformers(tmp_path, spread):
     assert weights.read_header(path) == {"layout": "transformers", "dims": BASE}
     path.unlink()  # a third of a gigabyte
     with torch.no_grad():
-        expected, found = model(log_mels(BASE, 1)).logits, own(log_mels(BASE, 1)[:, None]).source_logits
+        expected, found = (
+            model(log_mels(BASE, 1)).logits,
+            own(log_mels(BASE, 1)[:, None]).source_logits,
+        )
     assert expected.std() > 0.1
     assert (found - expected).abs().max() <= 1e-4
 
 
 CAN_COMPILE = shutil.which("g++") and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
-COMPILE = pytest.param("compile", marks=[pytest.mark.slow, pytest.mark.skipif(not CAN_COMPILE, reason="no C++ compiler, or no Python.h")])
+COMPILE = pytest.param(
+    "compile",
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(not CAN_COMPILE, reason="no C++ compiler, or no Python.h"),
+    ],
+)
 
 
 @pytest.mark.parametrize("way", ["as it is", "recompute", COMPILE])
@@ -107,7 +155,9 @@ def test_the_gradient_of_the_input_is_that_of_transformers(way, tmp_path, spread
     x = torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(0), requires_grad=True)
     found, expected = backbone(x).source_logits, model(x[:, 0]).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    found, expected = (torch.autograd.grad(logits.sin().sum(), x)[0] for logits in (found, expected))
+    found, expected = (
+        torch.autograd.grad(logits.sin().sum(), x)[0] for logits in (found, expected)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
@@ -116,7 +166,9 @@ def test_recomputing_keeps_less_for_the_way_back(tiny_ast):
     x = torch.randn(2, 1, 64, 32, requires_grad=True)
     for backbone.recompute in (False, True):
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, sizes=sizes: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=sizes: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
+        ):
             backbone(x)
         kept[backbone.recompute] = sum(sizes)
     assert kept[True] < 0.5 * kept[False]
@@ -162,7 +214,9 @@ def test_weights_of_1024_frames_serve_another_length(frames, tmp_path, tiny_ast)
     assert logits.shape == (1, 10) and logits.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(2, 64, 32), (2, 1, 32, 64), (2, 2, 64, 32), (2, 1, 63, 32), (64, 32)])
+@pytest.mark.parametrize(
+    "shape", [(2, 64, 32), (2, 1, 32, 64), (2, 2, 64, 32), (2, 1, 63, 32), (64, 32)]
+)
 def test_an_input_of_another_shape_is_refused(shape, tiny_ast):
     with pytest.raises(ValueError, match=r"\(B, 1, 64, 32\), found " + re.escape(str(shape))):
         tiny_ast()(torch.zeros(shape))

@@ -21,7 +21,12 @@ def count(module):
 def model(backbone, head, reprogrammer=None, frames=1024, mels=128, **options):
     source = backbones.build(frames=frames, mels=mels, **backbone)
     own = reprogrammers.build(frames=frames, bins=mels, **(reprogrammer or {"name": "none"}))
-    return Reprogrammed(own, source, heads.build(n_classes=20, embed_dim=source.embed_dim, n_source=source.n_source, **head), **options)
+    return Reprogrammed(
+        own,
+        source,
+        heads.build(n_classes=20, embed_dim=source.embed_dim, n_source=source.n_source, **head),
+        **options,
+    )
 
 
 RELEASED = {"name": "pool", "cells": [1024, 128], "nonlinearity": "relu"}
@@ -38,7 +43,9 @@ LINEAR = {"name": "embedding", "norm": False}
         ({"name": "summary"}, {"name": "forest"}, None, {}, 0),
     ],
 )
-def test_every_baseline_has_the_published_number_of_parameters(backbone, head, reprogrammer, options, trainable):
+def test_every_baseline_has_the_published_number_of_parameters(
+    backbone, head, reprogrammer, options, trainable
+):
     built = model(backbone, head, reprogrammer, **options)
     assert count(built) == trainable and built.is_probe == (trainable == 0)
 
@@ -47,12 +54,16 @@ def test_cells_are_means_of_the_input():
     x = noise(2, 1, 8, 6)
     found = backbones.build("pool", frames=8, mels=6, cells=[4, 2])(x)
     assert found.source_logits is None
-    torch.testing.assert_close(found.embedding, x.reshape(2, 4, 2, 2, 3).mean((2, 4)).flatten(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.embedding, x.reshape(2, 4, 2, 2, 3).mean((2, 4)).flatten(1), rtol=0, atol=1e-6
+    )
 
 
 def test_as_many_cells_as_the_input_has_are_a_flattening():
     x = noise(2, 1, 8, 6)
-    assert torch.equal(backbones.build("pool", frames=8, mels=6, cells=[8, 6])(x).embedding, x.flatten(1))
+    assert torch.equal(
+        backbones.build("pool", frames=8, mels=6, cells=[8, 6])(x).embedding, x.flatten(1)
+    )
     rectified = backbones.build("pool", frames=8, mels=6, cells=[8, 6], nonlinearity="relu")
     assert torch.equal(rectified(x).embedding, x.flatten(1).clamp(min=0))
 
@@ -66,10 +77,18 @@ def padded(real=5, frames=8, mels=3, seed=0):
     return x
 
 
-@pytest.mark.parametrize(("mean", "std", "norm"), [(-4.0, 4.5, "none"), (-4.0, 4.5, "backbone"), (0.0, 0.5, "backbone")])
+@pytest.mark.parametrize(
+    ("mean", "std", "norm"), [(-4.0, 4.5, "none"), (-4.0, 4.5, "backbone"), (0.0, 0.5, "backbone")]
+)
 def test_summaries_leave_the_padding_out(mean, std, norm):
     x = padded()
-    built = model({"name": "summary", "statistics": ["mean", "std"], "mean": mean, "std": std}, {"name": "forest"}, frames=8, mels=3, norm=norm)
+    built = model(
+        {"name": "summary", "statistics": ["mean", "std"], "mean": mean, "std": std},
+        {"name": "forest"},
+        frames=8,
+        mels=3,
+        norm=norm,
+    )
     heard = built.normalise(x)[:, 0, :5].numpy()
     expected = np.concatenate([heard.mean(1), heard.std(1)], axis=1)  # numpy's is the population's
     np.testing.assert_allclose(built.read(x).numpy(), expected, rtol=0, atol=1e-5)
@@ -77,24 +96,43 @@ def test_summaries_leave_the_padding_out(mean, std, norm):
 
 def test_the_mean_alone_is_the_mean_of_all_frames_where_none_is_padding():
     x = noise(2, 1, 8, 3)
-    torch.testing.assert_close(backbones.build("summary", frames=8, mels=3)(x).embedding, x[:, 0].mean(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        backbones.build("summary", frames=8, mels=3)(x).embedding,
+        x[:, 0].mean(1),
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def test_a_clip_of_padding_alone_is_zero():
     x = torch.zeros(1, 1, 8, 3)
-    assert not backbones.build("summary", frames=8, mels=3, statistics=["mean", "std"])(x).embedding.any()
-    assert not backbones.build("frame_network", frames=8, mels=3, steps=4, layers=0)(x).embedding.any()
+    assert not backbones.build("summary", frames=8, mels=3, statistics=["mean", "std"])(
+        x
+    ).embedding.any()
+    assert not backbones.build("frame_network", frames=8, mels=3, steps=4, layers=0)(
+        x
+    ).embedding.any()
 
 
 def test_ten_frames_pass_the_frame_network_as_they_are_and_longer_inputs_are_averaged():
-    bare = {"name": "frame_network", "mels": 3, "layers": 0}  # no layers: the normed frames plus the frames themselves
+    bare = {
+        "name": "frame_network",
+        "mels": 3,
+        "layers": 0,
+    }  # no layers: the normed frames plus the frames themselves
     ten = noise(2, 1, 10, 3)
     built = backbones.build(frames=10, **bare).eval()
-    torch.testing.assert_close(built(ten).embedding, ten[:, 0].mT * (1 + 1 / (1 + 1e-5) ** 0.5), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        built(ten).embedding, ten[:, 0].mT * (1 + 1 / (1 + 1e-5) ** 0.5), rtol=0, atol=1e-6
+    )
     long = padded(real=5)
-    means = torch.stack([long[:, 0, 0:2].mean(1), long[:, 0, 2:4].mean(1), long[:, 0, 4], torch.zeros(2, 3)], dim=2)
+    means = torch.stack(
+        [long[:, 0, 0:2].mean(1), long[:, 0, 2:4].mean(1), long[:, 0, 4], torch.zeros(2, 3)], dim=2
+    )
     built = backbones.build(frames=8, steps=4, mean=-4.0, std=4.5, **bare).eval()
-    torch.testing.assert_close(built(long).embedding, means * (1 + 1 / (1 + 1e-5) ** 0.5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        built(long).embedding, means * (1 + 1 / (1 + 1e-5) ** 0.5), rtol=0, atol=1e-5
+    )
 
 
 def published_attention(vggish, state):
@@ -111,9 +149,17 @@ def published_attention(vggish, state):
     for clip in vggish.astype(float):
         x = normed(clip, "backbone.norm")
         for i in range(3):
-            x = np.maximum(normed(x @ state[f"backbone.layers.{i}.0.weight"][..., 0].T, f"backbone.layers.{i}.1"), 0)
+            x = np.maximum(
+                normed(
+                    x @ state[f"backbone.layers.{i}.0.weight"][..., 0].T, f"backbone.layers.{i}.1"
+                ),
+                0,
+            )
         x = x + clip
-        attention, verdicts = (sigmoid(x @ state[f"head.{n}.weight"][..., 0].T + state[f"head.{n}.bias"]) for n in ("attention", "verdict"))
+        attention, verdicts = (
+            sigmoid(x @ state[f"head.{n}.weight"][..., 0].T + state[f"head.{n}.bias"])
+            for n in ("attention", "verdict")
+        )
         attention = np.clip(attention, 1e-7, 1 - 1e-7)
         out.append((attention / attention.sum(0) * verdicts).sum(0))
     return np.array(out)
@@ -121,8 +167,17 @@ def published_attention(vggish, state):
 
 def test_the_attention_network_equals_the_published_formula(spread):
     feature = features.build("vggish")
-    built = spread(model({"name": "frame_network", "mean": feature.mean, "std": feature.std}, {"name": "attention"}, frames=10, finetune=True))
-    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 1, 10, 128)).astype(np.float32))
+    built = spread(
+        model(
+            {"name": "frame_network", "mean": feature.mean, "std": feature.std},
+            {"name": "attention"},
+            frames=10,
+            finetune=True,
+        )
+    )
+    x = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (40, 1, 10, 128)).astype(np.float32)
+    )
     for start in range(0, 40, 8):
         built.train()(x[start : start + 8])  # statistics that are not those of the start
     state = {name: tensor.double().numpy() for name, tensor in built.state_dict().items()}
@@ -135,11 +190,17 @@ def test_the_attention_network_equals_the_published_formula(spread):
 
 def test_attention_weighs_the_frames_by_hand():
     head = heads.build("attention", n_classes=1, embed_dim=2)
-    with torch.no_grad():  # the first dimension is the logit of the attention, the second that of the verdict
+    with (
+        torch.no_grad()
+    ):  # the first dimension is the logit of the attention, the second that of the verdict
         head.attention.weight.copy_(torch.tensor([[[1.0], [0.0]]]))
         head.verdict.weight.copy_(torch.tensor([[[0.0], [1.0]]]))
-    frames = torch.logit(torch.tensor([[[0.2, 0.6], [0.9, 0.1]]]))  # attention 0.2 and 0.6, verdicts 0.9 and 0.1
-    assert head(Output(frames, None)).sigmoid().item() == pytest.approx((0.2 * 0.9 + 0.6 * 0.1) / 0.8, abs=1e-6)
+    frames = torch.logit(
+        torch.tensor([[[0.2, 0.6], [0.9, 0.1]]])
+    )  # attention 0.2 and 0.6, verdicts 0.9 and 0.1
+    assert head(Output(frames, None)).sigmoid().item() == pytest.approx(
+        (0.2 * 0.9 + 0.6 * 0.1) / 0.8, abs=1e-6
+    )
     sure = head(Output(torch.tensor([[[0.0, 0.0], [90.0, 90.0]]]), None))
     assert sure.isfinite().all() and sure.sigmoid().item() == pytest.approx(1, abs=2e-6)
     ignored = head(Output(torch.tensor([[[-500.0, -500.0], [3.0, -3.0]]]), None))
@@ -150,21 +211,41 @@ def test_the_attention_network_starts_as_published():
     torch.manual_seed(0)
     built = model({"name": "frame_network"}, {"name": "attention"}, frames=10)
     weight = built.backbone.layers[0][0].weight
-    assert weight.abs().max() <= (6 / 128) ** 0.5 and weight.std() == pytest.approx((2 / 128) ** 0.5, rel=0.02)
+    assert weight.abs().max() <= (6 / 128) ** 0.5 and weight.std() == pytest.approx(
+        (2 / 128) ** 0.5, rel=0.02
+    )
     assert not built.head.verdict.bias.any() and (built.backbone.norm.weight == 1).all()
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: backbones.build("pool", frames=10, mels=128), "cells .48, 16.; expected two numbers, from 1 to 10 frames"),
+        (
+            lambda: backbones.build("pool", frames=10, mels=128),
+            "cells .48, 16.; expected two numbers, from 1 to 10 frames",
+        ),
         (lambda: backbones.build("pool", cells=[48]), "expected two numbers"),
         (lambda: backbones.build("pool", nonlinearity="rellu"), "did you mean 'relu'"),
-        (lambda: backbones.build("summary", statistics=["mode"]), "unknown statistic of summary 'mode'"),
-        (lambda: backbones.build("summary", statistics=[]), "no statistics; expected some of mean, std"),
-        (lambda: backbones.build("frame_network", frames=8), "steps 10; expected from 1 to the input's 8 frames"),
-        (lambda: heads.build("attention", 3, embed_dim=4)(Output(torch.zeros(2, 4), None)), r"expects an embedding of \(B, D, T\), found \(2, 4\)"),
-        (lambda: heads.build("forest", 3).fit(noise(4, 2), noise(4, 2), noise(4, 2) > 0, 0), r"forest: reads \(4, 2\), targets \(4, 2\)"),
+        (
+            lambda: backbones.build("summary", statistics=["mode"]),
+            "unknown statistic of summary 'mode'",
+        ),
+        (
+            lambda: backbones.build("summary", statistics=[]),
+            "no statistics; expected some of mean, std",
+        ),
+        (
+            lambda: backbones.build("frame_network", frames=8),
+            "steps 10; expected from 1 to the input's 8 frames",
+        ),
+        (
+            lambda: heads.build("attention", 3, embed_dim=4)(Output(torch.zeros(2, 4), None)),
+            r"expects an embedding of \(B, D, T\), found \(2, 4\)",
+        ),
+        (
+            lambda: heads.build("forest", 3).fit(noise(4, 2), noise(4, 2), noise(4, 2) > 0, 0),
+            r"forest: reads \(4, 2\), targets \(4, 2\)",
+        ),
     ],
 )
 def test_impossible_choices_are_refused(build, message):
@@ -201,10 +282,14 @@ def notebook(vggish, targets, mask, train):
 def grown(openmic):
     """The project's way to the same: feature, summary, head; (head, reads of all clips)."""
     vggish, targets, mask = openmic
-    built = model({"name": "summary", "statistics": ["mean"]}, {"name": "forest"}, frames=10, norm="none")
+    built = model(
+        {"name": "summary", "statistics": ["mean"]}, {"name": "forest"}, frames=10, norm="none"
+    )
     built.head = heads.build("forest", n_classes=K)
     reads = built.read(torch.from_numpy(vggish)[:, None].half().float())  # the store's precision
-    built.head.fit(reads[:200], torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]), seed=0)
+    built.head.fit(
+        reads[:200], torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]), seed=0
+    )
     return built.head, reads
 
 
@@ -220,7 +305,9 @@ def test_the_forest_is_the_notebooks_to_the_last_clip(openmic, grown):
     predicted = np.stack([forest.predict(means) for forest in forests], axis=1)
     assert ((found >= 0.5) == predicted).all() and 0.2 < predicted[200:].mean() < 0.8
     observed = openmic[2][200:]
-    assert (predicted[200:] == (openmic[1][200:] >= 0.5))[observed].mean() > 0.7  # the comparison is of forests that know something
+    assert (predicted[200:] == (openmic[1][200:] >= 0.5))[
+        observed
+    ].mean() > 0.7  # the comparison is of forests that know something
 
 
 def test_thresholds_compare_as_scikit_learn_does(openmic, grown):
@@ -230,12 +317,20 @@ def test_thresholds_compare_as_scikit_learn_does(openmic, grown):
     on = reads[:1].repeat(len(head.threshold[:300]), 1)
     on[torch.arange(len(on)), head.feature[:300].long()] = head.threshold[:300]
     for x in (on, torch.nextafter(on, torch.tensor(1e9)), torch.nextafter(on, torch.tensor(-1e9))):
-        np.testing.assert_allclose(logits(head, x)[:, 0].sigmoid().numpy(), forests[0].predict_proba(x.numpy())[:, 1], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            logits(head, x)[:, 0].sigmoid().numpy(),
+            forests[0].predict_proba(x.numpy())[:, 1],
+            rtol=0,
+            atol=1e-6,
+        )
 
 
 def test_a_stored_forest_comes_back_into_an_empty_head(grown, tmp_path):
     head, reads = grown
-    torch.save({f"head.{name}": tensor for name, tensor in head.state_dict().items()}, tmp_path / "forest.pt")
+    torch.save(
+        {f"head.{name}": tensor for name, tensor in head.state_dict().items()},
+        tmp_path / "forest.pt",
+    )
     state = torch.load(tmp_path / "forest.pt", weights_only=True)
     empty = torch.nn.Module()
     empty.head = heads.build("forest", n_classes=K)
@@ -243,7 +338,9 @@ def test_a_stored_forest_comes_back_into_an_empty_head(grown, tmp_path):
     empty.load_state_dict(state)
     assert torch.equal(logits(empty.head, reads), logits(head, reads))
     with pytest.raises(RuntimeError, match="head.roots"):
-        empty.load_state_dict({name: tensor for name, tensor in state.items() if name != "head.roots"})
+        empty.load_state_dict(
+            {name: tensor for name, tensor in state.items() if name != "head.roots"}
+        )
 
 
 def test_the_seed_decides_the_forest(openmic, grown):
@@ -252,24 +349,40 @@ def test_the_seed_decides_the_forest(openmic, grown):
     one, two, other = (heads.build("forest", n_classes=K, trees=5) for _ in range(3))
     for head, seed in ((one, 1), (two, 1), (other, 2)):
         head.fit(reads, targets[:200], mask[:200], seed)
-    assert torch.equal(logits(one, reads), logits(two, reads)) and not torch.equal(logits(one, reads), logits(other, reads))
+    assert torch.equal(logits(one, reads), logits(two, reads)) and not torch.equal(
+        logits(one, reads), logits(other, reads)
+    )
 
 
 def test_unobserved_targets_decide_nothing_and_lonely_sides_are_constant():
     reads, targets = noise(30, 4), (noise(30, 4, seed=1) > 0).float()
     mask = torch.ones(30, 4, dtype=torch.bool)
-    mask[::2, 0], mask[:, 1], mask[:, 2], mask[:, 3] = False, False, targets[:, 2] == 1, targets[:, 3] == 0
+    mask[::2, 0], mask[:, 1], mask[:, 2], mask[:, 3] = (
+        False,
+        False,
+        targets[:, 2] == 1,
+        targets[:, 3] == 0,
+    )
     one, two = (heads.build("forest", n_classes=4, trees=7, max_depth=2) for _ in range(2))
     one.fit(reads, targets, mask, seed=0)
     two.fit(reads, torch.where(mask, targets, torch.nan), mask, seed=0)
     found = logits(one, reads).sigmoid()
     assert torch.equal(logits(one, reads), logits(two, reads))
-    torch.testing.assert_close(found[:, 1:], torch.tensor([0.0, 1.0, 0.0]).expand(30, 3), rtol=0, atol=2e-7)  # not observed: absent
+    torch.testing.assert_close(
+        found[:, 1:], torch.tensor([0.0, 1.0, 0.0]).expand(30, 3), rtol=0, atol=2e-7
+    )  # not observed: absent
     assert found[:, 0].std() > 0.05 and logits(one, reads).isfinite().all()
 
 
 def test_a_tie_has_the_logit_zero():
     head = heads.build("forest", n_classes=1, trees=2)
-    head.value, head.branches = torch.tensor([0.0, 1.0]), torch.tensor([[0, 0], [1, 1]], dtype=torch.int32)
-    head.feature, head.threshold, head.roots = torch.zeros(2, dtype=torch.int32), torch.zeros(2), torch.tensor([[0, 1]], dtype=torch.int32)
+    head.value, head.branches = (
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([[0, 0], [1, 1]], dtype=torch.int32),
+    )
+    head.feature, head.threshold, head.roots = (
+        torch.zeros(2, dtype=torch.int32),
+        torch.zeros(2),
+        torch.tensor([[0, 1]], dtype=torch.int32),
+    )
     assert logits(head, noise(3, 2)).tolist() == [[0.0]] * 3

@@ -23,12 +23,16 @@ class Malice:
 
 
 @pytest.mark.parametrize(
-    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))], ids=["torch", "pickle"]
+    "write",
+    [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))],
+    ids=["torch", "pickle"],
 )
 def test_code_in_a_checkpoint_does_not_run(write, tmp_path):
     trace = tmp_path / "was_here"
     write({"learned": Malice(trace)}, tmp_path / "last.pt")
-    with pytest.raises(CheckpointError, match=r"last\.pt: not a checkpoint of this project, or truncated"):
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt: not a checkpoint of this project, or truncated"
+    ):
         trainer.resume(tmp_path, method=None, optimizer=None)
     assert not trace.exists()
 
@@ -45,7 +49,9 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
         checkpoint.load(tmp_path / "none.pt")
 
 
-@pytest.mark.parametrize("content", [b"accordion\nbanjo\n", b"RIFF\x24\0\0\0WAVEfmt ", b"\x80\x02", b"\0" * 99])
+@pytest.mark.parametrize(
+    "content", [b"accordion\nbanjo\n", b"RIFF\x24\0\0\0WAVEfmt ", b"\x80\x02", b"\0" * 99]
+)
 def test_another_kind_of_file_is_named(content, tmp_path):
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x\.pt: not a checkpoint of this project"):
@@ -79,8 +85,11 @@ print(kills, "kills")
 
 def test_a_kill_during_saving_leaves_a_whole_checkpoint(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", SAVER, str(tmp_path / "last.pt"), str(KILLS)], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", SAVER, str(tmp_path / "last.pt"), str(KILLS)],
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={"PYTHONPATH": str(Path(checkpoint.__file__).parents[1]), "PATH": ""},
-    )  # fmt: skip
+    )
     assert run.stdout.strip() == f"{KILLS} kills", run.stderr
     assert list(tmp_path.glob(".*.partial")), "no kill fell into a save: the test has shown nothing"

@@ -9,26 +9,37 @@ from ast_repr.classifier import Probe, Reprogrammed, assemble, multiply_accumula
 from ast_repr.losses import masked_bce
 
 KINDS = {
-    "none": {"name": "none"}, "noise": {"name": "noise"}, "normal noise": {"name": "noise", "start": "normal"},
-    "border": {"name": "adversarial"}, "everywhere": {"name": "adversarial", "place": "everywhere"},
-    "cnn": {"name": "cnn"}, "residual cnn": {"name": "cnn", "residual": True, "width": 4, "nonlinearity": "relu"},
-    "unet": {"name": "unet"}, "residual unet": {"name": "unet", "residual": True},
-}  # fmt: skip
+    "none": {"name": "none"},
+    "noise": {"name": "noise"},
+    "normal noise": {"name": "noise", "start": "normal"},
+    "border": {"name": "adversarial"},
+    "everywhere": {"name": "adversarial", "place": "everywhere"},
+    "cnn": {"name": "cnn"},
+    "residual cnn": {"name": "cnn", "residual": True, "width": 4, "nonlinearity": "relu"},
+    "unet": {"name": "unet"},
+    "residual unet": {"name": "unet", "residual": True},
+}
 HEADS = {"embedding": {"name": "embedding"}, "labelmap": {"name": "labelmap"}}
 
 
 def build(tiny_ast, reprogrammer="none", head="embedding", **options):
     torch.manual_seed(0)
     return Reprogrammed(
-        reprogrammers.build(frames=64, bins=32, **KINDS[reprogrammer]), tiny_ast(),
-        heads.build(n_classes=3, embed_dim=32, n_source=10, **HEADS[head]), **options,
-    )  # fmt: skip
+        reprogrammers.build(frames=64, bins=32, **KINDS[reprogrammer]),
+        tiny_ast(),
+        heads.build(n_classes=3, embed_dim=32, n_source=10, **HEADS[head]),
+        **options,
+    )
 
 
 def data(count=6):
     generator = torch.Generator().manual_seed(4)
     x = 4.5 * torch.randn(count, 1, 64, 32, generator=generator) - 4
-    return x, torch.rand(count, 3, generator=generator), torch.rand(count, 3, generator=generator) < 0.7
+    return (
+        x,
+        torch.rand(count, 3, generator=generator),
+        torch.rand(count, 3, generator=generator) < 0.7,
+    )
 
 
 def step(model, optimizer):
@@ -43,17 +54,28 @@ def step(model, optimizer):
 def test_all_that_is_meant_to_learn_does_and_the_rest_stays_to_the_bit(kind, head, tiny_ast):
     model = build(tiny_ast, kind, head).train()
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
-    before, start = weights.fingerprint(model.backbone), {n: p.detach().clone() for n, p in model.named_parameters()}
+    before, start = (
+        weights.fingerprint(model.backbone),
+        {n: p.detach().clone() for n, p in model.named_parameters()},
+    )
     reached = set()
     for _ in range(2):  # layers that start at zero gate what is behind them during the first step
         step(model, optimizer)
-        reached |= {name for name, p in model.named_parameters() if p.grad is not None and (p.grad != 0).any()}
+        reached |= {
+            name
+            for name, p in model.named_parameters()
+            if p.grad is not None and (p.grad != 0).any()
+        }
     step(model, optimizer)
-    meant = {name for name, _ in model.named_parameters() if name.startswith(("reprogrammer.", "head."))}
+    meant = {
+        name for name, _ in model.named_parameters() if name.startswith(("reprogrammer.", "head."))
+    }
     assert reached == meant
     assert all(p.grad is None for p in model.backbone.parameters())
     assert weights.fingerprint(model.backbone) == before
-    assert all(torch.equal(p, start[name]) != (name in meant) for name, p in model.named_parameters())
+    assert all(
+        torch.equal(p, start[name]) != (name in meant) for name, p in model.named_parameters()
+    )
 
 
 def test_a_fixed_label_map_does_not_learn(tiny_ast):
@@ -69,9 +91,13 @@ def test_fine_tuning_trains_all_but_an_unused_source_head(head, frozen, tiny_ast
     model = build(tiny_ast, "none", head, finetune=True).train()
     assert model.backbone.training
     step(model, torch.optim.AdamW(model.trainable_parameters(), lr=1e-3))
-    still = {name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()}
+    still = {
+        name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()
+    }
     assert still == (
-        {name for name, _ in model.named_parameters() if name.startswith("backbone.source_head.")} if frozen else set()
+        {name for name, _ in model.named_parameters() if name.startswith("backbone.source_head.")}
+        if frozen
+        else set()
     )
     assert not model.is_probe
 
@@ -117,13 +143,23 @@ def test_a_model_that_reprograms_is_no_probe(kind, tiny_ast):
     assert not build(tiny_ast, kind).is_probe
 
 
-@pytest.mark.parametrize(("learns", "probe"), [("all", False), ("statistics", False), ("nothing", True)])
+@pytest.mark.parametrize(
+    ("learns", "probe"), [("all", False), ("statistics", False), ("nothing", True)]
+)
 def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_ast):
-    model = Reprogrammed(reprogrammers.build("unet", 64, 32, learns=learns), tiny_ast(), heads.build("embedding", 3, 32))
+    model = Reprogrammed(
+        reprogrammers.build("unet", 64, 32, learns=learns),
+        tiny_ast(),
+        heads.build("embedding", 3, 32),
+    )
     assert model.is_probe == probe
     before = {name: tensor.clone() for name, tensor in model.reprogrammer.state_dict().items()}
     step(model.train(), torch.optim.AdamW(model.trainable_parameters(), lr=1e-2))
-    moved = {name for name, tensor in model.reprogrammer.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name
+        for name, tensor in model.reprogrammer.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
     statistics = {name for name in before if "running" in name or "num_batches" in name}
     assert moved == {"all": set(before), "statistics": statistics, "nothing": set()}[learns]
 
@@ -145,7 +181,9 @@ def test_multiply_accumulates_are_those_of_the_layers(tiny_ast, tiny_dims):
     tokens, width = 2 + rows * columns, d["embed_dim"]
     blocks = (d["depth"] - 1) * tokens * (12 * width**2 + 2 * tokens * width)
     last = tokens * 2 * width**2 + 2 * (10 * width**2 + 2 * tokens * width)
-    expected = rows * columns * d["patch"] ** 2 * width + blocks + last + width * (d["n_source"] + 3)
+    expected = (
+        rows * columns * d["patch"] ** 2 * width + blocks + last + width * (d["n_source"] + 3)
+    )
     assert multiply_accumulates(model, (1, 64, 32)) == expected
     assert model.training
 
@@ -160,7 +198,10 @@ def test_what_is_learned_is_small_and_brings_the_model_back(tiny_ast):
     for _ in range(3):
         step(model, optimizer)
     state = {name: tensor.clone() for name, tensor in model.learned_state().items()}
-    assert not any(name.startswith("backbone.") for name in state) and size(state) < 8_000 < size(model.state_dict()) / 10
+    assert (
+        not any(name.startswith("backbone.") for name in state)
+        and size(state) < 8_000 < size(model.state_dict()) / 10
+    )
     assert any("running_var" in name for name in state)
     other = build(tiny_ast, "unet")
     other.load_learned(state)
@@ -176,8 +217,14 @@ def test_fine_tuning_keeps_the_backbone_too(tiny_ast):
     ("change", "named"),
     [
         (lambda state: state.pop("head.linear.bias"), "head.linear.bias on one side only"),
-        (lambda state: state.update({"reprogrammer.d7.weight": torch.zeros(1)}), "reprogrammer.d7.weight"),
-        (lambda state: state.update({"backbone.cls_token": torch.zeros(1, 1, 32)}), "backbone.cls_token"),
+        (
+            lambda state: state.update({"reprogrammer.d7.weight": torch.zeros(1)}),
+            "reprogrammer.d7.weight",
+        ),
+        (
+            lambda state: state.update({"backbone.cls_token": torch.zeros(1, 1, 32)}),
+            "backbone.cls_token",
+        ),
     ],
 )
 def test_learned_states_are_loaded_strictly(change, named, tiny_ast):
@@ -190,9 +237,18 @@ def test_learned_states_are_loaded_strictly(change, named, tiny_ast):
 
 def values(tiny_dims, **backbone):
     return {
-        "norm": "backbone", "reprogrammer": {"name": "noise"}, "head": {"name": "embedding"},
-        "backbone": {"name": "ast", "options": tiny_dims | {"mean": -4.0, "std": 4.0}, "file": None, "seed": 3, "finetune": False} | backbone,
-    }  # fmt: skip
+        "norm": "backbone",
+        "reprogrammer": {"name": "noise"},
+        "head": {"name": "embedding"},
+        "backbone": {
+            "name": "ast",
+            "options": tiny_dims | {"mean": -4.0, "std": 4.0},
+            "file": None,
+            "seed": 3,
+            "finetune": False,
+        }
+        | backbone,
+    }
 
 
 def test_plain_values_build_the_same_model_again(tiny_dims, tiny_ast, tmp_path):

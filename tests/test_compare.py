@@ -17,8 +17,16 @@ def arrays(seed, clips=24, noise=0.6):
     rng = np.random.default_rng(7)
     targets = rng.random((clips, len(CLASSES))).astype(np.float32)
     mask = rng.random(targets.shape) < 0.7
-    scores = np.clip(targets + np.random.default_rng(seed).normal(0, noise, targets.shape), 0, 1).astype(np.float32)
-    return {"clips": np.array([f"{k:06d}_0" for k in range(clips)]), "classes": np.array(CLASSES), "scores": scores, "targets": targets, "mask": mask}
+    scores = np.clip(
+        targets + np.random.default_rng(seed).normal(0, noise, targets.shape), 0, 1
+    ).astype(np.float32)
+    return {
+        "clips": np.array([f"{k:06d}_0" for k in range(clips)]),
+        "classes": np.array(CLASSES),
+        "scores": scores,
+        "targets": targets,
+        "mask": mask,
+    }
 
 
 def scored(exp, conf, seed, found, **changes):
@@ -44,41 +52,71 @@ def test_f1_is_that_of_metrics_for_every_resample():
     fast = compare.macro_f1(*compare.cells(found, 0.5), weights)
     assert np.isnan(fast[:, 2]).any()
     for one, values in zip(drawn, fast):
-        slow = metrics.evaluate(found["targets"][one], found["mask"][one], found["scores"][one], classes=CLASSES)
-        expected = [slow["per_instrument"][name]["macro_f1"] for name in CLASSES] + [slow["macro_f1"]]
+        slow = metrics.evaluate(
+            found["targets"][one], found["mask"][one], found["scores"][one], classes=CLASSES
+        )
+        expected = [slow["per_instrument"][name]["macro_f1"] for name in CLASSES] + [
+            slow["macro_f1"]
+        ]
         np.testing.assert_allclose(values, np.array(expected, float), atol=1e-12)
 
 
 def test_the_difference_by_hand(tmp_path):
     """Four clips, one instrument: a is right on 1 of 2 present and 2 of 2 absent, b on all."""
-    common = {"clips": np.array(list("wxyz")), "classes": np.array(CLASSES[:1]), "mask": np.ones((4, 1), bool)}
+    common = {
+        "clips": np.array(list("wxyz")),
+        "classes": np.array(CLASSES[:1]),
+        "mask": np.ones((4, 1), bool),
+    }
     common["targets"] = np.array([[1], [1], [0], [0]], np.float32)
     for conf, said in (("ast_linear", [1, 0, 0, 0]), ("ast_unet", [1, 1, 0, 0])):
         found = common | {"scores": np.array(said, np.float32)[:, None]}
-        value = metrics.evaluate(found["targets"], found["mask"], found["scores"], classes=CLASSES[:1])
+        value = metrics.evaluate(
+            found["targets"], found["mask"], found["scores"], classes=CLASSES[:1]
+        )
         folder = make_run(tmp_path / "synthetic", conf, metrics=value, classes=CLASSES[:1])
         np.savez_compressed(folder / "predictions.npz", **found)
     got = compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=50)
     before = (2 / 3 + 4 / 5) / 2
     assert got["macro_f1"]["a"] == pytest.approx(before) and got["macro_f1"]["b"] == 1.0
-    assert got["macro_f1"]["difference"] == pytest.approx(1 - before) == pytest.approx(got["per_instrument"]["accordion"]["difference"])
+    assert (
+        got["macro_f1"]["difference"]
+        == pytest.approx(1 - before)
+        == pytest.approx(got["per_instrument"]["accordion"]["difference"])
+    )
     assert got["by_seed"] == {"0": pytest.approx(1 - before)}
 
 
 def test_intervals_are_those_of_a_plain_bootstrap(tmp_path):
-    found = {(conf, seed): arrays(seed + shift) for conf, shift in (("ast_linear", 10), ("ast_unet", 20)) for seed in (0, 1)}
+    found = {
+        (conf, seed): arrays(seed + shift)
+        for conf, shift in (("ast_linear", 10), ("ast_unet", 20))
+        for seed in (0, 1)
+    }
     for (conf, seed), one in found.items():
         scored(tmp_path / "synthetic", conf, seed, one)
-    got = compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=60, seed=3)
+    got = compare.compare(
+        *rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=60, seed=3
+    )
     differences = []
     for drawn in np.random.default_rng(3).integers(0, 24, (60, 24)):
         value = {
-            key: metrics.evaluate(one["targets"][drawn], one["mask"][drawn], one["scores"][drawn])["macro_f1"] for key, one in found.items()
+            key: metrics.evaluate(one["targets"][drawn], one["mask"][drawn], one["scores"][drawn])[
+                "macro_f1"
+            ]
+            for key, one in found.items()
         }
-        differences.append(np.mean([value["ast_unet", seed] - value["ast_linear", seed] for seed in (0, 1)]))
+        differences.append(
+            np.mean([value["ast_unet", seed] - value["ast_linear", seed] for seed in (0, 1)])
+        )
     low, high = np.percentile(differences, [2.5, 97.5])
-    assert (got["macro_f1"]["low"], got["macro_f1"]["high"]) == (pytest.approx(low), pytest.approx(high))
-    assert got["seeds"] == [0, 1] and got["macro_f1"]["difference"] == pytest.approx(np.mean(list(got["by_seed"].values())))
+    assert (got["macro_f1"]["low"], got["macro_f1"]["high"]) == (
+        pytest.approx(low),
+        pytest.approx(high),
+    )
+    assert got["seeds"] == [0, 1] and got["macro_f1"]["difference"] == pytest.approx(
+        np.mean(list(got["by_seed"].values()))
+    )
 
 
 def test_clips_are_paired_by_name_and_only_common_seeds_count(tmp_path):
@@ -87,12 +125,19 @@ def test_clips_are_paired_by_name_and_only_common_seeds_count(tmp_path):
     for seed in (1, 2, 5):  # the same predictions, their clips in another order
         order = np.random.default_rng(seed).permutation(24)
         found = arrays(seed)
-        scored(tmp_path / "synthetic", "ast_unet", seed, found | {key: found[key][order] for key in ("clips", "scores", "targets", "mask")})
+        scored(
+            tmp_path / "synthetic",
+            "ast_unet",
+            seed,
+            found | {key: found[key][order] for key in ("clips", "scores", "targets", "mask")},
+        )
     got = compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=20)
     assert got["seeds"] == [1, 2]
     overall = got["macro_f1"]
     assert overall["a"] == pytest.approx(overall["b"])
-    np.testing.assert_allclose([overall[key] for key in ("difference", "low", "high")], 0, atol=1e-12)
+    np.testing.assert_allclose(
+        [overall[key] for key in ("difference", "low", "high")], 0, atol=1e-12
+    )
     assert "includes zero" in compare.sentence(got) and "\n" not in compare.sentence(got)
 
 
@@ -102,7 +147,10 @@ def test_an_instrument_without_labels_has_no_difference(tmp_path):
         found["mask"][:, 1] = False
         scored(tmp_path / "synthetic", conf, 0, found)
     got = compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=20)
-    assert set(got["per_instrument"]["banjo"].values()) == {None} and got["macro_f1"]["low"] is not None
+    assert (
+        set(got["per_instrument"]["banjo"].values()) == {None}
+        and got["macro_f1"]["low"] is not None
+    )
 
 
 def spoil(found, kind):
@@ -121,18 +169,24 @@ def test_what_is_not_paired_is_refused(tmp_path, kind):
     scored(tmp_path / "synthetic", "ast_unet", 0, spoil(arrays(1), kind))
     path = tmp_path / "synthetic" / "ast_unet" / "seed0" / "results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clips": 24}))
-    with pytest.raises(results.ResultsError, match="seed0: .*expected the same test clips and labels"):
+    with pytest.raises(
+        results.ResultsError, match="seed0: .*expected the same test clips and labels"
+    ):
         compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=5)
 
 
 def test_no_common_seed_and_stale_or_missing_predictions_are_refused(tmp_path):
     scored(tmp_path / "synthetic", "ast_linear", 0, arrays(0))
     other = scored(tmp_path / "synthetic", "ast_unet", 1, arrays(1))
-    with pytest.raises(results.ResultsError, match="no seed in common: ast_linear has 0 and ast_unet has 1"):
+    with pytest.raises(
+        results.ResultsError, match="no seed in common: ast_linear has 0 and ast_unet has 1"
+    ):
         compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"))
     stale = scored(tmp_path / "synthetic", "ast_unet", 0, arrays(1))
     np.savez_compressed(stale / "predictions.npz", **arrays(2))
-    with pytest.raises(results.ResultsError, match="ast_unet/seed0: predictions.npz and results.json disagree"):
+    with pytest.raises(
+        results.ResultsError, match="ast_unet/seed0: predictions.npz and results.json disagree"
+    ):
         compare.compare(*rows(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=5)
     (stale / "predictions.npz").unlink()
     with pytest.raises(results.ResultsError, match="predictions.npz: missing.*--from score"):
@@ -147,11 +201,20 @@ def test_the_script_compares(tmp_path):
         scored(exp, "ast_linear+input.norm=none", seed, arrays(seed + 10, noise=0.1))
     done = run("--exp", exp, "--compare", "ast_linear", "ast_linear+input.norm=none")
     assert done.returncode == 0, done.stderr
-    assert "ast_linear+input.norm=none - ast_linear: +" in done.stdout and "excludes zero (seeds 0, 1; 24 clips, 2,000 resamples)" in done.stdout
+    assert (
+        "ast_linear+input.norm=none - ast_linear: +" in done.stdout
+        and "excludes zero (seeds 0, 1; 24 clips, 2,000 resamples)" in done.stdout
+    )
     stem = "clean.tiny.compare.ast_linear.ast_linear+input.norm=none"
     found = json.loads((exp / "figures" / f"{stem}.json").read_text())
     assert found["macro_f1"]["low"] > 0 and set(found["per_instrument"]) == set(CLASSES)
-    assert {path.name for path in (exp / "figures").iterdir()} == {f"{stem}.{kind}" for kind in ("png", "pdf", "json")}
+    assert {path.name for path in (exp / "figures").iterdir()} == {
+        f"{stem}.{kind}" for kind in ("png", "pdf", "json")
+    }
     wrong = run("--exp", exp, "--compare", "ast_linear", "ast_lineal+input.norm=none")
-    assert wrong.returncode == 2 and "did you mean 'ast_linear+input.norm=none'?" in wrong.stderr and wrong.stderr.count("\n") == 1
+    assert (
+        wrong.returncode == 2
+        and "did you mean 'ast_linear+input.norm=none'?" in wrong.stderr
+        and wrong.stderr.count("\n") == 1
+    )
     assert run("--exp", exp).returncode == 2

@@ -55,12 +55,19 @@ def test_a_chain_of_bases_is_overlaid_in_order(folder):
 
 def test_a_section_of_another_name_is_replaced_whole(folder):
     assert config.load(folder, "noise")["reprogrammer"] == {"name": "noise"}
-    assert config.load(folder, "unet", protocol="paper")["optimizer"] == {"name": "adam", "lr": 1e-5}
+    assert config.load(folder, "unet", protocol="paper")["optimizer"] == {
+        "name": "adam",
+        "lr": 1e-5,
+    }
 
 
 def test_the_corpus_is_laid_under_the_conf_the_protocol_and_the_settings_over_it(folder):
     found = config.load(
-        folder, "unet", "openmic", "paper", ["train.epochs=5", "train.patience=null", "optimizer.betas=[0.9, 0.95]"]
+        folder,
+        "unet",
+        "openmic",
+        "paper",
+        ["train.epochs=5", "train.patience=null", "optimizer.betas=[0.9, 0.95]"],
     )
     assert found["train"] == {
         "epochs": 5,
@@ -74,30 +81,44 @@ def test_the_corpus_is_laid_under_the_conf_the_protocol_and_the_settings_over_it
     }
     assert found["optimizer"]["betas"] == [0.9, 0.95] and found["protocol"] == "paper"
     assert config.load(folder, "plain", "openmic")["train"]["epochs"] == 50
-    assert config.load(folder, "unet", "openmic")["train"] == config.load(folder, "unet")["train"] | {"patience": 8}
+    assert config.load(folder, "unet", "openmic")["train"] == config.load(folder, "unet")[
+        "train"
+    ] | {"patience": 8}
     assert config.load(folder, "unet", "synthetic") == config.load(folder, "unet")
 
 
 def test_a_setting_may_swap_a_whole_section(folder):
-    assert config.load(folder, "unet", settings=["reprogrammer={name: cnn, width: 2}"])["reprogrammer"] == {
+    assert config.load(folder, "unet", settings=["reprogrammer={name: cnn, width: 2}"])[
+        "reprogrammer"
+    ] == {
         "name": "cnn",
         "width": 2,
     }
-    assert config.load(folder, "unet", settings=["reprogrammer.name=cnn"])["reprogrammer"] == {"name": "cnn"}
+    assert config.load(folder, "unet", settings=["reprogrammer.name=cnn"])["reprogrammer"] == {
+        "name": "cnn"
+    }
 
 
 def test_a_variant_is_a_conf_with_settings_that_nobody_published(folder):
-    (folder / "known.yaml").write_text("published: {macro_f1: [1], source: a, corpus: b, protocol: c}")
+    (folder / "known.yaml").write_text(
+        "published: {macro_f1: [1], source: a, corpus: b, protocol: c}"
+    )
     assert config.load(folder, "known")["published"] is not None
     found = config.load(folder, "known+optimizer.lr=0.1+train.epochs=2")
-    assert (found["optimizer"]["lr"], found["train"]["epochs"], found["published"]) == (0.1, 2, None)
+    assert (found["optimizer"]["lr"], found["train"]["epochs"], found["published"]) == (
+        0.1,
+        2,
+        None,
+    )
     assert config.load(folder, "known", settings=["optimizer.lr=0.1"])["published"] is None
     assert config.load(folder, "known", settings=["train.epochs=2"])["published"] is not None
     assert config.load(folder, "unet+reprogrammer.name=cnn")["row"] == "cnn"  # not the U-Net's
 
 
 def test_conditional_sections_hold_only_in_their_case(folder):
-    assert config.load(folder, "frames")["row"] == "F" and "paper" not in config.load(folder, "frames")
+    assert config.load(folder, "frames")["row"] == "F" and "paper" not in config.load(
+        folder, "frames"
+    )
     lacking = config.load(folder, "more", lacking=["vggish"])
     assert (lacking["row"], lacking["train"]["epochs"]) == ("H", 6)
     assert config.load(folder, "frames", protocol="paper")["train"]["batch_size"] == 128
@@ -134,11 +155,20 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("train.patience=0", "config train.patience: 0"),
         ("train.clip_norm=-0.1", "config train.clip_norm: -0.1"),
         ("optimizer.lr=-1", "config optimizer.lr: -1; expected a number of at least 0"),
-        ("select.metric=macrof1", "unknown config select.metric 'macrof1': did you mean 'macro_f1'"),
+        (
+            "select.metric=macrof1",
+            "unknown config select.metric 'macrof1': did you mean 'macro_f1'",
+        ),
         ("select.mode=maximum", "did you mean 'max'"),
         ("train.precision=float16", "did you mean 'float32'"),
-        ("train.head_first={epochs: 3, lr: 0.1}", "config train.head_first: .*expected null, or batch_size, epochs, lr, patience"),
-        ("published={macro_f1: [1]}", "config published: .*expected macro_f1, source, corpus, protocol"),
+        (
+            "train.head_first={epochs: 3, lr: 0.1}",
+            "config train.head_first: .*expected null, or batch_size, epochs, lr, patience",
+        ),
+        (
+            "published={macro_f1: [1]}",
+            "config published: .*expected macro_f1, source, corpus, protocol",
+        ),
         ("train.epochs", "setting 'train.epochs'; expected section.key=value"),
         ("=3", "setting '=3'; expected section.key=value"),
         ("train.epochs=[", "the value is not readable as YAML"),
@@ -152,7 +182,14 @@ def test_what_is_unknown_or_out_of_range_is_refused_by_key(setting, message, fol
 
 
 @pytest.mark.parametrize(
-    "setting", ["train.patience=null", "train.clip_norm=0", "train.micro_batch=1", "optimizer.lr=0", "train.epochs=1"]
+    "setting",
+    [
+        "train.patience=null",
+        "train.clip_norm=0",
+        "train.micro_batch=1",
+        "optimizer.lr=0",
+        "train.epochs=1",
+    ],
 )
 def test_the_ends_of_the_ranges_are_allowed(setting, folder):
     config.load(folder, "unet", settings=[setting])
@@ -176,14 +213,21 @@ def test_an_unreadable_conf_is_named(text, message, folder):
 def test_names_are_the_confs_without_base_and_overlays(folder):
     assert config.names(folder) == ["frames", "longer", "more", "noise", "plain", "unet"]
     assert config.select(folder, "all") == config.names(folder)
-    assert config.select(folder, "noise,rates") == ["noise", "unet", "unet+optimizer.lr=0.1+train.epochs=2"]
+    assert config.select(folder, "noise,rates") == [
+        "noise",
+        "unet",
+        "unet+optimizer.lr=0.1+train.epochs=2",
+    ]
     assert config.select(folder, "unet, noise,unet,") == ["unet", "noise"]
 
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("unett", "unknown conf 'unett': did you mean 'unet'. valid: all, frames, longer, more, noise, plain, rates, unet"),
+        (
+            "unett",
+            "unknown conf 'unett': did you mean 'unet'. valid: all, frames, longer, more, noise, plain, rates, unet",
+        ),
         ("unett+train.epochs=1", "unknown conf 'unett': did you mean 'unet'"),
         ("unet+epochs", "variant 'unet.epochs': found 'epochs', expected section.key=value"),
         ("unet+train.epochs=../x", "expected section.key=value of letters"),
@@ -198,7 +242,9 @@ def test_a_conf_that_is_not_there_lists_what_is(wanted, message, folder):
 
 
 def test_an_unknown_protocol_lists_what_there_is(folder):
-    with pytest.raises(ConfigError, match="unknown protocol 'papr': did you mean 'paper'. valid: clean, paper"):
+    with pytest.raises(
+        ConfigError, match="unknown protocol 'papr': did you mean 'paper'. valid: clean, paper"
+    ):
         config.load(folder, "unet", protocol="papr")
 
 
@@ -206,8 +252,15 @@ def test_what_is_saved_comes_back_and_differences_are_named(folder):
     found = config.load(folder, "unet", protocol="paper")
     config.save(folder / "run" / "config.yaml", found)
     assert config.differences(folder / "run" / "config.yaml", found) == []
-    assert config.differences(folder / "run" / "config.yaml", found | {"row": "shown otherwise"}) == []
-    other = config.load(folder, "unet", protocol="paper", settings=["train.epochs=5", "reprogrammer.width=2", "optimizer.lr=0.1"])
+    assert (
+        config.differences(folder / "run" / "config.yaml", found | {"row": "shown otherwise"}) == []
+    )
+    other = config.load(
+        folder,
+        "unet",
+        protocol="paper",
+        settings=["train.epochs=5", "reprogrammer.width=2", "optimizer.lr=0.1"],
+    )
     assert config.differences(folder / "run" / "config.yaml", other) == [
         "optimizer.lr: 1e-05 -> 0.1",
         "reprogrammer.width: None -> 2",

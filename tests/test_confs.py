@@ -36,7 +36,12 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
         assert len(optimizer.build(model=model, **conf["optimizer"]).param_groups) in (1, 2)
         assert 0 <= factor(epoch=0.5, epochs=conf["train"]["epochs"], **conf["schedule"]) <= 1
     if hasattr(model.head, "fit"):
-        model.head.fit(torch.rand(4, model.backbone.embed_dim), torch.eye(4, 20), torch.ones(4, 20, dtype=bool), 0)
+        model.head.fit(
+            torch.rand(4, model.backbone.embed_dim),
+            torch.eye(4, 20),
+            torch.ones(4, 20, dtype=bool),
+            0,
+        )
     logits = model.eval()(torch.randn(1, *feature.shape) - 4)
     assert logits.shape == (1, 20) and logits.isfinite().all()
 
@@ -45,39 +50,70 @@ def build(conf, backbone_file, clips):
     """(model, feature) as the stage `train` builds them; the shipped names of source classes stand in for AudioSet's."""
     feature = features.build(**conf["feature"])
     name = "ast_tiny_synth"
-    sources = blueprint.source_groups(CLASSES, name, backbone_file) if blueprint.by_name(conf) else {}
-    return assemble(CLASSES, **blueprint.draw(conf, feature, clips, name, backbone_file, sources)), feature
+    sources = (
+        blueprint.source_groups(CLASSES, name, backbone_file) if blueprint.by_name(conf) else {}
+    )
+    return assemble(
+        CLASSES, **blueprint.draw(conf, feature, clips, name, backbone_file, sources)
+    ), feature
 
 
-@pytest.mark.parametrize("name", [name for study in config.studies(SHIPPED).values() for name in study["confs"]])
+@pytest.mark.parametrize(
+    "name", [name for study in config.studies(SHIPPED).values() for name in study["confs"]]
+)
 def test_every_variant_of_a_study_is_a_conf(name):
     assert config.select(SHIPPED, name) == [name]
     config.load(SHIPPED, name, lacking=["vggish"])
 
 
 PAPER = {  # optimiser, lr, betas, weight decay, batch, epochs of the authors of each row
-    "ast_unet": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30), "ast_finetune": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
-    "cnn_only": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30), "attention": ("adam", 5e-4, [0.9, 0.999], 1e-5, 128, 250),
-    "mean_teacher": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 100), "label_enhancement": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 200),
-}  # fmt: skip
+    "ast_unet": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
+    "ast_finetune": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
+    "cnn_only": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
+    "attention": ("adam", 5e-4, [0.9, 0.999], 1e-5, 128, 250),
+    "mean_teacher": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 100),
+    "label_enhancement": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 200),
+}
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_protocol_has_the_settings_of_each_rows_authors(name):
     conf = config.load(SHIPPED, name, protocol="paper")
     own, train = conf["optimizer"], conf["train"]
-    found = (own["name"], own["lr"], own["betas"], own["weight_decay"], train["batch_size"], train["epochs"])
+    found = (
+        own["name"],
+        own["lr"],
+        own["betas"],
+        own["weight_decay"],
+        train["batch_size"],
+        train["epochs"],
+    )
     assert found == PAPER[name]
     masks = (0, 0) if conf["feature"]["name"] == "vggish" else (96, 24)
     assert (conf["augment"]["time"], conf["augment"]["freq"]) == masks
 
 
 TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems read from the authors' code)
-    "ast_linear": 16_916, "ast_linear_raw": 16_916, "ast_linear_random": 16_916, "ast_noise": 147_988, "ast_adversarial": 147_988, "ast_cnn": 16_936, "ast_unet": 18_201,
-    "ast_unet_residual": 18_200, "ast_patch": 16_916 + 17_441, "ast_finetune": 86_204_180, "ast_labelmap": 527 * 20 + 20, "ast_zero_shot": 0,
-    "cnn_only": 16_936, "unet_only": 18_201, "cnn_only_released": 2_621_480, "attention": 55_336, "mean_teacher": 55_336,
-    "label_enhancement": 55_336, "forest": 0,
-}  # fmt: skip
+    "ast_linear": 16_916,
+    "ast_linear_raw": 16_916,
+    "ast_linear_random": 16_916,
+    "ast_noise": 147_988,
+    "ast_adversarial": 147_988,
+    "ast_cnn": 16_936,
+    "ast_unet": 18_201,
+    "ast_unet_residual": 18_200,
+    "ast_patch": 16_916 + 17_441,
+    "ast_finetune": 86_204_180,
+    "ast_labelmap": 527 * 20 + 20,
+    "ast_zero_shot": 0,
+    "cnn_only": 16_936,
+    "unet_only": 18_201,
+    "cnn_only_released": 2_621_480,
+    "attention": 55_336,
+    "mean_teacher": 55_336,
+    "label_enhancement": 55_336,
+    "forest": 0,
+}
 
 
 @pytest.mark.slow
@@ -86,13 +122,21 @@ def test_parameter_counts_at_the_size_of_ast_base(base_file):
     for name, expected in TRAINED.items():
         conf = config.load(SHIPPED, name, "openmic") | {"run": {"seed": 0}}
         if name == "ast_zero_shot":
-            conf["head"] = {"name": "labelmap", "kind": "groups"}  # as many parameters, and no names needed
+            conf["head"] = {
+                "name": "labelmap",
+                "kind": "groups",
+            }  # as many parameters, and no names needed
         model, _ = build(conf, base_file, None)
         assert sum(p.numel() for p in model.trainable_parameters()) == expected, name
         if name == "mean_teacher":  # the paper's 0.111 M counts both networks
-            assert sum(p.numel() for p in methods.build(model=model, **conf["method"]).parameters()) == 110_672
+            assert (
+                sum(p.numel() for p in methods.build(model=model, **conf["method"]).parameters())
+                == 110_672
+            )
 
 
 def test_there_is_a_conf_for_every_reprogrammer():
     variants = [name for study in config.studies(SHIPPED).values() for name in study["confs"]]
-    assert {config.load(SHIPPED, name)["reprogrammer"]["name"] for name in [*CONFS, *variants]} == set(REPROGRAMMERS)
+    assert {
+        config.load(SHIPPED, name)["reprogrammer"]["name"] for name in [*CONFS, *variants]
+    } == set(REPROGRAMMERS)

@@ -6,17 +6,23 @@ import json
 from pathlib import Path
 
 import numpy as np
-import prepare
 import pytest
 import soundfile
+
+import prepare
 from ast_repr import command, manifest
 from ast_repr.corpora import custom, openmic
 from ast_repr.manifest import ManifestError
 
 HEADER = "path,group,split,banjo,flute"
 ROWS = [
-    "a.wav,ann,train,1,0", "b.wav,ben,train,0.75,", "c.wav,cat,train,,0.25", "d.wav,dan,train,0,1", "e.wav,eve,test,1,0", "f.wav,fay,test,,1",
-]  # fmt: skip
+    "a.wav,ann,train,1,0",
+    "b.wav,ben,train,0.75,",
+    "c.wav,cat,train,,0.25",
+    "d.wav,dan,train,0,1",
+    "e.wav,eve,test,1,0",
+    "f.wav,fay,test,,1",
+]
 
 
 @pytest.fixture
@@ -47,8 +53,13 @@ def problems(table):
 def test_a_row_is_a_clip(read):
     table = read(HEADER, *ROWS)
     assert table.problems == [] and table.classes == ["banjo", "flute"]
-    assert table.clips[0] == manifest.Clip("a.wav", "ann", "../a.wav", 0.0, "train", {"banjo": 1.0, "flute": 0.0})
-    assert [clip.labels for clip in table.clips[1:3]] == [{"banjo": 0.75}, {"flute": 0.25}]  # nothing: unknown
+    assert table.clips[0] == manifest.Clip(
+        "a.wav", "ann", "../a.wav", 0.0, "train", {"banjo": 1.0, "flute": 0.0}
+    )
+    assert [clip.labels for clip in table.clips[1:3]] == [
+        {"banjo": 0.75},
+        {"flute": 0.25},
+    ]  # nothing: unknown
     assert table.rows == {f"{name}.wav": row for row, name in enumerate("abcdef", 2)}
     manifest.check(table.clips, table.classes)
 
@@ -58,7 +69,10 @@ def test_a_row_is_a_clip(read):
 def test_encodings_and_delimiters_of_excel(delimiter, encoding, read):
     def translate(line):
         cells = line.split(",")
-        return delimiter.join(cell.replace(".", ",") if delimiter != "," and not cell.endswith("wav") else cell for cell in cells)
+        return delimiter.join(
+            cell.replace(".", ",") if delimiter != "," and not cell.endswith("wav") else cell
+            for cell in cells
+        )
 
     plain = read(HEADER, *ROWS)
     assert read(*map(translate, (HEADER, *ROWS)), encoding=encoding) == plain
@@ -68,8 +82,14 @@ def test_encodings_and_delimiters_of_excel(delimiter, encoding, read):
 def test_quotes_empty_rows_and_delimiters_left_out_at_the_end(delimiter, folder, read):
     (folder / "a.wav").rename(folder / 'one, "two"; drei.wav')
     quoted = io.StringIO()
-    csv.writer(quoted, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerow(['one, "two"; drei.wav', "ann", "train", "1", "0"])
-    lines = [delimiter.join(f'"{name}"' for name in HEADER.split(",")), quoted.getvalue().strip(), delimiter * 4]
+    csv.writer(quoted, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerow(
+        ['one, "two"; drei.wav', "ann", "train", "1", "0"]
+    )
+    lines = [
+        delimiter.join(f'"{name}"' for name in HEADER.split(",")),
+        quoted.getvalue().strip(),
+        delimiter * 4,
+    ]
     lines += [row.rstrip(",").replace(",", delimiter) for row in ROWS[1:]]
     table = read(*lines)
     assert table.problems == []
@@ -80,14 +100,21 @@ def test_quotes_empty_rows_and_delimiters_left_out_at_the_end(delimiter, folder,
 
 def test_clips_of_one_file_differ_by_their_start_and_stay_together(read):
     table = read("path,start,x", "a.wav,,1", "a.wav,0.5,0", *(f"{name}.wav,,1" for name in "bcdef"))
-    assert [(clip.clip, clip.start_s, clip.group) for clip in table.clips[:2]] == [("a.wav", 0.0, "a.wav"), ("a.wav@0.5", 0.5, "a.wav")]
+    assert [(clip.clip, clip.start_s, clip.group) for clip in table.clips[:2]] == [
+        ("a.wav", 0.0, "a.wav"),
+        ("a.wav@0.5", 0.5, "a.wav"),
+    ]
     assert len({clip.split for clip in table.clips[:2]}) == 1
 
 
 def test_names_that_are_not_latin_and_folders(folder, read):
     (folder / "lieder").mkdir()
     (folder / "a.wav").rename(folder / "lieder" / "песня 一.wav")
-    table = read("path,笛,Müller's Horn", "./lieder/песня 一.wav,1,1", *(f"{name}.wav,1,0" for name in "bcdef"))
+    table = read(
+        "path,笛,Müller's Horn",
+        "./lieder/песня 一.wav,1,1",
+        *(f"{name}.wav,1,0" for name in "bcdef"),
+    )
     assert table.problems == [] and table.classes == ["笛", "Müller's Horn"]
     assert table.clips[0].clip == "lieder/песня 一.wav"
     manifest.write(folder / "data", table.clips, table.classes)
@@ -98,12 +125,18 @@ def test_names_that_are_not_latin_and_folders(folder, read):
 def many(count, seed=0):
     """Lines of a CSV without splits: `count` rows of groups of one to four, in a random order."""
     rng = np.random.default_rng(seed)
-    lines = [f"{i}.wav,g{i // 4 if i % 8 < 4 else i},{int(rng.random() < 0.5)},{int(rng.random() < 0.5)}" for i in range(count)]
+    lines = [
+        f"{i}.wav,g{i // 4 if i % 8 < 4 else i},{int(rng.random() < 0.5)},{int(rng.random() < 0.5)}"
+        for i in range(count)
+    ]
     return [lines[i] for i in rng.permutation(count)]
 
 
 def test_splits_are_drawn_by_group_a_quarter_to_test_whatever_the_order(read):
-    drawn = [{clip.clip: clip.split for clip in read("path,group,x,y", *many(200, seed)).clips} for seed in (0, 1)]
+    drawn = [
+        {clip.clip: clip.split for clip in read("path,group,x,y", *many(200, seed)).clips}
+        for seed in (0, 1)
+    ]
     first = read("path,group,x,y", *many(200)).clips
     assert drawn[0] == drawn[1] == {clip.clip: clip.split for clip in first}
     assert 50 <= sum(clip.split == "test" for clip in first) < 54  # groups have at most four
@@ -113,7 +146,9 @@ def test_splits_are_drawn_by_group_a_quarter_to_test_whatever_the_order(read):
     assert all(len(found) == 1 for found in splits.values())
     with_all = prepare.with_validation(first)
     assert 0.15 * 146 <= sum(clip.split == "valid" for clip in with_all) < 0.15 * 150 + 4
-    assert [clip.clip for clip in with_all if clip.split == "test"] == [clip.clip for clip in first if clip.split == "test"]
+    assert [clip.clip for clip in with_all if clip.split == "test"] == [
+        clip.clip for clip in first if clip.split == "test"
+    ]
 
 
 def test_the_last_label_of_a_class_stays_in_training(read):
@@ -133,7 +168,10 @@ def test_a_validation_split_of_ones_own_is_kept(read):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((HEADER, *ROWS, "g.wav,gus,trian,1,"), "row 8: unknown split 'trian': did you mean 'train'?"),
+        (
+            (HEADER, *ROWS, "g.wav,gus,trian,1,"),
+            "row 8: unknown split 'trian': did you mean 'train'?",
+        ),
         ((HEADER, *ROWS, "g.wav,gus,train,2,"), "row 8: banjo is '2'; expected 1, 0,"),
         ((HEADER, *ROWS, "g.wav,gus,train,-0.1,"), "row 8: banjo is '-0.1'"),
         ((HEADER, *ROWS, "g.wav,gus,train,,nan"), "row 8: flute is 'nan'"),
@@ -146,10 +184,16 @@ def test_a_validation_split_of_ones_own_is_kept(read):
         ((HEADER, *ROWS, "g.wav,gus,train,1,,0"), "row 8: 6 cells, expected 5"),
         ((HEADER, *ROWS, '"g\nh.wav",gus,train,1,'), "row 8: path 'g\\nh.wav' has a line break"),
         ((HEADER, *ROWS, "g.wav,g\x85s,train,1,"), "row 8: group 'g\\x85s' has a line break"),
-        ((HEADER + ",", *ROWS, "g.wav,gus,train,1,,0"), "row 8: a cell in column 6, which has no name"),
+        (
+            (HEADER + ",", *ROWS, "g.wav,gus,train,1,,0"),
+            "row 8: a cell in column 6, which has no name",
+        ),
         (("path,start,x", "a.wav,soon,1"), "row 2: start 'soon'; expected seconds"),
         (("path,start,x", "a.wav,-1,1"), "row 2: start '-1'"),
-        (("path,start,group,x", "a.wav,0,ann,1", "a.wav,9,ben,1"), "row 3: a.wav@9 is of group 'ben', the same file in row 2 of 'ann'"),
+        (
+            ("path,start,group,x", "a.wav,0,ann,1", "a.wav,9,ben,1"),
+            "row 3: a.wav@9 is of group 'ben', the same file in row 2 of 'ann'",
+        ),
         (("path,x,x ", "a.wav,1,1"), "row 1: column 'x' comes twice"),
         (("path,split,Split,x", "a.wav,train,test,1"), "row 1: column 'split' comes twice"),
         (('path,"x\ny"', "a.wav,1"), "row 1: column 'x\\ny' has a line break"),
@@ -168,7 +212,16 @@ def test_what_is_wrong_is_said_with_its_row(lines, message, read):
 
 
 def test_everything_wrong_is_said_at_once_in_the_order_of_rows(read):
-    found = problems(read(HEADER, "a.wav,ann,train,7,", ROWS[1], "c.wav,ben,test,x,y", ",,,,1", "b.wav,ben,tset,1,1"))
+    found = problems(
+        read(
+            HEADER,
+            "a.wav,ann,train,7,",
+            ROWS[1],
+            "c.wav,ben,test,x,y",
+            ",,,,1",
+            "b.wav,ben,tset,1,1",
+        )
+    )
     assert found.pop().startswith("flute has no label in training")
     rows = [line.split(":")[0] for line in found]
     assert rows == ["row 2", "row 4", "row 4", "row 4", "row 5", "row 6", "row 6"]
@@ -176,7 +229,9 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_rows(read):
 
 def test_one_mistake_is_one_problem(read):
     assert len(problems(read(HEADER, ROWS[0].replace("train", "Train"), *ROWS[1:]))) == 1
-    assert problems(read("path,split,x", *(f"{name}.wav,Train,1" for name in "abc")))[0].startswith("row 2: unknown split 'Train'")
+    assert problems(read("path,split,x", *(f"{name}.wav,Train,1" for name in "abc")))[0].startswith(
+        "row 2: unknown split 'Train'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,13 +256,20 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
     (folder / "c.wav").write_text("no sound")
     (folder / "e.wav").unlink()
     (folder / "e.wav").mkdir()
-    table = read("path,start,x", *(f"{name}.wav,{start},1" for name, start in zip("abcdef", ("", "", "", 1, "", 0.9))), "x" * 300 + ",,1")
+    table = read(
+        "path,start,x",
+        *(f"{name}.wav,{start},1" for name, start in zip("abcdef", ("", "", "", 1, "", 0.9))),
+        "x" * 300 + ",,1",
+    )
     reasons = dict(custom.unreadable(folder / "data", table.clips))
     assert reasons.pop("x" * 300).startswith(("missing", "not readable"))
     assert reasons == {
-        "a.wav": "missing", "b.wav": "empty (0 bytes)", "c.wav": "not readable as audio", "e.wav": "missing",
+        "a.wav": "missing",
+        "b.wav": "empty (0 bytes)",
+        "c.wav": "not readable as audio",
+        "e.wav": "missing",
         "d.wav@1": "starts at 1 s, and lasts 1.0 s",
-    }  # fmt: skip
+    }
 
 
 def run(*argv):
@@ -231,10 +293,23 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
     read(HEADER, *ROWS)
     assert run("--check", folder / "songs.csv") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1:5] == [["split", "clips", "groups"], ["train", "3", "3"], ["valid", "1", "1"], ["test", "2", "2"]]
-    assert [line[:4] for line in lines[6:9]] == [["class", "present", "absent", "unknown"], ["banjo", "3", "1", "2"], ["flute", "2", "3", "1"]]
+    assert lines[1:5] == [
+        ["split", "clips", "groups"],
+        ["train", "3", "3"],
+        ["valid", "1", "1"],
+        ["test", "2", "2"],
+    ]
+    assert [line[:4] for line in lines[6:9]] == [
+        ["class", "present", "absent", "unknown"],
+        ["banjo", "3", "1", "2"],
+        ["flute", "2", "3", "1"],
+    ]
     assert lines[7][-1] == "1" and lines[8][-1] == "2" and "order;" in lines[-1]
-    assert {path.name for path in folder.iterdir()} == {"data", "songs.csv", *(f"{name}.wav" for name in "abcdef")}
+    assert {path.name for path in folder.iterdir()} == {
+        "data",
+        "songs.csv",
+        *(f"{name}.wav" for name in "abcdef"),
+    }
 
 
 def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder, read, capsys):
@@ -242,13 +317,22 @@ def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder
     read(HEADER, *ROWS, *(f"{i}.wav,{i},train,7," for i in range(12)))
     assert run(*stage) == 1
     out, err = capsys.readouterr()
-    assert out.count("\n") == 10 and "12 problems, 10 listed above" in err and "--check" in err and err.count("\n") == 1
+    assert (
+        out.count("\n") == 10
+        and "12 problems, 10 listed above" in err
+        and "--check" in err
+        and err.count("\n") == 1
+    )
     read(HEADER, *ROWS, "g.wav,gus,train,1,")
     assert run(*stage) == 1 and "--allow-missing 1" in capsys.readouterr().err
     assert run(*stage, "--allow-missing", "1") == 0
     assert "row 8: g.wav: missing" in capsys.readouterr().out
     clips, classes = manifest.read(folder / "data")
-    assert len(clips) == 6 and classes == ["banjo", "flute"] and sum(clip.split == "valid" for clip in clips) == 1
+    assert (
+        len(clips) == 6
+        and classes == ["banjo", "flute"]
+        and sum(clip.split == "valid" for clip in clips) == 1
+    )
     assert run(*stage, "--allow-missing", "1") == 0 and "up to date" in capsys.readouterr().out
 
 
@@ -261,7 +345,9 @@ def test_no_group_to_spare_for_validation_is_a_problem(folder, read, capsys):
 @pytest.mark.parametrize("missing", ["--corpus", "--root", "--data"])
 def test_the_stage_says_which_option_it_lacks(missing, capsys):
     options = {"--corpus": "custom", "--root": "songs.csv", "--data": "data"}
-    assert run(*(word for name in options if name != missing for word in (name, options[name]))) == 2
+    assert (
+        run(*(word for name in options if name != missing for word in (name, options[name]))) == 2
+    )
     assert f"error: no {missing};" in capsys.readouterr().err
 
 
@@ -271,11 +357,18 @@ def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):
     (root / "partitions").mkdir(parents=True)
     classes, names = ["bass", "cello", "voice"], [f"{i:06d}_0" for i in range(60)]
     (root / "class-map.json").write_text(json.dumps({name: i for i, name in enumerate(classes)}))
-    labels = {name: {k: round(float(rng.random()), 5) for k in classes if rng.random() < 0.5} for name in names}
+    labels = {
+        name: {k: round(float(rng.random()), 5) for k in classes if rng.random() < 0.5}
+        for name in names
+    }
     artists, tested = {name: i // 3 for i, name in enumerate(names)}, set(range(15, 20))
     lines = [f"{name},{k},{value},3" for name, own in labels.items() for k, value in own.items()]
-    (root / openmic.LABELS).write_text("\n".join(["sample_key,instrument,relevance,num_responses", *lines]) + "\n")
-    (root / openmic.METADATA).write_text("\n".join(["sample_key,artist_id", *(f"{name},{artists[name]}" for name in names)]) + "\n")
+    (root / openmic.LABELS).write_text(
+        "\n".join(["sample_key,instrument,relevance,num_responses", *lines]) + "\n"
+    )
+    (root / openmic.METADATA).write_text(
+        "\n".join(["sample_key,artist_id", *(f"{name},{artists[name]}" for name in names)]) + "\n"
+    )
     for split in ("train", "test"):
         own = [name for name in names if (artists[name] in tested) == (split == "test")]
         (root / "partitions" / f"split01_{split}.csv").write_text("\n".join(own) + "\n")
@@ -284,13 +377,18 @@ def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):
     rows = [["path", "group", "split", *classes]]
     for clip in expected:
         path = openmic.audio_path("openmic-2018", clip.clip)
-        rows.append([path, clip.group, clip.split, *(clip.labels.get(name, "") for name in classes)])
+        rows.append(
+            [path, clip.group, clip.split, *(clip.labels.get(name, "") for name in classes)]
+        )
     (tmp_path / "songs.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
     table = custom.read(tmp_path / "songs.csv", tmp_path / "data")
     assert table.problems == [] and table.classes == classes
 
     def without_name(clips):
-        return [(Path(c.clip).stem, c.group, c.audio, c.start_s, c.split, c.labels) for c in prepare.with_validation(clips)]
+        return [
+            (Path(c.clip).stem, c.group, c.audio, c.start_s, c.split, c.labels)
+            for c in prepare.with_validation(clips)
+        ]
 
     assert without_name(table.clips) == without_name(expected)
     assert {clip.split for clip in prepare.with_validation(table.clips)} == set(manifest.SPLITS)

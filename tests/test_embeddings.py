@@ -6,10 +6,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import score as stage
 import torch
 
-from ast_repr import checkpoint, classifier, config, embeddings, estimate, experiment, features, inference, manifest, parallel, store, trainer
+import score as stage
+from ast_repr import (
+    checkpoint,
+    classifier,
+    config,
+    embeddings,
+    estimate,
+    experiment,
+    features,
+    inference,
+    manifest,
+    parallel,
+    store,
+    trainer,
+)
 from ast_repr.backbones import weights
 
 CPU = torch.device("cpu")
@@ -21,7 +34,9 @@ FEATURE = {"name": "logmel", "frames": 64, "bins": 32}
 def computed(monkeypatch):
     """How many clips went through a network so far, for their heads to read, as a list of batch sizes."""
     sizes, read = [], classifier.Reprogrammed.read
-    monkeypatch.setattr(classifier.Reprogrammed, "read", lambda model, x: sizes.append(len(x)) or read(model, x))
+    monkeypatch.setattr(
+        classifier.Reprogrammed, "read", lambda model, x: sizes.append(len(x)) or read(model, x)
+    )
     return sizes
 
 
@@ -36,24 +51,48 @@ def backbone_at(tmp_path, tiny_ast):
 def corpus(tmp_path):
     """(its folder, clips): a feature store of 20 clips for training, 8 for validation, 9 for test."""
     splits = ["train"] * 20 + ["valid"] * 8 + ["test"] * 9
-    clips = [manifest.Clip(f"c{i}", f"g{i}", "none.ogg", 0.0, split, {name: float((i + k) % 2) for k, name in enumerate(CLASSES)})
-             for i, split in enumerate(splits)]  # fmt: skip
+    clips = [
+        manifest.Clip(
+            f"c{i}",
+            f"g{i}",
+            "none.ogg",
+            0.0,
+            split,
+            {name: float((i + k) % 2) for k, name in enumerate(CLASSES)},
+        )
+        for i, split in enumerate(splits)
+    ]
     fill_store(tmp_path / "data", clips)
     return tmp_path / "data", clips
 
 
 def fill_store(data, clips):
     noise = np.random.default_rng(0).normal(-4, 4.5, (len(clips), 1, 64, 32)).astype(np.float16)
-    store.write_shard(data / "features" / "logmel", 0, noise, [clip.clip for clip in clips], features.build(**FEATURE).spec())
+    store.write_shard(
+        data / "features" / "logmel",
+        0,
+        noise,
+        [clip.clip for clip in clips],
+        features.build(**FEATURE).spec(),
+    )
 
 
 def built(dims, file, reprogrammer="none", seed=3, norm="backbone", head=None, **options):
     """(model, the values that it was built from)."""
     torch.manual_seed(seed)
     build = {
-        "norm": norm, "reprogrammer": {"name": reprogrammer} | ({"start": "normal"} if reprogrammer == "noise" else {}), "head": head or {"name": "embedding"},
-        "backbone": {"name": "ast", "options": dims | {"mean": -4.0, "std": 4.0} | options, "file": file, "seed": seed, "finetune": False},
-    }  # fmt: skip
+        "norm": norm,
+        "reprogrammer": {"name": reprogrammer}
+        | ({"start": "normal"} if reprogrammer == "noise" else {}),
+        "head": head or {"name": "embedding"},
+        "backbone": {
+            "name": "ast",
+            "options": dims | {"mean": -4.0, "std": 4.0} | options,
+            "file": file,
+            "seed": seed,
+            "finetune": False,
+        },
+    }
     return classifier.assemble(CLASSES, **build), build
 
 
@@ -69,8 +108,13 @@ def directly(model, clips):
         return model.eval().backbone(model.reprogrammer(model.normalise(x))).embedding
 
 
-@pytest.mark.parametrize(("reprogrammer", "file", "shared"), [("none", True, True), ("none", False, False), ("noise", True, False)])
-def test_what_the_head_reads_is_shared_by_runs_of_one_frozen_model(reprogrammer, file, shared, tiny_dims, backbone_at, tiny_clips, tmp_path, computed):
+@pytest.mark.parametrize(
+    ("reprogrammer", "file", "shared"),
+    [("none", True, True), ("none", False, False), ("noise", True, False)],
+)
+def test_what_the_head_reads_is_shared_by_runs_of_one_frozen_model(
+    reprogrammer, file, shared, tiny_dims, backbone_at, tiny_clips, tmp_path, computed
+):
     clips, own, found = tiny_clips(5), shelf(tmp_path / "data"), []
     for seed in (0, 1):
         model, build = built(tiny_dims, backbone_at if file else None, reprogrammer, seed)
@@ -94,7 +138,9 @@ def test_what_is_not_shared_leaves_nothing_behind(tiny_dims, backbone_at, tiny_c
 
 
 @pytest.mark.parametrize("head", [{"name": "embedding"}, {"name": "labelmap", "kind": "linear"}])
-def test_another_process_finds_it_bit_for_bit(head, tiny_dims, backbone_at, tiny_clips, tmp_path, computed):
+def test_another_process_finds_it_bit_for_bit(
+    head, tiny_dims, backbone_at, tiny_clips, tmp_path, computed
+):
     (model, build), clips = built(tiny_dims, backbone_at, head=head), tiny_clips(7)
     first, took = shelf(tmp_path).read(model, clips, build, CPU, "embed", size=4)
     assert computed == [4, 3] and took > 0 and first.dtype == torch.float32
@@ -102,7 +148,9 @@ def test_another_process_finds_it_bit_for_bit(head, tiny_dims, backbone_at, tiny
     assert computed == [4, 3] and charged == took and torch.equal(first, second)
 
 
-def test_without_a_store_nothing_is_written(tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch):
+def test_without_a_store_nothing_is_written(
+    tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
     model, build = built(tiny_dims, backbone_at)
@@ -122,11 +170,13 @@ CHANGES = {
     "store made anew": lambda case: case | {"touched": True},
     "nothing": lambda case: case,
     "the weights' place": lambda case: case | {"renamed": True},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_decides_the_values_makes_it_compute_anew(change, tiny_dims, backbone_at, tiny_clips, corpus, tmp_path, computed):
+def test_whatever_decides_the_values_makes_it_compute_anew(
+    change, tiny_dims, backbone_at, tiny_clips, corpus, tmp_path, computed
+):
     data, stored = corpus
 
     def read(case):
@@ -134,7 +184,13 @@ def test_whatever_decides_the_values_makes_it_compute_anew(change, tiny_dims, ba
         if case.get("renamed"):
             file = str(tmp_path / "y.safetensors")
             os.rename(backbone_at, file)
-        model, build = built(tiny_dims, file, norm=case.get("norm", "backbone"), head=case.get("head"), **case.get("options", {}))
+        model, build = built(
+            tiny_dims,
+            file,
+            norm=case.get("norm", "backbone"),
+            head=case.get("head"),
+            **case.get("options", {}),
+        )
         if case.get("moved"):
             with torch.no_grad():
                 model.backbone.pos_embed[0, 0, 0] += 1e-3
@@ -152,18 +208,37 @@ def test_whatever_decides_the_values_makes_it_compute_anew(change, tiny_dims, ba
 
 def test_another_kind_of_device_has_files_of_its_own(tiny_dims, backbone_at, tiny_clips, tmp_path):
     (model, build), clips = built(tiny_dims, backbone_at), tiny_clips(5)
-    names = [shelf(tmp_path)._name(model, clips, build, torch.device(device)) for device in ("cpu", "cuda:0", "cuda:1")]
+    names = [
+        shelf(tmp_path)._name(model, clips, build, torch.device(device))
+        for device in ("cpu", "cuda:0", "cuda:1")
+    ]
     assert names[0] != names[1] == names[2]
 
 
-def test_edited_code_of_a_network_makes_it_compute_anew(tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch):
+def test_edited_code_of_a_network_makes_it_compute_anew(
+    tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(tmp_path)
     found = []
     for factor in (2, 2, 30):
         (tmp_path / "own.py").write_text(OWN.format(factor=factor))
-        build = {"norm": "none", "reprogrammer": {"name": "none"}, "head": {"name": "embedding"},
-                 "backbone": {"name": "own.Own", "options": {"frames": 64, "mels": 32}, "file": None, "seed": 0, "finetune": False}}  # fmt: skip
-        found.append(shelf(tmp_path).read(classifier.assemble(CLASSES, **build), tiny_clips(3), build, CPU, "embed")[0])
+        build = {
+            "norm": "none",
+            "reprogrammer": {"name": "none"},
+            "head": {"name": "embedding"},
+            "backbone": {
+                "name": "own.Own",
+                "options": {"frames": 64, "mels": 32},
+                "file": None,
+                "seed": 0,
+                "finetune": False,
+            },
+        }
+        found.append(
+            shelf(tmp_path).read(
+                classifier.assemble(CLASSES, **build), tiny_clips(3), build, CPU, "embed"
+            )[0]
+        )
         del sys.modules["own"]
     assert torch.equal(found[0], found[1]) and torch.allclose(found[2], 15 * found[0])
 
@@ -183,23 +258,33 @@ class Own(nn.Module):
 """
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path, whole: path.write_bytes(whole[: len(whole) // 2]),
-    lambda path, whole: path.write_bytes(b""),
-    lambda path, whole: path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]),  # one bit of an embedding
-    lambda path, whole: np.savez(path, read=np.array([{}]), seconds=1.0),  # what would need pickle
-], ids=["half", "empty", "bit", "objects"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path, whole: path.write_bytes(whole[: len(whole) // 2]),
+        lambda path, whole: path.write_bytes(b""),
+        lambda path, whole: path.write_bytes(
+            whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+        ),  # one bit of an embedding
+        lambda path, whole: np.savez(
+            path, read=np.array([{}]), seconds=1.0
+        ),  # what would need pickle
+    ],
+    ids=["half", "empty", "bit", "objects"],
+)
 def test_a_damaged_file_is_replaced(damage, tiny_dims, backbone_at, tiny_clips, tmp_path, computed):
     (model, build), clips = built(tiny_dims, backbone_at), tiny_clips(5)
     first, _ = shelf(tmp_path).read(model, clips, build, CPU, "embed")
-    path, = (tmp_path / "embeddings").iterdir()  # fmt: skip
+    (path,) = (tmp_path / "embeddings").iterdir()
     damage(path, path.read_bytes())
     for _ in range(2):
         again, _ = shelf(tmp_path).read(model, clips, build, CPU, "embed")
         assert torch.equal(first, again) and len(computed) == 2
 
 
-def test_where_nothing_can_be_written_it_goes_without(tiny_dims, backbone_at, tiny_clips, tmp_path, capsys):
+def test_where_nothing_can_be_written_it_goes_without(
+    tiny_dims, backbone_at, tiny_clips, tmp_path, capsys
+):
     (tmp_path / "embeddings").write_text("a file where the folder would be")
     (model, build), clips = built(tiny_dims, backbone_at), tiny_clips(5)
     read, _ = shelf(tmp_path).read(model, clips, build, CPU, "embed")
@@ -208,13 +293,31 @@ def test_where_nothing_can_be_written_it_goes_without(tiny_dims, backbone_at, ti
 
 def conf(seed=0):
     return {
-        "run": {"conf": "own", "seed": seed, "corpus": "own", "backbone": "tiny"}, "feature": FEATURE, "input": {"norm": "backbone"},
-        "augment": {"time": 0, "freq": 0, "fill": "mean"}, "reprogrammer": {"name": "none"}, "backbone": {"name": "ast", "weights": "pretrained"},
-        "head": {"name": "embedding"}, "method": {"name": "supervised"}, "optimizer": {"name": "sgd", "lr": 0.1},
-        "schedule": {"name": "constant"}, "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
-        "train": {"epochs": 3, "batch_size": 4, "micro_batch": None, "labels": 1.0, "head_first": None, "patience": None, "clip_norm": None,
-                  "precision": "float32"}, "protocol": "clean", "row": "", "published": None,
-    }  # fmt: skip
+        "run": {"conf": "own", "seed": seed, "corpus": "own", "backbone": "tiny"},
+        "feature": FEATURE,
+        "input": {"norm": "backbone"},
+        "augment": {"time": 0, "freq": 0, "fill": "mean"},
+        "reprogrammer": {"name": "none"},
+        "backbone": {"name": "ast", "weights": "pretrained"},
+        "head": {"name": "embedding"},
+        "method": {"name": "supervised"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "schedule": {"name": "constant"},
+        "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
+        "train": {
+            "epochs": 3,
+            "batch_size": 4,
+            "micro_batch": None,
+            "labels": 1.0,
+            "head_first": None,
+            "patience": None,
+            "clip_norm": None,
+            "precision": "float32",
+        },
+        "protocol": "clean",
+        "row": "",
+        "published": None,
+    }
 
 
 def run(folder, stock, seed=0):
@@ -222,24 +325,52 @@ def run(folder, stock, seed=0):
     folder.mkdir()
     config.save(folder / "config.yaml", conf(seed))
     experiment.train(folder, conf(seed), stock, parallel.ALONE, CPU)
-    history = [{key: value for key, value in row.items() if key != "seconds"} for row in trainer.read_history(folder)]
+    history = [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in trainer.read_history(folder)
+    ]
     return history, checkpoint.load(trainer.best_path(folder, conf()["select"]))["learned"]
 
 
 def same(one, other):
-    return one[0] == other[0] and one[1].keys() == other[1].keys() != set() and all(torch.equal(one[1][key], other[1][key]) for key in one[1])
+    return (
+        one[0] == other[0]
+        and one[1].keys() == other[1].keys() != set()
+        and all(torch.equal(one[1][key], other[1][key]) for key in one[1])
+    )
 
 
-def test_a_run_in_another_process_computes_nothing_and_ends_bit_equal(corpus, backbone_at, tmp_path, computed):
+def test_a_run_in_another_process_computes_nothing_and_ends_bit_equal(
+    corpus, backbone_at, tmp_path, computed
+):
     data, clips = corpus
-    first, second = (run(tmp_path / name, experiment.Stock(str(data), clips, CLASSES, "tiny", backbone_at, {})) for name in "ab")
+    first, second = (
+        run(tmp_path / name, experiment.Stock(str(data), clips, CLASSES, "tiny", backbone_at, {}))
+        for name in "ab"
+    )
     assert computed == [20, 8] and same(first, second)
     kept = experiment.Stock(str(data), clips, CLASSES, "tiny", backbone_at, {}, "memory")
-    splits = experiment.load_splits(tmp_path, kept, features.build(**FEATURE), conf(), parallel.ALONE, CPU)
-    without = experiment.Stock(None, clips, CLASSES, "tiny", backbone_at, {}, "memory", memory={experiment.key(conf(), "memory"): splits})
+    splits = experiment.load_splits(
+        tmp_path, kept, features.build(**FEATURE), conf(), parallel.ALONE, CPU
+    )
+    without = experiment.Stock(
+        None,
+        clips,
+        CLASSES,
+        "tiny",
+        backbone_at,
+        {},
+        "memory",
+        memory={experiment.key(conf(), "memory"): splits},
+    )
     assert same(first, run(tmp_path / "c", without)) and computed == [20, 8] * 2
     abouts = [checkpoint.load(tmp_path / name / "last.pt")["about"] for name in "ab"]
-    assert abouts[0]["prepare_seconds"] == abouts[0]["shared_seconds"] == abouts[1]["prepare_seconds"] > 0
+    assert (
+        abouts[0]["prepare_seconds"]
+        == abouts[0]["shared_seconds"]
+        == abouts[1]["prepare_seconds"]
+        > 0
+    )
 
 
 def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
@@ -248,13 +379,25 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
     said = []
     for _ in range(2):
         del computed[:]
-        stage.score(tmp_path / "a", trainer.read_history(tmp_path / "a"), clips, CLASSES, SimpleNamespace(data=str(data)), CPU, {})
+        stage.score(
+            tmp_path / "a",
+            trainer.read_history(tmp_path / "a"),
+            clips,
+            CLASSES,
+            SimpleNamespace(data=str(data)),
+            CPU,
+            {},
+        )
         said.append(np.load(tmp_path / "a" / "predictions.npz")["scores"])
         assert computed == ([9] if len(said) == 1 else [])
         (tmp_path / "a" / "results.json").unlink()
     assert np.array_equal(*said)
     model, _ = inference.restore(trainer.best_path(tmp_path / "a", conf()["select"]))
-    x = torch.from_numpy(store.Store(data / "features" / "logmel").read([clip.clip for clip in clips if clip.split == "test"])).float()
+    x = torch.from_numpy(
+        store.Store(data / "features" / "logmel").read(
+            [clip.clip for clip in clips if clip.split == "test"]
+        )
+    ).float()
     np.testing.assert_allclose(said[0], model(x).sigmoid().detach().numpy(), rtol=0, atol=1e-6)
 
 

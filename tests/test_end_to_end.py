@@ -15,7 +15,13 @@ import pytest
 from ast_repr import audio, checkpoint, inference, metrics
 
 ROOT = Path(__file__).parents[1]
-CONFS = ("ast_linear", "ast_unet_residual", "forest", "ast_zero_shot", "ast_linear+train.labels=0.5")
+CONFS = (
+    "ast_linear",
+    "ast_unet_residual",
+    "forest",
+    "ast_zero_shot",
+    "ast_linear+train.labels=0.5",
+)
 NETWORKS = CONFS[:2]
 OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2")
 
@@ -24,7 +30,9 @@ OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2
 def tree(tmp_path_factory):
     """A tree with this one's code and recipes, and folders of its own for what the stages make."""
     root = tmp_path_factory.mktemp("tree")
-    shutil.copytree(ROOT / "egs", root / "egs", ignore=shutil.ignore_patterns("data", "exp", "RESULTS.md"))
+    shutil.copytree(
+        ROOT / "egs", root / "egs", ignore=shutil.ignore_patterns("data", "exp", "RESULTS.md")
+    )
     for name in ("src", "pretrained_models", "pyproject.toml"):
         (root / name).symlink_to(ROOT / name)
     return root
@@ -40,14 +48,27 @@ def environment():
 
 
 def run(tree, *options):
-    return subprocess.run(recipe(tree, *options), cwd=tree, env=environment(), capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        recipe(tree, *options),
+        cwd=tree,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tree):
     """The recipe, killed once while it trains and then run to the end: (its tree, what it printed)."""
-    process = subprocess.Popen(recipe(tree, *OPTIONS), cwd=tree, env=environment(), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        recipe(tree, *OPTIONS),
+        cwd=tree,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     checkpoint = tree / "egs/openmic/exp/synthetic-200/ast_linear/seed0/last.pt"
     deadline = time.monotonic() + 300
     while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
@@ -63,14 +84,31 @@ def finished(tree):
 @pytest.mark.slow
 def test_the_table_and_the_files_are_there(finished):
     recipe_folder, printed = finished
-    for word in ("always absent", "always present", "AST-BS", "AST-URP, residual", "RF (log-mel)", "zero-shot", "macro-F1"):
+    for word in (
+        "always absent",
+        "always present",
+        "AST-BS",
+        "AST-URP, residual",
+        "RF (log-mel)",
+        "zero-shot",
+        "macro-F1",
+    ):
         assert word in printed
     exp = recipe_folder / "exp" / "synthetic-200"
     for conf in CONFS:
         files = {path.name for path in (exp / conf / "seed0").iterdir()}
-        assert files >= {"config.yaml", "history.jsonl", "last.pt", "best.valid.macro_f1.pt", "predictions.npz", "results.json"}
+        assert files >= {
+            "config.yaml",
+            "history.jsonl",
+            "last.pt",
+            "best.valid.macro_f1.pt",
+            "predictions.npz",
+            "results.json",
+        }
     results = (recipe_folder / "RESULTS.md").read_text()
-    assert "AST-BS" in results and "How few labels are enough?" in results  # the variant belongs to that study
+    assert (
+        "AST-BS" in results and "How few labels are enough?" in results
+    )  # the variant belongs to that study
     assert {path.suffix for path in (exp / "figures").iterdir()} == {".png", ".pdf"}
 
 
@@ -82,7 +120,11 @@ def test_a_second_run_redoes_nothing_and_prints_the_same_table(finished):
     again = run(recipe_folder.parents[1], *OPTIONS)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    table = [line for line in printed.splitlines() if "(ast_" in line or "(forest)" in line or line.startswith("always")]
+    table = [
+        line
+        for line in printed.splitlines()
+        if "(ast_" in line or "(forest)" in line or line.startswith("always")
+    ]
     assert table and set(table) <= set(again.stdout.splitlines())
 
 
@@ -91,7 +133,9 @@ def test_a_changed_config_is_refused_with_the_key_and_nothing_is_lost(finished):
     recipe_folder, _ = finished
     results = recipe_folder / "exp/synthetic-200/ast_linear/seed0/results.json"
     before = results.read_bytes()
-    refused = run(recipe_folder.parents[1], *OPTIONS, "--set", "optimizer.lr=0.5", "--from", "train")
+    refused = run(
+        recipe_folder.parents[1], *OPTIONS, "--set", "optimizer.lr=0.5", "--from", "train"
+    )
     assert refused.returncode == 2
     assert "optimizer.lr: 0.003 -> 0.5" in refused.stderr and "--overwrite" in refused.stderr
     assert results.read_bytes() == before
@@ -102,7 +146,10 @@ def test_results_follow_from_the_predictions_file(finished):
     folder = finished[0] / "exp/synthetic-200/ast_linear/seed0"
     with np.load(folder / "predictions.npz") as saved:
         found = metrics.evaluate(saved["targets"], saved["mask"], saved["scores"])
-    assert found["macro_f1"] == json.loads((folder / "results.json").read_text())["metrics"]["macro_f1"]
+    assert (
+        found["macro_f1"]
+        == json.loads((folder / "results.json").read_text())["metrics"]["macro_f1"]
+    )
 
 
 @pytest.mark.slow
@@ -114,7 +161,9 @@ def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, con
         names, scores, classes = saved["clips"][:4], saved["scores"][:4], saved["classes"]
     assert predictor.classes == list(classes)
     for name, expected in zip(names, scores):
-        waveform = audio.decode(recipe_folder / "data/synthetic-200/openmic-2018/audio" / name[:3] / f"{name}.ogg")
+        waveform = audio.decode(
+            recipe_folder / "data/synthetic-200/openmic-2018/audio" / name[:3] / f"{name}.ogg"
+        )
         np.testing.assert_allclose(predictor(audio.fit(waveform)[None])[0], expected, atol=1e-4)
 
 
@@ -122,41 +171,103 @@ def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, con
 def test_a_dry_run_says_what_it_would_take_and_trains_nothing(finished):
     recipe_folder, _ = finished
     before = sorted((recipe_folder / "exp").rglob("*"))
-    done = run(recipe_folder.parents[1], *OPTIONS[:2], "--conf", "ast_linear,forest", "--seeds", "0,1", "--dry-run", "--overwrite")
+    done = run(
+        recipe_folder.parents[1],
+        *OPTIONS[:2],
+        "--conf",
+        "ast_linear,forest",
+        "--seeds",
+        "0,1",
+        "--dry-run",
+        "--overwrite",
+    )
     assert done.returncode == 0, done.stderr
-    assert "ast_linear: about" in done.stdout and "for 2 confs x 2 seeds, one after the other; nothing was trained" in done.stdout
+    assert (
+        "ast_linear: about" in done.stdout
+        and "for 2 confs x 2 seeds, one after the other; nothing was trained" in done.stdout
+    )
     assert sorted((recipe_folder / "exp").rglob("*")) == before
 
 
 @pytest.mark.slow
 def test_two_rows_are_compared_from_what_is_stored(finished):
     exp = finished[0] / "exp" / "synthetic-200"
-    command = [sys.executable, str(ROOT / "src" / "report.py"), "--exp", str(exp), "--compare", "ast_linear", "forest"]
+    command = [
+        sys.executable,
+        str(ROOT / "src" / "report.py"),
+        "--exp",
+        str(exp),
+        "--compare",
+        "ast_linear",
+        "forest",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    scores = [json.loads((exp / conf / "seed0/results.json").read_text())["metrics"]["macro_f1"] for conf in ("ast_linear", "forest")]
-    assert f"forest - ast_linear: {100 * (scores[1] - scores[0]):+.1f} points" in done.stdout and "zero" in done.stdout
+    scores = [
+        json.loads((exp / conf / "seed0/results.json").read_text())["metrics"]["macro_f1"]
+        for conf in ("ast_linear", "forest")
+    ]
+    assert (
+        f"forest - ast_linear: {100 * (scores[1] - scores[0]):+.1f} points" in done.stdout
+        and "zero" in done.stdout
+    )
 
 
 @pytest.mark.slow
 def test_the_papers_protocol_keeps_apart_and_looks_at_every_epoch(finished):
     recipe_folder, _ = finished
-    done = run(recipe_folder.parents[1], *OPTIONS[:2], "--conf", "ast_linear", "--set", "train.epochs=2", "--protocol", "paper", "--from", "train",
-               "--set", "augment.time=0", "--set", "augment.freq=0")  # fmt: skip
+    done = run(
+        recipe_folder.parents[1],
+        *OPTIONS[:2],
+        "--conf",
+        "ast_linear",
+        "--set",
+        "train.epochs=2",
+        "--protocol",
+        "paper",
+        "--from",
+        "train",
+        "--set",
+        "augment.time=0",
+        "--set",
+        "augment.freq=0",
+    )
     assert done.returncode == 0, done.stderr
     folder = recipe_folder / "exp/synthetic-200-paper/ast_linear/seed0"
-    assert {path.name for path in folder.glob("*.pt")} == {"epoch.001.pt", "epoch.002.pt", "last.pt", "best.test.macro_f1.pt"}
+    assert {path.name for path in folder.glob("*.pt")} == {
+        "epoch.001.pt",
+        "epoch.002.pt",
+        "last.pt",
+        "best.test.macro_f1.pt",
+    }
     results = json.loads((folder / "results.json").read_text())
-    assert results["protocol"] == "paper" and results["norm"] == "none" and results["selection"]["split"] == "test"
+    assert (
+        results["protocol"] == "paper"
+        and results["norm"] == "none"
+        and results["selection"]["split"] == "test"
+    )
 
 
 @pytest.mark.slow
 def test_the_corpus_has_the_layout_that_the_openmic_loader_reads(finished):
     recipe_folder, _ = finished
-    done = run(recipe_folder.parents[1], "--corpus", "openmic", "--data-root", str(recipe_folder / "data/synthetic-200/openmic-2018"), "--to", "prepare")
+    done = run(
+        recipe_folder.parents[1],
+        "--corpus",
+        "openmic",
+        "--data-root",
+        str(recipe_folder / "data/synthetic-200/openmic-2018"),
+        "--to",
+        "prepare",
+    )
     assert done.returncode == 0, done.stderr
-    own, loaded = (recipe_folder / f"data/{name}/manifest.jsonl" for name in ("synthetic-200", "openmic-2018"))
-    labels = [[json.loads(line)["labels"] for line in path.read_text().splitlines()] for path in (own, loaded)]
+    own, loaded = (
+        recipe_folder / f"data/{name}/manifest.jsonl" for name in ("synthetic-200", "openmic-2018")
+    )
+    labels = [
+        [json.loads(line)["labels"] for line in path.read_text().splitlines()]
+        for path in (own, loaded)
+    ]
     assert labels[0] == labels[1]
 
 
@@ -168,10 +279,27 @@ def test_a_reprogrammer_is_added_as_egs_readme_says(finished, tmp_path):
     variable, _, _, option, confs = section.split("```\nPYTHONPATH")[1].splitlines()[0].split()
     assert variable == "=~/mine" and option == "--conf"
     (tmp_path / "mine.py").write_text(code)
-    done = subprocess.run(recipe(recipe_folder.parents[1], *OPTIONS[:2], option, confs, "--set", "train.epochs=2", "--from", "train"),
-                          env=environment() | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        recipe(
+            recipe_folder.parents[1],
+            *OPTIONS[:2],
+            option,
+            confs,
+            "--set",
+            "train.epochs=2",
+            "--from",
+            "train",
+        ),
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     folder = recipe_folder / "exp/synthetic-200" / confs.split(",")[1] / "seed0"
     learned = checkpoint.load(folder / "best.valid.macro_f1.pt")["learned"]["reprogrammer.factor"]
     assert learned.shape == (128,) and (learned - 0.9).abs().min() > 0  # every band has learned
-    assert json.loads((folder / "results.json").read_text())["reprogrammer"] == "mine.Gain" and "mine.Gain" in done.stdout
+    assert (
+        json.loads((folder / "results.json").read_text())["reprogrammer"] == "mine.Gain"
+        and "mine.Gain" in done.stdout
+    )

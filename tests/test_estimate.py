@@ -3,8 +3,8 @@
 import json
 
 import torch
-import train as stage
 
+import train as stage
 from ast_repr import checkpoint, estimate, experiment, manifest
 
 CLASSES = ["a", "b"]
@@ -12,18 +12,39 @@ CLASSES = ["a", "b"]
 
 def clips(train, valid):
     splits = ["train"] * train + ["valid"] * valid
-    return [manifest.Clip(f"c{i}", f"g{i}", f"c{i}.ogg", 0.0, split, {CLASSES[i % 2]: float(i // 2 % 2)}) for i, split in enumerate(splits)]
+    return [
+        manifest.Clip(
+            f"c{i}", f"g{i}", f"c{i}.ogg", 0.0, split, {CLASSES[i % 2]: float(i // 2 % 2)}
+        )
+        for i, split in enumerate(splits)
+    ]
 
 
 def conf(**train):
     return {
-        "run": {"conf": "own", "seed": 0}, "feature": {"name": "logmel", "frames": 32, "bins": 16}, "input": {"norm": "none"},
-        "augment": {"time": 0, "freq": 0, "fill": "mean"}, "reprogrammer": {"name": "affine"}, "backbone": {"name": "pool", "cells": [4, 4]},
-        "head": {"name": "embedding"}, "method": {"name": "supervised"}, "optimizer": {"name": "sgd", "lr": 0.1},
-        "schedule": {"name": "constant"}, "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
-        "train": {"epochs": 7, "batch_size": 4, "micro_batch": None, "labels": 1.0, "head_first": None, "patience": 1, "clip_norm": None,
-                  "precision": "float32"} | train,
-    }  # fmt: skip
+        "run": {"conf": "own", "seed": 0},
+        "feature": {"name": "logmel", "frames": 32, "bins": 16},
+        "input": {"norm": "none"},
+        "augment": {"time": 0, "freq": 0, "fill": "mean"},
+        "reprogrammer": {"name": "affine"},
+        "backbone": {"name": "pool", "cells": [4, 4]},
+        "head": {"name": "embedding"},
+        "method": {"name": "supervised"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "schedule": {"name": "constant"},
+        "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
+        "train": {
+            "epochs": 7,
+            "batch_size": 4,
+            "micro_batch": None,
+            "labels": 1.0,
+            "head_first": None,
+            "patience": 1,
+            "clip_norm": None,
+            "precision": "float32",
+        }
+        | train,
+    }
 
 
 def stock(train, valid):
@@ -33,7 +54,9 @@ def stock(train, valid):
 def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cost = estimate.estimate(conf(), stock(400, 40), torch.device("cpu"))
-    assert cost.epochs == 7 and cost.epoch_s > 0 and cost.seconds == cost.prepare_s + 7 * cost.epoch_s
+    assert (
+        cost.epochs == 7 and cost.epoch_s > 0 and cost.seconds == cost.prepare_s + 7 * cost.epoch_s
+    )
     assert 100e6 < cost.peak_bytes < 4e9  # a Python with torch, and little more
     assert cost.feature_bytes == 440 * 2 * 32 * 16
     assert not list(tmp_path.iterdir())
@@ -43,19 +66,36 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
     tried = {}
 
     def train(folder, conf, stock, team, device):
-        tried.update({split: len(own) for split, own in stock.memory[experiment.key(conf, stock.keep)][0].items()})
-        rows = [{"epoch": 1, "seconds": 100.0}, {"epoch": 2, "seconds": 2.0}]  # the first pays for what is done once
+        tried.update(
+            {
+                split: len(own)
+                for split, own in stock.memory[experiment.key(conf, stock.keep)][0].items()
+            }
+        )
+        rows = [
+            {"epoch": 1, "seconds": 100.0},
+            {"epoch": 2, "seconds": 2.0},
+        ]  # the first pays for what is done once
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        checkpoint.save(folder / "last.pt", {"about": {"prepare_seconds": 3.0, "shared_seconds": 2.0}})
+        checkpoint.save(
+            folder / "last.pt", {"about": {"prepare_seconds": 3.0, "shared_seconds": 2.0}}
+        )
 
     monkeypatch.setattr(experiment, "train", train)
-    cost = estimate._try(conf(), stock(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads())
+    cost = estimate._try(
+        conf(), stock(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads()
+    )
     assert tried == {"train": estimate.STEPS * 4, "valid": 2}
     assert (cost.epoch_s, cost.prepare_s, cost.shared_s) == (2.0 * 25, 3.0 * 25, 2.0 * 25)
 
 
 def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):
-    cost = estimate.Cost(prepare_s=30.0, shared_s=20.0, epoch_s=1.0, epochs=10, peak_bytes=1, feature_bytes=1)
+    cost = estimate.Cost(
+        prepare_s=30.0, shared_s=20.0, epoch_s=1.0, epochs=10, peak_bytes=1, feature_bytes=1
+    )
     monkeypatch.setattr(estimate, "estimate", lambda conf, stock, device: cost)
     stage.foresee([conf(), conf()], None, None, seeds=2)
-    assert "about 40.0 s a seed" in (said := capsys.readouterr().out) and "about 2 min for 2 confs x 2 seeds" in said  # 2 x (20 + 2 x 20) s
+    assert (
+        "about 40.0 s a seed" in (said := capsys.readouterr().out)
+        and "about 2 min for 2 confs x 2 seeds" in said
+    )  # 2 x (20 + 2 x 20) s

@@ -49,7 +49,17 @@ def write(folder, clips):
     for name in "xyz":
         soundfile.write(folder / f"{name}.wav", rng.uniform(-0.5, 0.5, (44_100, 2)), 44_100)
     names = {f"{i:06d}": "xyz"[i % 3] + ".wav" for i in range(clips)}
-    lines = [{"clip": clip, "group": clip, "audio": path, "start_s": 0.0, "split": "train", "labels": {"a": 1.0}} for clip, path in names.items()]
+    lines = [
+        {
+            "clip": clip,
+            "group": clip,
+            "audio": path,
+            "start_s": 0.0,
+            "split": "train",
+            "labels": {"a": 1.0},
+        }
+        for clip, path in names.items()
+    ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "classes.txt").write_text("a\n")
     return folder
@@ -81,11 +91,18 @@ def shards(data):
 def test_machines_share_a_store_by_parts(data, run):
     assert run(data, "--shard", "2/3")[:2] == (0, f"{data}/features/logmel: 8 clips\n")
     assert shards(data) == ["shard-00001.h5"]
-    assert run(data, "--shard", "1/3", "--nj", "2")[:2] == (0, f"{data}/features/logmel: 12 clips\n")
+    assert run(data, "--shard", "1/3", "--nj", "2")[:2] == (
+        0,
+        f"{data}/features/logmel: 12 clips\n",
+    )
     assert shards(data) == ["shard-00000.h5", "shard-00001.h5", "shard-00003.h5"]
-    stamps = {name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in shards(data)}
+    stamps = {
+        name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in shards(data)
+    }
     assert run(data)[:2] == (0, f"{data}/features/logmel: {CLIPS} clips\n")
-    assert {name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in stamps} == stamps
+    assert {
+        name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in stamps
+    } == stamps
     assert "up to date" in run(data, "--shard", "3/3")[1]
     found = store.Store(data / "features" / "logmel").read([f"{i:06d}" for i in range(CLIPS)])
     feature = features.build("logmel")
@@ -102,11 +119,21 @@ def test_a_part_that_is_none_is_refused(wrong, data, run):
 
 def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(damaged, run):
     code, _, err = run(damaged, "--nj", "2")
-    assert code == 1 and "1 clips cannot be decoded; mend them, or go on without them by --allow-missing 1" in err
+    assert (
+        code == 1
+        and "1 clips cannot be decoded; mend them, or go on without them by --allow-missing 1"
+        in err
+    )
     assert shards(damaged) == [f"shard-0000{index}.h5" for index in (0, 2, 3)]
-    assert run(damaged, "--allow-missing", "1", "--shard", "2/2")[:2] == (0, f"{damaged}/features/logmel: 11 clips\n")
+    assert run(damaged, "--allow-missing", "1", "--shard", "2/2")[:2] == (
+        0,
+        f"{damaged}/features/logmel: 11 clips\n",
+    )
     assert list(store.left_out(damaged / "features" / "logmel")) == [BAD]
-    assert run(damaged, "--allow-missing", "1")[1] == f"{damaged}/features/logmel is up to date: {CLIPS - 1} clips\n"
+    assert (
+        run(damaged, "--allow-missing", "1")[1]
+        == f"{damaged}/features/logmel is up to date: {CLIPS - 1} clips\n"
+    )
     assert run(damaged)[0] == 1  # no longer allowed
     os.link(damaged / "x.wav", damaged / "bad.wav")
     assert run(damaged)[:2] == (0, f"{damaged}/features/logmel: {CLIPS} clips\n")
@@ -124,7 +151,14 @@ def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
 def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):
     data, count = write(tmp_path, 3 * store.SHARD_CLIPS), 3
     line = [sys.executable, ROOT / "src" / "extract.py", "--data", data, *OPTIONS]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears_ctrl_c)
+    process = subprocess.Popen(
+        line,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hears_ctrl_c,
+    )
     deadline = time.monotonic() + 120
     while not shards(data):
         assert process.poll() is None and time.monotonic() < deadline
@@ -133,11 +167,18 @@ def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.endswith("interrupted\n") and "Traceback" not in err
     assert 1 <= len(shards(data)) < count
-    assert subprocess.run([*line, "--nj", "2"], capture_output=True).returncode == 0 and len(shards(data)) == count
+    assert (
+        subprocess.run([*line, "--nj", "2"], capture_output=True).returncode == 0
+        and len(shards(data)) == count
+    )
 
 
 def children(pid):
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 @pytest.mark.parametrize("killed", ["worker", "parent"])
@@ -151,9 +192,15 @@ def test_no_process_outlives_one_that_was_killed(killed, tmp_path):
         time.sleep(0.01)
     workers = children(process.pid)
     os.kill(workers[-1] if killed == "worker" else process.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=60)  # it comes when no process has standard error open any more
+    _, err = process.communicate(
+        timeout=60
+    )  # it comes when no process has standard error open any more
     if killed == "worker":
-        assert process.returncode == 1 and err.rstrip().endswith("try a smaller --nj") and "Traceback" not in err
+        assert (
+            process.returncode == 1
+            and err.rstrip().endswith("try a smaller --nj")
+            and "Traceback" not in err
+        )
     assert len(workers) == 2 and 1 <= len(shards(data)) < 3
 
 

@@ -17,7 +17,9 @@ RATE = 16_000
 
 
 def noise(seconds):
-    return 0.3 * np.random.default_rng(1).standard_normal(round(seconds * RATE)).astype(np.float32).clip(-3, 3) + np.float32(0.02)
+    return 0.3 * np.random.default_rng(1).standard_normal(round(seconds * RATE)).astype(
+        np.float32
+    ).clip(-3, 3) + np.float32(0.02)
 
 
 def chirp(seconds):
@@ -32,9 +34,15 @@ def ast_loader(waveform, frames=1024):
     waveform = torch.from_numpy(waveform)[None]
     waveform = waveform - waveform.mean()
     fbank = kaldi.fbank(
-        waveform, htk_compat=True, sample_frequency=RATE, use_energy=False, window_type="hanning", num_mel_bins=128,
-        dither=0.0, frame_shift=10,
-    )  # fmt: skip
+        waveform,
+        htk_compat=True,
+        sample_frequency=RATE,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
     return torch.nn.functional.pad(fbank, (0, 0, 0, max(0, frames - len(fbank))))[:frames]
 
 
@@ -68,7 +76,9 @@ def test_it_equals_the_authors_loader(signal, seconds):
 def test_it_equals_a_second_kaldi_implementation(signal):
     expected = native_fbank(signal(3))
     apart = np.abs(logmel(signal(3))[: len(expected)].numpy() - expected)
-    faint = expected < expected.max(axis=1, keepdims=True) - 15  # 65 dB under the frame's peak: rounding of the FFT shows
+    faint = (
+        expected < expected.max(axis=1, keepdims=True) - 15
+    )  # 65 dB under the frame's peak: rounding of the FFT shows
     assert apart[~faint].max() <= 1e-3 and apart.max() <= 0.05
     assert expected.shape == (298, 128) and expected.std() > 0.5 and faint.mean() < 0.4
 
@@ -80,7 +90,10 @@ def test_ten_seconds_are_998_frames_then_exact_zeros():
 
 
 def test_silence_is_the_logarithm_of_the_smallest_float():
-    assert torch.equal(logmel(np.zeros(RATE, np.float32))[:98], torch.full((98, 128), torch.finfo(torch.float32).eps).log())
+    assert torch.equal(
+        logmel(np.zeros(RATE, np.float32))[:98],
+        torch.full((98, 128), torch.finfo(torch.float32).eps).log(),
+    )
 
 
 def test_longer_sound_is_cut_to_the_frames_asked_for():
@@ -116,7 +129,11 @@ def test_waveforms_must_be_a_batch(shape):
 def test_the_spec_tells_settings_apart():
     spec = features.build("logmel").spec()
     assert spec == features.build("logmel").spec()
-    assert spec != features.build("logmel", frames=512).spec() != features.build("logmel", bins=64).spec()
+    assert (
+        spec
+        != features.build("logmel", frames=512).spec()
+        != features.build("logmel", bins=64).spec()
+    )
     assert features.build("logmel", frames=512, bins=64).shape == (1, 512, 64)
 
 
@@ -150,18 +167,27 @@ def vggish_frames():
 
 
 def test_vggish_lies_beside_the_audio():
-    assert vggish.sidecar("/x/openmic-2018/audio/000/000046_3840.ogg") == Path("/x/openmic-2018/vggish/000/000046_3840.json")
+    assert vggish.sidecar("/x/openmic-2018/audio/000/000046_3840.ogg") == Path(
+        "/x/openmic-2018/vggish/000/000046_3840.json"
+    )
 
 
 def test_vggish_is_read_as_it_is_and_survives_the_store(tmp_path):
     frames = vggish_frames()
     feature = features.build("vggish")
-    found = feature.read(sidecar(tmp_path, {"time_points": [0.96 * i for i in range(10)], "features": frames}))
-    assert found.shape == feature.shape == (1, feature.frames, feature.bins) and found.dtype == torch.float32
+    found = feature.read(
+        sidecar(tmp_path, {"time_points": [0.96 * i for i in range(10)], "features": frames})
+    )
+    assert (
+        found.shape == feature.shape == (1, feature.frames, feature.bins)
+        and found.dtype == torch.float32
+    )
     assert found[0].tolist() == frames
     whole = torch.arange(256.0)
     assert torch.equal(whole.half().float(), whole)  # the store's precision
-    torch.testing.assert_close((whole - feature.mean) / (2 * feature.std), whole / 255, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        (whole - feature.mean) / (2 * feature.std), whole / 255, rtol=0, atol=1e-7
+    )
     assert feature.spec() != features.build("logmel").spec()
 
 
@@ -177,14 +203,17 @@ def test_vggish_is_read_as_it_is_and_survives_the_store(tmp_path):
         ({"features": [[0] * 128] * 9}, "found 9 frames of 128, expected 10"),
         ({"features": [[0] * 128] * 9 + [[0] * 127]}, "found 10 frames of 127 and 128"),
         ({"features": [[0] * 128] * 9 + [7]}, "found 10 frames of 0 and 128"),
-        ({"features": [[0] * 128] * 9 + [[0] * 127 + [256]]}, "found 256, expected whole numbers from 0 to 255"),
+        (
+            {"features": [[0] * 128] * 9 + [[0] * 127 + [256]]},
+            "found 256, expected whole numbers from 0 to 255",
+        ),
         ({"features": [[0] * 128] * 9 + [[0] * 127 + [-1]]}, "found -1"),
         ({"features": [[0] * 128] * 9 + [[0] * 127 + [0.5]]}, "found 0.5"),
         ({"features": [[0] * 128] * 9 + [[0] * 127 + ["1"]]}, "found '1'"),
         ({"features": [[0] * 128] * 9 + [[0] * 127 + [None]]}, "found None"),
         ({"features": [[0] * 128] * 9 + [[0] * 127 + [True]]}, "found True"),
     ],
-)  # fmt: skip
+)
 def test_damaged_vggish_is_refused(content, message, tmp_path):
     with pytest.raises(vggish.VGGishError, match=f"000046_3840.json: {message}"):
         features.build("vggish").read(sidecar(tmp_path, content))

@@ -11,11 +11,28 @@ from matplotlib.text import Text
 from test_compare import arrays, scored
 from test_report import lines_of, make_run, run
 
-from ast_repr.report import course, instruments, methods, plots, results, shape, studies, style, sweep, tables
+from ast_repr.report import (
+    course,
+    instruments,
+    methods,
+    plots,
+    results,
+    shape,
+    studies,
+    style,
+    sweep,
+    tables,
+)
 
 ALWAYS = {"methods", "accuracy_vs_parameters", "heatmap", "instruments"}
 NO_AST = {"name": "tiny", "weights": "none", "sha256": None}
-LABELS = {"labels": {"question": "How few?", "confs": ["ast_linear+train.labels=0.1", "ast_linear", "ast_unet"], "figure": "labels"}}
+LABELS = {
+    "labels": {
+        "question": "How few?",
+        "confs": ["ast_linear+train.labels=0.1", "ast_linear", "ast_unet"],
+        "figure": "labels",
+    }
+}
 
 
 def only(exp):
@@ -52,18 +69,26 @@ def test_figures_are_whole_files(tmp_path):
 def test_letters_that_the_font_lacks_are_drawn_as_boxes_without_a_warning(tmp_path, recwarn):
     figure = matplotlib.figure.Figure()
     figure.suptitle("日本")
-    assert all(path.stat().st_size > 1000 for path in style.save(figure, tmp_path, "letters")) and not recwarn.list
+    assert (
+        all(path.stat().st_size > 1000 for path in style.save(figure, tmp_path, "letters"))
+        and not recwarn.list
+    )
 
 
 def test_a_protocol_without_validation_split_has_no_curves(tmp_path):
     folder = make_run(tmp_path / "synthetic", protocol="paper")
     (folder / "history.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n')
-    assert names(plots.draw(only(tmp_path / "synthetic"))) == {f"paper.tiny.{name}" for name in ALWAYS}
+    assert names(plots.draw(only(tmp_path / "synthetic"))) == {
+        f"paper.tiny.{name}" for name in ALWAYS
+    }
 
 
 def test_rows_trained_in_one_go_or_not_at_all_have_no_curve(tmp_path):
     make_run(tmp_path / "synthetic", "ast_unet")
-    for conf, line in (("forest", {"epoch": 1, "loss": None, "valid": {"macro_f1": 0.6}}), ("ast_zero_shot", {"epoch": 0, "loss": None})):
+    for conf, line in (
+        ("forest", {"epoch": 1, "loss": None, "valid": {"macro_f1": 0.6}}),
+        ("ast_zero_shot", {"epoch": 0, "loss": None}),
+    ):
         folder = make_run(tmp_path / "synthetic", conf, reprogrammer="none", trainable_parameters=0)
         (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
     table = only(tmp_path / "synthetic")
@@ -77,17 +102,42 @@ def test_unobserved_instruments_are_left_blank(tmp_path):
         folder = make_run(tmp_path / "synthetic", seed=seed)
         found = json.loads((folder / "results.json").read_text())
         for one in (found["metrics"], *found["floors"].values()):
-            one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {"present": 0, "absent": 0}
+            one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {
+                "present": 0,
+                "absent": 0,
+            }
         (folder / "results.json").write_text(json.dumps(found))
     table = only(tmp_path / "synthetic")
-    assert [text.get_text() for text in instruments.heatmap(table).axes[0].texts] == ["70.0", "70.0", "-", "72.0"]
+    assert [text.get_text() for text in instruments.heatmap(table).axes[0].texts] == [
+        "70.0",
+        "70.0",
+        "-",
+        "72.0",
+    ]
     style.save(instruments.bars(table), tmp_path, "instruments")
 
 
 def test_bars_choose_rows_by_kind_and_never_by_score(tmp_path):
-    exp, published = tmp_path / "synthetic", {"macro_f1": [80.0], "source": "s", "corpus": "OpenMIC-2018", "protocol": "p"}
-    make_run(exp, "forest", reprogrammer="none", trainable_parameters=0, backbone=NO_AST, published=published)
-    make_run(exp, "attention", value=0.99, reprogrammer="none", trainable_parameters=55_336, backbone=NO_AST)
+    exp, published = (
+        tmp_path / "synthetic",
+        {"macro_f1": [80.0], "source": "s", "corpus": "OpenMIC-2018", "protocol": "p"},
+    )
+    make_run(
+        exp,
+        "forest",
+        reprogrammer="none",
+        trainable_parameters=0,
+        backbone=NO_AST,
+        published=published,
+    )
+    make_run(
+        exp,
+        "attention",
+        value=0.99,
+        reprogrammer="none",
+        trainable_parameters=55_336,
+        backbone=NO_AST,
+    )
     make_run(exp, "ast_zero_shot", value=0.98, reprogrammer="none", trainable_parameters=0)
     make_run(exp, "ast_linear", published=published)
     make_run(exp, "ast_finetune", reprogrammer="none", trainable_parameters=2_800_000, value=0.5)
@@ -97,7 +147,10 @@ def test_bars_choose_rows_by_kind_and_never_by_score(tmp_path):
     table = only(exp)
     default = ["forest", "ast_linear", "ast_cnn", "ast_unet", "ast_noise", "ast_finetune"]
     assert [row.conf for row in instruments.chosen(table).rows] == default
-    assert [row.conf for row in instruments.chosen(table, ["ast_mine", "forest"]).rows] == ["ast_mine", "forest"]
+    assert [row.conf for row in instruments.chosen(table, ["ast_mine", "forest"]).rows] == [
+        "ast_mine",
+        "forest",
+    ]
     assert [row.conf for row in instruments.chosen(table, ["elsewhere"]).rows] == default
 
 
@@ -115,12 +168,18 @@ def test_published_runs_are_drawn_on_their_own_corpus_only(tmp_path, corpus, the
 def test_numbers_of_points_do_not_touch(tmp_path, count):
     for index in range(count):  # in one place almost: the worst case
         value, trained = 0.7 + 0.002 * (index % 4), 0 if index == 0 else 4285 + index
-        make_run(tmp_path / "synthetic", f"row_{index:02d}", value=value, trainable_parameters=trained)
+        make_run(
+            tmp_path / "synthetic", f"row_{index:02d}", value=value, trainable_parameters=trained
+        )
     with matplotlib.rc_context(style.STYLE):
         figure = methods.accuracy_vs_parameters(only(tmp_path / "synthetic"))
         renderer = drawn(figure)
-    boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]  # without the lines that lead to them
-    assert [text.get_text() for text in figure.axes[0].texts] == [str(number + 1) for number in range(count)]
+    boxes = [
+        Text.get_window_extent(text, renderer) for text in figure.axes[0].texts
+    ]  # without the lines that lead to them
+    assert [text.get_text() for text in figure.axes[0].texts] == [
+        str(number + 1) for number in range(count)
+    ]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert "none" in [label.get_text() for label in figure.axes[0].get_xticklabels()]
 
@@ -130,19 +189,45 @@ def test_names_of_lines_do_not_touch(tmp_path):
         for fraction in (0.01, 0.1, 1.0):
             variant = conf if fraction == 1 else f"{conf}+train.labels={fraction}"
             for seed in (0, 1):
-                make_run(tmp_path / "synthetic", variant, seed, value=0.6 + 0.001 * k + 0.01 * seed, row=f"{conf} row", label_fraction=fraction)
+                make_run(
+                    tmp_path / "synthetic",
+                    variant,
+                    seed,
+                    value=0.6 + 0.001 * k + 0.01 * seed,
+                    row=f"{conf} row",
+                    label_fraction=fraction,
+                )
     table = only(tmp_path / "synthetic")
-    (study,) = studies.parse({"labels": {"question": "How few?", "confs": [row.conf for row in table.rows], "figure": "labels"}}, "f")
+    (study,) = studies.parse(
+        {
+            "labels": {
+                "question": "How few?",
+                "confs": [row.conf for row in table.rows],
+                "figure": "labels",
+            }
+        },
+        "f",
+    )
     with matplotlib.rc_context(style.STYLE):
         figure = sweep.labels(study, study.table(table))
         axes, renderer = figure.axes[0], drawn(figure)
-    boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]  # without the lines that lead to them
+    boxes = [
+        Text.get_window_extent(text, renderer) for text in axes.texts
+    ]  # without the lines that lead to them
     assert sorted(text.get_text() for text in axes.texts) == ["a row", "b row", "c row", "d row"]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     lines = {line.get_label(): line for line in axes.lines}
     np.testing.assert_allclose(lines["b row (b)"].get_xdata(), [1, 10, 100])
     np.testing.assert_allclose(lines["b row (b)"].get_ydata(), [60.6] * 3)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 %", "2 %", "5 %", "10 %", "25 %", "50 %", "100 %"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "1 %",
+        "2 %",
+        "5 %",
+        "10 %",
+        "25 %",
+        "50 %",
+        "100 %",
+    ]
 
 
 def test_long_names_of_bars_do_not_touch(tmp_path):
@@ -150,7 +235,9 @@ def test_long_names_of_bars_do_not_touch(tmp_path):
     for k in range(6):
         make_run(tmp_path / "synthetic", f"ast_linear+train.epochs={k}+{long}")
     table = only(tmp_path / "synthetic")
-    (study,) = studies.parse({"x": {"question": "?", "confs": [row.conf for row in table.rows]}}, "f")
+    (study,) = studies.parse(
+        {"x": {"question": "?", "confs": [row.conf for row in table.rows]}}, "f"
+    )
     with matplotlib.rc_context(style.STYLE):
         figure = sweep.bars(study, table)
         renderer = drawn(figure)
@@ -164,7 +251,11 @@ def test_a_study_shows_its_rows_in_its_order_and_names_the_missing(tmp_path):
     for seed in (0, 1):
         scored(exp, "ast_linear", seed, arrays(seed), row="AST-BS")
         scored(exp, "ast_linear+input.norm=none", seed, arrays(seed + 5), row="AST-BS")
-    about = {"question": "Which norm?", "confs": ["ast_linear+input.norm=none", "missing+a=b", "ast_linear"], "figure": "bars"}
+    about = {
+        "question": "Which norm?",
+        "confs": ["ast_linear+input.norm=none", "missing+a=b", "ast_linear"],
+        "figure": "bars",
+    }
     (study,) = studies.parse({"norm": about | {"against": "ast_linear"}}, "studies.yaml")
     table = study.table(only(exp))
     assert [row.conf for row in table.rows] == ["ast_linear+input.norm=none", "ast_linear"]
@@ -200,21 +291,38 @@ def test_wrong_studies_are_named(about, message):
 
 
 def test_the_script_makes_the_same_bytes_twice(tmp_path):
-    exp, file, out = tmp_path / "exp" / "synthetic", tmp_path / "studies.yaml", tmp_path / "RESULTS.md"
+    exp, file, out = (
+        tmp_path / "exp" / "synthetic",
+        tmp_path / "studies.yaml",
+        tmp_path / "RESULTS.md",
+    )
     for seed in (0, 1):
         for conf in ("ast_linear", "ast_linear+train.labels=0.1", "ast_unet"):
-            make_run(exp, conf, seed, value=0.6 + 0.1 * seed, label_fraction=0.1 if "+" in conf else 1.0)
+            make_run(
+                exp, conf, seed, value=0.6 + 0.1 * seed, label_fraction=0.1 if "+" in conf else 1.0
+            )
     file.write_text(json.dumps(LABELS))  # JSON is YAML
     options = ["--exp", exp, "--out", out, "--studies", file, "--rows", "ast_unet"]
     written = []
     for _ in range(2):
         done = run(*options)
         assert done.returncode == 0, done.stderr
-        written.append({path.name: path.read_bytes() for path in (exp / "figures").iterdir()} | {out.name: out.read_bytes()})
+        written.append(
+            {path.name: path.read_bytes() for path in (exp / "figures").iterdir()}
+            | {out.name: out.read_bytes()}
+        )
     assert written[0] == written[1]
-    assert names(name.removesuffix(".png") for name in written[0] if name.endswith(".png")) == ALWAYS | {"curves", "study.labels"}
-    assert "Study labels: How few?" in done.stdout and "Row of ast_linear+train.labels=0.1, train.labels=0.1" in done.stdout
+    assert names(
+        name.removesuffix(".png") for name in written[0] if name.endswith(".png")
+    ) == ALWAYS | {"curves", "study.labels"}
+    assert (
+        "Study labels: How few?" in done.stdout
+        and "Row of ast_linear+train.labels=0.1, train.labels=0.1" in done.stdout
+    )
     file.write_text("[")
-    for wrong, message in ((options, "not YAML"), ([*options[:-1], "ast_unte"], "did you mean 'ast_unet'?")):
+    for wrong, message in (
+        (options, "not YAML"),
+        ([*options[:-1], "ast_unte"], "did you mean 'ast_unet'?"),
+    ):
         done = run(*wrong)
         assert done.returncode in (1, 2) and message in done.stderr and done.stderr.count("\n") == 1

@@ -19,7 +19,9 @@ WINDOW = 160_000  # samples in ten seconds
 
 def sound(seconds, count=2):
     return (
-        np.random.default_rng(3).uniform(-0.5, 0.5, (count, round(seconds * 16_000))).astype(np.float32)
+        np.random.default_rng(3)
+        .uniform(-0.5, 0.5, (count, round(seconds * 16_000)))
+        .astype(np.float32)
         * np.float32([[1], [0.01]])[:count]
     )
 
@@ -37,7 +39,8 @@ def by_hand(model, waveforms, starts):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "starts"), [(0.3, [0]), (10, [0]), (10.0001, [0, 2]), (20, [0, WINDOW]), (25, [0, WINDOW, 240_000])]
+    ("seconds", "starts"),
+    [(0.3, [0]), (10, [0]), (10.0001, [0, 2]), (20, [0, WINDOW]), (25, [0, WINDOW, 240_000])],
 )
 def test_any_length_gives_the_mean_over_windows_of_ten_seconds(seconds, starts, run):
     folder, model = run
@@ -81,7 +84,9 @@ def test_the_model_is_as_it_was_trained_and_in_eval_mode(run):
     found = inference.load(folder).model
     assert not any(module.training for module in found.modules())
     assert isinstance(found.reprogrammer, unet.UNet) and found.reprogrammer.residual
-    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, found.state_dict()[name]) for name, tensor in model.state_dict().items()
+    )
 
 
 def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
@@ -89,7 +94,8 @@ def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
     other = folder.parent / "other.safetensors"
     weights.save(spread(tiny_ast(frames=1024, depth=1), seed=5), other)
     with pytest.raises(
-        weights.WeightsError, match="other.safetensors: the backbone's tensors have sha256 .*the model was trained on .*pass the right file"
+        weights.WeightsError,
+        match="other.safetensors: the backbone's tensors have sha256 .*the model was trained on .*pass the right file",
     ):
         inference.load(folder, backbone_file=other)
     moved = folder.parent / "moved.safetensors"
@@ -114,13 +120,21 @@ def songs(tmp_path):
     """Files of 0.3 to 31 seconds, with one in the midst that ends in NaN."""
     paths = [tmp_path / f"{i}.wav" for i in range(5)]
     for path, seconds in zip(paths, (31, 0.3, 10, 12, 24)):
-        soundfile.write(path, sound(seconds)[0] * (np.nan if path.name == "3.wav" else 1), 16_000, subtype="FLOAT")
+        soundfile.write(
+            path,
+            sound(seconds)[0] * (np.nan if path.name == "3.wav" else 1),
+            16_000,
+            subtype="FLOAT",
+        )
     return paths
 
 
 def heard(predict, paths, **options):
     """{path: what was heard of it}."""
-    return {path: list(parts) for path, parts in itertools.groupby(predict.listen(paths, **options), lambda one: one.path)}
+    return {
+        path: list(parts)
+        for path, parts in itertools.groupby(predict.listen(paths, **options), lambda one: one.path)
+    }
 
 
 def test_files_are_heard_window_by_window(run, songs):
@@ -133,7 +147,10 @@ def test_files_are_heard_window_by_window(run, songs):
             assert "not finite" in str(one.error) and one.probabilities is None
             continue
         waveform = audio.decode(path)
-        assert [one.start_s for one in parts] == {"0.wav": [0, 10, 20, 21], "4.wav": [0, 10, 14]}.get(path.name, [0])
+        assert [one.start_s for one in parts] == {
+            "0.wav": [0, 10, 20, 21],
+            "4.wav": [0, 10, 14],
+        }.get(path.name, [0])
         assert parts[-1].end_s == pytest.approx(len(waveform) / 16_000)
         assert all(one.feature.shape == (1, 1024, 32) for one in parts)
         mean = np.mean([one.probabilities for one in parts], axis=0)
@@ -146,14 +163,22 @@ def test_neither_the_batch_nor_the_neighbours_matter(device, run, songs):
         pytest.skip("no CUDA device")
     predict = inference.load(run[0], device)
     expected = heard(predict, songs, hop=110_000)
-    alone = {path: parts for own in songs for path, parts in heard(predict, [own], hop=110_000).items()}
-    for found in (heard(predict, songs, hop=110_000, batch_size=1), heard(predict, songs, hop=110_000, batch_size=5), alone):
+    alone = {
+        path: parts for own in songs for path, parts in heard(predict, [own], hop=110_000).items()
+    }
+    for found in (
+        heard(predict, songs, hop=110_000, batch_size=1),
+        heard(predict, songs, hop=110_000, batch_size=5),
+        alone,
+    ):
         for path in songs:
             assert [one.start_s for one in found[path]] == [one.start_s for one in expected[path]]
             for one, other in zip(found[path], expected[path]):
                 assert str(one.error) == str(other.error)
                 if not one.error:
-                    np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-5)
+                    np.testing.assert_allclose(
+                        one.probabilities, other.probabilities, rtol=0, atol=1e-5
+                    )
 
 
 def test_an_outdated_model_is_named(run):
@@ -174,10 +199,14 @@ def test_a_file_that_is_no_trained_model_is_named(state, tmp_path):
 
 @pytest.mark.parametrize("name", ["labels.txt", "song.wav", "ast_unet"])
 def test_what_can_be_no_model_is_named(name, tmp_path):
-    with pytest.raises(ValueError, match=f"{name}: nothing there, expected a run folder, a checkpoint"):
+    with pytest.raises(
+        ValueError, match=f"{name}: nothing there, expected a run folder, a checkpoint"
+    ):
         inference.load(tmp_path / name)
     (tmp_path / name).write_text("accordion\nbanjo\n")
-    with pytest.raises(ValueError, match=f"{name}: another kind of file, expected a run folder, a checkpoint"):
+    with pytest.raises(
+        ValueError, match=f"{name}: another kind of file, expected a run folder, a checkpoint"
+    ):
         inference.load(tmp_path / name)
 
 

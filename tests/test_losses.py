@@ -16,7 +16,11 @@ JUNK = (0.0, 1.0, math.nan, 1e9, -1e9, math.inf, -math.inf)
 def case(seed=0, shape=(6, 5)):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(shape, generator=generator)
-    return logits, torch.rand(shape, generator=generator), torch.rand(shape, generator=generator) < 0.4
+    return (
+        logits,
+        torch.rand(shape, generator=generator),
+        torch.rand(shape, generator=generator) < 0.4,
+    )
 
 
 def loss_and_gradient(logits, targets, mask):
@@ -37,7 +41,9 @@ def test_it_is_the_mean_cross_entropy_of_the_observed_cells():
 def test_with_everything_observed_it_is_torchs():
     logits, targets, mask = case()
     found = masked_bce(logits, targets, torch.ones_like(mask))
-    torch.testing.assert_close(found, functional.binary_cross_entropy_with_logits(logits, targets), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found, functional.binary_cross_entropy_with_logits(logits, targets), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -52,12 +58,16 @@ def test_unobserved_targets_change_neither_loss_nor_gradient(junk):
 @pytest.mark.parametrize("junk", JUNK)
 def test_a_batch_without_labels_gives_zero_loss_and_zero_gradients(junk):
     logits, targets, mask = case()
-    loss, gradient = loss_and_gradient(logits, torch.full_like(targets, junk), torch.zeros_like(mask))
+    loss, gradient = loss_and_gradient(
+        logits, torch.full_like(targets, junk), torch.zeros_like(mask)
+    )
     assert loss == 0 and (gradient == 0).all()
 
 
 def test_far_logits_stay_finite():
-    loss, gradient = loss_and_gradient(torch.tensor([[1e4, -1e4]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=bool))
+    loss, gradient = loss_and_gradient(
+        torch.tensor([[1e4, -1e4]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=bool)
+    )
     assert loss == 1e4 and gradient.tolist() == [[0.5, -0.5]]
 
 
@@ -73,7 +83,9 @@ def test_the_method_trains_on_soft_or_hard_targets(kind, target, junk):
     logits = torch.tensor([[0.2, -1.0, 2.0, 5.0]])
     mask = torch.tensor([[True, True, True, False]])
     batch = Batch(logits, torch.tensor([[0.3, 0.5, 0.9, junk]]), mask)
-    found = methods.build("supervised", model=torch.nn.Identity(), targets=kind).step(batch, 0)["loss"]
+    found = methods.build("supervised", model=torch.nn.Identity(), targets=kind).step(batch, 0)[
+        "loss"
+    ]
     expected = functional.binary_cross_entropy_with_logits(logits[0, :3], torch.tensor(target))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

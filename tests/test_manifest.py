@@ -21,9 +21,17 @@ def many(groups=30, each=5, seed=0):
     """Training clips of `groups` artists, and some test clips."""
     rng = np.random.default_rng(seed)
     clips = [
-        Clip(f"c{g}-{i}", f"g{g}", "x.ogg", 0.0, "train" if g < groups else "test", {str(rng.choice(CLASSES)): 1.0})
-        for g in range(groups + 5) for i in range(each)
-    ]  # fmt: skip
+        Clip(
+            f"c{g}-{i}",
+            f"g{g}",
+            "x.ogg",
+            0.0,
+            "train" if g < groups else "test",
+            {str(rng.choice(CLASSES)): 1.0},
+        )
+        for g in range(groups + 5)
+        for i in range(each)
+    ]
     return clips
 
 
@@ -73,7 +81,10 @@ def test_an_unreadable_line_is_named_by_its_number(line, tmp_path):
         ({"clip": "a"}, "clip a is listed twice, in train and test"),
         ({"clip": "a", "split": "train"}, "clip a is listed twice, in train and train"),
         ({"labels": {"flut": 1.0}}, "clip b: unknown instrument 'flut': did you mean 'flute'"),
-        ({"labels": {"flute": 1.01}}, "clip b: the relevance of flute is 1.01; expected a number from 0 to 1"),
+        (
+            {"labels": {"flute": 1.01}},
+            "clip b: the relevance of flute is 1.01; expected a number from 0 to 1",
+        ),
         ({"labels": {"flute": -0.1}}, "the relevance of flute is -0.1"),
         ({"labels": {"flute": float("nan")}}, "the relevance of flute is nan"),
         ({"labels": {"flute": float("inf")}}, "the relevance of flute is inf"),
@@ -91,7 +102,10 @@ def test_what_would_spoil_an_experiment_is_refused(changes, message):
 
 @pytest.mark.parametrize("elsewhere", ["valid", "test"])
 def test_a_class_must_be_observed_in_training(elsewhere):
-    clips = [replace(TWO[0], labels={"bass": 1.0, "flute": 0.0}), replace(TWO[1], split=elsewhere, labels={"violin": 1.0})]
+    clips = [
+        replace(TWO[0], labels={"bass": 1.0, "flute": 0.0}),
+        replace(TWO[1], split=elsewhere, labels={"violin": 1.0}),
+    ]
     with pytest.raises(ManifestError, match="never observed in training: violin"):
         manifest.check(clips, CLASSES)
 
@@ -101,7 +115,9 @@ def test_a_class_must_be_observed_in_training(elsewhere):
 def test_validation_takes_whole_artists_and_about_the_fraction(fraction, seed):
     clips = many()
     split = manifest.split_validation(clips, fraction, seed)
-    assert [replace(clip, split="x") for clip in split] == [replace(clip, split="x") for clip in clips]
+    assert [replace(clip, split="x") for clip in split] == [
+        replace(clip, split="x") for clip in clips
+    ]
     groups = {}
     for clip in split:
         groups.setdefault(clip.group, set()).add(clip.split)
@@ -112,7 +128,9 @@ def test_validation_takes_whole_artists_and_about_the_fraction(fraction, seed):
 
 
 def chosen(clips, seed):
-    return {clip.clip for clip in manifest.split_validation(clips, 0.2, seed) if clip.split == "valid"}
+    return {
+        clip.clip for clip in manifest.split_validation(clips, 0.2, seed) if clip.split == "valid"
+    }
 
 
 def test_the_seed_alone_decides_the_split():

@@ -11,9 +11,15 @@ from ast_repr.trainer import Plan
 
 CPU = torch.device("cpu")
 PLAN = Plan(
-    epochs=3, batch_size=4, micro_batch=None, patience=None, clip_norm=None, schedule={"name": "constant"},
-    select={"split": "valid", "metric": "map", "mode": "max"}, seed=0,
-)  # fmt: skip
+    epochs=3,
+    batch_size=4,
+    micro_batch=None,
+    patience=None,
+    clip_norm=None,
+    schedule={"name": "constant"},
+    select={"split": "valid", "metric": "map", "mode": "max"},
+    seed=0,
+)
 
 
 class Line(torch.nn.Module):
@@ -46,7 +52,9 @@ def test_the_teacher_is_the_average_of_the_students():
 def test_the_loss_is_bce_where_observed_and_consistency_everywhere():
     method = methods.build("mean_teacher", model=Line(2.0), weight=3.0)
     method.teacher.w.fill_(0.0)
-    batch = Batch(torch.tensor([[0.5, -1.0]]), torch.tensor([[0.7, 0.0]]), torch.tensor([[True, False]]))
+    batch = Batch(
+        torch.tensor([[0.5, -1.0]]), torch.tensor([[0.7, 0.0]]), torch.tensor([[True, False]])
+    )
     found = method.step(batch, 0)
     # Student sigmoid(1), sigmoid(-2); teacher 0.5, 0.5. Hard target of 0.7 is 1: bce = log(1 + e^-1).
     e = torch.e
@@ -60,20 +68,27 @@ def test_the_loss_is_bce_where_observed_and_consistency_everywhere():
 
 
 def test_the_teacher_goes_on_where_it_was(tiny_ast):
-    one, two = (methods.build("mean_teacher", model=build(tiny_ast, "noise", "embedding")) for _ in range(2))
+    one, two = (
+        methods.build("mean_teacher", model=build(tiny_ast, "noise", "embedding")) for _ in range(2)
+    )
     for _ in range(3):
         one.model.reprogrammer.delta.data += 1
         one.after_step()
     two.load_learned(one.learned_state())
     for method in (one, two):
         method.after_step()
-    assert torch.equal(one.teacher.reprogrammer.delta, two.teacher.reprogrammer.delta) and one.steps == two.steps == 4
+    assert (
+        torch.equal(one.teacher.reprogrammer.delta, two.teacher.reprogrammer.delta)
+        and one.steps == two.steps == 4
+    )
 
 
 def build(tiny_ast, reprogrammer, head):
     backbone = tiny_ast()
     return Reprogrammed(
-        reprogrammers.build(reprogrammer, 64, 32), backbone, heads.build(head, 3, embed_dim=backbone.embed_dim, n_source=backbone.n_source)
+        reprogrammers.build(reprogrammer, 64, 32),
+        backbone,
+        heads.build(head, 3, embed_dim=backbone.embed_dim, n_source=backbone.n_source),
     )
 
 
@@ -82,13 +97,17 @@ OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs":
 
 @pytest.mark.parametrize("reprogrammer", reprogrammers.REPROGRAMMERS)
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_goes_with_every_reprogrammer(name, reprogrammer, tiny_ast, tiny_clips, tmp_path):
+def test_every_method_goes_with_every_reprogrammer(
+    name, reprogrammer, tiny_ast, tiny_clips, tmp_path
+):
     torch.manual_seed(0)
     model = build(tiny_ast, reprogrammer, "embedding")
     before = backbones.weights.fingerprint(model.backbone)
     method = methods.build(name, model=model, **OPTIONS[name])
     own = optimizer.build("adamw", model, 0.01)
-    history = trainer.fit(method, own, tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path, PLAN, CPU)
+    history = trainer.fit(
+        method, own, tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path, PLAN, CPU
+    )
     assert len(history) == 3 and all(row["loss"] > 0 for row in history)
     assert ["valid" in row for row in history] == [name != "label_enhancement", True, True]
     assert backbones.weights.fingerprint(model.backbone) == before
@@ -98,17 +117,30 @@ def test_every_method_goes_with_every_reprogrammer(name, reprogrammer, tiny_ast,
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
     model = build(tiny_ast, "none", "embedding")
-    read = {split: clips.with_features(torch.randn(8, 32)) for split, clips in {"train": tiny_clips(8), "valid": tiny_clips(8, 1, "valid")}.items()}
+    read = {
+        split: clips.with_features(torch.randn(8, 32))
+        for split, clips in {"train": tiny_clips(8), "valid": tiny_clips(8, 1, "valid")}.items()
+    }
     probe = Probe(model)
     method = methods.build(name, model=probe, **OPTIONS[name])
-    trainer.fit(method, optimizer.build("adamw", probe, 0.1), read["train"], read["valid"], tmp_path, PLAN, CPU)
+    trainer.fit(
+        method,
+        optimizer.build("adamw", probe, 0.1),
+        read["train"],
+        read["valid"],
+        tmp_path,
+        PLAN,
+        CPU,
+    )
     saved = torch.load(tmp_path / "best.valid.map.pt", weights_only=True)["learned"]
     assert saved.keys() == model.learned_state().keys()
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_a_batch_in_parts_teaches_what_it_teaches_whole(name, micro_batch, tiny_ast, tiny_clips, tmp_path):
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(
+    name, micro_batch, tiny_ast, tiny_clips, tmp_path
+):
     moved, train = [], tiny_clips(6)
     train.mask[2] = False
     for size in (None, micro_batch):
@@ -116,13 +148,23 @@ def test_a_batch_in_parts_teaches_what_it_teaches_whole(name, micro_batch, tiny_
         model = build(tiny_ast, "none", "embedding")
         plan = Plan(**(vars(PLAN) | {"epochs": 2, "batch_size": 6, "micro_batch": size}))
         own = optimizer.build("sgd", model, 0.5)
-        history = trainer.fit(methods.build(name, model=model, **OPTIONS[name]), own, train, tiny_clips(8, 1, "valid"), tmp_path / str(size), plan, CPU)
+        history = trainer.fit(
+            methods.build(name, model=model, **OPTIONS[name]),
+            own,
+            train,
+            tiny_clips(8, 1, "valid"),
+            tmp_path / str(size),
+            plan,
+            CPU,
+        )
         moved.append((history[-1]["loss"], model.head.linear.weight.detach()))
     assert moved[0][0] == pytest.approx(moved[1][0], abs=1e-6)
     torch.testing.assert_close(moved[0][1], moved[1][1], rtol=0, atol=1e-6)
 
 
-def test_a_batch_without_labels_teaches_consistency_and_nothing_else(tiny_ast, tiny_clips, tmp_path):
+def test_a_batch_without_labels_teaches_consistency_and_nothing_else(
+    tiny_ast, tiny_clips, tmp_path
+):
     train = tiny_clips(8)
     train = train.with_labels(train.targets, torch.zeros_like(train.mask))
     for name, moves in (("supervised", False), ("mean_teacher", True)):
@@ -131,13 +173,23 @@ def test_a_batch_without_labels_teaches_consistency_and_nothing_else(tiny_ast, t
         if moves:
             method.teacher.head.linear.bias.data += 1.0
         before = model.head.linear.weight.detach().clone()
-        trainer.fit(method, optimizer.build("adamw", model, 0.01), train, tiny_clips(8, 1, "valid"), tmp_path / name, PLAN, CPU)
+        trainer.fit(
+            method,
+            optimizer.build("adamw", model, 0.01),
+            train,
+            tiny_clips(8, 1, "valid"),
+            tmp_path / name,
+            PLAN,
+            CPU,
+        )
         assert torch.equal(model.head.linear.weight, before) != moves
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_goes_on_bit_equal_after_a_cut(name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch):
+def test_every_method_goes_on_bit_equal_after_a_cut(
+    name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch
+):
     def run(folder, at=None):
         torch.manual_seed(0)
         model = build(tiny_ast, "unet", "embedding")
@@ -150,7 +202,15 @@ def test_every_method_goes_on_bit_equal_after_a_cut(name, cut, tiny_ast, tiny_cl
             return step(*args)
 
         method.step = cut_off
-        trainer.fit(method, optimizer.build("adamw", model, 0.01), tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path / folder, PLAN, CPU)
+        trainer.fit(
+            method,
+            optimizer.build("adamw", model, 0.01),
+            tiny_clips(8),
+            tiny_clips(8, 1, "valid"),
+            tmp_path / folder,
+            PLAN,
+            CPU,
+        )
         return method.learned_state()
 
     straight = run("straight")
@@ -168,17 +228,31 @@ def same(one, two):
     return one == two
 
 
-def test_a_method_that_lets_no_epoch_be_chosen_is_refused_before_it_trains(tiny_ast, tiny_clips, tmp_path):
+def test_a_method_that_lets_no_epoch_be_chosen_is_refused_before_it_trains(
+    tiny_ast, tiny_clips, tmp_path
+):
     model = build(tiny_ast, "none", "embedding")
     method = methods.build("label_enhancement", model=model, epochs=3)
     with pytest.raises(ValueError, match="none of 3 epochs may be chosen.*raise train.epochs"):
-        trainer.fit(method, optimizer.build("adamw", model, 0.01), tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path, PLAN, CPU)
+        trainer.fit(
+            method,
+            optimizer.build("adamw", model, 0.01),
+            tiny_clips(8),
+            tiny_clips(8, 1, "valid"),
+            tmp_path,
+            PLAN,
+            CPU,
+        )
     assert not list(tmp_path.iterdir())
 
 
 def clips(labels):
     names = ["a", "b"]
-    return Clips([Clip(str(i), str(i), "", 0.0, "train", own) for i, own in enumerate(labels)], names, torch.tensor([[3.0], [1.0], [2.0], [0.0], [9.0]]).__getitem__)
+    return Clips(
+        [Clip(str(i), str(i), "", 0.0, "train", own) for i, own in enumerate(labels)],
+        names,
+        torch.tensor([[3.0], [1.0], [2.0], [0.0], [9.0]]).__getitem__,
+    )
 
 
 class Score(Line):
@@ -198,12 +272,20 @@ def test_stage_one_takes_missing_labels_for_negatives_and_stage_two_prunes_the_l
     own.state[model.w]["momentum_buffer"] = torch.ones(())
     train = clips([{}, {"a": 0.0}, {"b": 1.0}, {}, {"a": 0.9}])
     first = method.start_epoch(0, train, own, CPU)
-    assert first.mask.all() and torch.equal(first.targets, torch.where(train.mask, train.targets, 0.0))
+    assert first.mask.all() and torch.equal(
+        first.targets, torch.where(train.mask, train.targets, 0.0)
+    )
     assert not method.selectable(1) and method.selectable(2)
     model.w.data.fill_(2.0)  # what stage one learned; scores rise with x
     second = method.start_epoch(2, train, own, CPU)
     # Missing: class a clips 0, 2, 3 (x 3, 2, 0), of which round(1.5) = 2 go: 0 and 2. Class b clips 0, 1, 3, 4 (3, 1, 0, 9): 4 and 0.
-    assert second.mask.tolist() == [[False, False], [True, True], [False, True], [True, True], [True, False]]
+    assert second.mask.tolist() == [
+        [False, False],
+        [True, True],
+        [False, True],
+        [True, True],
+        [True, False],
+    ]
     assert model.w.item() == 1.0 and not own.state  # from scratch
     assert method.start_epoch(3, train, own, CPU) is second
     other = methods.build("label_enhancement", model=Score(5.0), epochs=2, prune=0.5)

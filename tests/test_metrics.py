@@ -11,11 +11,27 @@ from ast_repr import metrics
 # Observed test labels of OpenMIC-2018, (present, absent), as in the per-instrument reports of cosmir/openmic-2018,
 # examples/modeling-baseline.ipynb.
 OPENMIC = {
-    "accordion": (115, 423), "banjo": (140, 338), "bass": (134, 329), "cello": (226, 259), "clarinet": (137, 503),
-    "cymbals": (297, 139), "drums": (278, 146), "flute": (175, 387), "guitar": (286, 150), "mallet_percussion": (211, 267),
-    "mandolin": (193, 434), "organ": (121, 310), "piano": (285, 130), "saxophone": (305, 324), "synthesizer": (268, 112),
-    "trombone": (228, 492), "trumpet": (318, 467), "ukulele": (182, 408), "violin": (394, 237), "voice": (224, 150),
-}  # fmt: skip
+    "accordion": (115, 423),
+    "banjo": (140, 338),
+    "bass": (134, 329),
+    "cello": (226, 259),
+    "clarinet": (137, 503),
+    "cymbals": (297, 139),
+    "drums": (278, 146),
+    "flute": (175, 387),
+    "guitar": (286, 150),
+    "mallet_percussion": (211, 267),
+    "mandolin": (193, 434),
+    "organ": (121, 310),
+    "piano": (285, 130),
+    "saxophone": (305, 324),
+    "synthesizer": (268, 112),
+    "trombone": (228, 492),
+    "trumpet": (318, 467),
+    "ukulele": (182, 408),
+    "violin": (394, 237),
+    "voice": (224, 150),
+}
 JUNK = (0.0, 1.0, math.nan, 1e9, -1.0, math.inf)
 
 
@@ -27,7 +43,9 @@ def case(seed=0, shape=(300, 6), observed=0.3):
 
 
 def flat(found):
-    return [found[name] for name in metrics.SUMMARY] + [v for row in found["per_instrument"].values() for v in row.values()]
+    return [found[name] for name in metrics.SUMMARY] + [
+        v for row in found["per_instrument"].values() for v in row.values()
+    ]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -39,12 +57,18 @@ def test_every_metric_equals_sklearns(seed, threshold):
     for k in range(6):
         truth, own = targets[mask[:, k], k] >= 0.5, scores[mask[:, k], k]
         report = classification_report(truth, own >= threshold, output_dict=True, zero_division=0)
-        rows.append({
-            "macro_f1": report["macro avg"]["f1-score"], "weighted_f1": report["weighted avg"]["f1-score"],
-            "positive_f1": report["True"]["f1-score"], "absent_f1": report["False"]["f1-score"],
-            "ap": average_precision_score(truth, own), "auroc": roc_auc_score(truth, own),
-            "present": truth.sum(), "absent": (~truth).sum(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "macro_f1": report["macro avg"]["f1-score"],
+                "weighted_f1": report["weighted avg"]["f1-score"],
+                "positive_f1": report["True"]["f1-score"],
+                "absent_f1": report["False"]["f1-score"],
+                "ap": average_precision_score(truth, own),
+                "auroc": roc_auc_score(truth, own),
+                "present": truth.sum(),
+                "absent": (~truth).sum(),
+            }
+        )
         assert found["per_instrument"][str(k)] == pytest.approx(rows[k], abs=1e-12)
     for name, column in {
         "macro_f1": "macro_f1",
@@ -91,13 +115,17 @@ def test_the_floors_of_openmic_are_those_known():
     assert round(present["macro_f1"], 3) == 0.299
     assert round(present["positive_f1"], 3) == 0.599 and absent["positive_f1"] == 0
     assert absent["auroc"] == present["auroc"] == 0.5
-    counts = {name: (row["present"], row["absent"]) for name, row in absent["per_instrument"].items()}
+    counts = {
+        name: (row["present"], row["absent"]) for name, row in absent["per_instrument"].items()
+    }
     assert counts == OPENMIC
 
 
 def test_the_floors_follow_from_the_counts():
     found = metrics.floors(*openmic())
-    half = [2 * a / (2 * a + p) / 2 for p, a in OPENMIC.values()]  # all absent found, all present missed
+    half = [
+        2 * a / (2 * a + p) / 2 for p, a in OPENMIC.values()
+    ]  # all absent found, all present missed
     assert found["always_absent"]["macro_f1"] == pytest.approx(np.mean(half), abs=1e-12)
     half = [2 * p / (2 * p + a) / 2 for p, a in OPENMIC.values()]
     assert found["always_present"]["macro_f1"] == pytest.approx(np.mean(half), abs=1e-12)
@@ -106,21 +134,59 @@ def test_the_floors_follow_from_the_counts():
 def one(truth, scores):
     """`evaluate` of one instrument, all of it observed."""
     truth = np.asarray(truth, float)[:, None]
-    return metrics.evaluate(truth, np.ones(truth.shape, bool), np.asarray(scores, float)[:, None])["per_instrument"]["0"]
+    return metrics.evaluate(truth, np.ones(truth.shape, bool), np.asarray(scores, float)[:, None])[
+        "per_instrument"
+    ]["0"]
 
 
 @pytest.mark.parametrize(
     ("truth", "scores", "expected"),
     [
-        ([1, 1, 0, 0], [0.9, 0.1, 0.9, 0.1], {"positive_f1": 0.5, "absent_f1": 0.5, "macro_f1": 0.5, "ap": 0.5, "auroc": 0.5}),
-        ([1, 0, 0, 0], [1, 1, 0, 0], {"positive_f1": 2 / 3, "absent_f1": 0.8, "weighted_f1": (2 / 3 + 3 * 0.8) / 4}),
-        ([0.5, 0.49], [0.5, 0.49], {"positive_f1": 1, "absent_f1": 1, "present": 1, "absent": 1}),  # 0.5 is present
-        ([0, 0], [0, 0], {"positive_f1": None, "absent_f1": 1, "macro_f1": 1, "weighted_f1": 1, "ap": None, "auroc": None}),
-        ([1, 1], [1, 1], {"positive_f1": 1, "absent_f1": None, "macro_f1": 1, "ap": 1, "auroc": None}),
-        ([0, 0], [1, 0], {"positive_f1": 0, "absent_f1": 2 / 3, "macro_f1": 1 / 3}),  # predicted, so it counts
-        ([], [], dict.fromkeys(("positive_f1", "absent_f1", "macro_f1", "weighted_f1", "ap", "auroc")) | {"present": 0}),
+        (
+            [1, 1, 0, 0],
+            [0.9, 0.1, 0.9, 0.1],
+            {"positive_f1": 0.5, "absent_f1": 0.5, "macro_f1": 0.5, "ap": 0.5, "auroc": 0.5},
+        ),
+        (
+            [1, 0, 0, 0],
+            [1, 1, 0, 0],
+            {"positive_f1": 2 / 3, "absent_f1": 0.8, "weighted_f1": (2 / 3 + 3 * 0.8) / 4},
+        ),
+        (
+            [0.5, 0.49],
+            [0.5, 0.49],
+            {"positive_f1": 1, "absent_f1": 1, "present": 1, "absent": 1},
+        ),  # 0.5 is present
+        (
+            [0, 0],
+            [0, 0],
+            {
+                "positive_f1": None,
+                "absent_f1": 1,
+                "macro_f1": 1,
+                "weighted_f1": 1,
+                "ap": None,
+                "auroc": None,
+            },
+        ),
+        (
+            [1, 1],
+            [1, 1],
+            {"positive_f1": 1, "absent_f1": None, "macro_f1": 1, "ap": 1, "auroc": None},
+        ),
+        (
+            [0, 0],
+            [1, 0],
+            {"positive_f1": 0, "absent_f1": 2 / 3, "macro_f1": 1 / 3},
+        ),  # predicted, so it counts
+        (
+            [],
+            [],
+            dict.fromkeys(("positive_f1", "absent_f1", "macro_f1", "weighted_f1", "ap", "auroc"))
+            | {"present": 0},
+        ),
     ],
-)  # fmt: skip
+)
 def test_small_cases_by_hand(truth, scores, expected):
     found = one(truth, scores)
     for name, value in expected.items():
@@ -130,7 +196,9 @@ def test_small_cases_by_hand(truth, scores, expected):
 def test_instruments_without_a_value_are_left_out_of_the_mean():
     targets = np.array([[1.0, 0.0, 0.3], [0.0, 0.0, 0.9]])
     mask = np.array([[True, True, False], [True, True, False]])
-    found = metrics.evaluate(targets, mask, np.array([[0.9, 0.1, 0.5], [0.8, 0.2, 0.5]]), classes=["a", "b", "c"])
+    found = metrics.evaluate(
+        targets, mask, np.array([[0.9, 0.1, 0.5], [0.8, 0.2, 0.5]]), classes=["a", "b", "c"]
+    )
     rows = found["per_instrument"]
     assert rows["c"]["macro_f1"] is None and rows["b"]["ap"] is None
     assert found["macro_f1"] == pytest.approx((rows["a"]["macro_f1"] + 1.0) / 2, abs=1e-12)
@@ -138,7 +206,9 @@ def test_instruments_without_a_value_are_left_out_of_the_mean():
 
 
 def test_nothing_observed_has_no_value():
-    found = metrics.evaluate(np.full((3, 2), np.nan), np.zeros((3, 2), bool), np.full((3, 2), np.nan))
+    found = metrics.evaluate(
+        np.full((3, 2), np.nan), np.zeros((3, 2), bool), np.full((3, 2), np.nan)
+    )
     assert all(found[name] is None for name in metrics.SUMMARY)
 
 
@@ -154,9 +224,15 @@ def test_the_threshold_itself_predicts_present():
         (lambda t, m, s: (t[:, 0], m[:, 0], s[:, 0]), r"expected one shape \(N, K\)"),
         (lambda t, m, s: (t, m.astype(float), s), "mask has type float64; expected bool"),
         (lambda t, m, s: (t, m.astype(int), s), "expected bool"),
-        (lambda t, m, s: (np.where(m, np.nan, t), m, s), "observed target is not a number from 0 to 1"),
+        (
+            lambda t, m, s: (np.where(m, np.nan, t), m, s),
+            "observed target is not a number from 0 to 1",
+        ),
         (lambda t, m, s: (np.where(m, 1.5, t), m, s), "observed target"),
-        (lambda t, m, s: (t, m, np.where(m, np.nan, s)), "observed score is not a number from 0 to 1"),
+        (
+            lambda t, m, s: (t, m, np.where(m, np.nan, s)),
+            "observed score is not a number from 0 to 1",
+        ),
         (lambda t, m, s: (t, m, 8 * s - 4), "observed score"),  # logits by mistake
     ],
 )

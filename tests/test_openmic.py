@@ -22,9 +22,13 @@ COLUMNS = (
 ).split(",")
 NAMES = ["000046_3840", "000135_483840", "000139_119040", "000178_3840"]
 LABELS = [
-    "000046_3840,clarinet,0.17104999999999998,3", "000046_3840,flute,0.0,3", "000135_483840,flute,1.0,2",
-    "000139_119040,bass,0.5,3", "000178_3840,bass,0.62,3", "000135_483840,flute,0.75,3",
-]  # fmt: skip
+    "000046_3840,clarinet,0.17104999999999998,3",
+    "000046_3840,flute,0.0,3",
+    "000135_483840,flute,1.0,2",
+    "000139_119040,bass,0.5,3",
+    "000178_3840,bass,0.62,3",
+    "000135_483840,flute,0.75,3",
+]
 LABEL_FILE, METADATA = "openmic-2018-aggregated-labels.csv", "openmic-2018-metadata.csv"
 TRAIN, TEST = "partitions/split01_train.csv", "partitions/split01_test.csv"
 
@@ -35,7 +39,9 @@ def corpus(tmp_path):
     root = tmp_path / "openmic-2018"
     (root / "partitions").mkdir(parents=True)
     (root / "class-map.json").write_text(json.dumps({"bass": 0, "clarinet": 1, "flute": 2}))
-    (root / LABEL_FILE).write_text("\n".join(["sample_key,instrument,relevance,num_responses", *LABELS]) + "\n")
+    (root / LABEL_FILE).write_text(
+        "\n".join(["sample_key,instrument,relevance,num_responses", *LABELS]) + "\n"
+    )
     lines = []
     for name, artist in zip(NAMES, (4, 52, 4, 7)):
         row = dict.fromkeys(COLUMNS, "") | {
@@ -69,9 +75,11 @@ def test_the_published_layout_is_read(corpus):
     clips, classes = read(corpus)
     assert classes == ["bass", "clarinet", "flute"]
     assert [(c.clip, c.group, c.split, c.start_s) for c in clips] == [
-        ("000046_3840", "artist 4", "train", 0.0), ("000135_483840", "artist 52", "train", 0.0),
-        ("000139_119040", "artist 4", "train", 0.0), ("000178_3840", "artist 7", "test", 0.0),
-    ]  # fmt: skip
+        ("000046_3840", "artist 4", "train", 0.0),
+        ("000135_483840", "artist 52", "train", 0.0),
+        ("000139_119040", "artist 4", "train", 0.0),
+        ("000178_3840", "artist 7", "test", 0.0),
+    ]
     assert clips[0].labels == {"clarinet": 0.17104999999999998, "flute": 0.0}
     assert clips[0].audio == "../openmic-2018/audio/000/000046_3840.ogg"
     manifest.check(clips, classes)
@@ -90,8 +98,18 @@ def test_a_clip_without_metadata_is_its_own_artist(corpus):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        (LABEL_FILE, "000139_119040,bass", "000999_0,bass", "line 5: a label for 000999_0, which is in neither partition"),
-        (LABEL_FILE, ",bass,0.62", ",basss,0.62", "line 6: unknown instrument 'basss': did you mean 'bass'"),
+        (
+            LABEL_FILE,
+            "000139_119040,bass",
+            "000999_0,bass",
+            "line 5: a label for 000999_0, which is in neither partition",
+        ),
+        (
+            LABEL_FILE,
+            ",bass,0.62",
+            ",basss,0.62",
+            "line 6: unknown instrument 'basss': did you mean 'bass'",
+        ),
         (LABEL_FILE, "0.62", "1.01", "line 6: relevance '1.01'; expected a number from 0 to 1"),
         (LABEL_FILE, "0.62", "-0.5", "line 6: relevance '-0.5'"),
         (LABEL_FILE, "0.62", "nan", "line 6: relevance 'nan'"),
@@ -99,16 +117,31 @@ def test_a_clip_without_metadata_is_its_own_artist(corpus):
         (LABEL_FILE, "0.62", "loud", "line 6: relevance 'loud'"),
         (LABEL_FILE, "0.62,3", "", "line 6: relevance ''"),
         (LABEL_FILE, "000178_3840,bass,0.62,3", "000178_3840,bass", "line 6: relevance None"),
-        (LABEL_FILE, "relevance", "confidence", "no column relevance; found sample_key, instrument, confidence"),
+        (
+            LABEL_FILE,
+            "relevance",
+            "confidence",
+            "no column relevance; found sample_key, instrument, confidence",
+        ),
         (METADATA, "artist_id", "artist", "no column artist_id"),
         (METADATA, ",sample_key", ",key", "no column sample_key"),
-        (TEST, NAMES[3], NAMES[3] + "\n" + NAMES[0], f"{NAMES[0]} is in both partitions, train and test"),
+        (
+            TEST,
+            NAMES[3],
+            NAMES[3] + "\n" + NAMES[0],
+            f"{NAMES[0]} is in both partitions, train and test",
+        ),
         (TRAIN, NAMES[0], NAMES[0] + "\n" + NAMES[0], f"{NAMES[0]} is twice in train"),
         ("class-map.json", "2", "3", r"indices \[0, 1, 3\]; expected 0 to K - 1"),
         ("class-map.json", "2", "1", r"indices \[0, 1, 1\]"),
         ("class-map.json", "2", '"two"', "not a map of class names to indices"),
         ("class-map.json", "}", "", "not a map of class names to indices"),
-        ("class-map.json", '{"bass": 0, "clarinet": 1, "flute": 2}', "[1, 2]", "not a map of class names to indices"),
+        (
+            "class-map.json",
+            '{"bass": 0, "clarinet": 1, "flute": 2}',
+            "[1, 2]",
+            "not a map of class names to indices",
+        ),
         ("class-map.json", '{"bass": 0, "clarinet": 1, "flute": 2}', "{}", r"indices \[\]"),
     ],
 )
@@ -150,7 +183,9 @@ def cut(path):
         (lambda path: path.write_bytes(b""), "empty"),
         (lambda path: path.write_bytes(b"<html>not found</html>" * 99), "not readable as audio"),
         (
-            lambda path: soundfile.write(path, np.zeros(8_000 * 5), 8_000, format="OGG", subtype="VORBIS"),
+            lambda path: soundfile.write(
+                path, np.zeros(8_000 * 5), 8_000, format="OGG", subtype="VORBIS"
+            ),
             r"truncated \(5.0 s of 10 s\)",
         ),
         (cut, "truncated|not readable"),

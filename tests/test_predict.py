@@ -7,10 +7,10 @@ import os
 import sys
 
 import numpy as np
-import predict
 import pytest
 import soundfile
 
+import predict
 from ast_repr import audio, checkpoint, command, inference
 from ast_repr.report import predictions, song
 
@@ -30,7 +30,16 @@ def tell(run, capsys):
     def call(*arguments, model=run[0]):
         code = 0
         try:
-            command.run(predict.main, predict.parse(), [*map(str, arguments), "--device", "cpu", *(["--model", str(model)] if model else [])])
+            command.run(
+                predict.main,
+                predict.parse(),
+                [
+                    *map(str, arguments),
+                    "--device",
+                    "cpu",
+                    *(["--model", str(model)] if model else []),
+                ],
+            )
         except SystemExit as left:
             code = left.code
         return code, *capsys.readouterr()
@@ -41,20 +50,36 @@ def tell(run, capsys):
 def rows(text):
     """{file: {instrument: probability}} of the output of --format jsonl --threshold 0; failed files are {}."""
     found = map(json.loads, text.splitlines())
-    return {one["file"]: {part["instrument"]: part["probability"] for part in one.get("instruments", [])} for one in found}
+    return {
+        one["file"]: {
+            part["instrument"]: part["probability"] for part in one.get("instruments", [])
+        }
+        for one in found
+    }
 
 
 def assert_heard(found, model, path, waveform=None):
-    expected = inference.load(model)(audio.decode(path)[None] if waveform is None else waveform[None])[0]
-    np.testing.assert_allclose([found[str(path)][name] for name in CLASSES], expected, rtol=0, atol=1e-4)
+    expected = inference.load(model)(
+        audio.decode(path)[None] if waveform is None else waveform[None]
+    )[0]
+    np.testing.assert_allclose(
+        [found[str(path)][name] for name in CLASSES], expected, rtol=0, atol=1e-4
+    )
 
 
 def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
     folder = tmp_path / "music"
     folder.mkdir()
     for i, rate in enumerate((8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)):
-        soundfile.write(folder / f"{rate}.wav", noise(0.7, rate, i % 6 + 1, i), rate, subtype=("PCM_16", "PCM_24", "FLOAT")[i % 3])
-        soundfile.write(folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, subtype="PCM_24")
+        soundfile.write(
+            folder / f"{rate}.wav",
+            noise(0.7, rate, i % 6 + 1, i),
+            rate,
+            subtype=("PCM_16", "PCM_24", "FLOAT")[i % 3],
+        )
+        soundfile.write(
+            folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, subtype="PCM_24"
+        )
     soundfile.write(folder / "below.OGG", noise(3, 44_100, 2), 44_100, format="OGG")
     (folder / "deeper").mkdir()
     soundfile.write(folder / "deeper" / "one.mp3", noise(10.5, 48_000, 2), 48_000)
@@ -68,7 +93,13 @@ def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
 
 
 def test_short_silent_and_clipped_sound_is_heard(run, tell, tmp_path):
-    sounds = {"sample": [0.5], "short": noise(0.3)[:, 0], "ten": noise(10)[:, 0], "silent": np.zeros(RATE), "loud": 9 * noise(1)[:, 0]}
+    sounds = {
+        "sample": [0.5],
+        "short": noise(0.3)[:, 0],
+        "ten": noise(10)[:, 0],
+        "silent": np.zeros(RATE),
+        "loud": 9 * noise(1)[:, 0],
+    }
     for name, samples in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", np.asarray(samples), RATE, subtype="FLOAT")
     paths = [tmp_path / f"{name}.wav" for name in sounds]
@@ -91,20 +122,34 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
     (tmp_path / "link.mp3").symlink_to(tmp_path / "gone.mp3")
     (tmp_path / "folder").mkdir()
     bad = {
-        "empty.wav": "too short to be heard", "nan.wav": "not finite", "late.wav": "not finite", "text.wav": "not readable as audio",
-        "zero.mp3": "0 bytes", "link.mp3": "a link to a file that is not there", "folder": "a folder, expected an audio file",
-        "absent.wav": "no such audio file", "*.none": "no such audio file",
-    }  # fmt: skip
+        "empty.wav": "too short to be heard",
+        "nan.wav": "not finite",
+        "late.wav": "not finite",
+        "text.wav": "not readable as audio",
+        "zero.mp3": "0 bytes",
+        "link.mp3": "a link to a file that is not there",
+        "folder": "a folder, expected an audio file",
+        "absent.wav": "no such audio file",
+        "*.none": "no such audio file",
+    }
     names = list(bad)
     given = [tmp_path / name for name in [*names[:4], "good.wav", *names[4:]]]
     code, out, err = tell(*given, "--format", "jsonl", "--threshold", 0)
     assert code == 1 and list(rows(out)) == list(map(str, given))
     assert_heard(rows(out), run[0], good)
-    listed = {line.strip().partition(": ")[0]: line for line in err.splitlines() if line.startswith("  ")}
+    listed = {
+        line.strip().partition(": ")[0]: line for line in err.splitlines() if line.startswith("  ")
+    }
     for name, reason in bad.items():
         assert reason in listed[str(tmp_path / name)] and rows(out)[str(tmp_path / name)] == {}
-    assert err.splitlines()[-1] == "error: 9 of 10 files cannot be read, as listed above; the others are done"
-    assert tell(tmp_path / "text.wav", "--format", "csv")[:2] == (1, "file,instrument,probability\n")
+    assert (
+        err.splitlines()[-1]
+        == "error: 9 of 10 files cannot be read, as listed above; the others are done"
+    )
+    assert tell(tmp_path / "text.wav", "--format", "csv")[:2] == (
+        1,
+        "file,instrument,probability\n",
+    )
 
 
 @pytest.mark.parametrize("kind", ["ogg", "mp3"])
@@ -117,21 +162,39 @@ def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):
     assert_heard(rows(out), run[0], path)
 
 
-NAMES = [" two  spaces.wav", "it's \"quoted\".wav", "new\nline.wav", "音楽 ümlaut.wav", "$a_{b$.wav", "[x]*.wav", os.fsdecode(b"latin\xe9.wav")]
+NAMES = [
+    " two  spaces.wav",
+    'it\'s "quoted".wav',
+    "new\nline.wav",
+    "音楽 ümlaut.wav",
+    "$a_{b$.wav",
+    "[x]*.wav",
+    os.fsdecode(b"latin\xe9.wav"),
+]
 
 
 def test_names_may_be_anything(tell, tmp_path):
     for i, name in enumerate(NAMES):
         soundfile.write(os.fsencode(tmp_path / name), noise(0.2, seed=i), RATE, format="WAV")
     code, out, _ = tell(tmp_path, "--format", "json", "--threshold", 0)
-    assert code == 0 and sorted(one["file"] for one in json.loads(out)) == sorted(str(tmp_path / name) for name in NAMES)
+    assert code == 0 and sorted(one["file"] for one in json.loads(out)) == sorted(
+        str(tmp_path / name) for name in NAMES
+    )
     _, out, _ = tell(tmp_path, "--format", "csv", "--threshold", 0)
     told = {row["file"].rpartition("/")[2] for row in csv.DictReader(io.StringIO(out, newline=""))}
     assert told == {*NAMES[:-1], "latin\\udce9.wav"}
     _, out, _ = tell(tmp_path)
-    assert f"{ascii(str(tmp_path / NAMES[2]))} (0:00.2)\n" in out and "\n".join(NAMES[3:5]) not in out
-    code, _, err = tell(*(tmp_path / NAMES[i] for i in (2, 3, 4, 6)), "--plot", tmp_path / "pictures")
-    assert code == 0 and "glyph" not in err.lower() and len(list((tmp_path / "pictures").glob("*.png"))) == 4
+    assert (
+        f"{ascii(str(tmp_path / NAMES[2]))} (0:00.2)\n" in out and "\n".join(NAMES[3:5]) not in out
+    )
+    code, _, err = tell(
+        *(tmp_path / NAMES[i] for i in (2, 3, 4, 6)), "--plot", tmp_path / "pictures"
+    )
+    assert (
+        code == 0
+        and "glyph" not in err.lower()
+        and len(list((tmp_path / "pictures").glob("*.png"))) == 4
+    )
 
 
 def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monkeypatch):
@@ -144,19 +207,46 @@ def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monke
 
 def test_hop_and_aggregate(run, tell, tmp_path):
     path = tmp_path / "song.wav"
-    soundfile.write(path, noise(21) * np.linspace(0, 1, 21 * RATE)[:, None] ** 4, RATE, subtype="FLOAT")
+    soundfile.write(
+        path, noise(21) * np.linspace(0, 1, 21 * RATE)[:, None] ** 4, RATE, subtype="FLOAT"
+    )
     predictor, waveform = inference.load(run[0]), audio.decode(path)
-    windows = [(start, predictor(waveform[None, round(start * RATE) :][:, : 10 * RATE])[0]) for start in (0, 4.5, 9, 11)]
+    windows = [
+        (start, predictor(waveform[None, round(start * RATE) :][:, : 10 * RATE])[0])
+        for start in (0, 4.5, 9, 11)
+    ]
     for aggregate in ("mean", "max"):
-        code, out, _ = tell(path, "--hop", 4.5, "--aggregate", aggregate, "--format", "json", "--timeline", "--threshold", 0)
+        code, out, _ = tell(
+            path,
+            "--hop",
+            4.5,
+            "--aggregate",
+            aggregate,
+            "--format",
+            "json",
+            "--timeline",
+            "--threshold",
+            0,
+        )
         (found,) = json.loads(out)
         assert code == 0 and found["seconds"] == 21
         for one, (start, expected) in zip(found["timeline"], windows, strict=True):
-            assert (one["start_s"], one["end_s"]) == (start, start + 10) and list(one["probabilities"]) == CLASSES
-            np.testing.assert_allclose(list(one["probabilities"].values()), expected, rtol=0, atol=1e-5)
+            assert (one["start_s"], one["end_s"]) == (start, start + 10) and list(
+                one["probabilities"]
+            ) == CLASSES
+            np.testing.assert_allclose(
+                list(one["probabilities"].values()), expected, rtol=0, atol=1e-5
+            )
         whole = getattr(np, aggregate)([values for _, values in windows], axis=0)
-        assert [part["instrument"] for part in found["instruments"]] == [CLASSES[i] for i in np.argsort(-whole)]
-        np.testing.assert_allclose([part["probability"] for part in found["instruments"]], np.sort(whole)[::-1], rtol=0, atol=1e-5)
+        assert [part["instrument"] for part in found["instruments"]] == [
+            CLASSES[i] for i in np.argsort(-whole)
+        ]
+        np.testing.assert_allclose(
+            [part["probability"] for part in found["instruments"]],
+            np.sort(whole)[::-1],
+            rtol=0,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.slow
@@ -168,23 +258,39 @@ def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
     code, out, _ = tell(path, "--format", "json", "--timeline", "--hop", 30)
     (found,) = json.loads(out)
     assert code == 0 and found["seconds"] == 3660 and len(found["timeline"]) == 123
-    last = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[0]  # a second more, so that the resampler has settled
+    last = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[
+        0
+    ]  # a second more, so that the resampler has settled
     assert found["timeline"][-1]["start_s"] == 3650
-    np.testing.assert_allclose(list(found["timeline"][-1]["probabilities"].values()), last, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(
+        list(found["timeline"][-1]["probabilities"].values()), last, rtol=0, atol=2e-3
+    )
 
 
 # How it is written, from songs made by hand.
 SONGS = [
     predictions.Song(
-        "a.wav", 12.5, np.array([[0, 10], [2.5, 12.5]]), np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]), np.array([0.15, 0.7, 0.6])
+        "a.wav",
+        12.5,
+        np.array([[0, 10], [2.5, 12.5]]),
+        np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]),
+        np.array([0.15, 0.7, 0.6]),
     ),
     predictions.Song("b\n.wav", error="broken"),
-    predictions.Song("c, c.wav", 1.0, np.array([[0, 1.0]]), np.array([[0.1, 0.2, 0.49999999]]), np.array([0.1, 0.2, 0.49999999])),
-]  # fmt: skip
+    predictions.Song(
+        "c, c.wav",
+        1.0,
+        np.array([[0, 1.0]]),
+        np.array([[0.1, 0.2, 0.49999999]]),
+        np.array([0.1, 0.2, 0.49999999]),
+    ),
+]
 
 
 def written(form, **view):
-    return "".join(predictions.FORMATS[form](SONGS, predictions.View(CLASSES, **({"threshold": 0.5} | view))))
+    return "".join(
+        predictions.FORMATS[form](SONGS, predictions.View(CLASSES, **({"threshold": 0.5} | view)))
+    )
 
 
 def test_table():
@@ -193,33 +299,66 @@ def test_table():
         "c, c.wav (0:01)\n  nothing from 0.5 on; the most likely: voice (0.50)\n"
     )
     assert written("table", top=1, timeline=True).splitlines()[:4] == [
-        "a.wav (0:12.5)", "  0.70  flute", "       0:00 -    0:10  flute 0.80", "     0:02.5 -  0:12.5  voice 0.70"
-    ]  # fmt: skip
+        "a.wav (0:12.5)",
+        "  0.70  flute",
+        "       0:00 -    0:10  flute 0.80",
+        "     0:02.5 -  0:12.5  voice 0.70",
+    ]
 
 
 def test_json_and_its_lines():
     lines = [json.loads(line) for line in written("jsonl").splitlines()]
-    assert lines == json.loads(written("json")) == [
-        {"file": "a.wav", "seconds": 12.5, "instruments": [{"instrument": "flute", "probability": 0.7}, {"instrument": "voice", "probability": 0.6}]},
-        {"file": "b\n.wav", "error": "broken"},
-        {"file": "c, c.wav", "seconds": 1.0, "instruments": []},
-    ]  # fmt: skip
+    assert (
+        lines
+        == json.loads(written("json"))
+        == [
+            {
+                "file": "a.wav",
+                "seconds": 12.5,
+                "instruments": [
+                    {"instrument": "flute", "probability": 0.7},
+                    {"instrument": "voice", "probability": 0.6},
+                ],
+            },
+            {"file": "b\n.wav", "error": "broken"},
+            {"file": "c, c.wav", "seconds": 1.0, "instruments": []},
+        ]
+    )
     assert json.loads(written("json", timeline=True))[0]["timeline"][1] == {
-        "start_s": 2.5, "end_s": 12.5, "probabilities": {"bass": 0.1, "flute": 0.6, "voice": 0.7}
-    }  # fmt: skip
+        "start_s": 2.5,
+        "end_s": 12.5,
+        "probabilities": {"bass": 0.1, "flute": 0.6, "voice": 0.7},
+    }
     assert "".join(predictions.json_list([], predictions.View(CLASSES, 0.5))) == "[]\n"
 
 
 def test_csv():
     assert written("csv") == "file,instrument,probability\na.wav,flute,0.7\na.wav,voice,0.6\n"
     told = list(csv.reader(io.StringIO(written("csv", timeline=True))))
-    assert told[0] == ["file", "start_s", "end_s", "instrument", "probability"] and len(told) == 1 + 2 * 3 + 3
-    assert told[4] == ["a.wav", "2.5", "12.5", "bass", "0.1"] and told[-1] == ["c, c.wav", "0", "1", "voice", "0.5"]
+    assert (
+        told[0] == ["file", "start_s", "end_s", "instrument", "probability"]
+        and len(told) == 1 + 2 * 3 + 3
+    )
+    assert told[4] == ["a.wav", "2.5", "12.5", "bass", "0.1"] and told[-1] == [
+        "c, c.wav",
+        "0",
+        "1",
+        "voice",
+        "0.5",
+    ]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
-    code, out, _ = tell(tmp_path / "a.wav", "--format", "csv", "--threshold", 0, "--output", tmp_path / "made" / "found.csv")
+    code, out, _ = tell(
+        tmp_path / "a.wav",
+        "--format",
+        "csv",
+        "--threshold",
+        0,
+        "--output",
+        tmp_path / "made" / "found.csv",
+    )
     text = (tmp_path / "made" / "found.csv").read_text()
     assert code == 0 and out == "" and text.count("\n") == 1 + len(CLASSES)
 
@@ -230,7 +369,9 @@ def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
     monkeypatch.setattr(inference.Predictor, "listen", interrupted)
     code, _, err = tell(tmp_path / "a.wav", "--output", tmp_path / "made" / "found.csv")
     assert code == 130 and "interrupted" in err
-    assert (tmp_path / "made" / "found.csv").read_text() == text and len(list((tmp_path / "made").iterdir())) == 1
+    assert (tmp_path / "made" / "found.csv").read_text() == text and len(
+        list((tmp_path / "made").iterdir())
+    ) == 1
 
 
 def test_what_is_no_file_is_written_to_and_not_replaced(tell, tmp_path):
@@ -241,17 +382,24 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tell, tmp_path):
     assert tell(tmp_path / "a.wav", "--format", "csv", "--threshold", 0, "--output", pipe)[0] == 0
     assert pipe.is_fifo() and os.read(reader, 9999).startswith(b"file,instrument,probability\n")
     os.close(reader)
-    assert tell(tmp_path / "a.wav", "--output", tmp_path)[2].endswith(f"error: {tmp_path}: Is a directory\n")
+    assert tell(tmp_path / "a.wav", "--output", tmp_path)[2].endswith(
+        f"error: {tmp_path}: Is a directory\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "required: PATH"), (["x", "--hop", "0"], "from 0.1 to 3600"), (["x", "--threshold", "2"], "'2': expected a number from 0 to 1"),
-        (["x", "--top", "0"], "from 1 on"), (["x", "--batch-size", "1.5"], "'1.5'"), (["x", "--hop", "nan"], "'nan'"),
-        (["x", "--format", "cvs"], "did you mean 'csv'"), (["x", "--timelin"], "did you mean '--timeline'"),
+        ([], "required: PATH"),
+        (["x", "--hop", "0"], "from 0.1 to 3600"),
+        (["x", "--threshold", "2"], "'2': expected a number from 0 to 1"),
+        (["x", "--top", "0"], "from 1 on"),
+        (["x", "--batch-size", "1.5"], "'1.5'"),
+        (["x", "--hop", "nan"], "'nan'"),
+        (["x", "--format", "cvs"], "did you mean 'csv'"),
+        (["x", "--timelin"], "did you mean '--timeline'"),
     ],
-)  # fmt: skip
+)
 def test_usage_errors_are_named(arguments, expected, tell):
     code, out, err = tell(*arguments)
     assert code == 2 and out == "" and expected in err and err.count("\n") == 1
@@ -260,9 +408,15 @@ def test_usage_errors_are_named(arguments, expected, tell):
 def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "ROOT", tmp_path)
     code, _, err = tell(tmp_path, model=None)
-    assert code == 1 and f"no finished run under {tmp_path}/egs" in err and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err
+    assert (
+        code == 1
+        and f"no finished run under {tmp_path}/egs" in err
+        and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err
+    )
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
-    for age, (name, feature) in enumerate([("cnn_only", "vggish"), ("ast_unet", "logmel"), ("ast_linear", "logmel")]):
+    for age, (name, feature) in enumerate(
+        [("cnn_only", "vggish"), ("ast_unet", "logmel"), ("ast_linear", "logmel")]
+    ):
         folder = tmp_path / "egs" / "openmic" / "exp" / "corpus" / name / "seed0"
         checkpoint.save(folder / "best.valid.macro_f1.pt", state)
         (folder / "results.json").write_text(json.dumps({"feature": feature}))
@@ -271,7 +425,9 @@ def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkey
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
     code, _, err = tell(tmp_path / "a.wav", model=None)
     assert code == 0 and err.endswith("corpus/ast_unet/seed0\n")
-    with pytest.raises(SystemExit):  # as of a variable that is not set; the newest run would be another model than was meant
+    with pytest.raises(
+        SystemExit
+    ):  # as of a variable that is not set; the newest run would be another model than was meant
         command.run(predict.main, predict.parse(), [str(tmp_path / "a.wav"), "--model", ""])
 
 
@@ -306,9 +462,13 @@ def test_a_picture_shows_the_windows_where_they_are():
     top, bottom = figure.axes[:2]
     assert song.edges(SONGS[0]).tolist() == [0, 6.25, 12.5]
     assert [(label.get_text(), label.get_fontweight()) for label in top.get_yticklabels()] == [
-        ("flute  0.70", "bold"), ("voice  0.60", "normal"), ("bass  0.15", "normal")
-    ]  # fmt: skip
-    np.testing.assert_array_equal(top.collections[0].get_array(), [[0.8, 0.6], [0.5, 0.7], [0.2, 0.1]])
+        ("flute  0.70", "bold"),
+        ("voice  0.60", "normal"),
+        ("bass  0.15", "normal"),
+    ]
+    np.testing.assert_array_equal(
+        top.collections[0].get_array(), [[0.8, 0.6], [0.5, 0.7], [0.2, 0.1]]
+    )
     assert bottom.get_xlim() == (0, 12.5) and top.get_title() == "a.wav"
 
 
@@ -317,4 +477,8 @@ def test_pictures_of_songs_of_one_name_are_kept_apart(tell, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, np.full(1 + 9 * ("two" in name), 0.1), RATE)
     assert tell(tmp_path, "--plot", tmp_path / "pictures")[0] == 0
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["other.png", "song-1.png", "song.png"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
+        "other.png",
+        "song-1.png",
+        "song.png",
+    ]

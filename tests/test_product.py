@@ -12,7 +12,9 @@ MINE = "_FrozenLinearBackward"
 @pytest.fixture
 def tensors():
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 5, 24), (7, 24), (7,)))
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((2, 5, 24), (7, 24), (7,))
+    )
     return x.requires_grad_(), weight, bias
 
 
@@ -29,7 +31,9 @@ def test_strides_do_not_matter(tensors):
     x, weight, _ = (t.detach() for t in tensors)
     wide = torch.randn(24, 7).t()
     torch.testing.assert_close(product.times_transposed(x, wide), x @ wide.t())
-    torch.testing.assert_close(product.times_transposed(x[0].t(), weight[:, :5]), x[0].t() @ weight[:, :5].t())
+    torch.testing.assert_close(
+        product.times_transposed(x[0].t(), weight[:, :5]), x[0].t() @ weight[:, :5].t()
+    )
 
 
 def test_a_weight_that_learns_gets_its_gradient(tensors):

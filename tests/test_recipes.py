@@ -18,7 +18,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("egs/recipe.sh", "egs/environment.sh", "egs/openmic/run.sh", "egs/custom/run.sh", "egs/pretrain/run.sh", "tests/run.sh", ".ci/run")
+SCRIPTS = (
+    "egs/recipe.sh",
+    "egs/environment.sh",
+    "egs/openmic/run.sh",
+    "egs/custom/run.sh",
+    "egs/pretrain/run.sh",
+    "tests/run.sh",
+    ".ci/run",
+)
 STAGES = ("fetch", "prepare", "extract", "train", "score", "report")
 STUB = """
 import sys, time
@@ -59,11 +67,22 @@ def recipe(tmp_path):
 @pytest.fixture
 def env(tmp_path):
     """An empty HOME, and this Python as the active one."""
-    return {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
+    return {
+        "HOME": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TERM": "dumb",
+    }
 
 
 def bash(command, cwd, env, *args):
-    return subprocess.run(["bash", "-c", command, "bash", *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["bash", "-c", command, "bash", *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def calls(recipe):
@@ -78,8 +97,16 @@ def start(command, cwd, env, tty=None):
         if tty is not None:
             fcntl.ioctl(tty, termios.TIOCSCTTY, 0)
 
-    streams = {"stdin": tty, "stdout": subprocess.PIPE if tty is None else tty, "stderr": subprocess.STDOUT if tty is None else tty}
-    streams |= {"start_new_session": True, "preexec_fn": become_leader, "pass_fds": [tty] if tty else []}
+    streams = {
+        "stdin": tty,
+        "stdout": subprocess.PIPE if tty is None else tty,
+        "stderr": subprocess.STDOUT if tty is None else tty,
+    }
+    streams |= {
+        "start_new_session": True,
+        "preexec_fn": become_leader,
+        "pass_fds": [tty] if tty else [],
+    }
     return subprocess.Popen(command, cwd=cwd, env=env, **streams)
 
 
@@ -126,7 +153,9 @@ def test_scripts_parse(script):
 def test_usage_errors(recipe, env, options, message):
     run = bash(f"source run.sh {options}; echo rc $?", recipe, env)
     assert run.stdout == "rc 2\n"
-    assert run.stderr.count("\n") == 1 and run.stderr.startswith("error: ") and message in run.stderr
+    assert (
+        run.stderr.count("\n") == 1 and run.stderr.startswith("error: ") and message in run.stderr
+    )
     assert not (recipe / "calls").exists()
 
 
@@ -139,7 +168,11 @@ def test_help_names_options_stages_and_confs(recipe, env):
 
 def test_stages_are_called_as_agreed(recipe, env):
     options = "--clips=1000 --data-root 'my data' --conf ast_linear --seeds 0,1 --nj 2 --ngpu 4 --jobs 3 --features-in=disk --recompute --compile --set train.epochs=2 --set=a.b=c=d"
-    run = bash(f"bash 'a project/egs/openmic/run.sh' {options} --protocol paper --overwrite", recipe.parents[2], env)
+    run = bash(
+        f"bash 'a project/egs/openmic/run.sh' {options} --protocol paper --overwrite",
+        recipe.parents[2],
+        env,
+    )
     assert run.returncode == 0, run.stderr
     conf = "--conf-dir conf --conf ast_linear --protocol paper --corpus synthetic --set train.epochs=2 --set a.b=c=d".split()
     data, exp = "--data data/synthetic".split(), "--exp exp/synthetic-paper".split()
@@ -147,10 +180,31 @@ def test_stages_are_called_as_agreed(recipe, env):
     backbone = "--backbone ast_tiny_synth --weights tiny.safetensors"
     root = f"{recipe.parents[2]}/my data"  # as seen from where the command was given
     assert calls(recipe) == [
-        ["fetch", *"--corpus auto --data data --clips 1000 --data-root".split(), root, "--backbone", "auto"],
-        ["prepare", "--corpus", "synthetic", "--root", "data/synthetic/openmic-2018", *data, *clips, *allowed],
+        [
+            "fetch",
+            *"--corpus auto --data data --clips 1000 --data-root".split(),
+            root,
+            "--backbone",
+            "auto",
+        ],
+        [
+            "prepare",
+            "--corpus",
+            "synthetic",
+            "--root",
+            "data/synthetic/openmic-2018",
+            *data,
+            *clips,
+            *allowed,
+        ],
         ["extract", *data, *conf, *allowed],
-        ["train", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --compile --overwrite".split()],
+        [
+            "train",
+            *data,
+            *exp,
+            *conf,
+            *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --compile --overwrite".split(),
+        ],
         ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
     ]
@@ -159,15 +213,35 @@ def test_stages_are_called_as_agreed(recipe, env):
 
 def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
     custom = recipe.with_name("custom")
-    run = bash("source custom/run.sh --manifest 'my songs.csv' --conf ast_linear,normalisation --nj 2", recipe.parent, env)
+    run = bash(
+        "source custom/run.sh --manifest 'my songs.csv' --conf ast_linear,normalisation --nj 2",
+        recipe.parent,
+        env,
+    )
     assert run.returncode == 0, run.stderr
     conf = "--conf-dir ../openmic/conf --conf ast_linear,normalisation --protocol clean --corpus custom".split()
-    data, exp, allowed = "--data data/songs".split(), "--exp exp/songs".split(), ["--nj", "2", "--allow-missing", "0"]
+    data, exp, allowed = (
+        "--data data/songs".split(),
+        "--exp exp/songs".split(),
+        ["--nj", "2", "--allow-missing", "0"],
+    )
     assert calls(custom) == [
-        ["fetch", *"--corpus custom --data data --manifest".split(), f"{recipe.parent}/my songs.csv", "--backbone", "auto"],
+        [
+            "fetch",
+            *"--corpus custom --data data --manifest".split(),
+            f"{recipe.parent}/my songs.csv",
+            "--backbone",
+            "auto",
+        ],
         ["prepare", *"--corpus custom --root songs.csv".split(), *data, *allowed],
         ["extract", *data, *conf, *allowed],
-        ["train", *data, *exp, *conf, *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto --ngpu 1 --features-in auto".split()],
+        [
+            "train",
+            *data,
+            *exp,
+            *conf,
+            *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto --ngpu 1 --features-in auto".split(),
+        ],
         ["score", *data, *exp, *conf, *"--seeds 0 --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies ../openmic/conf/studies.yaml".split()],
     ]
@@ -191,7 +265,10 @@ def test_usage_errors_of_own_data(recipe, env, options, message):
 
 
 def test_help_names_the_options_of_its_recipe(recipe, env):
-    own, openmic = (bash(f"bash {name}/run.sh --help", recipe.parent, env).stdout for name in ("custom", "openmic"))
+    own, openmic = (
+        bash(f"bash {name}/run.sh --help", recipe.parent, env).stdout
+        for name in ("custom", "openmic")
+    )
     assert "--manifest" in own and "--data-root" not in own and "ast_unet_residual" in own
     assert "--manifest" not in openmic and "--data-root" in openmic
 
@@ -202,7 +279,10 @@ def test_from_and_to_choose_stages_and_fetch_always_runs(recipe, env):
     assert all(call[-1] == "--debug" for call in calls(recipe))
 
 
-@pytest.mark.parametrize("setup, options, code", [(":", "", 0), (":", "--nope x", 2), ("touch fail_train", "--seeds 1", 3)])
+@pytest.mark.parametrize(
+    "setup, options, code",
+    [(":", "", 0), (":", "--nope x", 2), ("touch fail_train", "--seeds 1", 3)],
+)
 def test_sourcing_leaves_the_shell_as_it_was(recipe, env, setup, options, code):
     script = f"""{SNAPSHOT}
         {setup}; x='keep me' conf=mine root=mine; set -u; shopt -s nullglob; trap 'echo bye' USR1; cd ..
@@ -242,7 +322,9 @@ def test_sigint_gives_130_and_no_stage_survives(recipe, env, command):
     shell = start(["bash", "-c", command], recipe, env)
     read_until(shell.stdout.fileno(), b"asleep")
     os.killpg(shell.pid, signal.SIGINT)
-    output = shell.communicate(timeout=30)[0]  # the pipe ends when the last process of the group has gone
+    output = shell.communicate(timeout=30)[
+        0
+    ]  # the pipe ends when the last process of the group has gone
     assert re.fullmatch(rb"\[\d+ s\] train interrupted; .*\nrc 130\n", output)
 
 
@@ -251,7 +333,9 @@ def test_sigint_gives_130_and_no_stage_survives(recipe, env, command):
 def test_other_shells_are_told(env, name, command):
     if not shutil.which("dash"):
         pytest.skip("no dash here")
-    run = subprocess.run(command.format(ROOT / "egs" / name), shell=True, env=env, capture_output=True, text=True)
+    run = subprocess.run(
+        command.format(ROOT / "egs" / name), shell=True, env=env, capture_output=True, text=True
+    )
     assert run.stderr == "error: found another shell, expected bash; run: bash run.sh\n"
     assert run.stdout == "alive 2\n" if "alive" in command else run.returncode == 2
 
@@ -260,7 +344,9 @@ def test_a_python_that_does_not_run_is_passed_over(recipe, env, tmp_path):
     (tmp_path / "shims").mkdir()
     (tmp_path / "shims" / "python3").write_text("#!/bin/sh\nexit 127\n")
     (tmp_path / "shims" / "python3").chmod(0o755)
-    run = bash("source run.sh --to fetch", recipe, env | {"PATH": f"{tmp_path / 'shims'}:{env['PATH']}"})
+    run = bash(
+        "source run.sh --to fetch", recipe, env | {"PATH": f"{tmp_path / 'shims'}:{env['PATH']}"}
+    )
     assert run.returncode == 0 and not (recipe.parents[1] / ".venv").exists(), run.stderr
 
 
@@ -270,4 +356,6 @@ def test_no_python_is_one_line(recipe, env, tmp_path):
         if found := shutil.which(tool):
             (tmp_path / "bin" / tool).symlink_to(found)
     run = bash("source run.sh; echo rc $?", recipe, env | {"PATH": str(tmp_path / "bin")})
-    assert run.stdout == "rc 1\n" and re.fullmatch(r"error: no Python 3.11 or 3.12 found on PATH; .*\n", run.stderr)
+    assert run.stdout == "rc 1\n" and re.fullmatch(
+        r"error: no Python 3.11 or 3.12 found on PATH; .*\n", run.stderr
+    )

@@ -53,7 +53,11 @@ def server():
 
 
 def remote(server, **changes):
-    values = {"url": f"http://127.0.0.1:{server.server_port}/file", "bytes": len(DATA), "md5": hashlib.md5(DATA).hexdigest()}
+    values = {
+        "url": f"http://127.0.0.1:{server.server_port}/file",
+        "bytes": len(DATA),
+        "md5": hashlib.md5(DATA).hexdigest(),
+    }
     return Remote(**(values | changes))
 
 
@@ -61,7 +65,9 @@ def remote(server, **changes):
 def test_a_part_is_completed_and_equals_the_reference(server, tmp_path, ranges):
     server.ranges = ranges
     part = tmp_path / "file.part"
-    part.write_bytes(DATA[:1_234_567] if ranges else b"rubbish, which a server that starts again overwrites")
+    part.write_bytes(
+        DATA[:1_234_567] if ranges else b"rubbish, which a server that starts again overwrites"
+    )
     assert download(remote(server), tmp_path / "file").read_bytes() == DATA
     assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"] and not part.exists()
     download(remote(server), tmp_path / "file")
@@ -85,7 +91,9 @@ def test_a_server_that_always_ends_early_is_given_up_and_the_part_kept(server, t
 def test_one_wrong_byte_is_refused_and_the_file_removed(server, tmp_path, place):
     (tmp_path / place).write_bytes(DATA[:-1] + b"x")
     found = hashlib.md5(DATA[:-1] + b"x").hexdigest()
-    with pytest.raises(RemoteError, match=f"file: found md5 {found}, expected {remote(server).md5}"):
+    with pytest.raises(
+        RemoteError, match=f"file: found md5 {found}, expected {remote(server).md5}"
+    ):
         download(remote(server), tmp_path / "file")
     assert not list(tmp_path.iterdir()) and not server.asked
 
@@ -102,7 +110,13 @@ def test_without_network_one_line_says_what_to_put_where(server, tmp_path):
     wanted = remote(server, url="http://127.0.0.1:9/file")  # port 9: nobody answers
     with pytest.raises(RemoteError) as caught:
         download(wanted, tmp_path / "file", pauses=())
-    for word in ("file could not be downloaded", wanted.url, "5,120,000 bytes", f"md5 {wanted.md5}", str(tmp_path / "file")):
+    for word in (
+        "file could not be downloaded",
+        wanted.url,
+        "5,120,000 bytes",
+        f"md5 {wanted.md5}",
+        str(tmp_path / "file"),
+    ):
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     server.codes = [404]
@@ -115,7 +129,11 @@ def tar(path, *members):
     with tarfile.open(path, "w:gz") as bundle:
         for name, kind, target in members:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname, content = kind, target, b"content" if kind == tarfile.REGTYPE else b""
+            info.type, info.linkname, content = (
+                kind,
+                target,
+                b"content" if kind == tarfile.REGTYPE else b"",
+            )
             info.size = len(content)
             bundle.addfile(info, io.BytesIO(content))
     return path
@@ -135,11 +153,19 @@ HOSTILE = [
     lambda path: tar(path, ("../evil", tarfile.REGTYPE, "")),
     lambda path: tar(path, ("ok/../../evil", tarfile.REGTYPE, "")),
     lambda path: tar(path, (str(path.parents[1] / "evil"), tarfile.REGTYPE, "")),
-    lambda path: tar(path, ("ok/link", tarfile.SYMTYPE, "../.."), ("ok/link/evil", tarfile.REGTYPE, "")),
-    lambda path: tar(path, ("ok/link", tarfile.LNKTYPE, "../../evil"), ("ok/link", tarfile.REGTYPE, "")),
+    lambda path: tar(
+        path, ("ok/link", tarfile.SYMTYPE, "../.."), ("ok/link/evil", tarfile.REGTYPE, "")
+    ),
+    lambda path: tar(
+        path, ("ok/link", tarfile.LNKTYPE, "../../evil"), ("ok/link", tarfile.REGTYPE, "")
+    ),
     lambda path: tar(path, ("ok/device", tarfile.CHRTYPE, "")),
     lambda path: tar(path, ("ok/pipe", tarfile.FIFOTYPE, "")),
-    lambda path: tar(path, ("ok/big", tarfile.REGTYPE, ""), *[(f"ok/{k}", tarfile.REGTYPE, "") for k in range(200)]),
+    lambda path: tar(
+        path,
+        ("ok/big", tarfile.REGTYPE, ""),
+        *[(f"ok/{k}", tarfile.REGTYPE, "") for k in range(200)],
+    ),
     lambda path: zipped(path, ("../evil", FILE)),
     lambda path: zipped(path, ("ok/fine", FILE), ("ok\\..\\..\\evil", FILE)),
     lambda path: zipped(path, (str(path.parents[1] / "evil"), FILE)),
@@ -162,7 +188,11 @@ def test_hostile_archives_leave_nothing(tmp_path, make):
 def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path, kind):
     names = ["corpus-v1/class-map.json", "corpus-v1/audio/000/a.ogg"]
     if kind == "tar":
-        archive = tar(tmp_path / "archive", ("._corpus-v1", tarfile.REGTYPE, ""), *[(name, tarfile.REGTYPE, "") for name in names])
+        archive = tar(
+            tmp_path / "archive",
+            ("._corpus-v1", tarfile.REGTYPE, ""),
+            *[(name, tarfile.REGTYPE, "") for name in names],
+        )
     else:
         archive = zipped(tmp_path / "archive", *[(name, FILE) for name in names])
     unpack(archive, tmp_path / "corpus")
@@ -177,22 +207,41 @@ def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path, kind):
 def fetch(folder, options):
     """src/fetch.py in `folder`, with a weight file of its own: (exit code, fields, what people read)."""
     (folder / "tiny.safetensors").touch()
-    script = [sys.executable, ROOT / "src" / "fetch.py", "--data", "data", "--backbone-file", "tiny.safetensors", *options.split()]
+    script = [
+        sys.executable,
+        ROOT / "src" / "fetch.py",
+        "--data",
+        "data",
+        "--backbone-file",
+        "tiny.safetensors",
+        *options.split(),
+    ]
     run = subprocess.run(script, cwd=folder, capture_output=True, text=True)
     return run.returncode, run.stdout.rstrip("\n").split("\t"), run.stderr
 
 
 def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
-    assert fetch(tmp_path, "")[1] == ["synthetic", "synthetic", "data/synthetic/openmic-2018", "tiny", "tiny.safetensors"]
+    assert fetch(tmp_path, "")[1] == [
+        "synthetic",
+        "synthetic",
+        "data/synthetic/openmic-2018",
+        "tiny",
+        "tiny.safetensors",
+    ]
     code, fields, said = fetch(tmp_path, "--clips 40")
-    assert (code, fields[:3]) == (0, ["synthetic", "synthetic-40", "data/synthetic-40/openmic-2018"])
+    assert (code, fields[:3]) == (
+        0,
+        ["synthetic", "synthetic-40", "data/synthetic-40/openmic-2018"],
+    )
     assert said.count("\n") == 1 and "--corpus openmic" in said and "--data-root" in said
     (tmp_path / "real mix").mkdir()
     os.symlink("real mix", tmp_path / "linked")
     assert fetch(tmp_path, "--data-root linked")[1][:3] == ["openmic", "real mix", "linked"]
     (tmp_path / "data/openmic-2018/partitions").mkdir(parents=True)
     code, fields, said = fetch(tmp_path, "")
-    assert fields[:3] == ["openmic", "openmic", "data/openmic-2018"] and "--corpus synthetic" in said
+    assert (
+        fields[:3] == ["openmic", "openmic", "data/openmic-2018"] and "--corpus synthetic" in said
+    )
     assert fetch(tmp_path, "--corpus synthetic")[1][1] == "synthetic"
 
 
@@ -209,12 +258,21 @@ def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
 )
 def test_fetch_complains_in_one_line(tmp_path, options, code, message):
     found, _, said = fetch(tmp_path, options)
-    assert found == code and message in said and re.search(r"^error: .*\n\Z", said, re.M) and "Traceback" not in said
+    assert (
+        found == code
+        and message in said
+        and re.search(r"^error: .*\n\Z", said, re.M)
+        and "Traceback" not in said
+    )
 
 
 def test_debug_shows_the_traceback(tmp_path):
     code, _, said = fetch(tmp_path, "--data-root absent --debug")
-    assert code == 1 and "Traceback" in said and said.splitlines()[-1].startswith("error: absent: no such folder")
+    assert (
+        code == 1
+        and "Traceback" in said
+        and said.splitlines()[-1].startswith("error: absent: no such folder")
+    )
 
 
 def test_fetch_needs_no_torch():
@@ -224,7 +282,11 @@ def test_fetch_needs_no_torch():
 
 def test_catalogue():
     entry = catalogue.find("ast_audioset")
-    assert (entry.bytes, entry.dims["n_source"], entry.path.name) == (346_404_948, 527, "ast_audioset.safetensors")
+    assert (entry.bytes, entry.dims["n_source"], entry.path.name) == (
+        346_404_948,
+        527,
+        "ast_audioset.safetensors",
+    )
     with pytest.raises(ValueError, match="did you mean 'ast_audioset'"):
         catalogue.find("ast_audiset")
 
@@ -232,9 +294,21 @@ def test_catalogue():
 @pytest.mark.parametrize(
     "error, code, said",
     [
-        (OSError(28, "No space left on device", "x.h5"), 1, "error: x.h5: disk full (No space left on device); free some space"),
-        (PermissionError(13, "Permission denied", "exp"), 1, "error: exp: Permission denied; change the permissions"),
-        (FileNotFoundError(2, "No such file or directory", "a.csv"), 1, "error: a.csv: No such file or directory"),
+        (
+            OSError(28, "No space left on device", "x.h5"),
+            1,
+            "error: x.h5: disk full (No space left on device); free some space",
+        ),
+        (
+            PermissionError(13, "Permission denied", "exp"),
+            1,
+            "error: exp: Permission denied; change the permissions",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.csv"),
+            1,
+            "error: a.csv: No such file or directory",
+        ),
         (RuntimeError("two\n  lines"), 1, "error: two lines"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (TypeError("a bug of ours"), None, ""),

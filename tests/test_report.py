@@ -19,39 +19,105 @@ CONFS = {"ast_unet": ("unet", 5125), "ast_linear": ("none", 4265), "ast_noise": 
 
 
 def scores(value, classes=CLASSES):
-    one = {"macro_f1": value, "positive_f1": value - 0.1, "absent_f1": value + 0.1, "ap": value, "auroc": 0.5}
+    one = {
+        "macro_f1": value,
+        "positive_f1": value - 0.1,
+        "absent_f1": value + 0.1,
+        "ap": value,
+        "auroc": 0.5,
+    }
     one |= {"present": 10, "absent": 14}
-    summary = {"macro_f1": value, "positive_f1": value - 0.1, "weighted_f1": value, "map": value - 0.2, "auroc": 0.5}
-    return summary | {"per_instrument": {name: one | {"macro_f1": value + 0.01 * k} for k, name in enumerate(classes)}}
+    summary = {
+        "macro_f1": value,
+        "positive_f1": value - 0.1,
+        "weighted_f1": value,
+        "map": value - 0.2,
+        "auroc": 0.5,
+    }
+    return summary | {
+        "per_instrument": {
+            name: one | {"macro_f1": value + 0.01 * k} for k, name in enumerate(classes)
+        }
+    }
 
 
 def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
     """A run folder with plausible contents; `changes` replace keys of results.json."""
     reprogrammer, trainable = CONFS.get(conf.partition("+")[0], ("cnn", 4285))
     found = {
-        "corpus": exp.name, "protocol": "clean", "backbone": {"name": "tiny", "weights": "pretrained", "sha256": "ab" * 32},
-        "conf": conf, "row": f"Row of {conf}", "seed": seed, "norm": "none", "feature": "logmel", "reprogrammer": reprogrammer,
-        "classes": CLASSES, "trainable_parameters": trainable, "total_parameters": 2_860_000, "macs": 2_311_000_000, "label_fraction": 1.0,
-        "selection": {"split": "valid", "metric": "macro_f1", "mode": "max", "epoch": 2, "value": value}, "epochs": 3,
-        "train_seconds": 93.1, "seconds_per_epoch": 31.03, "split": "test", "clips": 250, "observed": 72, "threshold": 0.5,
-        "metrics": scores(value), "floors": {"always_absent": scores(0.348), "always_present": scores(0.299)}, "published": None,
-        "machine": {"device": "4 CPU threads", "cores": 4, "python": "3.11.7", "torch": "2.11.0", "platform": "Linux"},
+        "corpus": exp.name,
+        "protocol": "clean",
+        "backbone": {"name": "tiny", "weights": "pretrained", "sha256": "ab" * 32},
+        "conf": conf,
+        "row": f"Row of {conf}",
+        "seed": seed,
+        "norm": "none",
+        "feature": "logmel",
+        "reprogrammer": reprogrammer,
+        "classes": CLASSES,
+        "trainable_parameters": trainable,
+        "total_parameters": 2_860_000,
+        "macs": 2_311_000_000,
+        "label_fraction": 1.0,
+        "selection": {
+            "split": "valid",
+            "metric": "macro_f1",
+            "mode": "max",
+            "epoch": 2,
+            "value": value,
+        },
+        "epochs": 3,
+        "train_seconds": 93.1,
+        "seconds_per_epoch": 31.03,
+        "split": "test",
+        "clips": 250,
+        "observed": 72,
+        "threshold": 0.5,
+        "metrics": scores(value),
+        "floors": {"always_absent": scores(0.348), "always_present": scores(0.299)},
+        "published": None,
+        "machine": {
+            "device": "4 CPU threads",
+            "cores": 4,
+            "python": "3.11.7",
+            "torch": "2.11.0",
+            "platform": "Linux",
+        },
         "commit": "abc1234",
-    }  # fmt: skip
+    }
     folder = exp / conf / f"seed{seed}"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(found | changes))
-    lines = ({"epoch": e, "loss": 1 / e, "lr": 0.001, "seconds": 31.0, "valid": {"macro_f1": value - 0.05 / e}} for e in (1, 2, 3))
+    lines = (
+        {
+            "epoch": e,
+            "loss": 1 / e,
+            "lr": 0.001,
+            "seconds": 31.0,
+            "valid": {"macro_f1": value - 0.05 / e},
+        }
+        for e in (1, 2, 3)
+    )
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if example:
         before = np.random.default_rng(seed).normal(size=(64, 16)).astype(np.float32)
-        np.savez(folder / "example.npz", before=before, after=np.maximum(before, 0), clip="000046_3840", instruments="banjo, voice")
+        np.savez(
+            folder / "example.npz",
+            before=before,
+            after=np.maximum(before, 0),
+            clip="000046_3840",
+            instruments="banjo, voice",
+        )
     return folder
 
 
 def lines_of(text, start):
     """The lines of a table that begin with `start`, split at two spaces or more."""
-    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines() if line.startswith(start)]
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()]
+        for line in text.splitlines()
+        if line.startswith(start)
+    ]
 
 
 def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
@@ -67,7 +133,15 @@ def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
     assert unet[1:4] == ["none", "5,125", f"{mean:.1f} ± {deviation:.1f} (3)"]
     assert unet[4:7] == [f"{mean - 10:.1f}", f"{mean - 20:.1f}", "50.0"]
     assert unet[7:] == ["2", "-"]
-    assert lines_of(text, "Row of ast_unet")[1][1:] == ["5,125", "2,860,000", "2.31 G", "31.0", "3", "93 s", "-"]
+    assert lines_of(text, "Row of ast_unet")[1][1:] == [
+        "5,125",
+        "2,860,000",
+        "2.31 G",
+        "31.0",
+        "3",
+        "93 s",
+        "-",
+    ]
     assert lines_of(text, "Row of ast_linear")[0][3] == "61.2 (1)"
     assert f"| {mean - 20:.1f} ± {deviation:.1f} |" in tables.markdown(table)
 
@@ -78,20 +152,60 @@ def test_floors_come_first_then_rows_without_a_reprogrammer_then_by_parameters(t
     (table,), _ = results.read(tmp_path / "synthetic")
     names = [line[0] for line in tables.cells(table, spread=True).lines]
     assert names[:2] == ["always absent", "always present"]
-    assert [name.split("(")[1][:-1] for name in names[2:]] == ["ast_linear", "ast_unet", "ast_noise"]
+    assert [name.split("(")[1][:-1] for name in names[2:]] == [
+        "ast_linear",
+        "ast_unet",
+        "ast_noise",
+    ]
     assert lines_of(tables.text(table), "always absent")[0][3:5] == ["34.8", "24.8"]
 
 
 def test_rows_stand_by_kind(tmp_path):
     none = {"name": "tiny", "weights": "none", "sha256": None}
-    make_run(tmp_path / "synthetic", "ast_finetune", reprogrammer="none", trainable_parameters=2_860_000)
+    make_run(
+        tmp_path / "synthetic", "ast_finetune", reprogrammer="none", trainable_parameters=2_860_000
+    )
     make_run(tmp_path / "synthetic", "ast_unet")
-    make_run(tmp_path / "synthetic", "ast_zero_shot", reprogrammer="none", trainable_parameters=0, macs=1, epochs=0)
-    make_run(tmp_path / "synthetic", "attention", reprogrammer="none", trainable_parameters=55_336, total_parameters=55_336, backbone=none)
-    make_run(tmp_path / "synthetic", "forest", reprogrammer="none", trainable_parameters=0, macs=None, backbone=none)
-    make_run(tmp_path / "synthetic", "unet_only", reprogrammer="unet", trainable_parameters=18_201, backbone=none)
+    make_run(
+        tmp_path / "synthetic",
+        "ast_zero_shot",
+        reprogrammer="none",
+        trainable_parameters=0,
+        macs=1,
+        epochs=0,
+    )
+    make_run(
+        tmp_path / "synthetic",
+        "attention",
+        reprogrammer="none",
+        trainable_parameters=55_336,
+        total_parameters=55_336,
+        backbone=none,
+    )
+    make_run(
+        tmp_path / "synthetic",
+        "forest",
+        reprogrammer="none",
+        trainable_parameters=0,
+        macs=None,
+        backbone=none,
+    )
+    make_run(
+        tmp_path / "synthetic",
+        "unet_only",
+        reprogrammer="unet",
+        trainable_parameters=18_201,
+        backbone=none,
+    )
     (table,), _ = results.read(tmp_path / "synthetic")
-    assert [row.conf for row in table.rows] == ["forest", "unet_only", "attention", "ast_zero_shot", "ast_unet", "ast_finetune"]
+    assert [row.conf for row in table.rows] == [
+        "forest",
+        "unet_only",
+        "attention",
+        "ast_zero_shot",
+        "ast_unet",
+        "ast_finetune",
+    ]
     assert [row.kind for row in table.rows] == [results.KINDS[k] for k in (0, 0, 0, 1, 2, 3)]
     assert lines_of(tables.text(table), "Row of forest")[1][3] == "-"  # multiply-accumulates
 
@@ -102,16 +216,25 @@ def test_the_main_table_holds_plain_confs_only(tmp_path):
     (table,), _ = results.read(tmp_path / "synthetic")
     assert [row.conf for row in table.main.rows] == ["ast_linear"] and len(table.rows) == 3
     variant = table.only(["ast_unet+a.b=1+c.d=x"]).rows[0]
-    assert (variant.stem, variant.settings, variant.label) == ("ast_unet", ["a.b=1", "c.d=x"], "Row of ast_unet+a.b=1+c.d=x, a.b=1, c.d=x")
+    assert (variant.stem, variant.settings, variant.label) == (
+        "ast_unet",
+        ["a.b=1", "c.d=x"],
+        "Row of ast_unet+a.b=1+c.d=x, a.b=1, c.d=x",
+    )
     rows = csv.DictReader(tables.per_instrument([table]).splitlines())
     assert {row["conf"] for row in rows} == {*shape.FLOORS, *(row.conf for row in table.rows)}
 
 
-@pytest.mark.parametrize(("conf", "written"), [("ast_unet+input.norm=corpus", "ast_unet+input.norm=corpus"), ("a+b=1 $x", "'a+b=1 $x'")])
+@pytest.mark.parametrize(
+    ("conf", "written"),
+    [("ast_unet+input.norm=corpus", "ast_unet+input.norm=corpus"), ("a+b=1 $x", "'a+b=1 $x'")],
+)
 def test_commands_quote_variants_where_the_shell_needs_it(tmp_path, conf, written):
     folder = make_run(tmp_path / "synthetic", conf)
     (table,), _ = results.read(tmp_path / "synthetic")
-    assert tables.commands(table) == [f"source run.sh --corpus synthetic --protocol clean --conf {written} --seeds 0"]
+    assert tables.commands(table) == [
+        f"source run.sh --corpus synthetic --protocol clean --conf {written} --seeds 0"
+    ]
     (folder / "results.json").write_text("{}")
     with pytest.raises(results.ResultsError) as caught:
         results.read(tmp_path / "synthetic")
@@ -121,9 +244,14 @@ def test_commands_quote_variants_where_the_shell_needs_it(tmp_path, conf, writte
 def test_commands_of_own_data_name_its_csv(tmp_path):
     folder = make_run(tmp_path / "custom" / "exp" / "my songs")
     (table,), _ = results.read(tmp_path / "custom" / "exp" / "my songs")
-    assert tables.commands(table) == ["source run.sh --manifest '.../my songs.csv' --protocol clean --conf ast_unet --seeds 0"]
+    assert tables.commands(table) == [
+        "source run.sh --manifest '.../my songs.csv' --protocol clean --conf ast_unet --seeds 0"
+    ]
     (folder / "results.json").write_text("{}")
-    with pytest.raises(results.ResultsError, match="source run.sh --manifest '.../my songs.csv' --conf ast_unet --seeds 0 --from score"):
+    with pytest.raises(
+        results.ResultsError,
+        match="source run.sh --manifest '.../my songs.csv' --conf ast_unet --seeds 0 --from score",
+    ):
         results.read(tmp_path / "custom" / "exp" / "my songs")
 
 
@@ -138,9 +266,18 @@ def test_results_of_an_older_form_are_to_be_scored_again(tmp_path, key):
 
 
 def test_text_fits_the_terminal(tmp_path):
-    published = {"macro_f1": [80.6, 81.3, 82.0], "source": "A source " * 20, "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
+    published = {
+        "macro_f1": [80.6, 81.3, 82.0],
+        "source": "A source " * 20,
+        "corpus": "OpenMIC-2018",
+        "protocol": "chosen on test",
+    }
     for seed in range(3):
-        long = {"row": "A name that is long " * 4, "trainable_parameters": 86_204_180, "published": published}
+        long = {
+            "row": "A name that is long " * 4,
+            "trainable_parameters": 86_204_180,
+            "published": published,
+        }
         make_run(tmp_path / "synthetic", "ast_finetune", seed, **long)
     text = tables.text(results.read(tmp_path / "synthetic")[0][0])
     assert max(map(len, text.splitlines())) <= tables.WIDTH
@@ -149,22 +286,37 @@ def test_text_fits_the_terminal(tmp_path):
 
 @pytest.mark.parametrize(("corpus", "elsewhere"), [("synthetic", True), ("openmic", False)])
 def test_published_numbers_name_source_and_corpus(tmp_path, corpus, elsewhere):
-    published = {"macro_f1": [80.0, 82.0], "source": "The paper", "corpus": "OpenMIC-2018", "protocol": "chosen on test"}
+    published = {
+        "macro_f1": [80.0, 82.0],
+        "source": "The paper",
+        "corpus": "OpenMIC-2018",
+        "protocol": "chosen on test",
+    }
     for conf in CONFS:
         make_run(tmp_path / corpus, conf, published=published | {"trainable_parameters": 0.018})
     filled = tables.cells(results.read(tmp_path / corpus)[0][0], spread=True)
     assert [line[-1] for line in filled.lines] == ["-", "-", *["81.0 (2) [1]"] * 3]
-    assert tables.complexity(results.read(tmp_path / corpus)[0][0], filled.notes).lines[0][-1] == "0.018 M [1]"
+    assert (
+        tables.complexity(results.read(tmp_path / corpus)[0][0], filled.notes).lines[0][-1]
+        == "0.018 M [1]"
+    )
     (note,) = filled.notes
-    assert "The paper" in note and "chosen on test" in note and ("another corpus" in note) == elsewhere
+    assert (
+        "The paper" in note and "chosen on test" in note and ("another corpus" in note) == elsewhere
+    )
 
 
-@pytest.mark.parametrize("other", [{"protocol": "paper"}, {"backbone": OTHER_WEIGHTS | {"name": "base"}}], ids=str)
+@pytest.mark.parametrize(
+    "other", [{"protocol": "paper"}, {"backbone": OTHER_WEIGHTS | {"name": "base"}}], ids=str
+)
 def test_protocols_and_backbones_never_share_a_table(tmp_path, other):
     make_run(tmp_path / "synthetic", "ast_linear")
     make_run(tmp_path / "synthetic", "ast_unet", **other)
     found, _ = results.read(tmp_path / "synthetic")
-    assert sorted([row.conf for row in table.rows] for table in found) == [["ast_linear"], ["ast_unet"]]
+    assert sorted([row.conf for row in table.rows] for table in found) == [
+        ["ast_linear"],
+        ["ast_unet"],
+    ]
     assert len({table.title for table in found}) == len({table.stem for table in found}) == 2
 
 
@@ -172,16 +324,30 @@ def test_random_frozen_weights_stand_beside_pretrained_ones_and_say_so(tmp_path)
     make_run(tmp_path / "synthetic", "ast_linear")
     for seed in (0, 1):
         backbone = {"name": "tiny", "weights": "random", "sha256": str(seed) * 64}
-        make_run(tmp_path / "synthetic", "ast_linear_r", seed, reprogrammer="none", trainable_parameters=4265, backbone=backbone)
+        make_run(
+            tmp_path / "synthetic",
+            "ast_linear_r",
+            seed,
+            reprogrammer="none",
+            trainable_parameters=4265,
+            backbone=backbone,
+        )
     (table,), _ = results.read(tmp_path / "synthetic")
-    assert [row.name for row in table.rows] == ["Row of ast_linear", "Row of ast_linear_r, random frozen weights"]
+    assert [row.name for row in table.rows] == [
+        "Row of ast_linear",
+        "Row of ast_linear_r, random frozen weights",
+    ]
 
 
-@pytest.mark.parametrize(("key", "value"), [("clips", 249), ("threshold", 0.4), ("backbone", OTHER_WEIGHTS)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("clips", 249), ("threshold", 0.4), ("backbone", OTHER_WEIGHTS)]
+)
 def test_runs_scored_on_other_labels_or_weights_are_refused(tmp_path, key, value):
     make_run(tmp_path / "synthetic", "ast_linear")
     make_run(tmp_path / "synthetic", "ast_unet", **{key: value})
-    with pytest.raises(results.ResultsError, match=rf"ast_unet/seed0/results.json: {key}.*not comparable"):
+    with pytest.raises(
+        results.ResultsError, match=rf"ast_unet/seed0/results.json: {key}.*not comparable"
+    ):
         results.read(tmp_path / "synthetic")
 
 
@@ -204,13 +370,16 @@ def test_no_runs_is_an_error(tmp_path):
 def damage(text):
     whole = json.loads(text)
     return {
-        "empty": "", "truncated": text[: len(text) // 2], "a list": "[]", "binary": "\x00\xff",
+        "empty": "",
+        "truncated": text[: len(text) // 2],
+        "a list": "[]",
+        "binary": "\x00\xff",
         "not finite": text.replace("93.1", "NaN"),
         "no floors": json.dumps({key: value for key, value in whole.items() if key != "floors"}),
         "no metric": json.dumps(whole | {"metrics": {"macro_f1": 0.5}}),
         "an instrument less": json.dumps(whole | {"classes": [*CLASSES, "violin"]}),
         "text for a number": json.dumps(whole | {"clips": "250"}),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("kind", damage("{}"))
@@ -222,7 +391,10 @@ def test_damaged_results_are_named_with_a_remedy(tmp_path, kind):
         results.read(tmp_path / "synthetic")
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
-    assert "expected" in message and "source run.sh --corpus synthetic --conf ast_unet --seeds 1 --from score" in message
+    assert (
+        "expected" in message
+        and "source run.sh --corpus synthetic --conf ast_unet --seeds 1 --from score" in message
+    )
 
 
 def test_a_copied_run_folder_is_not_counted_twice(tmp_path):
@@ -251,17 +423,27 @@ def test_damaged_history_or_example_is_named(tmp_path):
 def test_csv_has_every_instrument_of_every_row_and_floor(tmp_path):
     for seed, value in enumerate((0.6, 0.7)):
         make_run(tmp_path / "synthetic", seed=seed, value=value)
-    rows = list(csv.DictReader(tables.per_instrument(results.read(tmp_path / "synthetic")[0]).splitlines()))
-    assert [row["conf"] for row in rows] == ["always_absent"] * 3 + ["always_present"] * 3 + ["ast_unet"] * 3
+    rows = list(
+        csv.DictReader(tables.per_instrument(results.read(tmp_path / "synthetic")[0]).splitlines())
+    )
+    assert [row["conf"] for row in rows] == ["always_absent"] * 3 + ["always_present"] * 3 + [
+        "ast_unet"
+    ] * 3
     assert (rows[-1]["instrument"], rows[-1]["seeds"], rows[-1]["present"]) == ("voice", "2", "10")
     assert float(rows[-1]["macro_f1_mean"]) == pytest.approx(0.67)
     assert float(rows[-1]["macro_f1_std"]) == pytest.approx(statistics.stdev((0.62, 0.72)))
 
 
 def test_unobserved_instruments_are_left_blank_not_zero(tmp_path):
-    found = {"metrics": scores(0.6), "floors": {"always_absent": scores(0.3), "always_present": scores(0.3)}}
+    found = {
+        "metrics": scores(0.6),
+        "floors": {"always_absent": scores(0.3), "always_present": scores(0.3)},
+    }
     for one in (found["metrics"], *found["floors"].values()):
-        one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {"present": 0, "absent": 0}
+        one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {
+            "present": 0,
+            "absent": 0,
+        }
     for seed in (0, 1):
         make_run(tmp_path / "synthetic", seed=seed, **found)
     (table,), _ = results.read(tmp_path / "synthetic")
@@ -274,7 +456,9 @@ def run(*args, prelude=""):
     """report.py as a person runs it; what it leaves in sys.modules can be asked for in `prelude`."""
     code = f"import atexit, runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {prelude}"
     code += f"\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=300
+    )
 
 
 def test_the_script_writes_everything_without_torch(tmp_path):
@@ -286,7 +470,10 @@ def test_the_script_writes_everything_without_torch(tmp_path):
     done = run("--exp", tmp_path / "exp" / "synthetic", "--out", out, prelude=prelude)
     assert done.returncode == 0, done.stderr
     assert "torch imported: False" in done.stdout
-    assert "Corpus synthetic, protocol clean, backbone tiny, 1 seed\n" in done.stdout and "openmic" not in done.stdout
+    assert (
+        "Corpus synthetic, protocol clean, backbone tiny, 1 seed\n" in done.stdout
+        and "openmic" not in done.stdout
+    )
     written = out.read_text()
     own, other = written.split("\n## openmic\n")
     assert "\n## synthetic\n" in own and "ast_cnn" not in own and "ast_unet" not in other
@@ -300,5 +487,9 @@ def test_the_script_writes_everything_without_torch(tmp_path):
 def test_the_script_fails_with_one_line(tmp_path):
     done = run("--exp", tmp_path / "exp" / "synthetic", "--out", tmp_path / "RESULTS.md")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "no such folder" in done.stderr
+    assert (
+        done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+        and "no such folder" in done.stderr
+    )
     assert not (tmp_path / "RESULTS.md").exists()

@@ -42,24 +42,35 @@ def base(name, finetune=False, **options):
     """AST-base with twenty classes, as sizes without memory."""
     with torch.device("meta"):
         head = heads.build("embedding", n_classes=20, embed_dim=768)
-        return classifier.Reprogrammed(reprogrammers.build(name, **options), backbones.build("ast"), head, finetune=finetune)
+        return classifier.Reprogrammed(
+            reprogrammers.build(name, **options), backbones.build("ast"), head, finetune=finetune
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "trainable"),
     [
-        ("none", {}, 16_916), ("noise", {}, 147_988), ("cnn", {}, 16_936), ("unet", {}, 18_201),
-        ("none", {"finetune": True}, 86_204_180), ("unet", {"residual": True}, 18_200),
-        ("affine", {}, 16_918), ("affine", {"per_band": True}, 17_172), ("patch", {}, 34_357), ("noise", {"rank": 8}, 26_132),
+        ("none", {}, 16_916),
+        ("noise", {}, 147_988),
+        ("cnn", {}, 16_936),
+        ("unet", {}, 18_201),
+        ("none", {"finetune": True}, 86_204_180),
+        ("unet", {"residual": True}, 18_200),
+        ("affine", {}, 16_918),
+        ("affine", {"per_band": True}, 17_172),
+        ("patch", {}, 34_357),
+        ("noise", {"rank": 8}, 26_132),
     ],
-)  # fmt: skip
+)
 def test_trainable_parameters_are_the_papers(name, options, trainable):
     model = base(name, **options)
     assert sum(p.numel() for p in model.trainable_parameters()) == trainable
     assert sum(p.numel() for p in model.backbone.parameters()) == 86_594_063
 
 
-@pytest.mark.parametrize("options", [*IDENTITIES.values(), *OTHERS.values()], ids=[*IDENTITIES, *OTHERS])
+@pytest.mark.parametrize(
+    "options", [*IDENTITIES.values(), *OTHERS.values()], ids=[*IDENTITIES, *OTHERS]
+)
 def test_the_shape_is_kept(options):
     name, options = options
     found = reprogrammers.build(name, **SMALL, **options)(log_mel())
@@ -70,7 +81,9 @@ def test_the_shape_is_kept(options):
 @pytest.mark.parametrize("training", [True, False])
 def test_training_starts_exactly_at_the_identity(options, training):
     name, options = options
-    assert torch.equal(reprogrammers.build(name, **SMALL, **options).train(training)(log_mel()), log_mel())
+    assert torch.equal(
+        reprogrammers.build(name, **SMALL, **options).train(training)(log_mel()), log_mel()
+    )
 
 
 @pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
@@ -80,7 +93,9 @@ def test_the_others_do_not_start_at_the_identity(options):
     assert (reprogrammers.build(name, **SMALL, **options)(log_mel()) - log_mel()).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("start", "low", "high"), [("zero", 0, 0), ("normal", 0.9, 1.1), ("uniform", 0.03, 0.05)])
+@pytest.mark.parametrize(
+    ("start", "low", "high"), [("zero", 0, 0), ("normal", 0.9, 1.1), ("uniform", 0.03, 0.05)]
+)
 def test_noise_is_one_tensor_of_the_asked_size(start, low, high):
     torch.manual_seed(0)
     noise = reprogrammers.build("noise", start=start)
@@ -90,21 +105,32 @@ def test_noise_is_one_tensor_of_the_asked_size(start, low, high):
     assert torch.equal(noise(x), x + noise.delta)
 
 
-@pytest.mark.parametrize(("scale", "bound", "fill"), [(0.75, 1.0, 0.0), (0.5, 0.3, -2.0), (0.9, 2.0, 0.5)])
+@pytest.mark.parametrize(
+    ("scale", "bound", "fill"), [(0.75, 1.0, 0.0), (0.5, 0.3, -2.0), (0.9, 2.0, 0.5)]
+)
 def test_the_border_holds_a_bounded_program_around_the_shrunken_input(scale, bound, fill):
     program = reprogrammers.build("adversarial", **SMALL, scale=scale, bound=bound, fill=fill)
     with torch.no_grad():
-        program.program.copy_(5 * torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(2)))
+        program.program.copy_(
+            5 * torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(2))
+        )
         found = program(log_mel())
     frames, bins = round(64 * scale), round(32 * scale)
     top, left = (64 - frames) // 2, (32 - bins) // 2
-    shrunken = functional.interpolate(log_mel(), (frames, bins), mode="bilinear", align_corners=False)
+    shrunken = functional.interpolate(
+        log_mel(), (frames, bins), mode="bilinear", align_corners=False
+    )
     assert torch.equal(found[..., top : top + frames, left : left + bins], shrunken)
     outside = torch.ones(64, 32, dtype=bool)
     outside[top : top + frames, left : left + bins] = False
     around = found[:, 0, outside]
     assert around.numel() == 3 * (64 * 32 - frames * bins)
-    torch.testing.assert_close(around, (fill + bound * torch.tanh(program.program))[0, 0, outside].expand(3, -1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        around,
+        (fill + bound * torch.tanh(program.program))[0, 0, outside].expand(3, -1),
+        rtol=0,
+        atol=1e-6,
+    )
     assert (around - fill).abs().max() <= bound + 1e-6 and (around - fill).std() > bound / 2
 
 
@@ -118,7 +144,9 @@ def test_the_published_cnn_is_linear_and_has_twenty_parameters():
     cnn = reprogrammers.build("cnn", **SMALL)
     assert count(cnn) == 20
     x, y, zero = log_mel()[:1], log_mel()[1:2], torch.zeros(1, 1, 64, 32)
-    torch.testing.assert_close(cnn(x + 2 * y) - cnn(zero), cnn(x) - cnn(zero) + 2 * (cnn(y) - cnn(zero)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        cnn(x + 2 * y) - cnn(zero), cnn(x) - cnn(zero) + 2 * (cnn(y) - cnn(zero)), rtol=0, atol=1e-5
+    )
     assert count(reprogrammers.build("cnn", **SMALL, width=8)) == 9 * 8 + 8 + 9 * 8 + 1
 
 
@@ -155,22 +183,36 @@ def test_patch_corrects_each_patch_by_itself():
     for top, left in ((0, 0), (32, 16), (48, 0)):
         cut = x[1, 0, top : top + 16, left : left + 16]
         hidden = functional.gelu(patch.down(patch.norm(cut.reshape(256))) + patch.row[left // 16])
-        torch.testing.assert_close(found[1, 0, top : top + 16, left : left + 16], cut + patch.up(hidden).view(16, 16), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            found[1, 0, top : top + 16, left : left + 16],
+            cut + patch.up(hidden).view(16, 16),
+            rtol=0,
+            atol=1e-4,
+        )
     changed = x.clone()
     changed[:, :, 16:32, :16] += 1 + torch.arange(16.0)
     differs = (patch(changed) != found).any(1).any(0)
     assert differs[16:32, :16].all() and differs.sum() == 256
 
 
-@pytest.mark.parametrize("options", [*list(IDENTITIES.values())[1:], *OTHERS.values()], ids=[*list(IDENTITIES)[1:], *OTHERS])
+@pytest.mark.parametrize(
+    "options",
+    [*list(IDENTITIES.values())[1:], *OTHERS.values()],
+    ids=[*list(IDENTITIES)[1:], *OTHERS],
+)
 def test_gradients_reach_every_parameter(options):
     name, options = options
     torch.manual_seed(5)
     program = reprogrammers.build(name, **SMALL, **options)
     for parameter in program.parameters():  # away from zero, where a product passes nothing back
-        torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else parameter.data.add_(0.1)
+        torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else parameter.data.add_(
+            0.1
+        )
     (program(log_mel()) * log_mel().flip(0)).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in program.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+        for p in program.parameters()
+    )
 
 
 UNET = [(4, 1), (8, 4), (8, 8), (4, 8), (1, 4), (1, 1)]  # e1 e2 e3 d4 d5 d6: channels out and in
@@ -214,7 +256,11 @@ def test_the_published_unet_never_gives_negative_values(training):
     ("name", "options", "message"),
     [
         ("umet", {}, "unknown reprogrammer 'umet': did you mean 'unet'"),
-        ("unet", {"residul": True}, "option of reprogrammer 'unet' 'residul': did you mean 'residual'"),
+        (
+            "unet",
+            {"residul": True},
+            "option of reprogrammer 'unet' 'residul': did you mean 'residual'",
+        ),
         ("none", {"width": 3}, "'width'.*valid: bins, frames"),
         ("noise", {"start": "normale"}, "did you mean 'normal'.*uniform, zero"),
         ("adversarial", {"place": "boarder"}, "did you mean 'border'"),
@@ -225,7 +271,11 @@ def test_the_published_unet_never_gives_negative_values(training):
         ("cnn", {"nonlinearity": "rleu"}, "did you mean 'relu'"),
         ("cnn", {"width": 0}, "width 0; expected 1 or more"),
         ("noise", {"rank": 0}, "rank 0"),
-        ("noise", {"rank": 2, "start": "normal"}, "rank 2, start 'normal'; expected a rank of 1 or more, which starts at zero"),
+        (
+            "noise",
+            {"rank": 2, "start": "normal"},
+            "rank 2, start 'normal'; expected a rank of 1 or more, which starts at zero",
+        ),
         ("affine", {"perband": True}, "did you mean 'per_band'"),
         ("patch", {"size": 24}, "64 x 32 frames x bins are not multiples of the patch's side, 24"),
         ("patch", {"size": 0}, "patch's side, 0"),

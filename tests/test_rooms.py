@@ -39,18 +39,32 @@ def outside(tmp_path, monkeypatch):
 
 def test_every_room_builds_what_is_outside():
     assert reprogrammers.build("outside_of_rooms.Reprogrammer", frames=16, bins=8).sizes == (16, 8)
-    assert heads.build("outside_of_rooms.Head", n_classes=2, embed_dim=5, n_source=7, scale=2.0).sizes == (2, 5, 2.0)
+    assert heads.build(
+        "outside_of_rooms.Head", n_classes=2, embed_dim=5, n_source=7, scale=2.0
+    ).sizes == (2, 5, 2.0)
     assert methods.build("outside_of_rooms.Method", model=None, weight=3.0).weight == 3.0
-    assert backbones.build("outside_of_rooms.Own", size=4).size == features.build("outside_of_rooms.Own", size=4).size == 4
+    assert (
+        backbones.build("outside_of_rooms.Own", size=4).size
+        == features.build("outside_of_rooms.Own", size=4).size
+        == 4
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("not_there_at_all.Gain", {}, "No module named 'not_there_at_all'; put the folder of not_there_at_all.py on PYTHONPATH"),
+        (
+            "not_there_at_all.Gain",
+            {},
+            "No module named 'not_there_at_all'; put the folder of not_there_at_all.py on PYTHONPATH",
+        ),
         ("outside_of_rooms.Gain", {}, "found no class Gain in outside_of_rooms"),
         ("outside_of_rooms.number", {}, "found no class number in outside_of_rooms"),
-        ("outside_of_rooms.Reprogrammer", {"width": 2}, "unknown option of reprogrammer 'outside_of_rooms.Reprogrammer' 'width'"),
+        (
+            "outside_of_rooms.Reprogrammer",
+            {"width": 2},
+            "unknown option of reprogrammer 'outside_of_rooms.Reprogrammer' 'width'",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_line(name, options, said):

@@ -32,7 +32,14 @@ def test_what_is_written_is_read_to_the_bit(folder):
 
 
 @pytest.mark.parametrize(
-    "wanted", [["b4", "a2", "b0", "a11", "a0"], ["a7"], ["a3", "a3", "b1"], [f"a{i}" for i in reversed(range(12))], []]
+    "wanted",
+    [
+        ["b4", "a2", "b0", "a11", "a0"],
+        ["a7"],
+        ["a3", "a3", "b1"],
+        [f"a{i}" for i in reversed(range(12))],
+        [],
+    ],
 )
 def test_features_come_in_the_order_of_the_names(wanted, folder):
     everything = {"a": features(12), "b": features(5, seed=1)}
@@ -47,7 +54,9 @@ def test_the_shape_of_one_clip_is_known(folder):
 
 
 def test_a_clip_that_is_not_there_is_named(folder):
-    with pytest.raises(StoreError, match=r"no features of 2 clips \(c9, ...\); run the stage `extract`"):
+    with pytest.raises(
+        StoreError, match=r"no features of 2 clips \(c9, ...\); run the stage `extract`"
+    ):
         Store(folder).read(["a1", "c9", "d"])
 
 
@@ -93,8 +102,12 @@ def test_a_shard_says_which_of_its_clips_were_left_out(folder):
     store.write_shard(folder, 3, features(0), [], SPEC, {"d0": "empty"})
     assert store.left_out(folder) == Store(folder).left_out == {"c1": "missing", "d0": "empty"}
     assert store.holds(folder, 2, ["c0", "c1", "c2"], SPEC) and store.holds(folder, 3, ["d0"], SPEC)
-    assert not store.holds(folder, 2, ["c0", "c2"], SPEC) and not store.holds(folder, 2, ["c0", "c1", "c2", "c3"], SPEC)
-    assert np.array_equal(Store(folder).read(["c2", "b0"]), np.stack([features(2)[1], features(5, seed=1)[0]]))
+    assert not store.holds(folder, 2, ["c0", "c2"], SPEC) and not store.holds(
+        folder, 2, ["c0", "c1", "c2", "c3"], SPEC
+    )
+    assert np.array_equal(
+        Store(folder).read(["c2", "b0"]), np.stack([features(2)[1], features(5, seed=1)[0]])
+    )
 
 
 def test_clips_that_one_feature_lacks_are_used_by_none(tmp_path):
@@ -149,8 +162,13 @@ print(kills, "kills")
 
 def test_a_writer_that_is_killed_leaves_only_whole_shards(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path), str(KILLS)], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", WRITER, str(tmp_path), str(KILLS)],
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={"PYTHONPATH": str(Path(store.__file__).parents[1]), "PATH": ""},
-    )  # fmt: skip
+    )
     assert run.stdout.strip() == f"{KILLS} kills", run.stderr
-    assert list(tmp_path.glob(".*.partial")), "no kill fell into the writing of a shard: the test has shown nothing"
+    assert list(tmp_path.glob(".*.partial")), (
+        "no kill fell into the writing of a shard: the test has shown nothing"
+    )

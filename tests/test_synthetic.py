@@ -18,7 +18,11 @@ CLIPS = 200  # the fewest that it makes
 
 
 def jobs(root, seed=0, clips=CLIPS):
-    return [(root, seed, artist, clip) for artist in synthetic._artists(seed, clips) for clip in artist.clips]
+    return [
+        (root, seed, artist, clip)
+        for artist in synthetic._artists(seed, clips)
+        for clip in artist.clips
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,9 @@ def clips(corpus):
 
 
 def relevances(clips, split=None):
-    return [value for clip in clips if split in (None, clip.split) for value in clip.labels.values()]
+    return [
+        value for clip in clips if split in (None, clip.split) for value in clip.labels.values()
+    ]
 
 
 def test_the_tables_are_openmics(corpus, clips):
@@ -47,11 +53,15 @@ def test_the_tables_are_openmics(corpus, clips):
 
 def test_every_class_is_observed_in_both_splits(clips):
     for split in ("train", "test"):
-        assert {name for clip in clips if clip.split == split for name in clip.labels} == set(synthetic.CLASSES)
+        assert {name for clip in clips if clip.split == split for name in clip.labels} == set(
+            synthetic.CLASSES
+        )
 
 
 def test_artists_are_whole_and_those_of_test_unseen_in_training(clips):
-    artists = {split: {clip.group for clip in clips if clip.split == split} for split in ("train", "test")}
+    artists = {
+        split: {clip.group for clip in clips if clip.split == split} for split in ("train", "test")
+    }
     assert not artists["train"] & artists["test"]
     assert len(artists["train"]) == 15 and len(artists["test"]) == 5
 
@@ -74,7 +84,11 @@ def test_the_seed_decides_every_table(corpus, tmp_path):
     assert len(tables) == 5
     for name, seed, same in (("again", 0, True), ("other", 1, False)):
         synthetic._write_tables(tmp_path / name, jobs(tmp_path / name, seed))
-        differing = [path for path in tables if (tmp_path / name / path).read_bytes() != (corpus / path).read_bytes()]
+        differing = [
+            path
+            for path in tables
+            if (tmp_path / name / path).read_bytes() != (corpus / path).read_bytes()
+        ]
         assert bool(differing) != same
 
 
@@ -94,7 +108,12 @@ def test_a_clip_is_rendered_to_the_same_bytes_again(tmp_path):
         sound, rate = soundfile.read(paths[0])
         assert sound.shape == (220_500,) and rate == 22_050
         assert 0.05 < np.abs(sound).max() <= 1.05 and np.isfinite(sound).all()
-        assert openmic.unreadable(tmp_path / "one", [manifest.Clip(synthetic.key(job[3]), "", "", 0.0, "train", {})]) == []
+        assert (
+            openmic.unreadable(
+                tmp_path / "one", [manifest.Clip(synthetic.key(job[3]), "", "", 0.0, "train", {})]
+            )
+            == []
+        )
 
 
 def pages(data):
@@ -122,7 +141,11 @@ def noise():
 
 def test_an_ogg_file_is_restamped_with_its_serial_and_right_checksums(noise):
     data = synthetic.ogg_bytes(noise, 22_050, serial=123_456)
-    assert data == synthetic.ogg_bytes(noise, 22_050, serial=123_456) != synthetic.ogg_bytes(noise, 22_050, serial=7)
+    assert (
+        data
+        == synthetic.ogg_bytes(noise, 22_050, serial=123_456)
+        != synthetic.ogg_bytes(noise, 22_050, serial=7)
+    )
     found = list(pages(data))
     assert len(found) >= 3 and b"".join(found) == data
     for page in found:
@@ -167,7 +190,9 @@ def test_what_is_rendered_never_exceeds_the_safe_pitch(monkeypatch):
         program = instrument.programs[0] if instrument.programs else None
         for shift in instrument.shift if instrument.programs else (0,):
             rng = np.random.default_rng(seed)
-            synthetic._render_part(rng, name, (program, shift), scoring.harmony(rng, 0, 2.0, 10.2), 0, 10.2)
+            synthetic._render_part(
+                rng, name, (program, shift), scoring.harmony(rng, 0, 2.0, 10.2), 0, 10.2
+            )
     assert len(rendered) >= 5 * 56 and max(pitch for _, pitch in rendered) <= soundfont.MAX_PITCH
 
 
@@ -189,5 +214,8 @@ def test_a_clip_has_the_same_bytes_whatever_was_rendered_before_it(tmp_path):
         for clip in order:
             synthetic._render_clip((tmp_path / folder, 0, artist, clip))
     for name in names:
-        forwards, backwards = (synthetic.audio_path(tmp_path / folder, name).read_bytes() for folder in ("forwards", "backwards"))
+        forwards, backwards = (
+            synthetic.audio_path(tmp_path / folder, name).read_bytes()
+            for folder in ("forwards", "backwards")
+        )
         assert forwards == backwards, name

@@ -12,9 +12,15 @@ from ast_repr.trainer import Plan
 
 CPU = torch.device("cpu")
 PLAN = Plan(
-    epochs=4, batch_size=5, micro_batch=None, patience=None, clip_norm=1.0, schedule={"name": "cosine", "warmup": 1},
-    select={"split": "valid", "metric": "map", "mode": "max"}, seed=7,
-)  # fmt: skip
+    epochs=4,
+    batch_size=5,
+    micro_batch=None,
+    patience=None,
+    clip_norm=1.0,
+    schedule={"name": "cosine", "warmup": 1},
+    select={"split": "valid", "metric": "map", "mode": "max"},
+    seed=7,
+)
 ABOUT = {"classes": ["bass", "flute", "voice"]}
 STEPS = 3  # an epoch: twelve clips in batches of five
 
@@ -59,17 +65,31 @@ def start(tiny_dims, tiny_clips):
     ):
         torch.manual_seed(own_plan.seed)
         model = assemble(
-            ABOUT["classes"], "backbone", {"name": reprogrammer},
-            {"name": "ast", "options": tiny_dims | {"depth": 1, "mean": -4.0, "std": 4.5}, "file": None, "seed": 0, "finetune": False},
+            ABOUT["classes"],
+            "backbone",
+            {"name": reprogrammer},
+            {
+                "name": "ast",
+                "options": tiny_dims | {"depth": 1, "mean": -4.0, "std": 4.5},
+                "file": None,
+                "seed": 0,
+                "finetune": False,
+            },
             {"name": "embedding"},
-        )  # fmt: skip
+        )
         own = optimizer.build(name, model, lr)
         method = methods.build("supervised", model=model)
         history = trainer.fit(
-            Method(method, noise, interrupt), own if learns else None, train or tiny_clips(12),
-            None if select_on_test else tiny_clips(20, 1, "valid"), folder, own_plan, CPU,
-            augment=lambda x, generator: augment.mask_stripes(x, generator, time=20, freq=8), about=ABOUT,
-        )  # fmt: skip
+            Method(method, noise, interrupt),
+            own if learns else None,
+            train or tiny_clips(12),
+            None if select_on_test else tiny_clips(20, 1, "valid"),
+            folder,
+            own_plan,
+            CPU,
+            augment=lambda x, generator: augment.mask_stripes(x, generator, time=20, freq=8),
+            about=ABOUT,
+        )
         return history, model, own
 
     return run
@@ -90,7 +110,9 @@ def same(one, two):
     return one == two
 
 
-@pytest.mark.parametrize("cut", [0, 1, STEPS, STEPS + 2, 2 * STEPS, 4 * STEPS - 1], ids="at step {}".format)
+@pytest.mark.parametrize(
+    "cut", [0, 1, STEPS, STEPS + 2, 2 * STEPS, 4 * STEPS - 1], ids="at step {}".format
+)
 def test_an_interrupted_run_ends_bit_equal(cut, start, tmp_path):
     history, model, own = start(tmp_path / "straight", noise=1.0)
     with pytest.raises(KeyboardInterrupt):
@@ -99,7 +121,9 @@ def test_an_interrupted_run_ends_bit_equal(cut, start, tmp_path):
     torch.manual_seed(99)  # whatever the process drew before
     again, other, other_own = start(tmp_path / "cut", noise=1.0)
     assert timeless(again) == timeless(history) and len(history) == 4
-    assert same(model.state_dict(), other.state_dict()) and same(own.state_dict(), other_own.state_dict())
+    assert same(model.state_dict(), other.state_dict()) and same(
+        own.state_dict(), other_own.state_dict()
+    )
     for name in ("best.valid.map.pt", "last.pt"):
         saved = [checkpoint.load(tmp_path / run / name) for run in ("straight", "cut")]
         for state in saved:
@@ -124,34 +148,53 @@ def test_the_history_tells_each_epoch(start, tmp_path):
     best = checkpoint.load(tmp_path / "best.valid.map.pt")
     assert best["epoch"] == 1 + max(range(4), key=lambda i: history[i]["valid"]["map"])
     assert best["about"] == ABOUT
-    assert same(checkpoint.load(tmp_path / "last.pt")["method"]["model"], dict(model.learned_state()))
+    assert same(
+        checkpoint.load(tmp_path / "last.pt")["method"]["model"], dict(model.learned_state())
+    )
 
 
 def test_selection_on_test_keeps_every_epoch_and_looks_at_none(start, tmp_path):
-    history, _, _ = start(tmp_path, plan(select=PLAN.select | {"split": "test"}, patience=1), select_on_test=True)
+    history, _, _ = start(
+        tmp_path, plan(select=PLAN.select | {"split": "test"}, patience=1), select_on_test=True
+    )
     assert len(history) == 4 and not any("valid" in row for row in history)
-    assert sorted(path.name for path in tmp_path.glob("*.pt")) == [*(f"epoch.00{k}.pt" for k in (1, 2, 3, 4)), "last.pt"]
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == [
+        *(f"epoch.00{k}.pt" for k in (1, 2, 3, 4)),
+        "last.pt",
+    ]
 
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_a_run_without_progress_stops_early(patience, start, tmp_path):
     history, _, _ = start(tmp_path, plan(patience=patience, epochs=9), reprogrammer="none", lr=0.0)
     assert len(history) == 1 + patience
-    assert start(tmp_path, plan(patience=patience, epochs=9), reprogrammer="none", lr=0.0)[0] == history
+    assert (
+        start(tmp_path, plan(patience=patience, epochs=9), reprogrammer="none", lr=0.0)[0]
+        == history
+    )
 
 
 def test_a_model_of_which_nothing_learns_is_kept_as_it_is(start, tmp_path):
     history, model, _ = start(tmp_path, learns=False)
-    assert [(row["epoch"], row["loss"]) for row in history] == [(0, None)] and "map" in history[0]["valid"]
+    assert [(row["epoch"], row["loss"]) for row in history] == [(0, None)] and "map" in history[0][
+        "valid"
+    ]
     best = checkpoint.load(tmp_path / "best.valid.map.pt")
     assert best["epoch"] == 0 and same(best["learned"], dict(model.learned_state()))
     assert start(tmp_path, learns=False)[0] == history
-    start(tmp_path / "test", plan(select=PLAN.select | {"split": "test"}), select_on_test=True, learns=False)
+    start(
+        tmp_path / "test",
+        plan(select=PLAN.select | {"split": "test"}),
+        select_on_test=True,
+        learns=False,
+    )
     assert (tmp_path / "test" / "epoch.000.pt").is_file()
 
 
 def test_a_validation_split_without_labels_is_an_error(start, tiny_clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.metrics, "evaluate", lambda *_: dict.fromkeys(trainer.metrics.SUMMARY))
+    monkeypatch.setattr(
+        trainer.metrics, "evaluate", lambda *_: dict.fromkeys(trainer.metrics.SUMMARY)
+    )
     with pytest.raises(RuntimeError, match="no epoch has a map on the validation split"):
         start(tmp_path, plan(epochs=1))
 
@@ -163,17 +206,27 @@ def rows(*values):
 @pytest.mark.parametrize(
     ("mode", "values", "best"),
     [
-        ("max", [0.1, 0.4, 0.3], 2), ("min", [0.3, 0.4, 0.1, 0.2], 3), ("max", [0.2, 0.5, 0.5], 2), ("min", [0.5, 0.2, 0.2], 2),
-        ("max", [None, 0.1, None], 2), ("min", [None, 7.0], 2), ("max", [None, None], None), ("max", [0.0], 1),
+        ("max", [0.1, 0.4, 0.3], 2),
+        ("min", [0.3, 0.4, 0.1, 0.2], 3),
+        ("max", [0.2, 0.5, 0.5], 2),
+        ("min", [0.5, 0.2, 0.2], 2),
+        ("max", [None, 0.1, None], 2),
+        ("min", [None, 7.0], 2),
+        ("max", [None, None], None),
+        ("max", [0.0], 1),
     ],
-)  # fmt: skip
+)
 def test_the_best_epoch_is_the_earliest_of_the_best(mode, values, best):
     found = trainer.best(rows(*values), {"split": "valid", "metric": "map", "mode": mode})
     assert (found and found["epoch"]) == best
 
 
 def test_epochs_that_nobody_looked_at_are_not_chosen_and_do_not_stop_a_run():
-    history = [{"epoch": 1}, {"epoch": 2}, *({"epoch": 3 + k, "valid": {"map": 0.1}} for k in range(2))]
+    history = [
+        {"epoch": 1},
+        {"epoch": 2},
+        *({"epoch": 3 + k, "valid": {"map": 0.1}} for k in range(2)),
+    ]
     assert trainer.best(history, PLAN.select)["epoch"] == 3
     assert not trainer.finished(history[:2], plan(epochs=5, patience=1))
     assert trainer.finished(history, plan(epochs=5, patience=1))
@@ -181,10 +234,18 @@ def test_epochs_that_nobody_looked_at_are_not_chosen_and_do_not_stop_a_run():
 
 @pytest.mark.parametrize(
     ("values", "patience", "over"),
-    [([], 1, False), ([0.1], 1, False), ([0.1, 0.1], 1, True), ([0.1, 0.2], 1, False), ([0.3, 0.2, 0.2], 3, False),
-     ([0.3, 0.2, 0.2, 0.1], 3, True), ([0.3, 0.2, 0.2], None, False), ([0.1] * 4, None, False),
-     ([0.1, 0.2, 0.3, 0.4, 0.5], 2, True)],
-)  # fmt: skip
+    [
+        ([], 1, False),
+        ([0.1], 1, False),
+        ([0.1, 0.1], 1, True),
+        ([0.1, 0.2], 1, False),
+        ([0.3, 0.2, 0.2], 3, False),
+        ([0.3, 0.2, 0.2, 0.1], 3, True),
+        ([0.3, 0.2, 0.2], None, False),
+        ([0.1] * 4, None, False),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 2, True),
+    ],
+)
 def test_a_run_is_finished_at_its_end_or_out_of_patience(values, patience, over):
     assert trainer.finished(rows(*values), plan(epochs=5, patience=patience)) == over
 
@@ -196,9 +257,18 @@ def test_accumulated_gradients_are_the_whole_batchs(micro_batch, start, tiny_cli
     clips.mask[3] = False  # a clip, for size 1 a whole part, without any label
     for name, size in (("whole", None), ("parts", micro_batch)):
         torch.manual_seed(0)
-        own_plan = plan(epochs=1, batch_size=12, micro_batch=size, clip_norm=None, schedule={"name": "constant"})
-        history, model, _ = start(tmp_path / name, own_plan, reprogrammer="none", lr=1.0, name="sgd", train=clips)
-        moved.append((history[0]["loss"], torch.cat([p.detach().flatten() for p in model.trainable_parameters()])))
+        own_plan = plan(
+            epochs=1, batch_size=12, micro_batch=size, clip_norm=None, schedule={"name": "constant"}
+        )
+        history, model, _ = start(
+            tmp_path / name, own_plan, reprogrammer="none", lr=1.0, name="sgd", train=clips
+        )
+        moved.append(
+            (
+                history[0]["loss"],
+                torch.cat([p.detach().flatten() for p in model.trainable_parameters()]),
+            )
+        )
     assert moved[0][0] == pytest.approx(moved[1][0], abs=1e-6)
     assert (moved[0][1] - moved[1][1]).abs().max() <= 1e-6
 
@@ -207,10 +277,18 @@ def test_gradients_are_clipped_to_the_plans_norm(start, tmp_path):
     steps = []
     for name, norm in (("free", None), ("clipped", 1e-3)):
         own_plan = plan(epochs=1, batch_size=12, clip_norm=norm, schedule={"name": "constant"})
-        _, model, _ = start(tmp_path / name / "0", own_plan, reprogrammer="none", lr=0.0, name="sgd")
+        _, model, _ = start(
+            tmp_path / name / "0", own_plan, reprogrammer="none", lr=0.0, name="sgd"
+        )
         before = copy.deepcopy(model.head.state_dict())
-        _, model, _ = start(tmp_path / name / "1", own_plan, reprogrammer="none", lr=1.0, name="sgd")
-        steps.append(torch.cat([(p - before[key]).flatten() for key, p in model.head.state_dict().items()]).norm().item())
+        _, model, _ = start(
+            tmp_path / name / "1", own_plan, reprogrammer="none", lr=1.0, name="sgd"
+        )
+        steps.append(
+            torch.cat([(p - before[key]).flatten() for key, p in model.head.state_dict().items()])
+            .norm()
+            .item()
+        )
     assert steps[0] > 0.01 and steps[1] == pytest.approx(1e-3, rel=0.01)
 
 

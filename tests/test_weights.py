@@ -30,11 +30,20 @@ def changed(file, change):
     ("change", "named"),
     [
         (lambda t: t.pop("blocks.1.mlp.fc1.weight"), r"missing: blocks\.1\.mlp\.fc1\.weight"),
-        (lambda t: t.update({"blocks.9.norm1.bias": torch.zeros(32)}), r"unexpected: blocks\.9\.norm1\.bias"),
-        (lambda t: t.update({"source_head.1.bias": torch.zeros(11)}), r"source_head\.1\.bias \(11,\), expected \(10,\)"),
-        (lambda t: t.update({"pos_embed": torch.zeros(1, 2 + 7, 32)}), r"pos_embed \(1, 9, 32\), expected \(1, 10, 32\)"),
+        (
+            lambda t: t.update({"blocks.9.norm1.bias": torch.zeros(32)}),
+            r"unexpected: blocks\.9\.norm1\.bias",
+        ),
+        (
+            lambda t: t.update({"source_head.1.bias": torch.zeros(11)}),
+            r"source_head\.1\.bias \(11,\), expected \(10,\)",
+        ),
+        (
+            lambda t: t.update({"pos_embed": torch.zeros(1, 2 + 7, 32)}),
+            r"pos_embed \(1, 9, 32\), expected \(1, 10, 32\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_key_that_is_missing_unexpected_or_misshapen_is_named(change, named, file, tiny_ast):
     backbone = tiny_ast()
     before = weights.fingerprint(backbone)
@@ -72,7 +81,9 @@ class Malice:
 
 
 @pytest.mark.parametrize(
-    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))], ids=["torch", "pickle"]
+    "write",
+    [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))],
+    ids=["torch", "pickle"],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
 def test_code_in_a_weight_file_does_not_run(write, suffix, tmp_path, tiny_ast):
@@ -84,7 +95,9 @@ def test_code_in_a_weight_file_does_not_run(write, suffix, tmp_path, tiny_ast):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", bytes(1000), b"RIFF\x24\0\0\0WAVEfmt ", b"accordion\nbanjo\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights", bytes(1000), b"RIFF\x24\0\0\0WAVEfmt ", b"accordion\nbanjo\n"]
+)
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_a_file_that_is_no_weights_is_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
@@ -104,7 +117,10 @@ def test_positions_that_fit_stay_as_they_are():
 
 @pytest.mark.parametrize(("columns", "first"), [(4, 2), (5, 1), (1, 3)])
 def test_fewer_positions_are_the_middle_ones(columns, first):
-    fitted, image = weights.fit_positions(positions(3, 8), (3, columns)), positions(3, 8)[0, 2:].reshape(3, 8, 6)
+    fitted, image = (
+        weights.fit_positions(positions(3, 8), (3, columns)),
+        positions(3, 8)[0, 2:].reshape(3, 8, 6),
+    )
     assert torch.equal(fitted[:, :2], positions(3, 8)[:, :2])
     assert torch.equal(fitted[0, 2:].reshape(3, columns, 6), image[:, first : first + columns])
 
@@ -112,8 +128,13 @@ def test_fewer_positions_are_the_middle_ones(columns, first):
 @pytest.mark.parametrize("columns", [9, 13, 24])
 def test_more_positions_are_interpolated_linearly_in_time(columns):
     given = positions(3, 8).double()
-    fitted, image = weights.fit_positions(given, (3, columns)), given[0, 2:].reshape(3, 8, 6).numpy()
-    place = np.clip((np.arange(columns) + 0.5) * 8 / columns - 0.5, 0, 7)  # centres of pixels, edges held
+    fitted, image = (
+        weights.fit_positions(given, (3, columns)),
+        given[0, 2:].reshape(3, 8, 6).numpy(),
+    )
+    place = np.clip(
+        (np.arange(columns) + 0.5) * 8 / columns - 0.5, 0, 7
+    )  # centres of pixels, edges held
     left = np.floor(place).astype(int)
     share = (place - left)[None, :, None]
     expected = image[:, left] * (1 - share) + image[:, np.minimum(left + 1, 7)] * share

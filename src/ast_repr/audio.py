@@ -40,7 +40,9 @@ def decode(path, start_s=0.0, seconds=None):
     with _opened(path) as sound:
         rate = sound.samplerate
         sound.seek(min(round(start_s * rate), sound.frames))
-        samples = sound.read(-1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True)
+        samples = sound.read(
+            -1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True
+        )
     if len(samples) == 0:
         raise AudioError(f"{path}: no samples at or after {start_s:g} s")
     return np.clip(resample(_downmix(samples, path), rate, SAMPLE_RATE), -1.0, 1.0)
@@ -60,7 +62,9 @@ def stream(path, seconds=CLIP_SECONDS):
         AudioError: as `decode`; what is wrong late in a file is found late.
     """
     with _opened(path) as sound:
-        resampler = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler = soxr.ResampleStream(
+            sound.samplerate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"
+        )
         count, made, last = 0, 0, False
         while not last:
             samples = sound.read(seconds * sound.samplerate, dtype="float32", always_2d=True)
@@ -70,7 +74,9 @@ def stream(path, seconds=CLIP_SECONDS):
             if len(block):
                 yield np.clip(block, -1.0, 1.0)
         if not made:
-            raise AudioError(f"{path}: too short to be heard: samples found: {count}, at {sound.samplerate} Hz")
+            raise AudioError(
+                f"{path}: too short to be heard: samples found: {count}, at {sound.samplerate} Hz"
+            )
 
 
 def windows(blocks, hop=CLIP_SAMPLES):
@@ -106,7 +112,9 @@ def _opened(path):
     if path.is_symlink() and not path.exists():
         raise AudioError(f"{path}: a link to a file that is not there ({path.readlink()})")
     if path.is_dir():
-        raise AudioError(f"{path}: a folder, expected an audio file, or a folder that has some in it")
+        raise AudioError(
+            f"{path}: a folder, expected an audio file, or a folder that has some in it"
+        )
     if not path.is_file():
         raise AudioError(f"{path}: no such audio file")
     if not os.access(path, os.R_OK):
@@ -125,7 +133,9 @@ def _opened(path):
 
 def _downmix(samples, path):
     """(samples, channels) -> (samples,), the mean over channels; samples that are not finite are refused."""
-    mono = reduce(np.add, samples.T) / samples.shape[1]  # samples.mean(axis=1) takes eighteen times as long
+    mono = (
+        reduce(np.add, samples.T) / samples.shape[1]
+    )  # samples.mean(axis=1) takes eighteen times as long
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are not finite numbers")
     return mono

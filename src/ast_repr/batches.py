@@ -61,7 +61,10 @@ class Clips:
     def batches(self, size):
         """All clips in order, in batches of `size`; the last may be smaller."""
         if self._shards is None:
-            return (self.batch(torch.arange(start, min(start + size, len(self)))) for start in range(0, len(self), size))
+            return (
+                self.batch(torch.arange(start, min(start + size, len(self))))
+                for start in range(0, len(self), size)
+            )
         return cut(ahead(map(self.batch, map(torch.tensor, self._shards))), size)
 
     def shuffled(self, size, seed, epoch):
@@ -86,7 +89,11 @@ class Clips:
     def thinned(self, fraction, seed):
         """The same clips with a fraction of the observed labels, at least one; less is always a part of more."""
         observed = self.mask.nonzero()
-        kept = observed[torch.randperm(len(observed), generator=generator(seed))[: max(1, round(fraction * len(observed)))]]
+        kept = observed[
+            torch.randperm(len(observed), generator=generator(seed))[
+                : max(1, round(fraction * len(observed)))
+            ]
+        ]
         mask = torch.zeros_like(self.mask)
         mask[kept[:, 0], kept[:, 1]] = True
         return self.with_labels(self.targets, mask)
@@ -110,10 +117,21 @@ def load(clips, classes, store, keep="auto", device="cpu"):
     if keep == "auto":
         keep = fitting(len(names), store.shape, device)
     if keep == "disk":
-        return Clips(clips, classes, lambda rows: torch.from_numpy(store.read([names[row] for row in rows])), store.together(names))
-    features = torch.empty((len(names), *store.shape), dtype=torch.float16, device=device if keep == "device" else "cpu")
+        return Clips(
+            clips,
+            classes,
+            lambda rows: torch.from_numpy(store.read([names[row] for row in rows])),
+            store.together(names),
+        )
+    features = torch.empty(
+        (len(names), *store.shape),
+        dtype=torch.float16,
+        device=device if keep == "device" else "cpu",
+    )
     for rows in store.together(names):
-        features[rows[0] : rows[-1] + 1] = torch.from_numpy(store.read([names[row] for row in rows]))
+        features[rows[0] : rows[-1] + 1] = torch.from_numpy(
+            store.read([names[row] for row in rows])
+        )
     return Clips(clips, classes, features.__getitem__)
 
 
@@ -121,7 +139,14 @@ def fitting(count, shape, device, processes=1):
     """The first of the places where features of `shape` fit, of `count` clips for each of the processes of one machine."""
     device, needed = torch.device(device), count * 2 * int(torch.tensor(shape).prod())
     sizes = {"device": needed, "memory": needed * processes}  # a GPU is one process's
-    return next((place for place, share in SHARES.items() if sizes[place] <= share * free_memory(place, device)), "disk")
+    return next(
+        (
+            place
+            for place, share in SHARES.items()
+            if sizes[place] <= share * free_memory(place, device)
+        ),
+        "disk",
+    )
 
 
 def free_memory(place, device):
@@ -135,7 +160,9 @@ def windows(shards, random):
     """All row numbers in random order, as one tensor for each few shards, so that each shard is read once."""
     order = torch.randperm(len(shards), generator=random).tolist()
     for start in range(0, len(order), WINDOW):
-        rows = torch.tensor([row for shard in order[start : start + WINDOW] for row in shards[shard]])
+        rows = torch.tensor(
+            [row for shard in order[start : start + WINDOW] for row in shards[shard]]
+        )
         yield rows[torch.randperm(len(rows), generator=random)]
 
 

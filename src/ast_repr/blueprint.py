@@ -16,8 +16,17 @@ def draw(conf, feature, clips, backbone, file, sources):
         sources: from `source_groups`, for a head that is `by_name`.
     """
     norm, head = conf["input"]["norm"], dict(conf["head"])
-    options = {key: value for key, value in conf["backbone"].items() if key not in ("name", "weights", "finetune")}
-    options |= {"frames": feature.frames, "mels": feature.bins, "mean": feature.mean, "std": feature.std}
+    options = {
+        key: value
+        for key, value in conf["backbone"].items()
+        if key not in ("name", "weights", "finetune")
+    }
+    options |= {
+        "frames": feature.frames,
+        "mels": feature.bins,
+        "mean": feature.mean,
+        "std": feature.std,
+    }
     pretrained = conf["backbone"].get("weights") == "pretrained"
     if conf["backbone"]["name"] == "ast":
         header = backbones.weights.read_header(file)
@@ -30,11 +39,14 @@ def draw(conf, feature, clips, backbone, file, sources):
         "reprogrammer": conf["reprogrammer"],
         "head": head,
         "backbone": {
-            "name": conf["backbone"]["name"], "options": options, "source": backbone,
-            "file": str(Path(file).resolve()) if pretrained else None, "seed": conf["run"]["seed"],
+            "name": conf["backbone"]["name"],
+            "options": options,
+            "source": backbone,
+            "file": str(Path(file).resolve()) if pretrained else None,
+            "seed": conf["run"]["seed"],
             "finetune": conf["backbone"].get("finetune", False),
         },
-    }  # fmt: skip
+    }
 
 
 def by_name(conf):
@@ -49,8 +61,14 @@ def source_groups(classes, backbone, file):
         ValueError: some classes have no names among the source's.
     """
     table = catalogue.zero_shot(backbone)
-    labels = catalogue.find(backbone).source_classes() or backbones.weights.read_header(file)["source_classes"]
-    return {"groups": heads.labelmap.groups(table["names"], classes, labels), "activation": table["activation"]}
+    labels = (
+        catalogue.find(backbone).source_classes()
+        or backbones.weights.read_header(file)["source_classes"]
+    )
+    return {
+        "groups": heads.labelmap.groups(table["names"], classes, labels),
+        "activation": table["activation"],
+    }
 
 
 def statistics_of(clips, size=64):
@@ -58,6 +76,10 @@ def statistics_of(clips, size=64):
     count, total, squares = 0, 0.0, 0.0
     for batch in clips.batches(size):
         values = batch.features.double()
-        count, total, squares = count + values.numel(), total + values.sum().item(), squares + values.square().sum().item()
+        count, total, squares = (
+            count + values.numel(),
+            total + values.sum().item(),
+            squares + values.square().sum().item(),
+        )
     mean = total / count
     return [mean, (squares / count - mean**2) ** 0.5]

@@ -26,4 +26,6 @@ def load(path):
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint; train first") from error
     except Exception as error:  # torch has one of its own for each kind of other file
-        raise CheckpointError(f"{path}: not a checkpoint of this project, or truncated; delete it and train again") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project, or truncated; delete it and train again"
+        ) from error

@@ -62,7 +62,9 @@ class Reprogrammed(nn.Module):
     def is_probe(self):
         """Whether nothing before the head changes in the present mode, so that what it reads can be computed once for each clip."""
         learns = any(p.requires_grad for p in self.reprogrammer.parameters())
-        counts = any(isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules())
+        counts = any(
+            isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules()
+        )
         return not (self.finetune or learns or counts)
 
     @torch.no_grad()
@@ -91,8 +93,12 @@ class Reprogrammed(nn.Module):
             ValueError: keys are missing or unexpected; they are named.
         """
         if differing := sorted(self.learned_state().keys() ^ state.keys()):
-            raise ValueError(f"checkpoint of another model: {', '.join(differing)} on one side only")
-        self.load_state_dict(state, strict=False)  # the frozen rest is not in it; the line above made sure of the others
+            raise ValueError(
+                f"checkpoint of another model: {', '.join(differing)} on one side only"
+            )
+        self.load_state_dict(
+            state, strict=False
+        )  # the frozen rest is not in it; the line above made sure of the others
 
 
 class Probe(nn.Module):
@@ -101,11 +107,17 @@ class Probe(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
-        self.head, self.learned_state, self.load_learned = model.head, model.learned_state, model.load_learned
+        self.head, self.learned_state, self.load_learned = (
+            model.head,
+            model.learned_state,
+            model.load_learned,
+        )
 
     def forward(self, read):
         """What the head reads -> logits (B, K)."""
-        return self.head(backbones.Output(**{"embedding": None, "source_logits": None, self.head.reads: read}))
+        return self.head(
+            backbones.Output(**{"embedding": None, "source_logits": None, self.head.reads: read})
+        )
 
     def trainable_parameters(self):
         """The head's parameters that learn, as a list."""
@@ -137,20 +149,33 @@ def assemble(classes, norm, reprogrammer, backbone, head):
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
     return Reprogrammed(
-        reprogrammers.build(frames=backbone["options"]["frames"], bins=backbone["options"]["mels"], **reprogrammer), source,
-        heads.build(n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head),
-        norm=norm, finetune=backbone["finetune"],
-    )  # fmt: skip
+        reprogrammers.build(
+            frames=backbone["options"]["frames"], bins=backbone["options"]["mels"], **reprogrammer
+        ),
+        source,
+        heads.build(
+            n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head
+        ),
+        norm=norm,
+        finetune=backbone["finetune"],
+    )
 
 
 @torch.no_grad()
 def multiply_accumulates(model, shape):
     """Multiply-accumulates of the matrix products, attention and convolutions in one forward pass of a feature of `shape` (C, T, F)."""
-    mode, device = model.training, next((tensor.device for tensor in chain(model.parameters(), model.buffers())), "cpu")
+    mode, device = (
+        model.training,
+        next((tensor.device for tensor in chain(model.parameters(), model.buffers())), "cpu"),
+    )
     on_cpu = {  # kernels that the counter does not know by itself
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-        torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
-    }  # fmt: skip
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+            sdpa_flop_count(q, k, v)
+        ),
+        torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: (
+            2 * math.prod(x) * weight[0]
+        ),
+    }
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))
     model.train(mode)
@@ -163,6 +188,8 @@ def probabilities(model, batches, device):
     mode = model.training
     model.eval()
     try:
-        return np.concatenate([model(batch.to(device).features).sigmoid().cpu().numpy() for batch in batches])
+        return np.concatenate(
+            [model(batch.to(device).features).sigmoid().cpu().numpy() for batch in batches]
+        )
     finally:
         model.train(mode)

@@ -17,7 +17,11 @@ from . import config
 from .config import ConfigError
 from .rooms import unknown
 
-EXPECTED = (ValueError, OSError, RuntimeError)  # what user, files, network, disk and memory can cause
+EXPECTED = (
+    ValueError,
+    OSError,
+    RuntimeError,
+)  # what user, files, network, disk and memory can cause
 
 
 class UsageError(ValueError):
@@ -28,7 +32,9 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake raises UsageError and names the nearest option or choice; options are never abbreviated."""
 
     def parse_args(self, args=None, namespace=None):
-        options, rest = self.parse_known_intermixed_args(args, namespace)  # paths may stand before and after options
+        options, rest = self.parse_known_intermixed_args(
+            args, namespace
+        )  # paths may stand before and after options
         if rest:
             self.error(unknown("option", rest[0].partition("=")[0], self._option_string_actions))
         return options
@@ -43,7 +49,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser(doc):
     """A parser described by the script's docstring, with the option that all scripts have."""
-    made = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made = Parser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
 
@@ -51,21 +59,40 @@ def parser(doc):
 def add_conf_options(parser):
     """The options that say which configs are meant and what is laid over them."""
     parser.add_argument("--conf-dir", required=True, help="folder of the configs")
-    parser.add_argument("--conf", required=True, help="names of configs, separated by commas, or all")
-    parser.add_argument("--protocol", default="clean", help="clean, or paper: conf/protocol_<name>.yaml is laid over each config")
-    parser.add_argument("--corpus", help="conf/corpus_<name>.yaml, if there is one, is laid over each config")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; may be repeated")
+    parser.add_argument(
+        "--conf", required=True, help="names of configs, separated by commas, or all"
+    )
+    parser.add_argument(
+        "--protocol",
+        default="clean",
+        help="clean, or paper: conf/protocol_<name>.yaml is laid over each config",
+    )
+    parser.add_argument(
+        "--corpus", help="conf/corpus_<name>.yaml, if there is one, is laid over each config"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="one setting; may be repeated",
+    )
 
 
 def confs(args, lacking=()):
     """{name: resolved config} of the confs and variants that `add_conf_options` found; `lacking`: features that the corpus does not carry."""
     names = config.select(args.conf_dir, args.conf)
-    return {name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set, lacking) for name in names}
+    return {
+        name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set, lacking)
+        for name in names
+    }
 
 
 def add_run_options(parser):
     """The options that say which runs are meant and where they run."""
-    parser.add_argument("--seeds", type=seeds, default=[0], help="whole numbers, separated by commas")
+    parser.add_argument(
+        "--seeds", type=seeds, default=[0], help="whole numbers, separated by commas"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -77,7 +104,9 @@ def seeds(text):
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers separated by commas, such as 0,1,2")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected whole numbers separated by commas, such as 0,1,2"
+        )
     return list(dict.fromkeys(map(int, parts)))
 
 
@@ -90,7 +119,10 @@ def between(kind, least, most=float("inf")):
                 return kind(text)
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {least:g}" + (f" to {most:g}" if most < float("inf") else " on"))
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a number from {least:g}"
+            + (f" to {most:g}" if most < float("inf") else " on")
+        )
 
     return parse
 
@@ -105,7 +137,12 @@ def run(main, parser, argv=None):
     except EXPECTED as error:
         if "--debug" in argv:
             traceback.print_exc()
-        sys.exit(_complain(f"error: {one_line(error)}", 2 if isinstance(error, (UsageError, ConfigError)) else 1))
+        sys.exit(
+            _complain(
+                f"error: {one_line(error)}",
+                2 if isinstance(error, (UsageError, ConfigError)) else 1,
+            )
+        )
 
 
 def one_line(error):

@@ -24,23 +24,50 @@ from .rooms import unknown
 
 BASE, STUDIES = "base.yaml", "studies.yaml"
 CONDITIONS = ("without_vggish", "paper")  # sections of a conf that hold overlays
-OVERLAYS = ("protocol_", "corpus_")  # files that start so are laid over any conf, and are none themselves
-ROOMS = ("feature", "reprogrammer", "backbone", "head", "method", "optimizer", "schedule")  # sections with a `name`
+OVERLAYS = (
+    "protocol_",
+    "corpus_",
+)  # files that start so are laid over any conf, and are none themselves
+ROOMS = (
+    "feature",
+    "reprogrammer",
+    "backbone",
+    "head",
+    "method",
+    "optimizer",
+    "schedule",
+)  # sections with a `name`
 PUBLISHED = ("macro_f1", "source", "corpus", "protocol")
 PUBLISHED_TOO = ("trainable_parameters",)  # in millions
 SHOWN = ("row", "published")  # says nothing of how a run is made
 HEAD_FIRST = {"epochs", "batch_size", "patience", "lr"}
-OPTIONAL = ("train.patience", "train.clip_norm")  # null switches them off; null is also allowed where it is base.yaml's own value
+OPTIONAL = (
+    "train.patience",
+    "train.clip_norm",
+)  # null switches them off; null is also allowed where it is base.yaml's own value
 # Ranges of numbers, and choices.
 AT_LEAST = {
-    "train.epochs": 1, "train.batch_size": 1, "train.micro_batch": 1, "train.patience": 1, "train.clip_norm": 0,
-    "augment.time": 0, "augment.freq": 0, "optimizer.lr": 0, "optimizer.head_lr": 0, "optimizer.weight_decay": 0,
-}  # fmt: skip
+    "train.epochs": 1,
+    "train.batch_size": 1,
+    "train.micro_batch": 1,
+    "train.patience": 1,
+    "train.clip_norm": 0,
+    "augment.time": 0,
+    "augment.freq": 0,
+    "optimizer.lr": 0,
+    "optimizer.head_lr": 0,
+    "optimizer.weight_decay": 0,
+}
 CHOICES = {
-    "protocol": ("clean", "paper"), "input.norm": ("backbone", "none", "corpus"), "backbone.weights": ("pretrained", "random"),
-    "select.split": ("valid", "test"), "select.mode": ("max", "min"), "select.metric": ("macro_f1", "positive_f1", "weighted_f1", "map", "auroc"),
-    "train.precision": ("auto", "float32"), "augment.fill": ("zero", "mean"),
-}  # fmt: skip
+    "protocol": ("clean", "paper"),
+    "input.norm": ("backbone", "none", "corpus"),
+    "backbone.weights": ("pretrained", "random"),
+    "select.split": ("valid", "test"),
+    "select.mode": ("max", "min"),
+    "select.metric": ("macro_f1", "positive_f1", "weighted_f1", "map", "auroc"),
+    "train.precision": ("auto", "float32"),
+    "augment.fill": ("zero", "mean"),
+}
 
 
 class ConfigError(ValueError):
@@ -49,7 +76,11 @@ class ConfigError(ValueError):
 
 def names(folder):
     """The confs in a folder, sorted: every YAML file but base.yaml, the studies and the overlays."""
-    found = (path for path in Path(folder).glob("*.yaml") if path.name not in (BASE, STUDIES) and not path.name.startswith(OVERLAYS))
+    found = (
+        path
+        for path in Path(folder).glob("*.yaml")
+        if path.name not in (BASE, STUDIES) and not path.name.startswith(OVERLAYS)
+    )
     return sorted(path.stem for path in found)
 
 
@@ -74,8 +105,12 @@ def select(folder, wanted):
         if stem not in known:
             raise ConfigError(unknown("conf", stem, [*known, *groups]))
         for setting in settings:
-            if not re.fullmatch(r"\w+\.[\w.]+=[\w.-]+", setting):  # it becomes part of a folder's name
-                raise ConfigError(f"variant {name!r}: found {setting!r}, expected section.key=value of letters, digits, '.', '_' and '-'")
+            if not re.fullmatch(
+                r"\w+\.[\w.]+=[\w.-]+", setting
+            ):  # it becomes part of a folder's name
+                raise ConfigError(
+                    f"variant {name!r}: found {setting!r}, expected section.key=value of letters, digits, '.', '_' and '-'"
+                )
     if not chosen:
         raise ConfigError("no conf named; expected a comma-separated list, or all")
     return list(dict.fromkeys(chosen))
@@ -125,7 +160,11 @@ def overlay(below, above):
     out = dict(below)
     for key, value in above.items():
         old = below.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
             value = overlay(old, value)
         out[key] = value
     return out
@@ -143,7 +182,9 @@ def check(config, schema):
             raise ConfigError(unknown("config section", section, schema))
         known = schema[section]
         if isinstance(known, dict) and not leaf:
-            raise ConfigError(f"config {key}: {value!r}; expected a section with {', '.join(known)}")
+            raise ConfigError(
+                f"config {key}: {value!r}; expected a section with {', '.join(known)}"
+            )
         if leaf and not isinstance(known, dict):
             raise ConfigError(f"config {key}: {section} has no keys; expected one value")
         if section not in ROOMS and isinstance(known, dict) and leaf.split(".")[0] not in known:
@@ -151,22 +192,40 @@ def check(config, schema):
         if section in ROOMS and not isinstance(config[section].get("name"), str):
             raise ConfigError(f"config {section}: no name; expected one of its choices")
         if key in AT_LEAST and value is not None:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= AT_LEAST[key]:
-                raise ConfigError(f"config {key}: {value!r}; expected a number of at least {AT_LEAST[key]}")
-            if isinstance(AT_LEAST[key], int) and key.startswith(("train.epochs", "train.batch", "train.micro", "augment")) and value != int(value):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not value >= AT_LEAST[key]
+            ):
+                raise ConfigError(
+                    f"config {key}: {value!r}; expected a number of at least {AT_LEAST[key]}"
+                )
+            if (
+                isinstance(AT_LEAST[key], int)
+                and key.startswith(("train.epochs", "train.batch", "train.micro", "augment"))
+                and value != int(value)
+            ):
                 raise ConfigError(f"config {key}: {value!r}; expected a whole number")
         if key == "train.labels" and not (isinstance(value, (int, float)) and 0 < value <= 1):
             raise ConfigError(f"config {key}: {value!r}; expected a fraction above 0, up to 1")
         if key in CHOICES and value not in CHOICES[key]:
             raise ConfigError(unknown(f"config {key}", value, CHOICES[key]))
         if value is None and key not in OPTIONAL and _default(schema, key) is not None:
-            raise ConfigError(f"config {key}: empty; expected something like {_default(schema, key)!r}")
+            raise ConfigError(
+                f"config {key}: empty; expected something like {_default(schema, key)!r}"
+            )
     published = config.get("published")
-    if published is not None and (not isinstance(published, dict) or set(published) - set(PUBLISHED_TOO) != set(PUBLISHED)):
-        raise ConfigError(f"config published: {published!r}; expected {', '.join(PUBLISHED)} and, if known, {', '.join(PUBLISHED_TOO)}")
+    if published is not None and (
+        not isinstance(published, dict) or set(published) - set(PUBLISHED_TOO) != set(PUBLISHED)
+    ):
+        raise ConfigError(
+            f"config published: {published!r}; expected {', '.join(PUBLISHED)} and, if known, {', '.join(PUBLISHED_TOO)}"
+        )
     first = config.get("train", {}).get("head_first")
     if first is not None and (not isinstance(first, dict) or set(first) != HEAD_FIRST):
-        raise ConfigError(f"config train.head_first: {first!r}; expected null, or {', '.join(sorted(HEAD_FIRST))}")
+        raise ConfigError(
+            f"config train.head_first: {first!r}; expected null, or {', '.join(sorted(HEAD_FIRST))}"
+        )
 
 
 def flatten(config, prefix=""):
@@ -189,7 +248,11 @@ def differences(path, config):
     """Keys in which the config saved at `path` differs from this one: list of "key: saved -> now". What only tables show is no difference."""
     saved, now = flatten(read(Path(path))), flatten(config)
     keys = sorted((saved.keys() | now.keys()) - set(SHOWN))
-    return [f"{key}: {saved.get(key)!r} -> {now.get(key)!r}" for key in keys if saved.get(key) != now.get(key)]
+    return [
+        f"{key}: {saved.get(key)!r} -> {now.get(key)!r}"
+        for key in keys
+        if saved.get(key) != now.get(key)
+    ]
 
 
 def _chain(path, seen=()):
@@ -214,14 +277,16 @@ def read(path):
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such conf") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(
+            f"{path}: not readable as YAML ({' '.join(str(error).split())})"
+        ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected sections, found {config!r}")
     return config
 
 
 def _setting(text):
-    """"train.epochs=5" -> {"train": {"epochs": 5}}"""
+    """ "train.epochs=5" -> {"train": {"epochs": 5}}"""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"setting {text!r}; expected section.key=value")

@@ -28,7 +28,9 @@ def choose(name="auto"):
     except RuntimeError as error:
         raise ValueError(f"device {name!r}; expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; pass --device cpu")
+        raise ValueError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; pass --device cpu"
+        )
     if device.type == "cpu":
         keep_freed_memory()
     return device
@@ -49,13 +51,24 @@ def memory_left(proc=Path("/proc"), groups=Path("/sys/fs/cgroup")):
     its container or job leaves it, if that is less. The arguments are where Linux says so."""
     fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
     left = 1024 * int(fields["MemAvailable"].split()[0])
-    for _, kind, path in (line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()):
+    for _, kind, path in (
+        line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()
+    ):
         group = groups / kind / path.lstrip("/")
         for folder in (group, *group.parents) if kind in GROUPS else ():
-            with contextlib.suppress(OSError, ValueError):  # no such group here, or it sets no limit
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # no such group here, or it sets no limit
                 limit, used, cached = GROUPS[kind]
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                left = min(left, int((folder / limit).read_text()) - int((folder / used).read_text()) + int(stat[cached]))
+                stat = dict(
+                    line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                )
+                left = min(
+                    left,
+                    int((folder / limit).read_text())
+                    - int((folder / used).read_text())
+                    + int(stat[cached]),
+                )
     return max(left, 0)
 
 
@@ -73,12 +86,20 @@ def teams(name, size, at_once, runs):
     first, runs = choose(name), max(runs, 1)
     if first.type == "cpu":
         return [[first] * size] * min(at_once or 1, runs)
-    there = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] if first.index is None else [first]
+    there = (
+        [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
+        if first.index is None
+        else [first]
+    )
     count = min(at_once or max(1, len(there) // size), runs)
     if size * count > len(there):
         if first.index is not None:
-            raise ValueError(f"device {name!r} is a single GPU, for {count} runs at once on {size} each; pass --device cuda, which takes them all")
-        raise ValueError(f"found {len(there)} CUDA devices for {count} runs at once on {size} each; pass a smaller --ngpu or --jobs")
+            raise ValueError(
+                f"device {name!r} is a single GPU, for {count} runs at once on {size} each; pass --device cuda, which takes them all"
+            )
+        raise ValueError(
+            f"found {len(there)} CUDA devices for {count} runs at once on {size} each; pass a smaller --ngpu or --jobs"
+        )
     return [there[n * size : (n + 1) * size] for n in range(count)]
 
 
@@ -91,8 +112,15 @@ def has_bf16(device):
 
 def describe(device):
     """Plain values for results.json."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
+    )
     return {
-        "device": name, "cores": os.cpu_count(), "platform": platform.platform(terse=True),
-        "python": platform.python_version(), "torch": str(torch.__version__),
-    }  # fmt: skip
+        "device": name,
+        "cores": os.cpu_count(),
+        "platform": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }

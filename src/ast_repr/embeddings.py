@@ -6,7 +6,10 @@ A file's name is a hash of all that decides its values: what has changed since i
 import hashlib
 import inspect
 import json
+import struct
 import time
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,19 @@ from tqdm import tqdm
 
 from . import files
 from .backbones.weights import fingerprint
+
+# What numpy and zipfile raise where there is no file, or its checksums, names, kinds or lengths are wrong.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
 
 
 class Shelf:
@@ -58,20 +74,37 @@ class Shelf:
 
     def _name(self, model, clips, build, device):
         """Of the file: "embedding-..." or "source_logits-..."."""
-        shards = [(path.name, path.stat()) for path in sorted(self.store.glob("shard-*.h5"))] if self.store else []
+        shards = (
+            [(path.name, path.stat()) for path in sorted(self.store.glob("shard-*.h5"))]
+            if self.store
+            else []
+        )
         decides = {
-            "clips": clips.names, "feature": self.spec, "shards": [(name, found.st_size, found.st_mtime_ns) for name, found in shards],
-            "norm": (model.mean, model.std), "reprogrammer": build["reprogrammer"],
-            "backbone": [build["backbone"]["name"], build["backbone"]["options"], fingerprint(model.backbone)],
-            "code": [Path(inspect.getfile(type(part))).read_text(encoding="utf-8") for part in (model.reprogrammer, model.backbone)],  # it may be a user's
-            "reads": model.head.reads, "device": device.type,
-        }  # fmt: skip
+            "clips": clips.names,
+            "feature": self.spec,
+            "shards": [(name, found.st_size, found.st_mtime_ns) for name, found in shards],
+            "norm": (model.mean, model.std),
+            "reprogrammer": build["reprogrammer"],
+            "backbone": [
+                build["backbone"]["name"],
+                build["backbone"]["options"],
+                fingerprint(model.backbone),
+            ],
+            "code": [
+                Path(inspect.getfile(type(part))).read_text(encoding="utf-8")
+                for part in (model.reprogrammer, model.backbone)
+            ],  # it may be a user's
+            "reads": model.head.reads,
+            "device": device.type,
+        }
         return f"{model.head.reads}-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()}"
 
 
 def shareable(model, build):
     """Whether runs of other seeds read the same: the reprogrammer has no state, the frozen weights are those of a file or none."""
-    return not model.reprogrammer.state_dict() and (build["backbone"]["file"] is not None or not model.backbone.state_dict())
+    return not model.reprogrammer.state_dict() and (
+        build["backbone"]["file"] is not None or not model.backbone.state_dict()
+    )
 
 
 def compute(model, clips, device, label, size):
@@ -98,5 +131,5 @@ def load(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["read"]), float(file["seconds"])
-    except Exception:  # numpy and zipfile have one for each kind of damage, which the zip's checksums show
+    except DAMAGED:
         return None

@@ -57,7 +57,9 @@ def estimate(conf, stock, device, steps=STEPS):
         device: the one that the run would be on.
         steps: of each epoch that is tried.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=launch.end_with_parent) as process:
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=launch.end_with_parent
+    ) as process:
         return process.submit(_try, conf, stock, device, steps, torch.get_num_threads()).result()
 
 
@@ -70,17 +72,36 @@ def _try(conf, stock, device, steps, threads):
     share = min(1.0, steps * size / len(splits["train"]))
     few = {split: own[: max(1, round(share * len(own)))] for split, own in splits.items()}
     noise = {split: torch.randn(len(own), *feature.shape).half() for split, own in few.items()}
-    tried = {split: batches.Clips(own, stock.classes, noise[split].__getitem__) for split, own in few.items()}
-    epochs = EPOCHS + conf["method"].get("epochs", 0)  # of a method's first stage, none of which may be chosen
+    tried = {
+        split: batches.Clips(own, stock.classes, noise[split].__getitem__)
+        for split, own in few.items()
+    }
+    epochs = EPOCHS + conf["method"].get(
+        "epochs", 0
+    )  # of a method's first stage, none of which may be chosen
     short = conf | {"train": conf["train"] | {"epochs": epochs, "patience": None}}
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            stock = replace(stock, data=None, keep="memory", memory={experiment.key(conf, "memory"): (tried, "memory")})
+            stock = replace(
+                stock,
+                data=None,
+                keep="memory",
+                memory={experiment.key(conf, "memory"): (tried, "memory")},
+            )
             experiment.train(Path(folder), short, stock, parallel.ALONE, device)
-        history, about = trainer.read_history(folder), checkpoint.load(Path(folder) / "last.pt")["about"]
+        history, about = (
+            trainer.read_history(folder),
+            checkpoint.load(Path(folder) / "last.pt")["about"],
+        )
     return Cost(
-        prepare_s=about["prepare_seconds"] / share, shared_s=about["shared_seconds"] / share, epoch_s=history[-1]["seconds"] / share,
-        epochs=conf["train"]["epochs"] if history[-1]["epoch"] else 1,  # one in which nothing is learned by gradient
-        peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        prepare_s=about["prepare_seconds"] / share,
+        shared_s=about["shared_seconds"] / share,
+        epoch_s=history[-1]["seconds"] / share,
+        epochs=conf["train"]["epochs"]
+        if history[-1]["epoch"]
+        else 1,  # one in which nothing is learned by gradient
+        peak_bytes=torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         feature_bytes=2 * sum(map(len, splits.values())) * int(torch.tensor(feature.shape).prod()),
-    )  # fmt: skip
+    )

@@ -7,7 +7,21 @@ from pathlib import Path
 
 import torch
 
-from . import augment, backbones, batches, blueprint, checkpoint, embeddings, features, methods, optimizer, parallel, probe, store, trainer
+from . import (
+    augment,
+    backbones,
+    batches,
+    blueprint,
+    checkpoint,
+    embeddings,
+    features,
+    methods,
+    optimizer,
+    parallel,
+    probe,
+    store,
+    trainer,
+)
 from . import device as devices
 from .classifier import Probe, assemble, multiply_accumulates
 
@@ -56,17 +70,25 @@ def train(folder, conf, stock, team, device):
         print(f"{label}: finished before, {trainer.describe(trainer.read_history(folder), plan)}")
         return
     feature = features.build(**conf["feature"])
-    (splits, place), seconds, common = load_splits(folder, stock, feature, conf, team, device), 0.0, 0.0
+    (splits, place), seconds, common = (
+        load_splits(folder, stock, feature, conf, team, device),
+        0.0,
+        0.0,
+    )
     if settings["labels"] < 1:
         splits["train"] = splits["train"].thinned(settings["labels"], seed)
     torch.manual_seed(seed)
-    build = blueprint.draw(conf, feature, splits["train"], stock.backbone, stock.weights, stock.sources)
+    build = blueprint.draw(
+        conf, feature, splits["train"], stock.backbone, stock.weights, stock.sources
+    )
     model = assemble(stock.classes, **build).to(device)
     model.backbone.recompute = stock.recompute
     masks = {key: conf["augment"][key] for key in ("time", "freq")}
     fill = model.mean if conf["augment"]["fill"] == "mean" else 0.0
     noising = partial(augment.mask_stripes, fill=fill, **masks) if any(masks.values()) else None
-    if alone := model.is_probe and noising is None:  # nothing before the head changes: it is taught on what it reads, by one process
+    if (
+        alone := model.is_probe and noising is None
+    ):  # nothing before the head changes: it is taught on what it reads, by one process
         if team.rank:
             return
         team = parallel.ALONE
@@ -77,32 +99,68 @@ def train(folder, conf, stock, team, device):
         if settings["head_first"]:
             seconds += probe.train(folder / "head", model, read, plan, conf, device)
     if settings["head_first"]:
-        model.load_learned(team.agree({name: tensor.cpu() for name, tensor in model.learned_state().items()}))
+        model.load_learned(
+            team.agree({name: tensor.cpu() for name, tensor in model.learned_state().items()})
+        )
     trained, splits = (Probe(model), read) if alone else (model, splits)
     if hasattr(model.head, "fit"):
         seconds += probe.fit(model.head, splits["train"], seed)
 
-    macs, sha256_before = multiply_accumulates(model, feature.shape) or None, backbones.weights.fingerprint(model.backbone)
+    macs, sha256_before = (
+        multiply_accumulates(model, feature.shape) or None,
+        backbones.weights.fingerprint(model.backbone),
+    )
     parallel.spread(model, team)
     if stock.compile:  # after what looks at each of its operations
         model.backbone.compile()
     method = methods.build(model=trained, **conf["method"]).to(device)
-    learns, total = (sum(p.numel() for p in parameters) for parameters in (model.trainable_parameters(), method.parameters()))
-    exchanged = parallel.bytes_per_step(model, plan.batch_size, len(stock.classes)) if team.size > 1 else 0
-    epochs = f"{plan.epochs} epochs of {len(splits['train']):,} clips at most" if learns else "no epochs"
-    shared = f" in {team.size} processes, {exchanged / 1000:,.0f} kB from each to the others a step" if team.size > 1 else ""
+    learns, total = (
+        sum(p.numel() for p in parameters)
+        for parameters in (model.trainable_parameters(), method.parameters())
+    )
+    exchanged = (
+        parallel.bytes_per_step(model, plan.batch_size, len(stock.classes)) if team.size > 1 else 0
+    )
+    epochs = (
+        f"{plan.epochs} epochs of {len(splits['train']):,} clips at most" if learns else "no epochs"
+    )
+    shared = (
+        f" in {team.size} processes, {exchanged / 1000:,.0f} kB from each to the others a step"
+        if team.size > 1
+        else ""
+    )
     print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}{shared}, {epochs}")
     about = {
-        "config": conf, "classes": stock.classes, "feature": conf["feature"], "build": build, "backbone_sha256": sha256_before,
-        "trainable_parameters": learns, "total_parameters": total, "macs": macs,
-        "prepare_seconds": round(seconds, 3), "shared_seconds": round(common, 3),  # the latter are those of the former for what other seeds read too
-        "device": devices.describe(device), "processes": team.size, "exchanged_bytes": exchanged, "features_in": place,
-    }  # fmt: skip
+        "config": conf,
+        "classes": stock.classes,
+        "feature": conf["feature"],
+        "build": build,
+        "backbone_sha256": sha256_before,
+        "trainable_parameters": learns,
+        "total_parameters": total,
+        "macs": macs,
+        "prepare_seconds": round(seconds, 3),
+        "shared_seconds": round(
+            common, 3
+        ),  # the latter are those of the former for what other seeds read too
+        "device": devices.describe(device),
+        "processes": team.size,
+        "exchanged_bytes": exchanged,
+        "features_in": place,
+    }
     history = trainer.fit(
-        method, optimizer.build(model=trained, **conf["optimizer"]) if learns else None,
-        splits["train"], splits.get("valid"), folder, plan, device,
-        bf16=settings["precision"] == "auto" and devices.has_bf16(device), augment=noising, about=about, team=team,
-    )  # fmt: skip
+        method,
+        optimizer.build(model=trained, **conf["optimizer"]) if learns else None,
+        splits["train"],
+        splits.get("valid"),
+        folder,
+        plan,
+        device,
+        bf16=settings["precision"] == "auto" and devices.has_bf16(device),
+        augment=noising,
+        about=about,
+        team=team,
+    )
     if not model.finetune and backbones.weights.fingerprint(model.backbone) != sha256_before:
         raise AssertionError("the frozen backbone has changed during training")
     print(f"{label}: {trainer.describe(history, plan)}")
@@ -111,22 +169,38 @@ def train(folder, conf, stock, team, device):
 def load_splits(folder, stock, feature, conf, team, device):
     """({"train": Clips, "valid": Clips} of a run, see `splits_of`; where their features stay, "auto" decided)."""
     keep = stock.keep
-    if keep == "auto":  # the order of the clips depends on the place: it must be one for all processes, and for all epochs of a run
+    if (
+        keep == "auto"
+    ):  # the order of the clips depends on the place: it must be one for all processes, and for all epochs of a run
         keep = team.agree(place_before(folder)) or keep
     if key(conf, keep) not in stock.memory:
         stores = Path(stock.data) / "features"
         stored = store.Store(stores / conf["feature"]["name"], feature.spec())
         wanted = splits_of(store.usable(stores, stock.clips), conf)
         count = sum(map(len, wanted.values()))
-        place = team.agree(batches.fitting(count, stored.shape, device, team.here)) if keep == "auto" else keep
-        stock.memory[key(conf, keep)] = {split: batches.load(own, stock.classes, stored, place, device) for split, own in wanted.items()}, place
+        place = (
+            team.agree(batches.fitting(count, stored.shape, device, team.here))
+            if keep == "auto"
+            else keep
+        )
+        stock.memory[key(conf, keep)] = (
+            {
+                split: batches.load(own, stock.classes, stored, place, device)
+                for split, own in wanted.items()
+            },
+            place,
+        )
     splits, place = stock.memory[key(conf, keep)]
     return dict(splits), place
 
 
 def place_before(folder):
     """Where the features of a run that goes on here stayed, None for a new one."""
-    return checkpoint.load(folder / "last.pt")["about"].get("features_in") if (folder / "last.pt").is_file() else None
+    return (
+        checkpoint.load(folder / "last.pt")["about"].get("features_in")
+        if (folder / "last.pt").is_file()
+        else None
+    )
 
 
 def key(conf, keep):
@@ -136,5 +210,11 @@ def key(conf, keep):
 
 def splits_of(clips, conf):
     """{"train": clips, "valid": clips}; where the selection is on test there is no validation split, and all of train is trained on."""
-    split_of = {"train": ("train", "valid")} if conf["select"]["split"] == "test" else {"train": ("train",), "valid": ("valid",)}
-    return {split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()}
+    split_of = (
+        {"train": ("train", "valid")}
+        if conf["select"]["split"] == "test"
+        else {"train": ("train",), "valid": ("valid",)}
+    )
+    return {
+        split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()
+    }

@@ -32,10 +32,18 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
         RuntimeError: a process was killed.
     """
     size, count = store.SHARD_CLIPS * math.prod(feature.shape), sum(map(len, todo.values()))
-    rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(2, store.SHARD_CLIPS, *feature.shape)  # shared with the workers
+    rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(
+        2, store.SHARD_CLIPS, *feature.shape
+    )  # shared with the workers
     each = max(1, store.SHARD_CLIPS // (4 * nj))  # clips that a process is given at once
-    with _workers(nj, data, feature, rooms) as pool, tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar:
-        jobs = ([(turn % 2, row, clip) for row, clip in enumerate(shard.values())] for turn, shard in enumerate(todo.values()))
+    with (
+        _workers(nj, data, feature, rooms) as pool,
+        tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar,
+    ):
+        jobs = (
+            [(turn % 2, row, clip) for row, clip in enumerate(shard.values())]
+            for turn, shard in enumerate(todo.values())
+        )
         computed = _one_ahead(pool.map(_compute, job, chunksize=each) for job in jobs)
         for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed)):
             lacking = {}
@@ -47,17 +55,28 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
             if len(left_out) <= allowed or not lacking:
                 rows = [row for row, name in enumerate(shard) if name not in lacking]
                 values = rooms[turn % 2, rows] if lacking else rooms[turn % 2, : len(rows)]
-                store.write_shard(folder, index, values, [name for name in shard if name not in lacking], feature.spec(), lacking)
+                store.write_shard(
+                    folder,
+                    index,
+                    values,
+                    [name for name in shard if name not in lacking],
+                    feature.spec(),
+                    lacking,
+                )
 
 
 @contextmanager
 def _workers(nj, *given):
     """A pool of `nj` processes, given what all calls of `_compute` share; it ends with what is at hand where the work is broken off."""
-    pool = ProcessPoolExecutor(nj, get_context("fork"), _start_worker, given)  # torch is imported once, and has no threads yet
+    pool = ProcessPoolExecutor(
+        nj, get_context("fork"), _start_worker, given
+    )  # torch is imported once, and has no threads yet
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise RuntimeError("a process was killed, most often for want of memory; what is done stays done, try a smaller --nj") from error
+        raise RuntimeError(
+            "a process was killed, most often for want of memory; what is done stays done, try a smaller --nj"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -89,7 +108,11 @@ def _compute(job):
         if hasattr(feature, "read"):  # it comes with the corpus
             value = feature.read(data / clip.audio)
         else:
-            value = feature(torch.from_numpy(audio.fit(audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS)))[None])[0]
+            value = feature(
+                torch.from_numpy(
+                    audio.fit(audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS))
+                )[None]
+            )[0]
     except (audio.AudioError, features.VGGishError) as error:
         return str(error)
     rooms[room, row] = value.half().numpy()

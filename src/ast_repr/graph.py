@@ -21,7 +21,11 @@ INPUT, OUTPUT = "features", "probabilities"
 TOLERANCE = 1e-4  # of a probability, between torch and onnxruntime
 BATCHES = (1, 3)  # sizes at which they are compared
 UNSEALED = "0" * 64
-LEVEL, SPREAD, PADDING = -8.0, 5.0, 26  # of the clips that are compared: like log-mels, the last frames being padding
+LEVEL, SPREAD, PADDING = (
+    -8.0,
+    5.0,
+    26,
+)  # of the clips that are compared: like log-mels, the last frames being padding
 
 
 class GraphError(ValueError):
@@ -57,22 +61,31 @@ def save(path, model, shape, about):
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
-    clips = LEVEL + SPREAD * torch.randn(max(BATCHES), *shape, generator=torch.Generator().manual_seed(0))
+    clips = LEVEL + SPREAD * torch.randn(
+        max(BATCHES), *shape, generator=torch.Generator().manual_seed(0)
+    )
     clips[:, :, -PADDING:] = 0.0
     network = Probabilities(model).eval()
     with files.replacing(path) as partial:
         program = _traced(network, clips)
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # where in whose files each was called
-        program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()} | {"sha256": UNSEALED})
+        program.model.metadata_props.update(
+            {key: json.dumps(value) for key, value in about.items()} | {"sha256": UNSEALED}
+        )
         program.save(partial, external_data=False)
         data = partial.read_bytes()
         partial.write_bytes(data.replace(UNSEALED.encode(), seal(data).encode()))
         graph = Graph(partial)
         with torch.no_grad():
-            difference = max(np.abs(graph(clips[:size]) - network(clips[:size]).numpy()).max() for size in BATCHES)
+            difference = max(
+                np.abs(graph(clips[:size]) - network(clips[:size]).numpy()).max()
+                for size in BATCHES
+            )
         if not difference <= TOLERANCE:  # NaN is refused too
-            raise GraphError(f"{path}: not written, its probabilities differ by {difference:.2g} from torch's, expected {TOLERANCE:g} at most")
+            raise GraphError(
+                f"{path}: not written, its probabilities differ by {difference:.2g} from torch's, expected {TOLERANCE:g} at most"
+            )
     return float(difference)
 
 
@@ -91,17 +104,25 @@ class Graph:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise GraphError(f"{path}: {error.strerror}, expected an exported model; make one by src/export.py --onnx") from error
+            raise GraphError(
+                f"{path}: {error.strerror}, expected an exported model; make one by src/export.py --onnx"
+            ) from error
         try:
             self.session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
             metadata = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime has a class of its own for each kind of damage
-            raise GraphError(f"{path}: truncated or not an ONNX graph; fetch or export it again") from error
+            raise GraphError(
+                f"{path}: truncated or not an ONNX graph; fetch or export it again"
+            ) from error
         if not {"classes", "sha256"} <= metadata.keys():
-            raise GraphError(f"{path}: found a graph of another origin, expected what src/export.py --onnx writes")
+            raise GraphError(
+                f"{path}: found a graph of another origin, expected what src/export.py --onnx writes"
+            )
         expected = metadata.pop("sha256")
         if (found := seal(data.replace(expected.encode(), UNSEALED.encode()))) != expected:
-            raise GraphError(f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: changed or damaged; fetch or export it again")
+            raise GraphError(
+                f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: changed or damaged; fetch or export it again"
+            )
         self.about = {key: json.loads(value) for key, value in metadata.items()}
 
     def __call__(self, features):
@@ -125,10 +146,14 @@ def _traced(network, clips):
             batch = {INPUT: {0: torch.export.Dim("batch")}}
             # Strict: the other way takes len(x) for a constant, and with it the size of the batch.
             traced = torch.export.export(network, (clips,), dynamic_shapes=batch, strict=True)
-            return torch.onnx.export(traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+            return torch.onnx.export(
+                traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+            )
     except RuntimeError as error:  # torch's errors of both steps
         reason = str(error).strip().partition("\n")[0]
-        raise GraphError(f"this model has no ONNX graph ({type(error).__name__}: {reason}); export it without --onnx") from error
+        raise GraphError(
+            f"this model has no ONNX graph ({type(error).__name__}: {reason}); export it without --onnx"
+        ) from error
     finally:
         chatter.setLevel(level)
 
@@ -137,4 +162,6 @@ def _package(name):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise GraphError(f"the package {name} is not installed, expected for ONNX; install it by: pip install 'ast_repr[onnx]'") from error
+        raise GraphError(
+            f"the package {name} is not installed, expected for ONNX; install it by: pip install 'ast_repr[onnx]'"
+        ) from error

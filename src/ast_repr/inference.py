@@ -1,7 +1,7 @@
 """A trained model as a function of waveforms.
 
-    model = inference.load("exp/synthetic/ast_unet/seed0")      # or what src/export.py wrote: its folder, or a file of it
-    probabilities = model(waveforms)                            # (B, N) at 16 kHz -> (B, K), columns as in model.classes
+model = inference.load("exp/synthetic/ast_unet/seed0")      # or what src/export.py wrote: its folder, or a file of it
+probabilities = model(waveforms)                            # (B, N) at 16 kHz -> (B, K), columns as in model.classes
 """
 
 import itertools
@@ -15,9 +15,11 @@ from . import audio, catalogue, checkpoint, features, graph, release
 from .backbones import weights
 from .classifier import assemble
 
-
 THRESHOLD = 0.5  # of a model that brings none of its own
-EXPORTED = ("model.safetensors", "model.onnx")  # in an exported folder, the first that is there is taken
+EXPORTED = (
+    "model.safetensors",
+    "model.onnx",
+)  # in an exported folder, the first that is there is taken
 KINDS = (".pt", ".safetensors", ".onnx")
 LABELS = "labels.txt"  # beside them: one class a line
 
@@ -39,8 +41,15 @@ def restore(path, backbone_file=None):
     path = Path(path)
     state = release.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
     try:
-        about, build, learned = {"threshold": THRESHOLD} | state["about"], dict(state["about"]["build"]), state["learned"]
-        backbone = {key: build["backbone"][key] for key in ("name", "options", "source", "file", "seed", "finetune")}
+        about, build, learned = (
+            {"threshold": THRESHOLD} | state["about"],
+            dict(state["about"]["build"]),
+            state["learned"],
+        )
+        backbone = {
+            key: build["backbone"][key]
+            for key in ("name", "options", "source", "file", "seed", "finetune")
+        }
     except (KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"{path}: not a trained model of this project, or of an older version ({error}); train it again"
@@ -49,14 +58,25 @@ def restore(path, backbone_file=None):
     if inside:
         backbone["file"] = None
     elif backbone["file"] is not None:
-        backbone["file"] = str(backbone_file or _find(path.parent / backbone["file"], backbone["source"]))
+        backbone["file"] = str(
+            backbone_file or _find(path.parent / backbone["file"], backbone["source"])
+        )
     model = assemble(about["classes"], **(build | {"backbone": backbone}))
     try:
         (model.load_state_dict if inside else model.load_learned)(learned)
     except RuntimeError as error:
-        raise checkpoint.CheckpointError(f"{path}: tensors of another model ({error}); use the version that wrote it") from error
-    if not backbone["finetune"] and (found := weights.fingerprint(model.backbone)) != about["backbone_sha256"]:
-        remedy = "pass the right file" if backbone["file"] else "random weights are drawn otherwise here; export the run with --merge"
+        raise checkpoint.CheckpointError(
+            f"{path}: tensors of another model ({error}); use the version that wrote it"
+        ) from error
+    if (
+        not backbone["finetune"]
+        and (found := weights.fingerprint(model.backbone)) != about["backbone_sha256"]
+    ):
+        remedy = (
+            "pass the right file"
+            if backbone["file"]
+            else "random weights are drawn otherwise here; export the run with --merge"
+        )
         raise weights.WeightsError(
             f"{backbone['file'] or path}: the backbone's tensors have sha256 {found[:12]}..., "
             f"the model was trained on {about['backbone_sha256'][:12]}...; {remedy}"
@@ -69,12 +89,17 @@ def _find(file, source):
         return file
     try:
         known = catalogue.find(source).path
-    except (OSError, ValueError):  # the package was installed without the catalogue, or the backbone is not in it
+    except (
+        OSError,
+        ValueError,
+    ):  # the package was installed without the catalogue, or the backbone is not in it
         known = None
     if known and known.is_file():
         return known
     places = f"{file} or {known}" if known else file
-    raise weights.WeightsError(f"no weights of the backbone {source}, expected at {places}; pass their file (--backbone-file), or put it there")
+    raise weights.WeightsError(
+        f"no weights of the backbone {source}, expected at {places}; pass their file (--backbone-file), or put it there"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +135,9 @@ class Predictor:
                 "take a model trained on logmel"
             )
         if (found := self.feature.spec()) != about.get("feature_spec", found):
-            raise ValueError(f"model exported with the front end {about['feature_spec']}, here it is {found}; use the version that exported it")
+            raise ValueError(
+                f"model exported with the front end {about['feature_spec']}, here it is {found}; use the version that exported it"
+            )
 
     def probabilities(self, stored):
         """(B, C, T, F) features, a float32 tensor on the CPU -> (B, K) array; each kind of model has its own."""
@@ -127,8 +154,13 @@ class Predictor:
         """
         waveforms = np.asarray(waveforms, np.float32)
         if waveforms.ndim != 2 or not waveforms.size:
-            raise ValueError(f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}")
-        return np.mean([self.probabilities(self._feature(part)) for _, part in audio.windows([waveforms])], axis=0)
+            raise ValueError(
+                f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}"
+            )
+        return np.mean(
+            [self.probabilities(self._feature(part)) for _, part in audio.windows([waveforms])],
+            axis=0,
+        )
 
     def listen(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16):
         """Hear files of any length in windows of ten seconds, in memory that grows with neither their lengths nor their number.
@@ -155,7 +187,9 @@ class Predictor:
 
     def _feature(self, waveforms):
         padded = np.pad(waveforms, [(0, 0), (0, audio.CLIP_SAMPLES - waveforms.shape[1])])
-        return self.feature(torch.from_numpy(padded)).half().float()  # the store's precision, which the model was trained on
+        return (
+            self.feature(torch.from_numpy(padded)).half().float()
+        )  # the store's precision, which the model was trained on
 
 
 class TorchPredictor(Predictor):
@@ -168,7 +202,9 @@ class TorchPredictor(Predictor):
     @torch.no_grad()
     def probabilities(self, stored):
         """(B, C, T, F) features -> (B, K) array."""
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TensorFloat-32 makes results depend on the batch's size
+        with torch.backends.cudnn.flags(
+            enabled=True, allow_tf32=False
+        ):  # TensorFloat-32 makes results depend on the batch's size
             return self.model(stored.to(self.device)).sigmoid().cpu().numpy()
 
 
@@ -188,7 +224,10 @@ def _windows(path, hop):
     """(Heard without results, waveform (n,) or None) for each window of a file; the last may be an error."""
     try:
         for start, waveform in audio.windows(audio.stream(path), hop):
-            yield Heard(path, start / audio.SAMPLE_RATE, (start + len(waveform)) / audio.SAMPLE_RATE), waveform
+            yield (
+                Heard(path, start / audio.SAMPLE_RATE, (start + len(waveform)) / audio.SAMPLE_RATE),
+                waveform,
+            )
     except audio.AudioError as error:
         yield Heard(path, error=error), None
 
@@ -220,11 +259,19 @@ def load(path, device="cpu", backbone_file=None):
     """
     path = Path(path)
     if path.is_dir():
-        path = next((path / name for name in EXPORTED if (path / name).is_file()), None) or best(path)
+        path = next((path / name for name in EXPORTED if (path / name).is_file()), None) or best(
+            path
+        )
     elif path.suffix not in KINDS:
         found = "another kind of file" if path.exists() else "nothing there"
-        raise ValueError(f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py wrote; name one of these")
-    predictor = GraphPredictor(graph.Graph(path)) if path.suffix == ".onnx" else TorchPredictor(*restore(path, backbone_file), device)
+        raise ValueError(
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py wrote; name one of these"
+        )
+    predictor = (
+        GraphPredictor(graph.Graph(path))
+        if path.suffix == ".onnx"
+        else TorchPredictor(*restore(path, backbone_file), device)
+    )
     if path.suffix != ".pt":
         _compare_labels(path.with_name(LABELS), predictor.classes)
     return predictor
@@ -232,7 +279,9 @@ def load(path, device="cpu", backbone_file=None):
 
 def _compare_labels(path, classes):
     """Refuse class names in a labels.txt that are not the model's; it need not be there."""
-    if path.is_file() and (found := path.read_text(encoding="utf-8", errors="replace").rstrip("\n")) != "\n".join(classes):
+    if path.is_file() and (
+        found := path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    ) != "\n".join(classes):
         raise release.ReleaseError(
             f"{path}: found {', '.join(found.splitlines())}; the model's classes are {', '.join(classes)}, in this order; "
             "put the right one there, or delete it"

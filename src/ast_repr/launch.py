@@ -21,7 +21,9 @@ from tqdm import tqdm
 from .device import keep_freed_memory
 from .parallel import ALONE, Team
 
-PATIENCE = timedelta(days=2)  # how long a process waits for another that neither answers nor ends: rank 0 may embed all clips by itself
+PATIENCE = timedelta(
+    days=2
+)  # how long a process waits for another that neither answers nor ends: rank 0 may embed all clips by itself
 LONGEST = 4000  # characters of an error's text, and of its traceback, that go from a process to its parent
 ROOM = 2**15  # bytes of an error that go to a pipe which nobody reads yet; Linux' holds twice that
 
@@ -63,7 +65,19 @@ def _start(work, tasks, teams):
     here, errors = size * len(teams), context.SimpleQueue()
     with tempfile.TemporaryDirectory() as meeting:
         members = [
-            context.Process(target=_member, args=(work, tasks[number :: len(teams)], number, rank, devices, here, meeting, errors))
+            context.Process(
+                target=_member,
+                args=(
+                    work,
+                    tasks[number :: len(teams)],
+                    number,
+                    rank,
+                    devices,
+                    here,
+                    meeting,
+                    errors,
+                ),
+            )
             for number, devices in enumerate(teams)
             for rank in range(size)
         ]
@@ -79,7 +93,9 @@ def _start(work, tasks, teams):
                     if member.exitcode == 1 and not errors.empty():
                         raise errors.get()
                     if member.exitcode:
-                        raise RuntimeError(f"{member.name} was ended (exit {member.exitcode}); the same command goes on from there")
+                        raise RuntimeError(
+                            f"{member.name} was ended (exit {member.exitcode}); the same command goes on from there"
+                        )
         finally:
             started = [member for member in members if member.pid]
             for member in started:
@@ -104,9 +120,14 @@ def _member(work, tasks, number, rank, devices, here, meeting, errors):
     torch.set_num_threads(max(1, torch.get_num_threads() // here))
     if devices[rank].type == "cpu":
         keep_freed_memory()
-    tqdm.set_lock(threading.RLock())  # its own lock is a system-wide one, which a process that is ended would leave behind
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own lock is a system-wide one, which a process that is ended would leave behind
     try:
-        with _joined(rank, len(devices), here, f"file://{meeting}/{number}", devices[rank]) as team, _quiet(out=rank > 0, bars=rank + number > 0):
+        with (
+            _joined(rank, len(devices), here, f"file://{meeting}/{number}", devices[rank]) as team,
+            _quiet(out=rank > 0, bars=rank + number > 0),
+        ):
             work(team, devices[rank], tasks)
     except Exception as error:
         errors.put(_sendable(error))
@@ -115,7 +136,10 @@ def _member(work, tasks, number, rank, devices, here, meeting, errors):
 
 def _sendable(error):
     """The error with its traceback as a note; a RuntimeError that names it in short if it would not arrive, or is too long."""
-    note, short = _cut(traceback.format_exc()), RuntimeError(_cut(f"{type(error).__name__}: {error}"))
+    note, short = (
+        _cut(traceback.format_exc()),
+        RuntimeError(_cut(f"{type(error).__name__}: {error}")),
+    )
     for sent in (error, short):
         sent.add_note(note)
     with contextlib.suppress(Exception):  # whatever its class's way of pickling raises

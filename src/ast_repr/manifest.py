@@ -57,7 +57,9 @@ def read(folder):
         try:
             clips.append(Clip(**json.loads(line)))
         except (TypeError, ValueError) as error:
-            raise ManifestError(f"{path}, line {number}: not a clip ({error}); run the stage `prepare` again") from error
+            raise ManifestError(
+                f"{path}, line {number}: not a clip ({error}); run the stage `prepare` again"
+            ) from error
     check(clips, classes)
     return clips, classes
 
@@ -74,19 +76,31 @@ def check(clips, classes):
         if clip.split not in SPLITS:
             raise ManifestError(f"clip {clip.clip}: {unknown('split', clip.split, SPLITS)}")
         if clip.clip in splits:
-            raise ManifestError(f"clip {clip.clip} is listed twice, in {splits[clip.clip]} and {clip.split}; expected once")
+            raise ManifestError(
+                f"clip {clip.clip} is listed twice, in {splits[clip.clip]} and {clip.split}; expected once"
+            )
         splits[clip.clip] = clip.split
         for name, relevance in clip.labels.items():
             if name not in classes:
                 raise ManifestError(f"clip {clip.clip}: {unknown('instrument', name, classes)}")
-            if not isinstance(relevance, (int, float)) or not math.isfinite(relevance) or not 0 <= relevance <= 1:
-                raise ManifestError(f"clip {clip.clip}: the relevance of {name} is {relevance}; expected a number from 0 to 1")
+            if (
+                not isinstance(relevance, (int, float))
+                or not math.isfinite(relevance)
+                or not 0 <= relevance <= 1
+            ):
+                raise ManifestError(
+                    f"clip {clip.clip}: the relevance of {name} is {relevance}; expected a number from 0 to 1"
+                )
             if clip.split == "train":
                 observed.add(name)
         if groups.setdefault(clip.group, clip.split) != clip.split:
-            raise ManifestError(f"group {clip.group} is in both {groups[clip.group]} and {clip.split}; expected in one split only")
+            raise ManifestError(
+                f"group {clip.group} is in both {groups[clip.group]} and {clip.split}; expected in one split only"
+            )
     if unseen := [name for name in classes if name not in observed]:
-        raise ManifestError(f"never observed in training: {', '.join(unseen)}; give these classes labels or leave them out")
+        raise ManifestError(
+            f"never observed in training: {', '.join(unseen)}; give these classes labels or leave them out"
+        )
 
 
 def split_validation(clips, fraction, seed):
@@ -114,7 +128,10 @@ def split_validation(clips, fraction, seed):
         chosen.add(names[index])
         size += len(group)
         left = {name: count - counts.get(name, 0) for name, count in left.items()}
-    return [replace(clip, split="valid") if clip.split == "train" and clip.group in chosen else clip for clip in clips]
+    return [
+        replace(clip, split="valid") if clip.split == "train" and clip.group in chosen else clip
+        for clip in clips
+    ]
 
 
 def targets(clips, classes):

@@ -36,7 +36,9 @@ def validate(targets, mask, scores):
     """
     targets, mask, scores = np.asarray(targets, float), np.asarray(mask), np.asarray(scores, float)
     if not targets.ndim == 2 or not targets.shape == mask.shape == scores.shape:
-        raise ValueError(f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; expected one shape (N, K)")
+        raise ValueError(
+            f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; expected one shape (N, K)"
+        )
     if mask.dtype != bool:
         raise ValueError(f"mask has type {mask.dtype}; expected bool")
     for name, values in (("target", targets), ("score", scores)):
@@ -65,9 +67,14 @@ def evaluate(targets, mask, scores, threshold=0.5, classes=None):
     per_instrument = {}
     for k, name in enumerate(names):
         observed = mask[:, k]
-        per_instrument[name] = _one_instrument(targets[observed, k] >= PRESENT, scores[observed, k], threshold)
+        per_instrument[name] = _one_instrument(
+            targets[observed, k] >= PRESENT, scores[observed, k], threshold
+        )
     columns = dict(zip(SUMMARY, ("macro_f1", "positive_f1", "weighted_f1", "ap", "auroc")))
-    summary = {name: _mean(row[column] for row in per_instrument.values()) for name, column in columns.items()}
+    summary = {
+        name: _mean(row[column] for row in per_instrument.values())
+        for name, column in columns.items()
+    }
     return summary | {"per_instrument": per_instrument}
 
 

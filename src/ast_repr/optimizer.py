@@ -22,10 +22,15 @@ def build(name, model, lr, head_lr=None, **options):
     head = [p for p in model.head.parameters() if p.requires_grad]
     own = {id(p) for p in head}
     rest = [p for p in model.trainable_parameters() if id(p) not in own]
-    groups = [{"params": rest, "lr": lr}, {"params": head, "lr": lr if head_lr is None else head_lr}]
+    groups = [
+        {"params": rest, "lr": lr},
+        {"params": head, "lr": lr if head_lr is None else head_lr},
+    ]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ValueError("nothing to train: neither the reprogrammer, nor the head, nor the backbone has trainable parameters")
+        raise ValueError(
+            "nothing to train: neither the reprogrammer, nor the head, nor the backbone has trainable parameters"
+        )
     try:
         return OPTIMIZERS[name](groups, **options)
     except TypeError as error:

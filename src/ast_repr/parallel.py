@@ -43,7 +43,9 @@ class Team:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
-        for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        for gradient, total in zip(
+            gradients, flat.split([gradient.numel() for gradient in gradients])
+        ):
             gradient.copy_(total.view_as(gradient))
 
     def agree(self, value):
@@ -85,7 +87,9 @@ class Shared:
     def gather(self, model, args, logits):
         """After it ran: everyone's logits, in the order of the rows."""
         start = self.taken.start
-        return Gathered.apply(logits[: self.counted].float(), self.whole, slice(start, start + self.counted))
+        return Gathered.apply(
+            logits[: self.counted].float(), self.whole, slice(start, start + self.counted)
+        )
 
 
 def spread(model, team):
@@ -110,7 +114,9 @@ def bytes_per_step(model, rows, n_classes):
     """Bytes that each process of a team hands over in a training step of `rows` rows, all in float32: gradients of what
     learns, logits, and four sums a channel of each BatchNorm that counts. (A mean teacher's logits and sums come on top.)"""
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    channels = sum(m.num_features for m in model.modules() if isinstance(m, _BatchNorm) and m.training)
+    channels = sum(
+        m.num_features for m in model.modules() if isinstance(m, _BatchNorm) and m.training
+    )
     return 4 * (learned + rows * n_classes + 4 * channels)
 
 
@@ -122,7 +128,12 @@ class BatchNorm(_BatchNorm):
 
     def __init__(self, own, shared):
         super().__init__(own.num_features, own.eps, own.momentum)
-        self._parameters, self._buffers, self.training, self.shared = own._parameters, own._buffers, own.training, shared
+        self._parameters, self._buffers, self.training, self.shared = (
+            own._parameters,
+            own._buffers,
+            own.training,
+            shared,
+        )
 
     def _check_input_dim(self, x):
         """Whatever `own` took."""

@@ -14,9 +14,14 @@ def read(model, splits, build, shelf, device, label):
 
     Args: as for `shelf.read`, where `shelf` is an embeddings.Shelf; `splits` is {split: batches.Clips}.
     """
-    found = {split: shelf.read(model, own, build, device, f"{label}: embed {split}") for split, own in splits.items()}
+    found = {
+        split: shelf.read(model, own, build, device, f"{label}: embed {split}")
+        for split, own in splits.items()
+    }
     seconds = sum(seconds for _, seconds in found.values())
-    return {split: splits[split].with_features(tensor) for split, (tensor, _) in found.items()}, seconds
+    return {
+        split: splits[split].with_features(tensor) for split, (tensor, _) in found.items()
+    }, seconds
 
 
 def train(folder, model, splits, plan, conf, device):
@@ -29,9 +34,14 @@ def train(folder, model, splits, plan, conf, device):
     own, probe = dict(conf["train"]["head_first"]), Probe(model)
     rates = {"lr": own.pop("lr"), "head_lr": None}
     history = trainer.fit(
-        methods.build("supervised", model=probe), optimizer.build(model=probe, **(conf["optimizer"] | rates)),
-        splits["train"], splits.get("valid"), folder, replace(plan, **own), device,
-    )  # fmt: skip
+        methods.build("supervised", model=probe),
+        optimizer.build(model=probe, **(conf["optimizer"] | rates)),
+        splits["train"],
+        splits.get("valid"),
+        folder,
+        replace(plan, **own),
+        device,
+    )
     if "valid" in splits:  # else the last is kept
         model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
     return sum(row["seconds"] for row in history)

@@ -23,7 +23,9 @@ def save(path, tensors, about):
     """Write a model: `tensors` {name: tensor}, `about` plain values."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
-    files.write_bytes(path, serialise(tensors, metadata={"ast_repr": text, "sha256": seal(text, tensors)}))
+    files.write_bytes(
+        path, serialise(tensors, metadata={"ast_repr": text, "sha256": seal(text, tensors)})
+    )
 
 
 def load(path):
@@ -34,13 +36,22 @@ def load(path):
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            metadata, tensors = (
+                file.metadata() or {},
+                {name: file.get_tensor(name) for name in file.keys()},
+            )
     except FileNotFoundError as error:
-        raise ReleaseError(f"{path}: no such file, expected an exported model; make one by src/export.py") from error
+        raise ReleaseError(
+            f"{path}: no such file, expected an exported model; make one by src/export.py"
+        ) from error
     except (SafetensorError, OSError) as error:
-        raise ReleaseError(f"{path}: truncated or not a safetensors file ({error}); fetch or export it again") from error
+        raise ReleaseError(
+            f"{path}: truncated or not a safetensors file ({error}); fetch or export it again"
+        ) from error
     if not {"ast_repr", "sha256"} <= metadata.keys():
-        raise ReleaseError(f"{path}: found tensors without the header of an exported model, expected what src/export.py writes")
+        raise ReleaseError(
+            f"{path}: found tensors without the header of an exported model, expected what src/export.py writes"
+        )
     if (found := seal(metadata["ast_repr"], tensors)) != metadata["sha256"]:
         raise ReleaseError(
             f"{path}: content has sha256 {found[:12]}..., expected {metadata['sha256'][:12]}...: changed or damaged; fetch or export it again"

@@ -49,7 +49,9 @@ def _outside(kind, name):
     try:
         found = getattr(importlib.import_module(module), own, None)
     except ImportError as error:
-        raise ValueError(f"{kind} {name!r}: {error}; put the folder of {module.partition('.')[0]}.py on PYTHONPATH") from error
+        raise ValueError(
+            f"{kind} {name!r}: {error}; put the folder of {module.partition('.')[0]}.py on PYTHONPATH"
+        ) from error
     if not inspect.isclass(found):
         raise ValueError(f"{kind} {name!r}: found no class {own} in {module}")
     return found

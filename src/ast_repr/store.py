@@ -46,11 +46,17 @@ def holds(folder, index, names, spec):
         return False
     try:
         with h5py.File(path) as file:
-            found, clips, absent = json.loads(file.attrs["spec"]), [name.decode() for name in file["clips"]], _left_out(file)
+            found, clips, absent = (
+                json.loads(file.attrs["spec"]),
+                [name.decode() for name in file["clips"]],
+                _left_out(file),
+            )
     except (OSError, KeyError, ValueError):
         return False  # damaged from outside: it is made again
     _refuse_other_spec(path, found, spec)
-    return clips == [name for name in names if name not in absent] and len(clips) + len(absent) == len(names)
+    return clips == [name for name in names if name not in absent] and len(clips) + len(
+        absent
+    ) == len(names)
 
 
 def left_out(folder):
@@ -104,9 +110,15 @@ class Store:
         for path in paths:
             try:
                 with h5py.File(path) as file:
-                    found, names, self.shape = json.loads(file.attrs["spec"]), file["clips"][:], file["features"].shape[1:]
+                    found, names, self.shape = (
+                        json.loads(file.attrs["spec"]),
+                        file["clips"][:],
+                        file["features"].shape[1:],
+                    )
             except (OSError, KeyError, ValueError) as error:
-                raise StoreError(f"{path}: damaged ({error}); delete it and run the stage `extract` again") from error
+                raise StoreError(
+                    f"{path}: damaged ({error}); delete it and run the stage `extract` again"
+                ) from error
             _refuse_other_spec(path, found, spec if spec is not None else found)
             self._place.update({name.decode(): (path, row) for row, name in enumerate(names)})
         if not self._place:
@@ -128,7 +140,9 @@ class Store:
                 self._files[path] = h5py.File(path)
             features = self._files[path]["features"]
             if len(rows) > len(features) // 4:
-                out[list(targets)] = features[:][list(rows)]  # most of a shard: reading it whole is far quicker
+                out[list(targets)] = features[:][
+                    list(rows)
+                ]  # most of a shard: reading it whole is far quicker
             else:
                 for row, target in zip(rows, targets):
                     out[target] = features[row]
@@ -141,16 +155,27 @@ class Store:
             StoreError: a clip is not in the store.
         """
         places = self._places(names)
-        return [list(numbers) for _, numbers in groupby(range(len(names)), lambda number: places[number][0])]
+        return [
+            list(numbers)
+            for _, numbers in groupby(range(len(names)), lambda number: places[number][0])
+        ]
 
     def _places(self, names):
         if absent := [name for name in names if name not in self._place]:
-            raise StoreError(f"{self.folder}: no features of {len(absent)} clips ({absent[0]}, ...); run the stage `extract` again")
+            raise StoreError(
+                f"{self.folder}: no features of {len(absent)} clips ({absent[0]}, ...); run the stage `extract` again"
+            )
         return [self._place[name] for name in names]
 
 
 def _refuse_other_spec(path, found, spec):
-    differing = [key for key in sorted(found.keys() | spec.keys()) if found.get(key) != spec.get(key)]
+    differing = [
+        key for key in sorted(found.keys() | spec.keys()) if found.get(key) != spec.get(key)
+    ]
     if differing:
-        listed = ", ".join(f"{key} {found.get(key)!r} (expected {spec.get(key)!r})" for key in differing)
-        raise StoreError(f"{path}: made with other settings: {listed}; delete {path.parent} and run the stage `extract` again")
+        listed = ", ".join(
+            f"{key} {found.get(key)!r} (expected {spec.get(key)!r})" for key in differing
+        )
+        raise StoreError(
+            f"{path}: made with other settings: {listed}; delete {path.parent} and run the stage `extract` again"
+        )

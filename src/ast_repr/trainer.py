@@ -41,11 +41,28 @@ class Plan:
     @classmethod
     def of(cls, conf):
         """The plan of a run's resolved config."""
-        settings = {key: conf["train"][key] for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")}
-        return cls(schedule=conf["schedule"], select=conf["select"], seed=conf["run"]["seed"], **settings)
+        settings = {
+            key: conf["train"][key]
+            for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")
+        }
+        return cls(
+            schedule=conf["schedule"], select=conf["select"], seed=conf["run"]["seed"], **settings
+        )
 
 
-def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augment=None, about=None, team=ALONE):
+def fit(
+    method,
+    optimizer,
+    train,
+    valid,
+    folder,
+    plan,
+    device,
+    bf16=False,
+    augment=None,
+    about=None,
+    team=ALONE,
+):
     """Train until the plan's end, an early stop, or where it was finished before.
 
     Args:
@@ -65,17 +82,25 @@ def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augme
     """
     folder = Path(folder)
     if optimizer and not any(map(method.selectable, range(plan.epochs))):
-        raise ValueError(f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs")
+        raise ValueError(
+            f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs"
+        )
     history = resume(folder, method, optimizer)
     if history and team.rank == 0:
         _write_history(folder, history)
-    base_rates = [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups] if optimizer else []
+    base_rates = (
+        [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups]
+        if optimizer
+        else []
+    )
     while not finished(history, plan):
         started, epoch = time.monotonic(), len(history)
         row = {"epoch": 0, "loss": None, "lr": None}
         if optimizer:
             clips = method.start_epoch(epoch, train, optimizer, device)
-            loss = _epoch(method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment, team)
+            loss = _epoch(
+                method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment, team
+            )
             row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
         if valid is not None and method.selectable(epoch):
             scores = probabilities(method.model_for_eval, valid.batches(plan.batch_size), device)
@@ -87,23 +112,36 @@ def fit(method, optimizer, train, valid, folder, plan, device, bf16=False, augme
             _keep(folder, method, optimizer, history, plan, about)
     team.wait()
     if valid is not None and best(history, plan.select) is None:
-        raise RuntimeError(f"{folder}: no epoch has a {plan.select['metric']} on the validation split; train longer, or give it labels")
+        raise RuntimeError(
+            f"{folder}: no epoch has a {plan.select['metric']} on the validation split; train longer, or give it labels"
+        )
     return history
 
 
 def _keep(folder, method, optimizer, history, plan, about):
     """Write what an epoch leaves behind: the checkpoint of its model if that is wanted, last.pt, history.jsonl."""
     row = history[-1]
-    used = {"learned": method.model_for_eval.learned_state(), "epoch": row["epoch"], "about": about or {}}
+    used = {
+        "learned": method.model_for_eval.learned_state(),
+        "epoch": row["epoch"],
+        "about": about or {},
+    }
     if plan.select["split"] == "test":
         if method.selectable(len(history) - 1):
             checkpoint.save(epoch_path(folder, row["epoch"]), used)
     elif best(history, plan.select) is row:
         checkpoint.save(best_path(folder, plan.select), used)
-    checkpoint.save(folder / "last.pt", {
-        "method": method.learned_state(), "optimizer": optimizer.state_dict() if optimizer else None, "rng": torch.get_rng_state(),
-        "history": history, "epoch": row["epoch"], "about": about or {},
-    })  # fmt: skip
+    checkpoint.save(
+        folder / "last.pt",
+        {
+            "method": method.learned_state(),
+            "optimizer": optimizer.state_dict() if optimizer else None,
+            "rng": torch.get_rng_state(),
+            "history": history,
+            "epoch": row["epoch"],
+            "about": about or {},
+        },
+    )
     _write_history(folder, history)
 
 
@@ -112,14 +150,24 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
     method.train()
     steps = math.ceil(len(train) / plan.batch_size)
     total, cells, learned = 0.0, 0, [p for group in optimizer.param_groups for p in group["params"]]
-    bar = tqdm(train.shuffled(plan.batch_size, plan.seed, epoch), f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False)
+    bar = tqdm(
+        train.shuffled(plan.batch_size, plan.seed, epoch),
+        f"epoch {epoch + 1}/{plan.epochs}",
+        steps,
+        unit="step",
+        leave=False,
+    )
     for step, batch in enumerate(bar):
         for group, rate in zip(optimizer.param_groups, base_rates):
-            group["lr"] = rate * factor(epoch=epoch + step / steps, epochs=plan.epochs, **plan.schedule)
+            group["lr"] = rate * factor(
+                epoch=epoch + step / steps, epochs=plan.epochs, **plan.schedule
+            )
         observed = int(batch.mask.sum())
         batch = batch.to(device)
         if augment is not None:  # before the split, so that what is drawn does not depend on it
-            batch = batch._replace(features=augment(batch.features, generator(plan.seed, epoch, step)))
+            batch = batch._replace(
+                features=augment(batch.features, generator(plan.seed, epoch, step))
+            )
         optimizer.zero_grad(set_to_none=True)
         taught = False
         for part in _split(batch, plan.micro_batch):
@@ -139,7 +187,9 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
         method.after_step()
         bar.set_postfix(loss=f"{total / max(cells, 1):.4f}", refresh=False)
     if not math.isfinite(total):
-        raise RuntimeError(f"the loss of epoch {epoch + 1} is {total}; expected a finite number: lower optimizer.lr")
+        raise RuntimeError(
+            f"the loss of epoch {epoch + 1} is {total}; expected a finite number: lower optimizer.lr"
+        )
     return total / max(cells, 1)
 
 
@@ -169,7 +219,9 @@ def only_user_of(folder):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"{folder}: another process is training there; wait for it or stop it") from error
+            raise RuntimeError(
+                f"{folder}: another process is training there; wait for it or stop it"
+            ) from error
         yield
 
 
@@ -188,7 +240,11 @@ def finished(history, plan):
     """Whether the run has reached its last epoch, or `patience` epochs have passed without a better one."""
     if len(history) >= plan.epochs or history and history[-1]["epoch"] == 0:
         return True
-    if plan.patience is None or plan.select["split"] == "test" or (chosen := best(history, plan.select)) is None:
+    if (
+        plan.patience is None
+        or plan.select["split"] == "test"
+        or (chosen := best(history, plan.select)) is None
+    ):
         return False
     return history[-1]["epoch"] - chosen["epoch"] >= plan.patience
 

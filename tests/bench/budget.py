@@ -19,30 +19,66 @@ import torch
 from ast_repr import backbones, config, device, estimate, experiment, features, manifest
 from ast_repr.classifier import assemble, multiply_accumulates
 
-ROWS = ("forest", "cnn_only", "unet_only", "ast_linear", "ast_noise", "ast_cnn", "ast_unet", "ast_finetune")
-CLIPS = {"train": 12_678, "valid": 2_237, "test": 5_085}  # of OpenMIC-2018, 15 % of the train clips for validation
+ROWS = (
+    "forest",
+    "cnn_only",
+    "unet_only",
+    "ast_linear",
+    "ast_noise",
+    "ast_cnn",
+    "ast_unet",
+    "ast_finetune",
+)
+CLIPS = {
+    "train": 12_678,
+    "valid": 2_237,
+    "test": 5_085,
+}  # of OpenMIC-2018, 15 % of the train clips for validation
 SEEDS, LABELLED, GOAL_H = 3, 0.1, 1.0
-STEPS = {"forest": 10**6, "cnn_only": 50, "unet_only": 50}  # of each epoch that is tried; a million are all there are
+STEPS = {
+    "forest": 10**6,
+    "cnn_only": 50,
+    "unet_only": 50,
+}  # of each epoch that is tried; a million are all there are
 H100 = {"bfloat16": 0.55 * 989e12, "float32": 0.55 * 67e12}  # operations a second
 CONFS = record.ROOT / "egs" / "openmic" / "conf"
 
 
 def main(args):
     target, rows = device.choose(args.device), []
-    confs = {name: config.load(CONFS, name, "openmic", "clean", [], ["vggish"]) for name in (ROWS[3:4] if args.quick else ROWS)}
+    confs = {
+        name: config.load(CONFS, name, "openmic", "clean", [], ["vggish"])
+        for name in (ROWS[3:4] if args.quick else ROWS)
+    }
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "random.safetensors"
-        backbones.weights.save(backbones.build("ast", **networks.AST_BASE | ({"depth": 1} if args.quick else {})), weights)
+        backbones.weights.save(
+            backbones.build("ast", **networks.AST_BASE | ({"depth": 1} if args.quick else {})),
+            weights,
+        )
         stock = experiment.Stock(None, clips(), networks.CLASSES, "random", str(weights), {})
         for name, conf in confs.items():
             conf = conf | {"run": {"conf": name, "seed": 0}}
-            cost = estimate.estimate(conf, stock, target, steps=STEPS.get(name, 50 if target.type == "cuda" else 1))
+            cost = estimate.estimate(
+                conf, stock, target, steps=STEPS.get(name, 50 if target.type == "cuda" else 1)
+            )
             done = operations(conf, weights)
-            minutes = sum(done[kind] / speed for kind, speed in H100.items()) / 60 if conf["backbone"]["name"] == "ast" else None
-            rows.append({
-                "row": name, "a seed, h": cost.seconds / 3600, "of it for all seeds, s": cost.shared_s, "epochs": cost.epochs, "an epoch, s": cost.epoch_s,
-                **{f"{kind} PFLOP (computed)": count / 1e15 for kind, count in done.items()}, "on an H100, min (computed)": minutes,
-            })  # fmt: skip
+            minutes = (
+                sum(done[kind] / speed for kind, speed in H100.items()) / 60
+                if conf["backbone"]["name"] == "ast"
+                else None
+            )
+            rows.append(
+                {
+                    "row": name,
+                    "a seed, h": cost.seconds / 3600,
+                    "of it for all seeds, s": cost.shared_s,
+                    "epochs": cost.epochs,
+                    "an epoch, s": cost.epoch_s,
+                    **{f"{kind} PFLOP (computed)": count / 1e15 for kind, count in done.items()},
+                    "on an H100, min (computed)": minutes,
+                }
+            )
             print(record.short(cost.seconds / 3600), "h:", name, flush=True)
     record.save("budget", [*rows, total(rows, target)], on=target)
 
@@ -51,13 +87,19 @@ def total(rows, target):
     """The row of the whole table; on an H100 it is judged."""
     once = sum(row["of it for all seeds, s"] for row in rows) / 3600
     hours = once + SEEDS * (sum(row["a seed, h"] for row in rows) - once)
-    minutes = sum((row["on an H100, min (computed)"] or 0) * (1 if row["of it for all seeds, s"] else SEEDS) for row in rows)
+    minutes = sum(
+        (row["on an H100, min (computed)"] or 0) * (1 if row["of it for all seeds, s"] else SEEDS)
+        for row in rows
+    )
     on_h100 = target.type == "cuda" and "H100" in torch.cuda.get_device_name(target)
     return {
-        "the whole table": f"{len(rows)} rows x {SEEDS} seeds", "here, h": hours,
+        "the whole table": f"{len(rows)} rows x {SEEDS} seeds",
+        "here, h": hours,
         "on an H100, h (computed)": minutes / 60,
-        "goal": f"at most {GOAL_H:g} h on an H100", "value": hours if on_h100 else None, "met": hours <= GOAL_H if on_h100 else None,
-    }  # fmt: skip
+        "goal": f"at most {GOAL_H:g} h on an H100",
+        "value": hours if on_h100 else None,
+        "met": hours <= GOAL_H if on_h100 else None,
+    }
 
 
 def clips():
@@ -66,9 +108,15 @@ def clips():
     made = []
     for split, count in CLIPS.items():
         for number in range(count):
-            known = (torch.rand(len(networks.CLASSES), generator=generator) < LABELLED).nonzero()[:, 0].tolist() or [number % len(networks.CLASSES)]
+            known = (torch.rand(len(networks.CLASSES), generator=generator) < LABELLED).nonzero()[
+                :, 0
+            ].tolist() or [number % len(networks.CLASSES)]
             labels = {networks.CLASSES[k]: float(torch.rand(1, generator=generator)) for k in known}
-            made.append(manifest.Clip(f"{split}{number}", f"{split}{number}", "none.ogg", 0.0, split, labels))
+            made.append(
+                manifest.Clip(
+                    f"{split}{number}", f"{split}{number}", "none.ogg", 0.0, split, labels
+                )
+            )
     return made
 
 
@@ -76,17 +124,48 @@ def operations(conf, weights):
     """{precision: floating-point operations} of the training of one seed: twice the multiply-accumulates forwards; backwards once more where only
     the input needs a gradient, twice where weights do; attention counts twice backwards."""
     feature, name = features.build(**conf["feature"]), conf["backbone"]["name"]
-    options = {key: value for key, value in conf["backbone"].items() if key not in ("name", "weights", "finetune")}
-    options |= {"frames": feature.frames, "mels": feature.bins, "mean": feature.mean, "std": feature.std}
+    options = {
+        key: value
+        for key, value in conf["backbone"].items()
+        if key not in ("name", "weights", "finetune")
+    }
+    options |= {
+        "frames": feature.frames,
+        "mels": feature.bins,
+        "mean": feature.mean,
+        "std": feature.std,
+    }
     if name == "ast":
-        options = backbones.weights.read_header(weights)["dims"] | {"frames": feature.frames, "mels": feature.bins}
-    source = {"name": name, "options": options, "file": None, "seed": 0, "finetune": conf["backbone"].get("finetune", False)}
+        options = backbones.weights.read_header(weights)["dims"] | {
+            "frames": feature.frames,
+            "mels": feature.bins,
+        }
+    source = {
+        "name": name,
+        "options": options,
+        "file": None,
+        "seed": 0,
+        "finetune": conf["backbone"].get("finetune", False),
+    }
     model = assemble(networks.CLASSES, "none", conf["reprogrammer"], source, conf["head"])
-    forward, trained, checked = 2 * multiply_accumulates(model, feature.shape), CLIPS["train"], CLIPS["valid"]
+    forward, trained, checked = (
+        2 * multiply_accumulates(model, feature.shape),
+        CLIPS["train"],
+        CLIPS["valid"],
+    )
     if model.is_probe:  # read once; what the head computes is nothing beside it
         return {"bfloat16": 0, "float32": forward * (trained + checked)}
-    attended = 4 * (len(model.backbone.blocks) - 1) * model.backbone.pos_embed.shape[1] ** 2 * model.backbone.embed_dim if name == "ast" else 0
-    step = forward * (3 if model.finetune or name != "ast" else 2) + attended * (0 if model.finetune else 1)
+    attended = (
+        4
+        * (len(model.backbone.blocks) - 1)
+        * model.backbone.pos_embed.shape[1] ** 2
+        * model.backbone.embed_dim
+        if name == "ast"
+        else 0
+    )
+    step = forward * (3 if model.finetune or name != "ast" else 2) + attended * (
+        0 if model.finetune else 1
+    )
     epochs = conf["train"]["epochs"]
     return {"bfloat16": epochs * trained * step, "float32": epochs * checked * forward}
 

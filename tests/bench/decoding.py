@@ -25,7 +25,12 @@ from ast_repr import audio, features
 
 NEW = audio.SAMPLE_RATE
 QUALITIES = ("VHQ", "HQ", "MQ", "LQ", "QQ")
-KAISER = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "resampling_method": "sinc_interp_kaiser", "beta": 14.769656459379492}  # torchaudio's own "best"
+KAISER = {
+    "lowpass_filter_width": 64,
+    "rolloff": 0.9475937167399596,
+    "resampling_method": "sinc_interp_kaiser",
+    "beta": 14.769656459379492,
+}  # torchaudio's own "best"
 TONE_HZ = 9_000
 
 
@@ -35,8 +40,17 @@ def main(args):
     with tempfile.TemporaryDirectory() as folder:
         path = sound(Path(folder) / "clip.ogg", 0)
         mono = soundfile.read(path, dtype="float32")[0].mean(axis=1)
-        taken = record.alternate({name: partial(decode, path) for name, decode in decoders().items()}, repeats)
-        rows = [{"decoder": name, **record.spread(seconds), "times real time": audio.CLIP_SECONDS / float(np.median(seconds))} for name, seconds in taken.items()]
+        taken = record.alternate(
+            {name: partial(decode, path) for name, decode in decoders().items()}, repeats
+        )
+        rows = [
+            {
+                "decoder": name,
+                **record.spread(seconds),
+                "times real time": audio.CLIP_SECONDS / float(np.median(seconds)),
+            }
+            for name, seconds in taken.items()
+        ]
     record.save("decoding", rows + resampled(mono, repeats))
 
 
@@ -53,31 +67,53 @@ def by_ffmpeg(path):
     import av
 
     with av.open(str(path)) as container:
-        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1).T  # planar float32, as its Vorbis decoder gives it
+        return np.concatenate(
+            [frame.to_ndarray() for frame in container.decode(audio=0)], axis=1
+        ).T  # planar float32, as its Vorbis decoder gives it
 
 
 def resampled(mono, repeats):
     """Rows: what each resampler costs, what it does to the log-mel, and what it leaves of a tone that should go."""
     feature, work = features.build("logmel"), resamplers()
     tone = np.sin(2 * np.pi * TONE_HZ * np.arange(len(mono)) / RATE).astype(np.float32)
-    log_mels = {name: feature(torch.from_numpy(np.ascontiguousarray(resample(mono)))[None]) for name, resample in work.items()}
+    log_mels = {
+        name: feature(torch.from_numpy(np.ascontiguousarray(resample(mono)))[None])
+        for name, resample in work.items()
+    }
     rows = []
-    for name, seconds in record.alternate({name: partial(resample, mono) for name, resample in work.items()}, repeats).items():
-        left = work[name](tone)[NEW:-NEW]  # without a second at each end, where the tone begins and stops
-        rows.append({
-            "resampler": name, **record.spread(seconds), "mean difference in log-mel": float((log_mels[name] - log_mels["soxr VHQ"]).abs().mean()),
-            f"left of {TONE_HZ / 1000:g} kHz, dB": float(20 * np.log10(np.abs(left).max())),
-        })  # fmt: skip
+    for name, seconds in record.alternate(
+        {name: partial(resample, mono) for name, resample in work.items()}, repeats
+    ).items():
+        left = work[name](tone)[
+            NEW:-NEW
+        ]  # without a second at each end, where the tone begins and stops
+        rows.append(
+            {
+                "resampler": name,
+                **record.spread(seconds),
+                "mean difference in log-mel": float(
+                    (log_mels[name] - log_mels["soxr VHQ"]).abs().mean()
+                ),
+                f"left of {TONE_HZ / 1000:g} kHz, dB": float(20 * np.log10(np.abs(left).max())),
+            }
+        )
     return rows
 
 
 def resamplers():
     """{name: function from (n,) at RATE to (m,) at NEW}."""
     gcd = np.gcd(RATE, NEW)
-    found = {f"soxr {quality}": partial(soxr.resample, in_rate=RATE, out_rate=NEW, quality=quality) for quality in QUALITIES}
+    found = {
+        f"soxr {quality}": partial(soxr.resample, in_rate=RATE, out_rate=NEW, quality=quality)
+        for quality in QUALITIES
+    }
     found["scipy, polyphase"] = lambda x: scipy.signal.resample_poly(x, NEW // gcd, RATE // gcd)
     for name, options in (("Hann", {}), ("Kaiser", KAISER)):
-        found[f"torchaudio, {name}"] = lambda x, kernel=torchaudio.transforms.Resample(RATE, NEW, **options): kernel(torch.from_numpy(x)).numpy()
+        found[f"torchaudio, {name}"] = (
+            lambda x, kernel=torchaudio.transforms.Resample(RATE, NEW, **options): kernel(
+                torch.from_numpy(x)
+            ).numpy()
+        )
     return found
 
 

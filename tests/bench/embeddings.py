@@ -19,18 +19,26 @@ from ast_repr.classifier import Probe, assemble
 from ast_repr.manifest import Clip
 
 PLAN = {
-    "batch_size": 16, "micro_batch": None, "patience": None, "clip_norm": 1.0, "schedule": {"name": "cosine", "warmup": 1},
-    "select": {"split": "valid", "metric": "macro_f1", "mode": "max"}, "seed": 0,
-}  # fmt: skip
+    "batch_size": 16,
+    "micro_batch": None,
+    "patience": None,
+    "clip_norm": 1.0,
+    "schedule": {"name": "cosine", "warmup": 1},
+    "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
+    "seed": 0,
+}
 HEADS = {
-    "AST-BS": ({"name": "embedding"}, 768), "source-label mapping": ({"name": "labelmap", "kind": "linear"}, 527),
+    "AST-BS": ({"name": "embedding"}, 768),
+    "source-label mapping": ({"name": "labelmap", "kind": "linear"}, 527),
     "forest on embeddings": ({"name": "forest", "trees": 100, "max_depth": 8}, 768),
-}  # fmt: skip
+}
 
 
 def main(args):
     where = device.choose(args.device)
-    count, epochs, sample, small = (1000, 3, 4, {"depth": 1}) if args.quick else (20_000, 30, 32, {})
+    count, epochs, sample, small = (
+        (1000, 3, 4, {"depth": 1}) if args.quick else (20_000, 30, 32, {})
+    )
     model, build = networks.paper("none", **small)
     computing = compute(model.to(where).eval(), sample, where)
     anew = float(np.median(computing)) * count
@@ -38,17 +46,37 @@ def main(args):
     for name, (head, width) in HEADS.items():
         probe = Probe(assemble(networks.CLASSES, **build | {"head": head}))
         taught = fit if hasattr(probe.head, "fit") else teach
-        seconds = taught(probe, readings(count, width, 0), readings(count // 10, width, 1), epochs, where)
+        seconds = taught(
+            probe, readings(count, width, 0), readings(count // 10, width, 1), epochs, where
+        )
         ratio = (anew + np.median(seconds)) / np.median(seconds)
-        rows.append({
-            "row": name, "numbers a clip": width, "clips": f"{count:,}", "on": where.type, "epochs": len(seconds), **record.spread(seconds, "s"),
-            "all epochs s": float(seconds.sum()), "times less than computing anew": float(ratio), **record.goal(float(ratio), least=100, unit=" times"),
-        })  # fmt: skip
-    record.save("embeddings", [
-        *rows,
-        {"computing anew": f"AST-base, {sample} clips measured", "on": where.type, **record.spread(computing), "per": "clip",
-         f"{count:,} clips s (multiplied)": anew},
-    ], on=where)  # fmt: skip
+        rows.append(
+            {
+                "row": name,
+                "numbers a clip": width,
+                "clips": f"{count:,}",
+                "on": where.type,
+                "epochs": len(seconds),
+                **record.spread(seconds, "s"),
+                "all epochs s": float(seconds.sum()),
+                "times less than computing anew": float(ratio),
+                **record.goal(float(ratio), least=100, unit=" times"),
+            }
+        )
+    record.save(
+        "embeddings",
+        [
+            *rows,
+            {
+                "computing anew": f"AST-base, {sample} clips measured",
+                "on": where.type,
+                **record.spread(computing),
+                "per": "clip",
+                f"{count:,} clips s (multiplied)": anew,
+            },
+        ],
+        on=where,
+    )
 
 
 def compute(model, sample, where):
@@ -66,7 +94,15 @@ def teach(probe, train, valid, epochs, where):
     """Seconds of each epoch of the head's training."""
     with tempfile.TemporaryDirectory() as folder:
         method = methods.build("supervised", model=probe).to(where)
-        history = trainer.fit(method, optimizer.build("adamw", probe, lr=0.005), train, valid, folder, trainer.Plan(epochs=epochs, **PLAN), where)
+        history = trainer.fit(
+            method,
+            optimizer.build("adamw", probe, lr=0.005),
+            train,
+            valid,
+            folder,
+            trainer.Plan(epochs=epochs, **PLAN),
+            where,
+        )
     return np.array([row["seconds"] for row in history])
 
 
@@ -80,9 +116,16 @@ def fit(probe, train, valid, epochs, where):
 def readings(count, width, seed):
     """Clips with random numbers for what a head reads, and labels of which a tenth are observed."""
     rng = np.random.default_rng(seed)
-    labels = [{networks.CLASSES[k]: float(rng.random()) for k in rng.choice(20, 2, replace=False)} for _ in range(count)]
+    labels = [
+        {networks.CLASSES[k]: float(rng.random()) for k in rng.choice(20, 2, replace=False)}
+        for _ in range(count)
+    ]
     clips = [Clip(f"{seed}-{i}", str(i), "", 0.0, "train", own) for i, own in enumerate(labels)]
-    return batches.Clips(clips, networks.CLASSES, torch.from_numpy(rng.standard_normal((count, width), np.float32)).__getitem__)
+    return batches.Clips(
+        clips,
+        networks.CLASSES,
+        torch.from_numpy(rng.standard_normal((count, width), np.float32)).__getitem__,
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +28,14 @@ from ast_repr import audio, features, files, store
 SIZES, QUICK_SIZES = (1_000, 2_000, 5_000, 10_000, 20_000), (100, 300)
 DIFFERENT = 48
 RATE = 44_100
-EXTRACT = [sys.executable, str(record.ROOT / "src" / "extract.py"), "--conf-dir", str(record.ROOT / "egs" / "openmic" / "conf"), "--conf", "ast_linear"]
+EXTRACT = [
+    sys.executable,
+    str(record.ROOT / "src" / "extract.py"),
+    "--conf-dir",
+    str(record.ROOT / "egs" / "openmic" / "conf"),
+    "--conf",
+    "ast_linear",
+]
 
 
 def main(args):
@@ -37,7 +43,11 @@ def main(args):
         pool = [sound(Path(folder) / "pool" / f"{seed}.ogg", seed) for seed in range(DIFFERENT)]
         rows = [measure(Path(folder) / str(count), pool, count, args.nj) for count in args.clips]
         ratio, memory = rows[-1]["times decoding"], rows[-1]["peak GB"]
-        rows[-1] |= {"goal": "at most 1.5 times decoding and 2 GB", "value": ratio, "met": ratio <= 1.5 and memory <= 2}
+        rows[-1] |= {
+            "goal": "at most 1.5 times decoding and 2 GB",
+            "value": ratio,
+            "met": ratio <= 1.5 and memory <= 2,
+        }
         record.save("features", [*rows, *lines(rows)] + parts(pool[0], folder))
 
 
@@ -46,21 +56,35 @@ def measure(data, pool, count, nj):
     corpus(data, pool, count)
     peak, repeats = [0], 3 if count == SIZES[-1] else 1
     work = {"decode": partial(decode_all, data, nj), "extract": partial(extract, data, nj, peak)}
-    seconds = {name: float(np.median(taken)) for name, taken in record.alternate(work, repeats, warmup=0).items()}
+    seconds = {
+        name: float(np.median(taken))
+        for name, taken in record.alternate(work, repeats, warmup=0).items()
+    }
     ratio = seconds["extract"] / seconds["decode"]
     for path in data.rglob("*.h5"):
         path.unlink()
     return {
-        "clips": count, "processes": nj, "decode s": seconds["decode"], "extract s": seconds["extract"], "clips/s": count / seconds["extract"],
-        "times decoding": ratio, "peak GB": peak[0] / 1e9, "goal": None, "met": None,
-    }  # fmt: skip
+        "clips": count,
+        "processes": nj,
+        "decode s": seconds["decode"],
+        "extract s": seconds["extract"],
+        "clips/s": count / seconds["extract"],
+        "times decoding": ratio,
+        "peak GB": peak[0] / 1e9,
+        "goal": None,
+        "met": None,
+    }
 
 
 def extract(data, nj, peak):
     """Run the stage from nothing; `peak` gets the largest memory of its processes."""
     for path in data.rglob("*.h5"):
         path.unlink()
-    process = subprocess.Popen([*EXTRACT, "--data", data, "--nj", str(nj)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*EXTRACT, "--data", data, "--nj", str(nj)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     with watched(process.pid, peak):
         if process.wait():
             raise RuntimeError(f"src/extract.py ended with {process.returncode}")
@@ -119,7 +143,12 @@ def lines(rows):
         seconds = np.array([row[key] for row in rows])
         slope, start = np.polyfit(count, seconds, 1)
         apart = np.abs(start + slope * count - seconds).max() / seconds.max()
-        yield {"linear in clips": key, "start s": float(start), "ms per clip": 1000 * float(slope), "largest distance, % of the longest": 100 * float(apart)}
+        yield {
+            "linear in clips": key,
+            "start s": float(start),
+            "ms per clip": 1000 * float(slope),
+            "largest distance, % of the longest": 100 * float(apart),
+        }
 
 
 def parts(path, folder):
@@ -130,14 +159,22 @@ def parts(path, folder):
     mono = sum(samples.T) / 2
     waveform = torch.from_numpy(audio.fit(audio.resample(mono, RATE, audio.SAMPLE_RATE)))[None]
     log_mel = feature(waveform)[0]
-    shard, names = np.stack([log_mel.half().numpy()] * store.SHARD_CLIPS), [str(i) for i in range(store.SHARD_CLIPS)]
+    shard, names = (
+        np.stack([log_mel.half().numpy()] * store.SHARD_CLIPS),
+        [str(i) for i in range(store.SHARD_CLIPS)],
+    )
     work = {
-        "decode": partial(decode, path), "average the channels": lambda: sum(samples.T) / 2,
-        "resample": partial(audio.resample, mono, RATE, audio.SAMPLE_RATE), "log-mel": partial(feature, waveform),
+        "decode": partial(decode, path),
+        "average the channels": lambda: sum(samples.T) / 2,
+        "resample": partial(audio.resample, mono, RATE, audio.SAMPLE_RATE),
+        "log-mel": partial(feature, waveform),
         "to float16": lambda: log_mel.half().numpy(),
-    }  # fmt: skip
+    }
     taken = record.alternate(work, 30)
-    taken["write"] = record.alternate({"": partial(store.write_shard, folder, 0, shard, names, {})}, 3)[""] / store.SHARD_CLIPS
+    taken["write"] = (
+        record.alternate({"": partial(store.write_shard, folder, 0, shard, names, {})}, 3)[""]
+        / store.SHARD_CLIPS
+    )
     return [{"part of a clip": name, **record.spread(seconds)} for name, seconds in taken.items()]
 
 
@@ -147,7 +184,14 @@ def corpus(data, pool, count):
     lines = []
     for index in range(count):
         os.link(pool[index % len(pool)], data / "audio" / f"{index:06d}.ogg")
-        clip = {"clip": f"{index:06d}", "group": str(index), "audio": f"audio/{index:06d}.ogg", "start_s": 0.0, "split": "train", "labels": {"tone": 1.0}}
+        clip = {
+            "clip": f"{index:06d}",
+            "group": str(index),
+            "audio": f"audio/{index:06d}.ogg",
+            "start_s": 0.0,
+            "split": "train",
+            "labels": {"tone": 1.0},
+        }
         lines.append(json.dumps(clip) + "\n")
     files.write_text(data / "manifest.jsonl", "".join(lines))
     files.write_text(data / "classes.txt", "tone\n")
@@ -160,20 +204,40 @@ def sound(path, seed, seconds=audio.CLIP_SECONDS, rate=RATE):
     for start in np.sort(rng.integers(0, len(time_s) - rate, 4 * seconds)):
         t = time_s[: min(2 * rate, len(time_s) - start)]
         harmonics = np.arange(1, 11)
-        tone = (np.sin(2 * np.pi * rng.uniform(80, 1000) * harmonics[:, None] * t) / harmonics[:, None]).sum(axis=0)
-        mix[start : start + len(t)] += (tone * np.exp(-t * rng.uniform(1, 6)))[:, None] * rng.uniform(0, 1, 2)
+        tone = (
+            np.sin(2 * np.pi * rng.uniform(80, 1000) * harmonics[:, None] * t) / harmonics[:, None]
+        ).sum(axis=0)
+        mix[start : start + len(t)] += (tone * np.exp(-t * rng.uniform(1, 6)))[
+            :, None
+        ] * rng.uniform(0, 1, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with soundfile.SoundFile(path, "w", rate, 2, "VORBIS", format="OGG") as file:
-        for start in range(0, len(mix), rate):  # libsndfile crashes where a long Vorbis file is written at once
+        for start in range(
+            0, len(mix), rate
+        ):  # libsndfile crashes where a long Vorbis file is written at once
             file.write(0.5 * mix[start : start + rate] / np.abs(mix).max())
     return path
 
 
 def parse():
     parser = record.parser(__doc__, device=False)
-    parser.add_argument("--clips", type=int, nargs="+", metavar="N", help=f"numbers of clips (default: {' '.join(map(str, SIZES))})")
-    parser.add_argument("--nj", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
-    parser.add_argument("--folder", help="where the clips and features are made, about 6 GB (default: the system's temporary folder)")
+    parser.add_argument(
+        "--clips",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=f"numbers of clips (default: {' '.join(map(str, SIZES))})",
+    )
+    parser.add_argument(
+        "--nj",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes (default: one per core)",
+    )
+    parser.add_argument(
+        "--folder",
+        help="where the clips and features are made, about 6 GB (default: the system's temporary folder)",
+    )
     args = parser.parse_args()
     args.clips = args.clips or (QUICK_SIZES if args.quick else SIZES)
     return args

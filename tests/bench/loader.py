@@ -28,19 +28,39 @@ def main(args):
     clips, small = (512, {"depth": 1}) if args.quick else (args.clips, {})
     step = float(np.median(step_seconds(where, small)))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        names = [Clip(str(i), str(i), "", 0.0, "train", {networks.CLASSES[i % 20]: 1.0}) for i in range(clips)]
+        names = [
+            Clip(str(i), str(i), "", 0.0, "train", {networks.CLASSES[i % 20]: 1.0})
+            for i in range(clips)
+        ]
         fill(folder, names)
         stored = store.Store(folder)
-        places = ["memory", "disk, warm", "disk, cold"] + (["device"] if where.type == "cuda" else [])
-        loaded = {place: batches.load(names, networks.CLASSES, stored, place.partition(",")[0], where) for place in places}
-        work = {place: lambda place=place: epoch(loaded[place], where, stored.folder if "cold" in place else None) for place in places}
+        places = ["memory", "disk, warm", "disk, cold"] + (
+            ["device"] if where.type == "cuda" else []
+        )
+        loaded = {
+            place: batches.load(names, networks.CLASSES, stored, place.partition(",")[0], where)
+            for place in places
+        }
+        work = {
+            place: lambda place=place: epoch(
+                loaded[place], where, stored.folder if "cold" in place else None
+            )
+            for place in places
+        }
         rows = []
         for place, seconds in record.alternate(work, 1 if args.quick else 3).items():
             share = 100 * np.median(seconds) * BATCH / clips / step
-            rows.append({
-                "features in": place, "to": where.type, "clips": clips, **record.spread(seconds * BATCH / clips), "step ms": 1000 * step,
-                "% of the step": float(share), **record.goal(share, most=GOAL, unit=" %"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "features in": place,
+                    "to": where.type,
+                    "clips": clips,
+                    **record.spread(seconds * BATCH / clips),
+                    "step ms": 1000 * step,
+                    "% of the step": float(share),
+                    **record.goal(share, most=GOAL, unit=" %"),
+                }
+            )
     record.save("loader", rows, on=where)
 
 
@@ -57,7 +77,9 @@ def step_seconds(where, small):
     """Seconds of some steps of training."""
     model, _ = networks.paper(**small)
     precision = torch.bfloat16 if device.has_bf16(where) else torch.float32
-    return record.alternate({"step": step_of(model.to(where).train(), precision, BATCH, where)}, 5)["step"]
+    return record.alternate({"step": step_of(model.to(where).train(), precision, BATCH, where)}, 5)[
+        "step"
+    ]
 
 
 def fill(folder, clips):
@@ -70,8 +92,13 @@ def fill(folder, clips):
 
 def parse():
     parser = record.parser(__doc__)
-    parser.add_argument("--clips", type=int, default=4096, help="clips in the store, 256 KB each (4096)")
-    parser.add_argument("--folder", help="where the store is made (default: the system's temporary folder, which may not be a disk)")
+    parser.add_argument(
+        "--clips", type=int, default=4096, help="clips in the store, 256 KB each (4096)"
+    )
+    parser.add_argument(
+        "--folder",
+        help="where the store is made (default: the system's temporary folder, which may not be a disk)",
+    )
     return parser.parse_args()
 
 

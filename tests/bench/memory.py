@@ -38,15 +38,26 @@ def main(args):
             each = (found[batches[1]] - found[batches[0]]) / (batches[1] - batches[0])
             if not args.quick and found[16] + (LARGEST - 16) * each < 0.8 * room(target):
                 found[LARGEST] = in_a_process(args, precision, LARGEST, again)
-            row = {"precision": precision, "--recompute": again} | {f"batch {batch}, GB": found[batch] / 1e9 if batch in found else None for batch in (*batches, LARGEST)}
+            row = {"precision": precision, "--recompute": again} | {
+                f"batch {batch}, GB": found[batch] / 1e9 if batch in found else None
+                for batch in (*batches, LARGEST)
+            }
             row["a clip, MB"] = each / 1e6
-            rows.append(row | {f"largest batch on {size} GB (computed)": int((size * 1e9 - PUT_ASIDE) / each) for size in DEVICES})
+            rows.append(
+                row
+                | {
+                    f"largest batch on {size} GB (computed)": int((size * 1e9 - PUT_ASIDE) / each)
+                    for size in DEVICES
+                }
+            )
     record.save("memory", rows, on=target)
 
 
 def in_a_process(args, precision, batch, again):
     """Bytes that a step takes, measured in a new process."""
-    options = ["--device", args.device, "--one", precision, str(batch), str(int(again))] + ["--quick"] * args.quick
+    options = ["--device", args.device, "--one", precision, str(batch), str(int(again))] + [
+        "--quick"
+    ] * args.quick
     done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -54,7 +65,9 @@ def in_a_process(args, precision, batch, again):
 def measure(args):
     """Bytes that a step of one kind takes at most; on a GPU the second, once the first has chosen its kernels."""
     precision, batch, again = getattr(torch, args.one[0]), int(args.one[1]), bool(int(args.one[2]))
-    with mock.patch.object(device, "keep_freed_memory"):  # so that what is resident is what is in use
+    with mock.patch.object(
+        device, "keep_freed_memory"
+    ):  # so that what is resident is what is in use
         target = device.choose(args.device)
     model = step.own_model(step.SMALL if args.quick else step.BASE, target)
     model.backbone.recompute = again
@@ -77,12 +90,21 @@ def resident():
 
 def room(target):
     """Bytes of memory that the device has."""
-    return torch.cuda.mem_get_info(target)[1] if target.type == "cuda" else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return (
+        torch.cuda.mem_get_info(target)[1]
+        if target.type == "cuda"
+        else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
 
 
 def parse():
     parser = record.parser(__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("PRECISION", "BATCH", "RECOMPUTE"), help="measure one step in this process, and print its bytes")
+    parser.add_argument(
+        "--one",
+        nargs=3,
+        metavar=("PRECISION", "BATCH", "RECOMPUTE"),
+        help="measure one step in this process, and print its bytes",
+    )
     return parser.parse_args()
 
 

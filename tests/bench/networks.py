@@ -4,15 +4,33 @@ from ast_repr import backbones, catalogue
 from ast_repr.classifier import assemble
 
 AST_BASE = {
-    "embed_dim": 768, "depth": 12, "num_heads": 12, "patch": 16, "stride": 10, "frames": 1024, "mels": 128, "n_source": 527,
-    "mean": backbones.AUDIOSET_MEAN, "std": backbones.AUDIOSET_STD,
-}  # fmt: skip
+    "embed_dim": 768,
+    "depth": 12,
+    "num_heads": 12,
+    "patch": 16,
+    "stride": 10,
+    "frames": 1024,
+    "mels": 128,
+    "n_source": 527,
+    "mean": backbones.AUDIOSET_MEAN,
+    "std": backbones.AUDIOSET_STD,
+}
 CLASSES = [f"instrument {i}" for i in range(20)]
 
 
 def paper(reprogrammer="unet", **dims):
     """(Reprogrammed on AST-base, the values it is assembled from); `dims` make it smaller, to try a benchmark out."""
-    return _assembled(reprogrammer, {"name": "ast", "options": AST_BASE | dims, "source": "none", "file": None, "seed": 0, "finetune": False})
+    return _assembled(
+        reprogrammer,
+        {
+            "name": "ast",
+            "options": AST_BASE | dims,
+            "source": "none",
+            "file": None,
+            "seed": 0,
+            "finetune": False,
+        },
+    )
 
 
 def shipped(reprogrammer="unet"):
@@ -20,9 +38,24 @@ def shipped(reprogrammer="unet"):
     file = catalogue.find("ast_tiny_synth").path
     header = backbones.weights.read_header(file)
     options = header["dims"] | {key: header[key] for key in ("mean", "std")}
-    return _assembled(reprogrammer, {"name": "ast", "options": options, "source": "ast_tiny_synth", "file": str(file), "seed": 0, "finetune": False})
+    return _assembled(
+        reprogrammer,
+        {
+            "name": "ast",
+            "options": options,
+            "source": "ast_tiny_synth",
+            "file": str(file),
+            "seed": 0,
+            "finetune": False,
+        },
+    )
 
 
 def _assembled(reprogrammer, backbone):
-    build = {"norm": "backbone", "reprogrammer": {"name": reprogrammer}, "backbone": backbone, "head": {"name": "embedding"}}
+    build = {
+        "norm": "backbone",
+        "reprogrammer": {"name": reprogrammer},
+        "backbone": backbone,
+        "head": {"name": "embedding"},
+    }
     return assemble(CLASSES, **build), build

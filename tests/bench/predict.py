@@ -24,17 +24,34 @@ def main(args):
     seconds, songs, small = (20, 2, {"depth": 1}) if args.quick else (180, 4, {})
     with tempfile.TemporaryDirectory() as folder:
         paths = [sound(Path(folder) / f"{seed}.ogg", seed, seconds) for seed in range(songs)]
-        models = {"shipped small AST": (*networks.shipped(), paths), "AST-base": (*networks.paper(**small), paths[:1] if where.type == "cpu" else paths)}
+        models = {
+            "shipped small AST": (*networks.shipped(), paths),
+            "AST-base": (*networks.paper(**small), paths[:1] if where.type == "cpu" else paths),
+        }
         rows = []
         for name, (model, build, heard) in models.items():
             listen = inference.load(saved(Path(folder) / "model.pt", model, build), where).listen
-            work = {"listen": lambda listen=listen, heard=heard: list(listen(heard)), "decode": lambda heard=heard: [decode(path) for path in heard]}
-            taken = {key: float(np.median(found)) / len(heard) for key, found in record.alternate(work, 1 if args.quick else 3).items()}
-            rows.append({
-                "model": name, "on": where.type, "songs": len(heard), "a song's length s": seconds, "s a song": taken["listen"],
-                "songs/s": 1 / taken["listen"], "times real time": seconds / taken["listen"], "decoding alone, s a song": taken["decode"],
-                "times decoding": taken["listen"] / taken["decode"],
-            })  # fmt: skip
+            work = {
+                "listen": lambda listen=listen, heard=heard: list(listen(heard)),
+                "decode": lambda heard=heard: [decode(path) for path in heard],
+            }
+            taken = {
+                key: float(np.median(found)) / len(heard)
+                for key, found in record.alternate(work, 1 if args.quick else 3).items()
+            }
+            rows.append(
+                {
+                    "model": name,
+                    "on": where.type,
+                    "songs": len(heard),
+                    "a song's length s": seconds,
+                    "s a song": taken["listen"],
+                    "songs/s": 1 / taken["listen"],
+                    "times real time": seconds / taken["listen"],
+                    "decoding alone, s a song": taken["decode"],
+                    "times decoding": taken["listen"] / taken["decode"],
+                }
+            )
     record.save("predict", rows, on=where)
 
 
@@ -45,7 +62,12 @@ def decode(path):
 
 def saved(path, model, build):
     """A checkpoint as the trainer writes it."""
-    about = {"classes": networks.CLASSES, "feature": {"name": "logmel"}, "build": build, "backbone_sha256": backbones.weights.fingerprint(model.backbone)}
+    about = {
+        "classes": networks.CLASSES,
+        "feature": {"name": "logmel"},
+        "build": build,
+        "backbone_sha256": backbones.weights.fingerprint(model.backbone),
+    }
     checkpoint.save(path, {"learned": model.learned_state(), "epoch": 1, "about": about})
     return path
 

@@ -22,7 +22,12 @@ STAGES = ("prepare", "extract", "train", "score", "report")
 
 def main(args):
     options = ["--clips", "200", "--conf", "ast_linear"] if args.quick else []
-    names = {commit: subprocess.check_output(["git", "-C", record.ROOT, "rev-parse", "--short=12", commit], text=True).strip() for commit in args.commits}
+    names = {
+        commit: subprocess.check_output(
+            ["git", "-C", record.ROOT, "rev-parse", "--short=12", commit], text=True
+        ).strip()
+        for commit in args.commits
+    }
     taken = {commit: [] for commit in args.commits}
     for _ in range(args.repeats):
         for commit in args.commits:
@@ -31,7 +36,13 @@ def main(args):
     rows = []
     for commit, runs in taken.items():
         found = {stage: float(np.median([run[stage] for run in runs])) for stage in runs[0]}
-        rows.append({"commit": names[commit], "runs": len(runs), **{f"{stage}, s": seconds for stage, seconds in found.items()}})
+        rows.append(
+            {
+                "commit": names[commit],
+                "runs": len(runs),
+                **{f"{stage}, s": seconds for stage, seconds in found.items()},
+            }
+        )
     for row in rows:
         row["times the first"] = row["all, s"] / rows[0]["all, s"]
     record.save("recipe", rows, on=device.choose())
@@ -43,9 +54,18 @@ def stages(commit, options):
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "-q", record.ROOT, clone], check=True)
         subprocess.run(["git", "-C", clone, "checkout", "-q", commit], check=True)
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(clone / "src")}
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(clone / "src"),
+        }
         started = time.perf_counter()
-        said = subprocess.run(["bash", clone / "egs" / "openmic" / "run.sh", *options], env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        said = subprocess.run(
+            ["bash", clone / "egs" / "openmic" / "run.sh", *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
         seconds = time.perf_counter() - started
     begun = {name: int(at) for at, name in re.findall(r"^\[(\d+) s\] (\w+)", said, re.M)}
     ends = [*(begun[stage] for stage in STAGES[1:]), begun["done"]]

@@ -8,7 +8,6 @@ A row is a dict of plain values whose keys are the headings, units included ("cl
 """
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -27,16 +26,30 @@ from ast_repr import files
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = "egs/openmic/benchmarks"
 FOLDER = ROOT / FIGURES
-PACKAGES = ("torch", "torchaudio", "transformers", "numpy", "scipy", "soundfile", "av", "soxr", "h5py")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "transformers",
+    "numpy",
+    "scipy",
+    "soundfile",
+    "av",
+    "soxr",
+    "h5py",
+)
 QUICK = "--quick"  # small sizes, to try a benchmark out: what they give is not kept
 
 
 def parser(about, device=True):
     """A parser of the options that benchmarks share; `about` is the script's docstring."""
-    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     if device:
         made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    made.add_argument(QUICK, action="store_true", help="small sizes, to try it out; nothing is written")
+    made.add_argument(
+        QUICK, action="store_true", help="small sizes, to try it out; nothing is written"
+    )
     return made
 
 
@@ -55,11 +68,20 @@ def save(name, rows, about=None, on="cpu"):
     if QUICK in sys.argv:
         return print("tried out only: nothing is written")
     script, kind = Path(sys.argv[0]).resolve().relative_to(ROOT), torch.device(on).type
-    files.write_json(FOLDER / f"{name}{'-gpu' if kind == 'cuda' else ''}.json", {
-        "benchmark": name, "device": kind, "about": (about or sys.modules["__main__"].__doc__).strip(),
-        "command": f"python {script} {shlex.join(sys.argv[1:])}".strip(), "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "rows": rows,
-    })  # fmt: skip
+    files.write_json(
+        FOLDER / f"{name}{'-gpu' if kind == 'cuda' else ''}.json",
+        {
+            "benchmark": name,
+            "device": kind,
+            "about": (about or sys.modules["__main__"].__doc__).strip(),
+            "command": f"python {script} {shlex.join(sys.argv[1:])}".strip(),
+            "commit": commit(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "machine": machine(),
+            "versions": versions(),
+            "rows": rows,
+        },
+    )
 
 
 def alternate(work, repeats, warmup=1):
@@ -89,7 +111,11 @@ def spread(seconds, unit="ms"):
 def goal(value, most=None, least=None, unit=""):
     """What says of a row whether `value` meets a goal."""
     said = f"at most {most:g}{unit}" if least is None else f"at least {least:g}{unit}"
-    return {"goal": said, "value": float(value), "met": bool(value <= most if least is None else value >= least)}
+    return {
+        "goal": said,
+        "value": float(value),
+        "met": bool(value <= most if least is None else value >= least),
+    }
 
 
 def synchronise():
@@ -100,8 +126,13 @@ def synchronise():
 def commit():
     """The commit of the working tree, "-dirty" if files that git tracks differ from it, figures apart; None without git."""
     try:
-        name = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run(["git", "-C", ROOT, "diff", "--quiet", "HEAD", "--", ".", f":(exclude){FIGURES}"], capture_output=True).returncode
+        name = subprocess.run(
+            ["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", ROOT, "diff", "--quiet", "HEAD", "--", ".", f":(exclude){FIGURES}"],
+            capture_output=True,
+        ).returncode
     except OSError:
         return None
     return f"{name}{'-dirty' if changed else ''}" if name else None
@@ -109,18 +140,28 @@ def commit():
 
 def machine():
     """What runs here, as plain values."""
-    models = {line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
+    models = {
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    }
     return {
-        "cpu": " and ".join(sorted(models)) or platform.processor(), "cores": os.cpu_count(), "usable cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(), "memory GB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "platform": platform.platform(terse=True),
-    }  # fmt: skip
+        "cpu": " and ".join(sorted(models)) or platform.processor(),
+        "cores": os.cpu_count(),
+        "usable cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory GB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "platform": platform.platform(terse=True),
+    }
 
 
 def versions():
     """Versions of Python and of the packages that are there."""
     there = {found.name.lower() for found in metadata.distributions()}
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES if name in there}
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in PACKAGES if name in there
+    }
 
 
 def tables(rows):
@@ -137,9 +178,17 @@ def tables(rows):
 def aligned(rows):
     """Lines of a table, numbers to the right."""
     cells = [list(rows[0]), *([short(value) for value in row.values()] for row in rows)]
-    right = [any(isinstance(row[key], (int, float)) and not isinstance(row[key], bool) for row in rows) for key in rows[0]]
+    right = [
+        any(isinstance(row[key], (int, float)) and not isinstance(row[key], bool) for row in rows)
+        for key in rows[0]
+    ]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(f"{cell:{'>' if far else '<'}{width}}" for cell, width, far in zip(row, widths, right)).rstrip() for row in cells]
+    lines = [
+        "  ".join(
+            f"{cell:{'>' if far else '<'}{width}}" for cell, width, far in zip(row, widths, right)
+        ).rstrip()
+        for row in cells
+    ]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 

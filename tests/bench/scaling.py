@@ -11,15 +11,13 @@ import time
 from functools import partial
 from pathlib import Path
 
+import networks
 import record
 import torch
 
 from ast_repr import device as devices
 from ast_repr import launch, methods, optimizer, parallel
 from ast_repr.batches import Batch
-from ast_repr.classifier import assemble
-
-CLASSES = [f"class {k}" for k in range(20)]
 
 
 def main():
@@ -39,15 +37,20 @@ def main():
 
 def work(args, found, team, device, tasks):
     """Time some steps; rank 0 writes what came of it to `found`."""
-    dims = {"embed_dim": args.embed_dim, "depth": args.depth, "num_heads": args.embed_dim // 64, "stride": args.stride}
-    options = dims | {"frames": 1024, "mels": 128, "n_source": 527, "mean": -4.0, "std": 4.5}
-    backbone = {"name": "ast", "options": options, "file": None, "seed": 0, "finetune": False}
     torch.manual_seed(0)
-    model = assemble(CLASSES, "backbone", {"name": "unet"}, backbone, {"name": "embedding"}).to(device)
-    travels = parallel.bytes_per_step(model, args.batch, len(CLASSES)) if team.size > 1 else 0
+    model, _ = networks.paper(
+        embed_dim=args.embed_dim,
+        depth=args.depth,
+        num_heads=args.embed_dim // 64,
+        stride=args.stride,
+    )
+    model.to(device)
+    travels = (
+        parallel.bytes_per_step(model, args.batch, len(networks.CLASSES)) if team.size > 1 else 0
+    )
     parallel.spread(model, team)
     method, own = methods.build("supervised", model=model), optimizer.build("adamw", model, 1e-3)
-    cells = torch.rand(args.batch, len(CLASSES))
+    cells = torch.rand(args.batch, len(networks.CLASSES))
     batch = Batch(torch.randn(args.batch, 1, 1024, 128), cells, cells >= 0).to(device)
     for step in range(1 + args.steps):
         own.zero_grad(set_to_none=True)
@@ -64,20 +67,51 @@ def work(args, found, team, device, tasks):
     seconds = (time.perf_counter() - started) / args.steps
     if team.rank == 0:
         threads = torch.get_num_threads()
-        found.write_text(json.dumps({"device": device.type, "threads each": threads, "steps/s": 1 / seconds, "kB a step": travels / 1000}))
+        found.write_text(
+            json.dumps(
+                {
+                    "device": device.type,
+                    "threads each": threads,
+                    "steps/s": 1 / seconds,
+                    "kB a step": travels / 1000,
+                }
+            )
+        )
 
 
 def parse():
     parser = record.parser(__doc__, device=False)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="how many; more than there are GPUs are left out")
-    parser.add_argument("--batch", type=int, default=16, help="rows of a step, of all processes together")
-    parser.add_argument("--steps", type=int, default=10, help="steps that are timed, after one that is not")
-    parser.add_argument("--embed-dim", type=int, default=768, help="of the AST, a multiple of 64; the defaults are AST-base")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4],
+        help="how many; more than there are GPUs are left out",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, help="rows of a step, of all processes together"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, help="steps that are timed, after one that is not"
+    )
+    parser.add_argument(
+        "--embed-dim",
+        type=int,
+        default=768,
+        help="of the AST, a multiple of 64; the defaults are AST-base",
+    )
     parser.add_argument("--depth", type=int, default=12, help="of the AST")
     parser.add_argument("--stride", type=int, default=10, help="of its patches")
     args = parser.parse_args()
     if args.quick:
-        args.embed_dim, args.depth, args.stride, args.batch, args.steps, args.processes = 64, 1, 16, 4, 3, [1, 2]
+        args.embed_dim, args.depth, args.stride, args.batch, args.steps, args.processes = (
+            64,
+            1,
+            16,
+            4,
+            3,
+            [1, 2],
+        )
     return args
 
 

@@ -43,31 +43,60 @@ CLASSES, FRAMES, BINS = 20, 1024, 128
 BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 SMALL = {"embed_dim": 192, "depth": 4, "num_heads": 3}
 CEILINGS = {("cpu", torch.float32): 60, ("cuda", torch.bfloat16): 55}  # goals: % of them
-AGAINST = {"transformers": {"cpu": 1.15, "cuda": 1.3}, "unfused": {"cpu": 3, "cuda": 3}}  # goals: times as quick
+AGAINST = {
+    "transformers": {"cpu": 1.15, "cuda": 1.3},
+    "unfused": {"cpu": 3, "cuda": 3},
+}  # goals: times as quick
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the loss
 AUTHORS = {"cpu": torch.float32, "cuda": torch.float16}  # the precision of their step
-PRODUCTS = {"cpu": (4096, 3), "cuda": (8192, 20)}  # size and number of the products that are the ceiling
+PRODUCTS = {
+    "cpu": (4096, 3),
+    "cuda": (8192, 20),
+}  # size and number of the products that are the ceiling
 
 
 def main(args):
-    with mock.patch.object(device, "keep_freed_memory"):  # once called, the C library is no longer as it is by default
+    with mock.patch.object(
+        device, "keep_freed_memory"
+    ):  # once called, the C library is no longer as it is by default
         target = device.choose(args.device)
     dims, batches = (SMALL, [2]) if args.quick else (BASE, args.batch)
     precisions = [torch.float32, torch.bfloat16] if device.has_bf16(target) else [torch.float32]
     models = contestants(dims, target)
-    passes = {(p, batch): entrants(models, p, batch, target, p == precisions[-1] and batch <= 4) for p in precisions for batch in batches}
+    passes = {
+        (p, batch): entrants(models, p, batch, target, p == precisions[-1] and batch <= 4)
+        for p in precisions
+        for batch in batches
+    }
     size, many = PRODUCTS[target.type] if not args.quick else (1024, 3)
     for work in passes.values():
         work |= products(target, dict.fromkeys(p for _, p in work), size, many)
     tops, rows = {}, []
     for (_, batch), taken in with_both_memories(passes, target, args.repeats).items():
-        speeds = speeds_of(taken, useful_operations(models["this project"], batch), many * 2 * size**3)
+        speeds = speeds_of(
+            taken, useful_operations(models["this project"], batch), many * 2 * size**3
+        )
         for (name, precision, memory), speed in speeds.items():
             if "product" in name and memory == "kept":
                 tops.setdefault((said(precision), name), float(np.median(speed)))
         rows += compare(taken, speeds, batch, target)
-    rows += [row for part in (gains, components) for p in precisions for row in part(models["this project"], p, batches[0], target, args.repeats)]
-    record.save("step", [*({"ceiling": p, "product by": name.removeprefix("product by "), "GFLOP/s": speed} for (p, name), speed in tops.items()), *rows], on=target)
+    rows += [
+        row
+        for part in (gains, components)
+        for p in precisions
+        for row in part(models["this project"], p, batches[0], target, args.repeats)
+    ]
+    record.save(
+        "step",
+        [
+            *(
+                {"ceiling": p, "product by": name.removeprefix("product by "), "GFLOP/s": speed}
+                for (p, name), speed in tops.items()
+            ),
+            *rows,
+        ],
+        on=target,
+    )
 
 
 def entrants(models, precision, batch, target, unfused):
@@ -76,12 +105,16 @@ def entrants(models, precision, batch, target, unfused):
     Raises:
         RuntimeError: it does not, so it is not the same network.
     """
-    own = {"this project": precision, "transformers": precision} | ({"unfused": AUTHORS[target.type]} if unfused else {})
+    own = {"this project": precision, "transformers": precision} | (
+        {"unfused": AUTHORS[target.type]} if unfused else {}
+    )
     work = {(name, p): step_of(models[name], p, batch, target) for name, p in own.items()}
     for (name, p), step in work.items():
         expected, found = step_of(models["this project"], p, batch, target)().item(), step().item()
         if abs(found - expected) > TOLERANCE[p]:
-            raise RuntimeError(f"{name} in {said(p)} is another network: its loss is {found}, this project's {expected}")
+            raise RuntimeError(
+                f"{name} in {said(p)} is another network: its loss is {found}, this project's {expected}"
+            )
     return work
 
 
@@ -92,33 +125,62 @@ def with_both_memories(passes, target, repeats):
         if target.type == "cpu" and memory == "kept":
             device.keep_freed_memory()
         for key, work in passes.items():
-            taken[key] |= {(*who, memory): seconds for who, seconds in record.alternate(work, repeats).items()}
+            taken[key] |= {
+                (*who, memory): seconds for who, seconds in record.alternate(work, repeats).items()
+            }
     return taken
 
 
 def speeds_of(taken, operations, product_operations):
     """{who: GFLOP/s of each turn}."""
-    return {who: (product_operations if "product" in who[0] else operations) / np.asarray(seconds) / 1e9 for who, seconds in taken.items()}
+    return {
+        who: (product_operations if "product" in who[0] else operations) / np.asarray(seconds) / 1e9
+        for who, seconds in taken.items()
+    }
 
 
 def compare(taken, speeds, batch, target):
     """Rows of one pass: the speed of each step against the ceiling, and against this project's best; the quickest of each side has a goal."""
-    spreads = {who: record.spread(seconds, "s") for who, seconds in taken.items() if "product" not in who[0]}
+    spreads = {
+        who: record.spread(seconds, "s")
+        for who, seconds in taken.items()
+        if "product" not in who[0]
+    }
     quickest = {}
     for who in sorted(spreads, key=lambda who: spreads[who]["s"]):
         quickest.setdefault(who[0], who)
     best, rows = spreads[quickest["this project"]]["s"], []
     for who, spread in spreads.items():
         name, precision, memory = who
-        top = np.max([speed for (other, *kind), speed in speeds.items() if "product" in other and kind == [precision, memory]], axis=0)
+        top = np.max(
+            [
+                speed
+                for (other, *kind), speed in speeds.items()
+                if "product" in other and kind == [precision, memory]
+            ],
+            axis=0,
+        )
         share, times = 100 * float(np.median(speeds[who] / top)), spread["s"] / best
-        row = {"precision": said(precision), "batch": batch, "step": name, "memory": memory, **spread, "clips/s": batch / spread["s"],
-               "useful GFLOP/s": float(np.median(speeds[who])), "of ceiling, %": share, "times this project's best": times}  # fmt: skip
+        row = {
+            "precision": said(precision),
+            "batch": batch,
+            "step": name,
+            "memory": memory,
+            **spread,
+            "clips/s": batch / spread["s"],
+            "useful GFLOP/s": float(np.median(speeds[who])),
+            "of ceiling, %": share,
+            "times this project's best": times,
+        }
         wanted = {"goal": None, "met": None}
         if who == quickest[name] and name in AGAINST:
-            wanted = record.goal(times, least=AGAINST[name][target.type], unit="x, both at their quickest")
+            wanted = record.goal(
+                times, least=AGAINST[name][target.type], unit="x, both at their quickest"
+            )
         elif who == quickest[name] and (target.type, precision) in CEILINGS:
-            wanted = record.goal(share, least=CEILINGS[target.type, precision], unit=" % of ceiling")
+            wanted = record.goal(
+                share, least=CEILINGS[target.type, precision], unit=" % of ceiling"
+            )
         rows.append(row | wanted)
     return rows
 
@@ -130,21 +192,36 @@ def gains(model, precision, batch, target, repeats):
     compiled.backbone.compile()
     work = {}
     if target.type == "cuda":
-        work["without fused attention (plain products and softmax)"] = within(step, sdpa_kernel, SDPBackend.MATH)
+        work["without fused attention (plain products and softmax)"] = within(
+            step, sdpa_kernel, SDPBackend.MATH
+        )
     else:
-        work["without own attention (PyTorch's fused kernel)"] = patched(step, attention, "attend", functional.scaled_dot_product_attention)
+        work["without own attention (PyTorch's fused kernel)"] = patched(
+            step, attention, "attend", functional.scaled_dot_product_attention
+        )
     if target.type == "cpu" and precision == torch.float32:
-        work["without oneDNN in linear layers (PyTorch's BLAS)"] = patched(step, product, "quick", lambda x: False)
-    work["without the shortened last block (all its tokens)"] = patched(step, AudioTransformer, "forward", whole_forward)
+        work["without oneDNN in linear layers (PyTorch's BLAS)"] = patched(
+            step, product, "quick", lambda x: False
+        )
+    work["without the shortened last block (all its tokens)"] = patched(
+        step, AudioTransformer, "forward", whole_forward
+    )
     work["with --recompute"] = patched(step, model.backbone, "recompute", True)
     work["with --compile"] = step_of(compiled, precision, batch, target)
-    taken = record.alternate({"the full step": step} | {name: variant for name, variant in work.items() if runs(name, variant)}, repeats)
+    taken = record.alternate(
+        {"the full step": step}
+        | {name: variant for name, variant in work.items() if runs(name, variant)},
+        repeats,
+    )
     spreads = {name: record.spread(seconds, "s") for name, seconds in taken.items()}
     full = spreads["the full step"]
     for spread in spreads.values():
         spread["times the full step"] = spread["s"] / full["s"]
     about, nothing = {"precision": said(precision), "batch": batch}, dict.fromkeys(full)
-    return [{**about, "variant": name, **spreads.get(name, nothing)} for name in ("the full step", *work)]
+    return [
+        {**about, "variant": name, **spreads.get(name, nothing)}
+        for name in ("the full step", *work)
+    ]
 
 
 def runs(name, step):
@@ -152,14 +229,20 @@ def runs(name, step):
     try:
         step()
     except Exception as error:  # of whatever kind: the other figures are wanted all the same
-        print(f"{name}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}", file=sys.stderr)
+        print(
+            f"{name}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}",
+            file=sys.stderr,
+        )
         return False
     return True
 
 
 def components(model, precision, batch, target, repeats):
     """Where the time of a step goes: each part alone, forwards and backwards, at its place's sizes; the backbone's rest is what is left of it."""
-    ast, context = model.backbone, partial(torch.autocast, target.type, precision, enabled=precision != torch.float32)
+    ast, context = (
+        model.backbone,
+        partial(torch.autocast, target.type, precision, enabled=precision != torch.float32),
+    )
     tokens, width, heads = ast.pos_embed.shape[1], ast.embed_dim, ast.blocks[0].attn.num_heads
     blocks = len(ast.blocks) - 1  # the last one computes next to nothing
     made = partial(torch.randn, device=target, requires_grad=True)
@@ -186,15 +269,39 @@ def components(model, precision, batch, target, repeats):
     work = {
         "U-Net": [both_ways(list(model.reprogrammer.parameters()), model.reprogrammer, x)],
         "AST": [both_ways([x], lambda: ast(x).embedding)],
-        "AST: matrix products": [linear(hidden, attn.qkv), linear(hidden, attn.proj), linear(hidden, mlp.fc1), linear(wide, mlp.fc2)] * blocks,
+        "AST: matrix products": [
+            linear(hidden, attn.qkv),
+            linear(hidden, attn.proj),
+            linear(hidden, mlp.fc1),
+            linear(wide, mlp.fc2),
+        ]
+        * blocks,
         "AST: attention": [both_ways([q, k, v], attention.attend, q, k, v)] * blocks,
-        "head": [both_ways([embedding, *model.head.parameters()], model.head, backbones.Output(embedding, None))],
+        "head": [
+            both_ways(
+                [embedding, *model.head.parameters()], model.head, backbones.Output(embedding, None)
+            )
+        ],
     }
-    taken = record.alternate({name: lambda parts=parts: [part() for part in parts] for name, parts in work.items()}, repeats)
+    taken = record.alternate(
+        {name: lambda parts=parts: [part() for part in parts] for name, parts in work.items()},
+        repeats,
+    )
     ms = {name: record.spread(seconds)["ms"] for name, seconds in taken.items()}
-    ms["AST: rest (by difference)"] = ms.pop("AST") - ms["AST: matrix products"] - ms["AST: attention"]
+    ms["AST: rest (by difference)"] = (
+        ms.pop("AST") - ms["AST: matrix products"] - ms["AST: attention"]
+    )
     whole = sum(ms.values())
-    return [{"precision": said(precision), "batch": batch, "component": name, "ms": value, "share, %": 100 * value / whole} for name, value in ms.items()]
+    return [
+        {
+            "precision": said(precision),
+            "batch": batch,
+            "component": name,
+            "ms": value,
+            "share, %": 100 * value / whole,
+        }
+        for name, value in ms.items()
+    ]
 
 
 def own_model(dims, target):
@@ -202,7 +309,11 @@ def own_model(dims, target):
     torch.manual_seed(0)
     backbone = backbones.build("ast", **dims, n_source=CLASSES, frames=FRAMES, mels=BINS)
     unet = reprogrammers.build("unet", frames=FRAMES, bins=BINS, residual=True)
-    return Reprogrammed(unet, backbone, EmbeddingHead(CLASSES, dims["embed_dim"]), norm="none").to(target).train()
+    return (
+        Reprogrammed(unet, backbone, EmbeddingHead(CLASSES, dims["embed_dim"]), norm="none")
+        .to(target)
+        .train()
+    )
 
 
 def contestants(dims, target):
@@ -210,10 +321,16 @@ def contestants(dims, target):
     from transformers import ASTConfig, ASTForAudioClassification
 
     own = own_model(dims, "cpu")
-    reference = ASTForAudioClassification(ASTConfig(
-        hidden_size=dims["embed_dim"], num_hidden_layers=dims["depth"], num_attention_heads=dims["num_heads"],
-        intermediate_size=4 * dims["embed_dim"], num_labels=CLASSES, layer_norm_eps=1e-12,
-    )).requires_grad_(False)  # fmt: skip
+    reference = ASTForAudioClassification(
+        ASTConfig(
+            hidden_size=dims["embed_dim"],
+            num_hidden_layers=dims["depth"],
+            num_attention_heads=dims["num_heads"],
+            intermediate_size=4 * dims["embed_dim"],
+            num_labels=CLASSES,
+            layer_norm_eps=1e-12,
+        )
+    ).requires_grad_(False)
     for name, parameter in reference.named_parameters():
         if "token" in name or "position" in name:
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -245,7 +362,10 @@ class Fronted(nn.Module):
 def step_of(model, precision, batch, target):
     """The training step of a model as a function that returns its loss; the rate is 0, so that each step is the same."""
     generator = torch.Generator().manual_seed(1)
-    x, targets = (torch.randn(batch, *size, generator=generator).to(target) for size in ((1, FRAMES, BINS), (CLASSES,)))
+    x, targets = (
+        torch.randn(batch, *size, generator=generator).to(target)
+        for size in ((1, FRAMES, BINS), (CLASSES,))
+    )
     targets, mask = targets.sigmoid(), targets > 1
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
 
@@ -275,7 +395,9 @@ def products(target, precisions, size, many):
         a, b = (torch.randn(size, size, device=target, dtype=precision) for _ in range(2))
         work["product by PyTorch", precision] = lambda a=a, b=b: [a @ b for _ in range(many)]
         if target.type == "cpu" and precision == torch.float32:
-            work["product by oneDNN", precision] = lambda a=a, b=b: [product.times_transposed(a, b) for _ in range(many)]
+            work["product by oneDNN", precision] = lambda a=a, b=b: [
+                product.times_transposed(a, b) for _ in range(many)
+            ]
     return work
 
 
@@ -301,7 +423,17 @@ def said(precision):
 def whole_forward(self, x):
     """AudioTransformer.forward, all tokens of the last block included."""
     patches = self.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
-    tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), patches], dim=1) + self.pos_embed
+    tokens = (
+        torch.cat(
+            [
+                self.cls_token.expand(len(x), -1, -1),
+                self.dist_token.expand(len(x), -1, -1),
+                patches,
+            ],
+            dim=1,
+        )
+        + self.pos_embed
+    )
     for block in self.blocks:
         tokens = block(tokens)
     embedding = self.norm(tokens[:, :2]).mean(dim=1)
@@ -310,7 +442,9 @@ def whole_forward(self, x):
 
 def parse():
     parser = record.parser(__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[4], help="batch sizes (4; the authors')")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[4], help="batch sizes (4; the authors')"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """egs/openmic/BENCHMARKS.md and its charts, from what the benchmarks have written: every figure comes from a JSON file beside them.
 
-    python tests/bench/summary.py
+python tests/bench/summary.py
 """
 
 import json
@@ -32,8 +32,16 @@ is not installed), and the machine. Sizes are the paper's unless a section says 
 
 
 def main():
-    found = [json.loads(path.read_text(encoding="utf-8")) | {"stem": path.stem} for path in sorted(record.FOLDER.glob("*.json"))]
-    text = [INTRODUCTION, *goals(found), *(line for one in found for line in section(one)), *missing(found)]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) | {"stem": path.stem}
+        for path in sorted(record.FOLDER.glob("*.json"))
+    ]
+    text = [
+        INTRODUCTION,
+        *goals(found),
+        *(line for one in found for line in section(one)),
+        *missing(found),
+    ]
     files.write_text(PAGE, "\n".join(text))
     print(f"{PAGE}: {len(found)} benchmarks")
 
@@ -41,12 +49,21 @@ def main():
 def goals(found):
     """Lines: every goal, what was measured, and whether that meets it. What a CPU cannot judge is left to the goals for a GPU."""
     rows = [
-        {"what": f"[{title(one).partition(':')[0]}](#{anchor(one)}): {what(row)}", "goal": row["goal"], "value": row.get("value"), "result": verdict(row)}
-        for one in found for row in one["rows"] if row.get("goal") and (row["met"] is not None or on_gpu(one))
-    ]  # fmt: skip
+        {
+            "what": f"[{title(one).partition(':')[0]}](#{anchor(one)}): {what(row)}",
+            "goal": row["goal"],
+            "value": row.get("value"),
+            "result": verdict(row),
+        }
+        for one in found
+        for row in one["rows"]
+        if row.get("goal") and (row["met"] is not None or on_gpu(one))
+    ]
     measured = {one["benchmark"] for one in found if on_gpu(one)}
     rows += [
-        {"what": f"`{name}`: {about}", "goal": goal, "value": None, "result": "not measured"} for name, about, goal in GPU_GOALS if name not in measured
+        {"what": f"`{name}`: {about}", "goal": goal, "value": None, "result": "not measured"}
+        for name, about, goal in GPU_GOALS
+        if name not in measured
     ]
     return ["## Goals", "", *markdown(rows), ""] if rows else []
 
@@ -56,7 +73,13 @@ def section(one):
     machine = one["machine"]
     where = f"{machine['cpu']}, {machine['usable cores']} of {machine['cores']} cores, {machine['memory GB']:g} GB, GPU: {machine['gpu'] or 'none'}"
     packages = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-    yield from (f"## {title(one)}", "", one["about"].partition("\n")[2].strip(), "", f"`{one['command']}`, {one['date']}, commit {one['commit'] or 'unknown'}")
+    yield from (
+        f"## {title(one)}",
+        "",
+        one["about"].partition("\n")[2].strip(),
+        "",
+        f"`{one['command']}`, {one['date']}, commit {one['commit'] or 'unknown'}",
+    )
     yield from (f"on {where}, {machine['platform']}; {packages}.", "")
     for table in record.tables(one["rows"]):
         yield from (*markdown([told(row) for row in table]), "")
@@ -70,10 +93,17 @@ def section(one):
 
 def missing(found):
     """Lines: the benchmarks of which there are no figures, on the CPU or a GPU."""
-    scripts = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in FRAME)
+    scripts = sorted(
+        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in FRAME
+    )
     lacking = {
         "at all": [name for name in scripts if name not in {one["benchmark"] for one in found}],
-        "on a GPU": [name for name in scripts if name not in CPU_ONLY and name not in {one["benchmark"] for one in found if on_gpu(one)}],
+        "on a GPU": [
+            name
+            for name in scripts
+            if name not in CPU_ONLY
+            and name not in {one["benchmark"] for one in found if on_gpu(one)}
+        ],
     }
     said = [f"- {where}: {', '.join(names)}" for where, names in lacking.items() if names]
     return ["## Not measured yet", "", *said, ""] if said else []
@@ -83,7 +113,9 @@ def told(row):
     """The row, with whether its goal is met in words."""
     if "goal" not in row:
         return row
-    return {key: value for key, value in row.items() if key not in ("goal", "met")} | {"goal": f"{row['goal']}: {verdict(row)}" if row["goal"] else None}
+    return {key: value for key, value in row.items() if key not in ("goal", "met")} | {
+        "goal": f"{row['goal']}: {verdict(row)}" if row["goal"] else None
+    }
 
 
 def verdict(row):
@@ -92,8 +124,17 @@ def verdict(row):
 
 def markdown(rows):
     """Lines of a Markdown table, numbers to the right."""
-    numbers = {key for key in rows[0] if any(isinstance(row[key], (int, float)) and not isinstance(row[key], bool) for row in rows)}
-    yield from (f"| {' | '.join(rows[0])} |", f"|{'|'.join('---:' if key in numbers else '---' for key in rows[0])}|")
+    numbers = {
+        key
+        for key in rows[0]
+        if any(
+            isinstance(row[key], (int, float)) and not isinstance(row[key], bool) for row in rows
+        )
+    }
+    yield from (
+        f"| {' | '.join(rows[0])} |",
+        f"|{'|'.join('---:' if key in numbers else '---' for key in rows[0])}|",
+    )
     for row in rows:
         cells = (record.short(value).replace("|", "\\|") for value in row.values())
         yield f"| {' | '.join(cells)} |"
@@ -109,7 +150,11 @@ def on_gpu(one):
 
 def anchor(one):
     """What GitHub makes of a heading."""
-    return "".join(letter for letter in title(one).lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
+    return "".join(
+        letter
+        for letter in title(one).lower().replace(" ", "-")
+        if letter.isalnum() or letter in "-_"
+    )
 
 
 def what(row):
@@ -127,7 +172,14 @@ def against_clips(one):
     axes = figure.add_subplot(xlabel="clips", ylabel="seconds")
     for index, key in enumerate(key for key in rows[0] if key.endswith(" s")):
         colour, line, _, marker = style.look(index)
-        axes.plot([row["clips"] for row in rows], [row[key] for row in rows], color=colour, linestyle=line, marker=marker, label=key.removesuffix(" s"))
+        axes.plot(
+            [row["clips"] for row in rows],
+            [row[key] for row in rows],
+            color=colour,
+            linestyle=line,
+            marker=marker,
+            label=key.removesuffix(" s"),
+        )
     axes.set(xlim=0, ylim=0)
     axes.grid(**style.GRID)
     axes.legend(frameon=False)
@@ -139,13 +191,17 @@ def by_component(one):
     rows = [row for row in one["rows"] if "component" in row]
     if not rows:
         return None
-    names, kinds = (list(dict.fromkeys(row.get(key) for row in rows)) for key in ("component", "precision"))
+    names, kinds = (
+        list(dict.fromkeys(row.get(key) for row in rows)) for key in ("component", "precision")
+    )
     figure = Figure((style.WIDTH, 0.6 + 0.25 * len(rows)), layout="constrained")
     axes, width = figure.add_subplot(xlabel="milliseconds"), 0.8 / len(kinds)
     for index, kind in enumerate(kinds):
         own = [row for row in rows if row.get("precision") == kind]
         places = [names.index(row["component"]) + index * width for row in own]
-        bars = axes.barh(places, [row["ms"] for row in own], width, color=style.COLOURS[index], label=kind)
+        bars = axes.barh(
+            places, [row["ms"] for row in own], width, color=style.COLOURS[index], label=kind
+        )
         axes.bar_label(bars, [record.short(row["ms"]) for row in own], padding=3)
     axes.set_yticks([place + (len(kinds) - 1) * width / 2 for place in range(len(names))], names)
     axes.invert_yaxis()

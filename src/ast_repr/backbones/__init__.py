@@ -12,7 +12,12 @@ from .output import Output
 from .pool import Pool
 from .summary import Summary
 
-BACKBONES = {"ast": AudioTransformer, "pool": Pool, "summary": Summary, "frame_network": FrameNetwork}
+BACKBONES = {
+    "ast": AudioTransformer,
+    "pool": Pool,
+    "summary": Summary,
+    "frame_network": FrameNetwork,
+}
 
 __all__ = ["AUDIOSET_MEAN", "AUDIOSET_STD", "BACKBONES", "Output", "build", "weights"]
 

@@ -23,10 +23,14 @@ class SelfAttention(Attention):
         if queries is None:
             q, k, v = linear(x, self.qkv.weight, self.qkv.bias).chunk(3, dim=-1)
         else:
-            (to_q, to_kv), (bias_q, bias_kv) = (t.split([width, 2 * width]) for t in (self.qkv.weight, self.qkv.bias))
+            (to_q, to_kv), (bias_q, bias_kv) = (
+                t.split([width, 2 * width]) for t in (self.qkv.weight, self.qkv.bias)
+            )
             q = linear(x[:, :queries], to_q, bias_q)
             k, v = linear(x, to_kv, bias_kv).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (
+            t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v)
+        )
         return linear(attend(q, k, v).transpose(1, 2).flatten(2), self.proj.weight, self.proj.bias)
 
 
@@ -57,7 +61,9 @@ class _Bfloat16(torch.autograd.Function):
         for rows in _blocks(q, k):
             weights = _weights(q[rows], k[rows])
             torch.bmm(weights.transpose(1, 2), grad[rows], out=dv[rows])
-            scores = torch._softmax_backward_data(torch.bmm(grad[rows], v[rows].transpose(1, 2)), weights, -1, weights.dtype)
+            scores = torch._softmax_backward_data(
+                torch.bmm(grad[rows], v[rows].transpose(1, 2)), weights, -1, weights.dtype
+            )
             scores *= q.shape[-1] ** -0.5
             torch.bmm(scores, k[rows], out=dq[rows])
             torch.bmm(scores.transpose(1, 2), q[rows], out=dk[rows])
@@ -81,7 +87,12 @@ class _Float32(torch.autograd.Function):
     def forward(ctx, q, k, v):
         ctx.save_for_backward(q, k, v)
         scale = q.shape[-1] ** -0.5
-        return torch.stack([times_transposed(times_transposed(a * scale, b).softmax(-1), c.t()) for a, b, c in zip(q, k, v)])
+        return torch.stack(
+            [
+                times_transposed(times_transposed(a * scale, b).softmax(-1), c.t())
+                for a, b, c in zip(q, k, v)
+            ]
+        )
 
     @staticmethod
     def backward(ctx, grad):
@@ -91,7 +102,9 @@ class _Float32(torch.autograd.Function):
         for i, (a, b, c, g) in enumerate(zip(q * scale, k, v, grad)):
             weights = times_transposed(a, b).softmax(-1)
             dv[i] = times_transposed(g.t(), weights.t()).t()
-            scores = torch._softmax_backward_data(times_transposed(g, c), weights, -1, weights.dtype)
+            scores = torch._softmax_backward_data(
+                times_transposed(g, c), weights, -1, weights.dtype
+            )
             torch.mul(times_transposed(scores, b.t()), scale, out=dq[i])
             dk[i] = times_transposed(a.t(), scores.t()).t()
         return dq, dk, dv

@@ -19,7 +19,10 @@ from .attention import SelfAttention
 from .output import Output
 from .product import linear
 
-AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974  # of the log-mel, from the authors' AudioSet recipe
+AUDIOSET_MEAN, AUDIOSET_STD = (
+    -4.2677393,
+    4.5689974,
+)  # of the log-mel, from the authors' AudioSet recipe
 
 
 class FeedForward(Mlp):
@@ -27,7 +30,9 @@ class FeedForward(Mlp):
 
     def forward(self, x):
         """(B, N, D) -> (B, N, D)."""
-        return linear(self.act(linear(x, self.fc1.weight, self.fc1.bias)), self.fc2.weight, self.fc2.bias)
+        return linear(
+            self.act(linear(x, self.fc1.weight, self.fc1.bias)), self.fc2.weight, self.fc2.bias
+        )
 
 
 class AudioTransformer(nn.Module):
@@ -46,23 +51,44 @@ class AudioTransformer(nn.Module):
     """
 
     def __init__(
-        self, embed_dim=768, depth=12, num_heads=12, patch=16, stride=10, frames=1024, mels=128, n_source=527,
-        mean=AUDIOSET_MEAN, std=AUDIOSET_STD, norm_eps=1e-12,
-    ):  # fmt: skip
+        self,
+        embed_dim=768,
+        depth=12,
+        num_heads=12,
+        patch=16,
+        stride=10,
+        frames=1024,
+        mels=128,
+        n_source=527,
+        mean=AUDIOSET_MEAN,
+        std=AUDIOSET_STD,
+        norm_eps=1e-12,
+    ):
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"ast: num_heads {num_heads} does not divide embed_dim {embed_dim}")
         if min(frames, mels) < patch:
-            raise ValueError(f"ast: an input of {frames} x {mels} is smaller than a patch of {patch} x {patch}")
+            raise ValueError(
+                f"ast: an input of {frames} x {mels} is smaller than a patch of {patch} x {patch}"
+            )
         self.dims = {
-            "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch": patch, "stride": stride,
-            "frames": frames, "mels": mels, "n_source": n_source,
-        }  # fmt: skip
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+            "patch": patch,
+            "stride": stride,
+            "frames": frames,
+            "mels": mels,
+            "n_source": n_source,
+        }
         self.embed_dim, self.n_source = embed_dim, n_source
         self.frames, self.mels = frames, mels
         self.mean, self.std = mean, std
         self.recompute = False  # a block's activations on the way back, instead of keeping them: less memory, a third more time
-        self.grid = ((mels - patch) // stride + 1, (frames - patch) // stride + 1)  # rows in frequency, columns in time
+        self.grid = (
+            (mels - patch) // stride + 1,
+            (frames - patch) // stride + 1,
+        )  # rows in frequency, columns in time
 
         norm = partial(nn.LayerNorm, eps=norm_eps)
         self.patch_embed = nn.Conv2d(1, embed_dim, patch, stride)
@@ -70,7 +96,9 @@ class AudioTransformer(nn.Module):
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.grid[0] * self.grid[1], embed_dim))
         parts = {"norm_layer": norm, "attn_layer": SelfAttention, "mlp_layer": FeedForward}
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, qkv_bias=True, **parts) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, qkv_bias=True, **parts) for _ in range(depth)
+        )
         self.norm = norm(embed_dim)
         self.source_head = nn.Sequential(norm(embed_dim), nn.Linear(embed_dim, n_source))
         self._initialise()
@@ -90,9 +118,18 @@ class AudioTransformer(nn.Module):
             ValueError: the input has another shape than the position embedding was made for.
         """
         if x.ndim != 4 or x.shape[1:] != (1, self.frames, self.mels):
-            raise ValueError(f"ast expects an input of (B, 1, {self.frames}, {self.mels}), found {tuple(x.shape)}")
+            raise ValueError(
+                f"ast expects an input of (B, 1, {self.frames}, {self.mels}), found {tuple(x.shape)}"
+            )
         patches = self.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = torch.cat(
+            [
+                self.cls_token.expand(len(x), -1, -1),
+                self.dist_token.expand(len(x), -1, -1),
+                patches,
+            ],
+            dim=1,
+        )
         tokens = tokens + self.pos_embed
         *blocks, last = self.blocks
         again = self.recompute and torch.is_grad_enabled()

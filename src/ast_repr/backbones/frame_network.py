@@ -29,7 +29,9 @@ class FrameNetwork(nn.Module):
     def __init__(self, frames=10, mels=128, mean=0.0, std=127.5, steps=10, layers=3, dropout=0.6):
         super().__init__()
         if not 1 <= steps <= frames:
-            raise ValueError(f"frame_network: steps {steps}; expected from 1 to the input's {frames} frames")
+            raise ValueError(
+                f"frame_network: steps {steps}; expected from 1 to the input's {frames} frames"
+            )
         self.embed_dim, self.steps, self.mean, self.std = mels, steps, mean, std
         self.norm = nn.BatchNorm1d(mels)
         self.layers = nn.Sequential(*(layer(mels, dropout) for _ in range(layers)))
@@ -37,9 +39,15 @@ class FrameNetwork(nn.Module):
     def forward(self, x):
         """(B, 1, T, F) -> Output(embedding (B, F, steps), None)."""
         weight = heard(x, self.mean, self.std)
-        share = functional.adaptive_avg_pool2d(weight, (self.steps, 1))  # of each step's frames that are sound
-        frames = functional.adaptive_avg_pool2d(weight * x, (self.steps, self.embed_dim)) / share.where(share > 0, 1.0)
-        frames = frames.squeeze(1).transpose(1, 2)  # (B, F, steps); a step of padding alone is zeros
+        share = functional.adaptive_avg_pool2d(
+            weight, (self.steps, 1)
+        )  # of each step's frames that are sound
+        frames = functional.adaptive_avg_pool2d(
+            weight * x, (self.steps, self.embed_dim)
+        ) / share.where(share > 0, 1.0)
+        frames = frames.squeeze(1).transpose(
+            1, 2
+        )  # (B, F, steps); a step of padding alone is zeros
         return Output(self.layers(self.norm(frames)) + frames, None)
 
 

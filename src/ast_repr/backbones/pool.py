@@ -28,16 +28,22 @@ class Pool(nn.Module):
 
     n_source = None
 
-    def __init__(self, frames=1024, mels=128, mean=0.0, std=0.5, cells=(48, 16), nonlinearity="none"):
+    def __init__(
+        self, frames=1024, mels=128, mean=0.0, std=0.5, cells=(48, 16), nonlinearity="none"
+    ):
         super().__init__()
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(unknown("nonlinearity of pool", nonlinearity, NONLINEARITIES))
         if len(cells) != 2 or not 1 <= cells[0] <= frames or not 1 <= cells[1] <= mels:
-            raise ValueError(f"pool: cells {list(cells)}; expected two numbers, from 1 to {frames} frames and from 1 to {mels} bins")
+            raise ValueError(
+                f"pool: cells {list(cells)}; expected two numbers, from 1 to {frames} frames and from 1 to {mels} bins"
+            )
         self.cells, self.mean, self.std = tuple(cells), mean, std
         self.embed_dim = math.prod(cells)
         self.nonlinearity = NONLINEARITIES[nonlinearity]()
 
     def forward(self, x):
         """(B, 1, T, F) -> Output(embedding (B, cells[0] * cells[1]), None)."""
-        return Output(functional.adaptive_avg_pool2d(self.nonlinearity(x), self.cells).flatten(1), None)
+        return Output(
+            functional.adaptive_avg_pool2d(self.nonlinearity(x), self.cells).flatten(1), None
+        )

@@ -19,7 +19,9 @@ def quick(x):
     """Whether `times_transposed` is the quick way for products with x: float32 on CPU, outside of autocast and of exported graphs."""
     if torch.compiler.is_compiling():  # asked first: what comes after cannot be traced
         return False
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    plain = (
+        x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    )
     return plain and not torch.is_autocast_enabled("cpu")
 
 

@@ -36,14 +36,19 @@ RENAMES = [  # (layout's name, ours); the first that matches is applied
     (re.escape(HF) + r"layernorm\.(.+)", r"norm.\1"),
     (LAYER + r"layernorm_before\.(.+)", r"blocks.\1.norm1.\2"),
     (LAYER + r"layernorm_after\.(.+)", r"blocks.\1.norm2.\2"),
-    (LAYER + r"attention\.(?:attention\.(query|key|value)|([qkv])_proj)\.(.+)", r"blocks.\1.attn.\2\3.\4"),
+    (
+        LAYER + r"attention\.(?:attention\.(query|key|value)|([qkv])_proj)\.(.+)",
+        r"blocks.\1.attn.\2\3.\4",
+    ),
     (LAYER + r"attention\.(?:output\.dense|o_proj)\.(.+)", r"blocks.\1.attn.proj.\2"),
     (LAYER + r"(?:intermediate\.dense|mlp\.fc1)\.(.+)", r"blocks.\1.mlp.fc1.\2"),
     (LAYER + r"(?:output\.dense|mlp\.fc2)\.(.+)", r"blocks.\1.mlp.fc2.\2"),
     (r"classifier\.layernorm\.(.+)", r"source_head.0.\1"),
     (r"classifier\.dense\.(.+)", r"source_head.1.\1"),
 ]
-DEAD = re.compile(r"(?:module\.)?v\.head(?:_dist)?\.(?:weight|bias)")  # DeiT's ImageNet heads, in the author layout only
+DEAD = re.compile(
+    r"(?:module\.)?v\.head(?:_dist)?\.(?:weight|bias)"
+)  # DeiT's ImageNet heads, in the author layout only
 COMMON = [(stride, frames) for frames in (1024, 512, 128) for stride in (10, 12, 14, 16)]
 
 
@@ -66,7 +71,9 @@ def read_header(path):
         try:
             header = json.loads(metadata["ast_repr"])
         except (KeyError, ValueError) as error:
-            raise WeightsError(f"{path}: no readable `ast_repr` metadata; expected a file written by this project") from error
+            raise WeightsError(
+                f"{path}: no readable `ast_repr` metadata; expected a file written by this project"
+            ) from error
         return {"layout": layout, **header}
     return {"layout": layout, "dims": _infer_dims(path, state)}
 
@@ -82,9 +89,15 @@ def load(backbone, path):
     expected = backbone.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or extra:
-        raise WeightsError(f"{path}: not the weights of this backbone; missing: {_few(missing)}; unexpected: {_few(extra)}")
+        raise WeightsError(
+            f"{path}: not the weights of this backbone; missing: {_few(missing)}; unexpected: {_few(extra)}"
+        )
     state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
-    wrong = [f"{k} {tuple(state[k].shape)}, expected {tuple(v.shape)}" for k, v in expected.items() if state[k].shape != v.shape]
+    wrong = [
+        f"{k} {tuple(state[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in expected.items()
+        if state[k].shape != v.shape
+    ]
     if wrong:
         raise WeightsError(f"{path}: weights of another size; found {_few(wrong)}")
     backbone.load_state_dict(state, strict=True)
@@ -93,8 +106,15 @@ def load(backbone, path):
 
 def save(backbone, path, source_classes=()):
     """Write a backbone to safetensors with its dims, normalisation and source classes in the metadata."""
-    header = {"dims": backbone.dims, "mean": backbone.mean, "std": backbone.std, "source_classes": list(source_classes)}
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()}
+    header = {
+        "dims": backbone.dims,
+        "mean": backbone.mean,
+        "std": backbone.std,
+        "source_classes": list(source_classes),
+    }
+    state = {
+        key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()
+    }
     files.write_bytes(path, serialise(state, metadata={"ast_repr": json.dumps(header)}))
 
 
@@ -103,7 +123,9 @@ def fingerprint(module):
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -112,7 +134,9 @@ def fit_positions(pos_embed, grid):
     rows, columns = grid
     patches = pos_embed.shape[1] - 2
     if patches == rows * columns or patches % rows:
-        return pos_embed  # fits already, or differs in frequency, which the shape check then reports
+        return (
+            pos_embed  # fits already, or differs in frequency, which the shape check then reports
+        )
     found = patches // rows
     tokens, image = pos_embed[:, :2], pos_embed[:, 2:].transpose(1, 2).unflatten(2, (rows, found))
     if columns < found:
@@ -134,10 +158,14 @@ def _read(path):
                 return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise WeightsError(f"{path}: refused, it holds more than tensors; nothing in it was run") from error
+        raise WeightsError(
+            f"{path}: refused, it holds more than tensors; nothing in it was run"
+        ) from error
     except Exception as error:  # torch has one of its own for each kind of other file
         reason = str(error).partition("\n")[0] or "it ends too soon"
-        raise WeightsError(f"{path}: truncated or not a weight file ({reason}); fetch it again") from error
+        raise WeightsError(
+            f"{path}: truncated or not a weight file ({reason}); fetch it again"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{path}: expected a dict of tensors")
     return {}, state
@@ -148,10 +176,12 @@ def _canonical(path, tensors):
     if "source_head.1.weight" in tensors:
         return "ast_repr", dict(tensors)
     layout = (
-        "author" if any(DEAD.fullmatch(k) or "v.blocks." in k for k in tensors)
-        else "hub" if any(".encoder.layer." in k for k in tensors)
+        "author"
+        if any(DEAD.fullmatch(k) or "v.blocks." in k for k in tensors)
+        else "hub"
+        if any(".encoder.layer." in k for k in tensors)
         else "transformers"
-    )  # fmt: skip
+    )
     state = {}
     for key, tensor in tensors.items():
         if DEAD.fullmatch(key):
@@ -161,12 +191,19 @@ def _canonical(path, tensors):
                 state[match.expand(name)] = tensor
                 break
         else:
-            raise WeightsError(f"{path}: unexpected tensor {key!r}; expected an AST in author, hub, transformers or ast_repr layout")
+            raise WeightsError(
+                f"{path}: unexpected tensor {key!r}; expected an AST in author, hub, transformers or ast_repr layout"
+            )
     for key in [k for k in state if re.search(r"\.attn\.(query|q)\.", k)]:
-        parts = [re.sub(r"\.(query|q)\.", f".{name}.", key) for name in (("query", "key", "value") if ".query." in key else "qkv")]
+        parts = [
+            re.sub(r"\.(query|q)\.", f".{name}.", key)
+            for name in (("query", "key", "value") if ".query." in key else "qkv")
+        ]
         if not all(part in state for part in parts):
             raise WeightsError(f"{path}: incomplete attention, expected all of {', '.join(parts)}")
-        state[re.sub(r"\.(query|q)\.", ".qkv.", key)] = torch.cat([state.pop(part) for part in parts])
+        state[re.sub(r"\.(query|q)\.", ".qkv.", key)] = torch.cat(
+            [state.pop(part) for part in parts]
+        )
     return layout, state
 
 
@@ -183,16 +220,31 @@ def _infer_dims(path, state):
     config = Path(path).with_name("config.json")
     if config.is_file():
         found = json.loads(config.read_text())
-        if found.get("hidden_size") == embed_dim and found.get("time_stride") == found.get("frequency_stride"):
+        if found.get("hidden_size") == embed_dim and found.get("time_stride") == found.get(
+            "frequency_stride"
+        ):
             return dims | {
-                "num_heads": found["num_attention_heads"], "stride": found["time_stride"],
-                "frames": found["max_length"], "mels": found["num_mel_bins"],
-            }  # fmt: skip
+                "num_heads": found["num_attention_heads"],
+                "stride": found["time_stride"],
+                "frames": found["max_length"],
+                "mels": found["num_mel_bins"],
+            }
     for stride, frames in COMMON:
         if ((128 - patch) // stride + 1) * ((frames - patch) // stride + 1) == patches:
-            return dims | {"num_heads": max(1, embed_dim // 64), "stride": stride, "frames": frames, "mels": 128}
-    raise WeightsError(f"{path}: {patches} patches fit no usual stride and length; put the model's config.json beside it")
+            return dims | {
+                "num_heads": max(1, embed_dim // 64),
+                "stride": stride,
+                "frames": frames,
+                "mels": 128,
+            }
+    raise WeightsError(
+        f"{path}: {patches} patches fit no usual stride and length; put the model's config.json beside it"
+    )
 
 
 def _few(items, n=4):
-    return ", ".join(items[:n]) + (f" and {len(items) - n} more" if len(items) > n else "") if items else "none"
+    return (
+        ", ".join(items[:n]) + (f" and {len(items) - n} more" if len(items) > n else "")
+        if items
+        else "none"
+    )

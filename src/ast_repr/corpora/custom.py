@@ -67,17 +67,23 @@ def read(path, relative_to):
         return Table([], classes, {}, [*problems, (1, f"no column path; found {found}")])
     folder, data, clips, rows = Path(path).parent.resolve(), Path(relative_to).resolve(), [], {}
     for row, cells in records:  # Excel leaves out delimiters at the end of rows
-        texts = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
+        texts = {
+            name: cells[place] if place < len(cells) else "" for name, place in columns.items()
+        }
         clip, wrong = _clip(texts, folder, data, decimal)
         problems += [(row, reason) for reason in wrong]
         if clip.clip in rows:
-            problems.append((row, f"the path and start of row {rows[clip.clip]}; expected each once"))
+            problems.append(
+                (row, f"the path and start of row {rows[clip.clip]}; expected each once")
+            )
         elif clip.clip:
             rows[clip.clip] = row
             clips.append(clip)
     problems += _conflicts(clips, rows)
     if not any(clip.split for clip in clips):
-        drawn = manifest.split_validation([replace(clip, split="train") for clip in clips], TEST_FRACTION, TEST_SEED)
+        drawn = manifest.split_validation(
+            [replace(clip, split="train") for clip in clips], TEST_FRACTION, TEST_SEED
+        )
         clips = [replace(clip, split="test") if clip.split == "valid" else clip for clip in drawn]
     problems += _gaps(clips, classes)
     return Table(clips, classes, rows, sorted(problems, key=lambda problem: problem[0] or math.inf))
@@ -106,12 +112,18 @@ def _records(path):
     """(cells of the header, [(row, cells)] of the rows that are not empty, whether a decimal comma is possible)."""
     data = path.read_bytes()
     try:
-        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+        text = data.decode(
+            "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        )
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: found no UTF-8 text, expected a CSV; from Excel, save it as 'CSV UTF-8'") from error
+        raise ManifestError(
+            f"{path}: found no UTF-8 text, expected a CSV; from Excel, save it as 'CSV UTF-8'"
+        ) from error
 
     def reader(delimiter):
-        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        return csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+        )
 
     def width(delimiter):
         try:
@@ -123,10 +135,18 @@ def _records(path):
     try:
         records = list(enumerate(reader(delimiter), 1))
     except csv.Error as error:
-        raise ManifestError(f"{path}: not a CSV ({error}); expected quotes around whole cells, doubled inside") from error
+        raise ManifestError(
+            f"{path}: not a CSV ({error}); expected quotes around whole cells, doubled inside"
+        ) from error
     if not records:
-        raise ManifestError(f"{path}: empty; expected a header with path and a column for each class")
-    return [name.strip() for name in records[0][1]], [(row, cells) for row, cells in records[1:] if any(map(str.strip, cells))], delimiter != ","
+        raise ManifestError(
+            f"{path}: empty; expected a header with path and a column for each class"
+        )
+    return (
+        [name.strip() for name in records[0][1]],
+        [(row, cells) for row, cells in records[1:] if any(map(str.strip, cells))],
+        delimiter != ",",
+    )
 
 
 def _columns(header, records):
@@ -135,17 +155,34 @@ def _columns(header, records):
     for place, name in enumerate(header):
         name = name.lower() if name.lower() in COLUMNS else name
         if not name:
-            if row := next((row for row, cells in records if len(cells) > place and cells[place].strip()), None):
-                problems.append((row, f"a cell in column {place + 1}, which has no name; expected none, or name the column"))
+            if row := next(
+                (row for row, cells in records if len(cells) > place and cells[place].strip()), None
+            ):
+                problems.append(
+                    (
+                        row,
+                        f"a cell in column {place + 1}, which has no name; expected none, or name the column",
+                    )
+                )
         elif name in columns:
             problems.append((1, f"column {name!r} comes twice; expected once"))
         elif _breaks(name):
-            problems.append((1, f"column {name!r} has a line break or control character; expected a name in one line"))
+            problems.append(
+                (
+                    1,
+                    f"column {name!r} has a line break or control character; expected a name in one line",
+                )
+            )
         else:
             columns[name] = place
     for row, cells in records:
         if any(map(str.strip, cells[len(header) :])):  # beyond the last column
-            problems.append((row, f"{len(cells)} cells, expected {len(header)}; text with the delimiter in it needs quotes"))
+            problems.append(
+                (
+                    row,
+                    f"{len(cells)} cells, expected {len(header)}; text with the delimiter in it needs quotes",
+                )
+            )
     return columns, problems
 
 
@@ -158,7 +195,9 @@ def _clip(cells, folder, data, decimal):
         wrong.append("no path")
     for what, text in (("path", path), ("group", own["group"])):
         if _breaks(text):
-            wrong.append(f"{what} {text!r} has a line break or control character; expected one without, rename it")
+            wrong.append(
+                f"{what} {text!r} has a line break or control character; expected one without, rename it"
+            )
     if own["start"]:
         start = _number(own["start"], decimal)
         if start is None or start < 0:
@@ -172,9 +211,18 @@ def _clip(cells, folder, data, decimal):
             if value is not None and 0 <= value <= 1:
                 labels[label] = value
             else:
-                wrong.append(f"{label} is {text!r}; expected 1, 0, a number between, or nothing where it is not known")
+                wrong.append(
+                    f"{label} is {text!r}; expected 1, 0, a number between, or nothing where it is not known"
+                )
     clip = f"{name}@{start:.15g}" if name and start else name
-    return Clip(clip, own["group"] or name, os.path.relpath(folder / name, data), start, own["split"], labels), wrong
+    return Clip(
+        clip,
+        own["group"] or name,
+        os.path.relpath(folder / name, data),
+        start,
+        own["split"],
+        labels,
+    ), wrong
 
 
 def _conflicts(clips, rows):
@@ -184,15 +232,30 @@ def _conflicts(clips, rows):
         row = rows[clip.clip]
         group, first = groups.setdefault(clip.audio, (clip.group, row))
         if group != clip.group:
-            problems.append((row, f"{clip.clip} is of group {clip.group!r}, the same file in row {first} of {group!r}; expected one for a file"))
+            problems.append(
+                (
+                    row,
+                    f"{clip.clip} is of group {clip.group!r}, the same file in row {first} of {group!r}; expected one for a file",
+                )
+            )
         if clip.split not in manifest.SPLITS:
             continue
         split, first = splits.setdefault(clip.group, (clip.split, row))
         if split != clip.split:
-            problems.append((row, f"group {clip.group!r} is in {clip.split}, in row {first} in {split}; expected in one split only"))
+            problems.append(
+                (
+                    row,
+                    f"group {clip.group!r} is in {clip.split}, in row {first} in {split}; expected in one split only",
+                )
+            )
     without = [rows[clip.clip] for clip in clips if not clip.split]
     if without and len(without) < len(clips):
-        problems.append((without[0], f"no split, as in {len(without)} of {len(clips)} rows; expected one in every row, or in none"))
+        problems.append(
+            (
+                without[0],
+                f"no split, as in {len(without)} of {len(clips)} rows; expected one in every row, or in none",
+            )
+        )
     return problems
 
 
@@ -201,10 +264,21 @@ def _gaps(clips, classes):
     if not clips:
         return [(None, "no rows with a path")]
     splits = {clip.split for clip in clips}
-    lacking = [split for split in ("train", "test") if split not in splits] if splits <= set(manifest.SPLITS) else []
-    problems = [(None, f"no row is in {split}; expected both train and test, and three groups or more") for split in lacking]
+    lacking = (
+        [split for split in ("train", "test") if split not in splits]
+        if splits <= set(manifest.SPLITS)
+        else []
+    )
+    problems = [
+        (None, f"no row is in {split}; expected both train and test, and three groups or more")
+        for split in lacking
+    ]
     observed = {name for clip in clips if clip.split == "train" for name in clip.labels}
-    problems += [(None, f"{name} has no label in training; give it some, or leave the column out") for name in classes if name not in observed]
+    problems += [
+        (None, f"{name} has no label in training; give it some, or leave the column out")
+        for name in classes
+        if name not in observed
+    ]
     return problems
 
 

@@ -53,17 +53,31 @@ def clips(root, relative_to):
     root = Path(root)
     classes = _classes(root)
     splits = _splits(root)
-    artists = {row["sample_key"]: f"artist {row['artist_id']}" for row in _rows(root / METADATA, "sample_key", "artist_id")}
+    artists = {
+        row["sample_key"]: f"artist {row['artist_id']}"
+        for row in _rows(root / METADATA, "sample_key", "artist_id")
+    }
     labels = {name: {} for name in splits}
     for number, row in enumerate(_rows(root / LABELS, "sample_key", "instrument", "relevance"), 2):
-        name, instrument, where = row["sample_key"], row["instrument"], f"{root / LABELS}, line {number}"
+        name, instrument, where = (
+            row["sample_key"],
+            row["instrument"],
+            f"{root / LABELS}, line {number}",
+        )
         if name not in labels:
-            raise ManifestError(f"{where}: a label for {name}, which is in neither partition; expected only clips of the partitions")
+            raise ManifestError(
+                f"{where}: a label for {name}, which is in neither partition; expected only clips of the partitions"
+            )
         if instrument not in classes:
             raise ManifestError(f"{where}: {unknown('instrument', instrument, classes)}")
-        labels[name][instrument] = _relevance(row["relevance"], where)  # some pairs come twice: the last row counts
+        labels[name][instrument] = _relevance(
+            row["relevance"], where
+        )  # some pairs come twice: the last row counts
     audio = {name: os.path.relpath(audio_path(root, name), relative_to) for name in splits}
-    return [Clip(name, artists.get(name, name), audio[name], 0.0, split, labels[name]) for name, split in splits.items()], classes
+    return [
+        Clip(name, artists.get(name, name), audio[name], 0.0, split, labels[name])
+        for name, split in splits.items()
+    ], classes
 
 
 def audio_path(root, sample_key):
@@ -87,7 +101,9 @@ def _complaint(path):
         seconds = soundfile.info(str(path)).duration
     except (soundfile.LibsndfileError, RuntimeError):
         return "not readable as audio"
-    return f"truncated ({seconds:.1f} s of {CLIP_SECONDS:g} s)" if seconds < SHORTEST_SECONDS else None
+    return (
+        f"truncated ({seconds:.1f} s of {CLIP_SECONDS:g} s)" if seconds < SHORTEST_SECONDS else None
+    )
 
 
 def _classes(root):
@@ -97,11 +113,15 @@ def _classes(root):
         classes = sorted(indices, key=indices.get)
         consistent = [indices[name] for name in classes] == list(range(len(classes)))
     except FileNotFoundError as error:
-        raise ManifestError(f"{root}: no class-map.json; expected a folder in OpenMIC-2018's layout") from error
+        raise ManifestError(
+            f"{root}: no class-map.json; expected a folder in OpenMIC-2018's layout"
+        ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: not a map of class names to indices ({error})") from error
     if not consistent or not classes:
-        raise ManifestError(f"{path}: indices {sorted(indices.values())}; expected 0 to K - 1, each once")
+        raise ManifestError(
+            f"{path}: indices {sorted(indices.values())}; expected 0 to K - 1, each once"
+        )
     return classes
 
 
@@ -126,10 +146,14 @@ def _rows(path, *columns):
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
-                raise ManifestError(f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ['nothing'])}")
+                raise ManifestError(
+                    f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ['nothing'])}"
+                )
             yield from reader
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: missing; expected a folder in OpenMIC-2018's layout") from error
+        raise ManifestError(
+            f"{path}: missing; expected a folder in OpenMIC-2018's layout"
+        ) from error
 
 
 def _relevance(text, where):

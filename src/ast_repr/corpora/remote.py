@@ -27,8 +27,22 @@ BLOCK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (1.0, 4.0)  # seconds before another try; each byte that arrives allows as many tries again
 UNPACKED_LIMIT = 64 << 30  # bytes; the largest corpus here has a tenth of it
-MAY_PASS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-UNREADABLE = (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, zipfile.BadZipFile, NotImplementedError)
+MAY_PASS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
+UNREADABLE = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
 
 
 class RemoteError(RuntimeError):
@@ -104,15 +118,30 @@ def _fetch(remote, path, part, pauses):
 def _transfer(remote, part, have, label):
     """One request: append to `part` from byte `have` on, or start again where the server cannot begin in the middle."""
     headers = {"User-Agent": "ast_repr"} | ({"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
-        resumed = have and response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+    with urllib.request.urlopen(
+        urllib.request.Request(remote.url, headers=headers), timeout=TIMEOUT
+    ) as response:
+        resumed = (
+            have
+            and response.status == 206
+            and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        )
         if not resumed:
             have = 0
         with (
             open(part, "ab" if resumed else "wb") as file,
-            tqdm(desc=label, total=remote.bytes, initial=have, unit="B", unit_scale=True, unit_divisor=1024) as bar,
+            tqdm(
+                desc=label,
+                total=remote.bytes,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+            ) as bar,
         ):
-            while have <= remote.bytes and (block := response.read(BLOCK)):  # a byte too many is enough to know
+            while have <= remote.bytes and (
+                block := response.read(BLOCK)
+            ):  # a byte too many is enough to know
                 file.write(block)
                 have += len(block)
                 bar.update(len(block))
@@ -131,8 +160,14 @@ def _verify(remote, file, path):
         if found == expected:
             return
     file.unlink()
-    wrong = f"{size:,} bytes, expected {remote.bytes:,}" if found is None else f"{algorithm} {found}, expected {expected}"
-    raise RemoteError(f"{path}: found {wrong}; the file has been removed; run the same command again to get {remote.url}")
+    wrong = (
+        f"{size:,} bytes, expected {remote.bytes:,}"
+        if found is None
+        else f"{algorithm} {found}, expected {expected}"
+    )
+    raise RemoteError(
+        f"{path}: found {wrong}; the file has been removed; run the same command again to get {remote.url}"
+    )
 
 
 def _by_hand(remote, path, reason):
@@ -165,24 +200,34 @@ def unpack(archive, folder, limit=UNPACKED_LIMIT):
         whole = visible[0] if len(visible) == 1 and visible[0].is_dir() else temporary
         os.rename(whole, folder)
     except UNREADABLE as error:
-        raise RemoteError(f"{archive}: not readable as an archive, or truncated ({error}); delete it and fetch it again") from error
+        raise RemoteError(
+            f"{archive}: not readable as an archive, or truncated ({error}); delete it and fetch it again"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unpack_tar(archive, folder, limit):
-    guarded = {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}  # before Python 3.11.4 what is admitted has to do
+    guarded = (
+        {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}
+    )  # before Python 3.11.4 what is admitted has to do
     with tarfile.open(archive) as tar:
         for member in tqdm(tar, f"unpack {archive.name}", unit="file"):
-            limit = _admit(archive, member.name, member.isreg() or member.isdir(), member.size, limit)
+            limit = _admit(
+                archive, member.name, member.isreg() or member.isdir(), member.size, limit
+            )
             tar.extract(member, folder, **guarded)
 
 
 def _unpack_zip(archive, folder, limit):
     with zipfile.ZipFile(archive) as bundle:
         for member in tqdm(bundle.infolist(), f"unpack {archive.name}", unit="file"):
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was made without file modes
-            plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and not member.flag_bits & 1  # bit 0: encrypted
+            kind = stat.S_IFMT(
+                member.external_attr >> 16
+            )  # 0 where the archive was made without file modes
+            plain = (
+                kind in (0, stat.S_IFREG, stat.S_IFDIR) and not member.flag_bits & 1
+            )  # bit 0: encrypted
             limit = _admit(archive, member.filename, plain, member.file_size, limit)
             bundle.extract(member, folder)
 
@@ -191,9 +236,15 @@ def _admit(archive, name, plain, size, limit):
     """Bytes that further members may have, or RemoteError if this one must not be unpacked."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name.partition("/")[0]:
-        raise RemoteError(f"{archive}: member {name!r} lies outside the archive; refused, nothing was unpacked")
+        raise RemoteError(
+            f"{archive}: member {name!r} lies outside the archive; refused, nothing was unpacked"
+        )
     if not plain:
-        raise RemoteError(f"{archive}: member {name!r} is no plain file or folder; refused, nothing was unpacked")
+        raise RemoteError(
+            f"{archive}: member {name!r} is no plain file or folder; refused, nothing was unpacked"
+        )
     if size > limit:
-        raise RemoteError(f"{archive}: unpacks to more than expected (at {name!r}); refused, nothing was unpacked")
+        raise RemoteError(
+            f"{archive}: unpacks to more than expected (at {name!r}); refused, nothing was unpacked"
+        )
     return limit - size

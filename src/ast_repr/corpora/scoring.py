@@ -12,7 +12,15 @@ import numpy as np
 KICK, SNARES, TOMS = 36, (38, 40, 37), (41, 43, 45, 47, 48, 50)
 HATS, RIDES, CRASHES = (42, 46, 44), (51, 59, 53), (49, 57, 52, 55)
 MAJOR = np.array([0, 2, 4, 5, 7, 9, 11])
-PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (1, 4, 0, 0), (0, 3, 0, 4), (5, 3, 0, 4), (0, 2, 3, 4), (0, 0, 3, 3))
+PROGRESSIONS = (
+    (0, 4, 5, 3),
+    (0, 5, 3, 4),
+    (1, 4, 0, 0),
+    (0, 3, 0, 4),
+    (5, 3, 0, 4),
+    (0, 2, 3, 4),
+    (0, 0, 3, 3),
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +45,20 @@ INSTRUMENTS = {
     "flute": Instrument((73,), 60, 93, ("melody",)),
     "guitar": Instrument((24, 25, 26, 27, 29, 30), 40, 76, ("chords", "arpeggio", "melody")),
     "mallet_percussion": Instrument((9, 11, 12, 13), 60, 91, ("arpeggio", "melody")),
-    "mandolin": Instrument((25,), 55, 88, ("tremolo",), (4, 7)),  # steel strings on a small body, in tremolo
+    "mandolin": Instrument(
+        (25,), 55, 88, ("tremolo",), (4, 7)
+    ),  # steel strings on a small body, in tremolo
     "organ": Instrument((16, 17, 18, 19, 20), 40, 84, ("held_chords", "chords")),
     "piano": Instrument((0, 1, 2, 3), 36, 88, ("chords", "arpeggio", "melody")),
     "saxophone": Instrument((64, 65, 66), 46, 80, ("melody",)),
-    "synthesizer": Instrument((80, 81, 84, 87, 88, 89, 90, 93, 95), 40, 84, ("held_chords", "arpeggio", "melody")),
+    "synthesizer": Instrument(
+        (80, 81, 84, 87, 88, 89, 90, 93, 95), 40, 84, ("held_chords", "arpeggio", "melody")
+    ),
     "trombone": Instrument((57,), 38, 70, ("melody", "held")),
     "trumpet": Instrument((56, 59), 54, 84, ("melody",)),
-    "ukulele": Instrument((24,), 60, 84, ("chords",), (4, 7)),  # nylon strings on a small body, strummed
+    "ukulele": Instrument(
+        (24,), 60, 84, ("chords",), (4, 7)
+    ),  # nylon strings on a small body, strummed
     "violin": Instrument((40, 110), 55, 93, ("melody", "held")),
     "voice": Instrument((52, 53, 54), 48, 79, ("held", "melody")),
 }
@@ -61,15 +75,22 @@ UNLABELLED = {
     "pan flute": Instrument((75,), 60, 88, ("melody",)),
 }
 FAMILIES = (
-    ("accordion", "organ", "synthesizer"), ("banjo", "guitar", "mandolin", "ukulele"), ("cello", "violin", "voice"),
-    ("clarinet", "flute", "saxophone"), ("trombone", "trumpet", "saxophone"), ("cymbals", "drums"),
-    ("piano", "mallet_percussion", "guitar"), ("bass", "cello", "trombone"),
-)  # fmt: skip
+    ("accordion", "organ", "synthesizer"),
+    ("banjo", "guitar", "mandolin", "ukulele"),
+    ("cello", "violin", "voice"),
+    ("clarinet", "flute", "saxophone"),
+    ("trombone", "trumpet", "saxophone"),
+    ("cymbals", "drums"),
+    ("piano", "mallet_percussion", "guitar"),
+    ("bass", "cello", "trombone"),
+)
 
 
 def siblings(instrument):
     """Instruments that a listener takes for this one more easily than the others."""
-    return sorted({other for family in FAMILIES if instrument in family for other in family} - {instrument})
+    return sorted(
+        {other for family in FAMILIES if instrument in family for other in family} - {instrument}
+    )
 
 
 def harmony(rng, key, bar_s, seconds):
@@ -109,12 +130,22 @@ def _melody(rng, bars, scale, low, high, repeats=1):
             length = min(rng.choice(lengths), end - time)
             place = int(np.clip(place + rng.integers(-2, 3), 0, len(pitches) - 1))
             if first:
-                place = min(range(len(pitches)), key=lambda i: (pitches[i] % 12 not in chord, abs(i - place)))
+                place = min(
+                    range(len(pitches)),
+                    key=lambda i: (pitches[i] % 12 not in chord, abs(i - place)),
+                )
             first = False
             if rng.random() > 0.12:
                 count = max(1, round(repeats * length / beat * 2))
                 for k in range(count):
-                    notes.append((time + k * length / count, 0.95 * length / count, pitches[place], _velocity(rng)))
+                    notes.append(
+                        (
+                            time + k * length / count,
+                            0.95 * length / count,
+                            pitches[place],
+                            _velocity(rng),
+                        )
+                    )
             time += length
     return notes
 
@@ -128,7 +159,10 @@ def _held(rng, bars, scale, low, high, voices=1):
     for start, end, chord in bars:
         tones = _within(chord, low, high)
         first = rng.integers(0, max(1, len(tones) - voices + 1))
-        notes += [(start, 0.98 * (end - start), pitch, _velocity(rng, 80)) for pitch in tones[first : first + voices]]
+        notes += [
+            (start, 0.98 * (end - start), pitch, _velocity(rng, 80))
+            for pitch in tones[first : first + voices]
+        ]
     return notes
 
 
@@ -138,7 +172,13 @@ def _held_chords(rng, bars, scale, low, high):
 
 def _chords(rng, bars, scale, low, high):
     """Chords in one rhythm throughout, strummed: the lower notes a little earlier."""
-    pattern = [(0, 1, 2, 3), (0, 1.5, 2, 3.5), (0, 2), (0.5, 1.5, 2.5, 3.5), (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5)][rng.integers(5)]
+    pattern = [
+        (0, 1, 2, 3),
+        (0, 1.5, 2, 3.5),
+        (0, 2),
+        (0.5, 1.5, 2.5, 3.5),
+        (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5),
+    ][rng.integers(5)]
     spread_s = rng.uniform(0, 0.03)
     notes = []
     for start, end, chord in bars:
@@ -147,7 +187,14 @@ def _chords(rng, bars, scale, low, high):
         first = rng.integers(0, max(1, len(tones) - 4))
         for at in pattern:
             for k, pitch in enumerate(tones[first : first + 4]):
-                notes.append((start + at * beat + k * spread_s, beat * rng.uniform(0.6, 1.6), pitch, _velocity(rng)))
+                notes.append(
+                    (
+                        start + at * beat + k * spread_s,
+                        beat * rng.uniform(0.6, 1.6),
+                        pitch,
+                        _velocity(rng),
+                    )
+                )
     return notes
 
 
@@ -165,14 +212,23 @@ def _arpeggio(rng, bars, scale, low, high):
 
 
 def _bass(rng, bars, scale, low, high):
-    pattern = [(0, 2), (0, 1, 2, 3), (0, 1.5, 2, 3.5), (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5)][rng.integers(4)]
+    pattern = [(0, 2), (0, 1, 2, 3), (0, 1.5, 2, 3.5), (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5)][
+        rng.integers(4)
+    ]
     notes = []
     for start, end, chord in bars:
         beat = (end - start) / 4
         roots, fifths = _within(chord[:1], low, high), _within(chord[2:], low, high)
         for at in pattern:
             pool = fifths if rng.random() < 0.25 else roots
-            notes.append((start + at * beat, beat * rng.uniform(0.5, 1.2), pool[rng.integers(min(2, len(pool)))], _velocity(rng, 95)))
+            notes.append(
+                (
+                    start + at * beat,
+                    beat * rng.uniform(0.5, 1.2),
+                    pool[rng.integers(min(2, len(pool)))],
+                    _velocity(rng, 95),
+                )
+            )
     return notes
 
 
@@ -185,7 +241,10 @@ def _drums(rng, bars, scale, low, high):
         notes += [(start + at * beat, 0.3, KICK, _velocity(rng, 100)) for at in kicks]
         notes += [(start + at * beat, 0.3, snare, _velocity(rng, 95)) for at in (1, 3)]
         if rng.random() < 0.4:
-            notes += [(start + (3 + k / 3) * beat, 0.3, tom, _velocity(rng, 95)) for k, tom in enumerate(toms)]
+            notes += [
+                (start + (3 + k / 3) * beat, 0.3, tom, _velocity(rng, 95))
+                for k, tom in enumerate(toms)
+            ]
     return notes
 
 
@@ -197,11 +256,21 @@ def _cymbals(rng, bars, scale, low, high):
         beat = (end - start) / 4
         if rng.random() < 0.5:
             notes.append((start, 1.0, rng.choice(CRASHES), _velocity(rng, 95)))
-        notes += [(start + k * beat / division, 0.3, rng.choice(keys), _velocity(rng, 75)) for k in range(4 * division)]
+        notes += [
+            (start + k * beat / division, 0.3, rng.choice(keys), _velocity(rng, 75))
+            for k in range(4 * division)
+        ]
     return notes
 
 
 ROLES = {
-    "melody": _melody, "tremolo": _tremolo, "held": _held, "held_chords": _held_chords, "chords": _chords,
-    "arpeggio": _arpeggio, "bass": _bass, "drums": _drums, "cymbals": _cymbals,
-}  # fmt: skip
+    "melody": _melody,
+    "tremolo": _tremolo,
+    "held": _held,
+    "held_chords": _held_chords,
+    "chords": _chords,
+    "arpeggio": _arpeggio,
+    "bass": _bass,
+    "drums": _drums,
+    "cymbals": _cymbals,
+}

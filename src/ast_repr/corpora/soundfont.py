@@ -39,7 +39,9 @@ def render(program, notes, seconds):
         ValueError: a pitch above MAX_PITCH.
     """
     if max((note[2] for note in notes), default=0) > MAX_PITCH:
-        raise ValueError(f"a note of pitch {max(note[2] for note in notes)}; the renderer is safe up to {MAX_PITCH}")
+        raise ValueError(
+            f"a note of pitch {max(note[2] for note in notes)}; the renderer is safe up to {MAX_PITCH}"
+        )
     track = symusic.Track(ttype="second", program=program or 0, is_drum=program is None)
     for start, duration, pitch, velocity in notes:
         track.notes.append(symusic.Note(start, duration, int(pitch), int(velocity), ttype="second"))
@@ -66,10 +68,14 @@ class Room:
         self.rate = rate
         decay_s = rng.uniform(0.1, 1.2)
         time = np.arange(round(decay_s * rate)) / rate
-        tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / decay_s)  # 60 dB down after decay_s
+        tail = rng.standard_normal(len(time)) * np.exp(
+            -6.9 * time / decay_s
+        )  # 60 dB down after decay_s
         self.tail = tail / np.sqrt(np.sum(tail**2))
         self.wet = 0.0 if rng.random() < dry else rng.uniform(0.05, 0.6)
-        self.anchors_db = np.cumsum(rng.normal(0, 2.0, 9))  # a smooth response over octaves from 40 Hz
+        self.anchors_db = np.cumsum(
+            rng.normal(0, 2.0, 9)
+        )  # a smooth response over octaves from 40 Hz
         self.anchors_db -= self.anchors_db.mean()
         self.noise_db = rng.uniform(*noise_db)
         self.noise_slope = rng.uniform(0, 1.2)  # 0 white, 1 pink
@@ -82,6 +88,9 @@ class Room:
         gain_db = np.interp(np.log2(hz / 40.0), np.arange(9), self.anchors_db)
         response = (1 + self.wet * np.fft.rfft(self.tail, size)) * 10 ** (gain_db / 20)
         heard = np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:samples]
-        noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples), size) / (hz / 1000) ** (self.noise_slope / 2), size)[:samples]
+        noise = np.fft.irfft(
+            np.fft.rfft(rng.standard_normal(samples), size) / (hz / 1000) ** (self.noise_slope / 2),
+            size,
+        )[:samples]
         level = np.sqrt(np.mean(heard**2)) * 10 ** (self.noise_db / 20) / np.sqrt(np.mean(noise**2))
         return (heard + level * noise).astype(np.float32)

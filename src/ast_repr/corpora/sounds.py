@@ -28,10 +28,16 @@ def draw(seed, index):
     rng = np.random.default_rng([seed, index])
     label = index % len(CLASSES)
     while True:
-        speed = SPEED_OF_SEMITONE ** rng.uniform(-4, 4)  # played back faster or slower: moves the formants too
+        speed = SPEED_OF_SEMITONE ** rng.uniform(
+            -4, 4
+        )  # played back faster or slower: moves the formants too
         start_s = rng.uniform(0, 1.0)
         seconds = (start_s + CROP_SECONDS) * speed
-        notes = _preset_notes(rng, seconds) if label < 128 else _drum_notes(rng, seconds, DRUM_KEYS[label - 128])
+        notes = (
+            _preset_notes(rng, seconds)
+            if label < 128
+            else _drum_notes(rng, seconds, DRUM_KEYS[label - 128])
+        )
         sound = render(label if label < 128 else None, notes, seconds + 0.1)
         if sound is None:
             continue
@@ -52,7 +58,14 @@ def _preset_notes(rng, seconds):
     notes, time = [], rng.uniform(0, 0.2)
     while time < seconds:
         for pitch in rng.normal(centre, spread, voices):
-            notes.append((time, step * rng.uniform(0.4, 1.2), np.clip(round(pitch), 24, MAX_PITCH), rng.integers(45, 127)))
+            notes.append(
+                (
+                    time,
+                    step * rng.uniform(0.4, 1.2),
+                    np.clip(round(pitch), 24, MAX_PITCH),
+                    rng.integers(45, 127),
+                )
+            )
         time += step * rng.uniform(0.8, 1.25)
     return notes
 

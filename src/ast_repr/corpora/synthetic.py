@@ -34,7 +34,9 @@ TEST_FRACTION = 0.25
 PARTS = (0.18, 0.32, 0.28, 0.15, 0.07)  # probability of 1..5 labelled parts in a clip
 UNLABELLED_SHARE = 0.3  # of clips in which an instrument without a label sounds too
 QUIETEST_DB = 10  # below the loudest part
-PRESENT = 0.43  # fraction of observed labels that are asked about a sounding instrument, as in OpenMIC
+PRESENT = (
+    0.43  # fraction of observed labels that are asked about a sounding instrument, as in OpenMIC
+)
 
 
 def make(root, clips=CLIPS, seed=0, nj=1):
@@ -55,8 +57,15 @@ def make(root, clips=CLIPS, seed=0, nj=1):
     jobs = [(root, seed, artist, clip) for artist in _artists(seed, clips) for clip in artist.clips]
     todo = [job for job in jobs if not audio_path(root, key(job[3])).is_file()]
     if todo:
-        with get_context("spawn").Pool(nj, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # Ctrl-C is the parent's to handle
-            for _ in tqdm(pool.imap_unordered(_render_clip, todo, chunksize=4), "render", len(todo), unit="clip"):
+        with get_context("spawn").Pool(
+            nj, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        ) as pool:  # Ctrl-C is the parent's to handle
+            for _ in tqdm(
+                pool.imap_unordered(_render_clip, todo, chunksize=4),
+                "render",
+                len(todo),
+                unit="clip",
+            ):
                 pass
     _write_tables(root, jobs)
 
@@ -119,7 +128,9 @@ def _draw_labels(seed, artist, clip):
     labels = {}
     for _ in range(min(1 + rng.poisson(1.06), 8)):
         pool = present if rng.random() < PRESENT else confusable if rng.random() < 0.5 else CLASSES
-        pool = [name for name in pool if name not in labels and (pool is present or name not in present)]
+        pool = [
+            name for name in pool if name not in labels and (pool is present or name not in present)
+        ]
         if not pool:
             continue
         name = str(rng.choice(pool))
@@ -135,16 +146,29 @@ def _draw_labels(seed, artist, clip):
 
 def _render_clip(job):
     root, seed, artist, clip = job
-    style = np.random.default_rng([seed, 3, artist.number])  # the artist's, the same in each of its clips
-    room, tempo, cents, loudness_db = Room(style, RATE, noise_db=(-70, -35)), style.uniform(70, 150), style.normal(0, 15), style.uniform(-15, -1)
-    voices = {name: _voice(style, instrument) for name, instrument in (INSTRUMENTS | UNLABELLED).items()}
+    style = np.random.default_rng(
+        [seed, 3, artist.number]
+    )  # the artist's, the same in each of its clips
+    room, tempo, cents, loudness_db = (
+        Room(style, RATE, noise_db=(-70, -35)),
+        style.uniform(70, 150),
+        style.normal(0, 15),
+        style.uniform(-15, -1),
+    )
+    voices = {
+        name: _voice(style, instrument) for name, instrument in (INSTRUMENTS | UNLABELLED).items()
+    }
 
     rng = np.random.default_rng([seed, 4, clip])
     seconds, song_key = CLIP_SECONDS + 0.2, int(rng.integers(12))
     bars = harmony(rng, song_key, 240 / (tempo * rng.uniform(0.95, 1.05)), seconds)
-    parts = [_render_part(rng, name, voices[name], bars, song_key, seconds) * 10 ** (level / 20)
-             for name, level in _draw_parts(seed, artist, clip)]  # fmt: skip
-    mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * 2 ** (cents / 1200), RATE, quality="HQ")
+    parts = [
+        _render_part(rng, name, voices[name], bars, song_key, seconds) * 10 ** (level / 20)
+        for name, level in _draw_parts(seed, artist, clip)
+    ]
+    mix = soxr.resample(
+        np.sum(parts, axis=0), RENDER_RATE * 2 ** (cents / 1200), RATE, quality="HQ"
+    )
     heard = room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
     heard *= 10 ** ((loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(heard).max()
     path = audio_path(root, key(clip))
@@ -164,19 +188,28 @@ def _render_part(rng, name, voice, bars, song_key, seconds):
     program, shift = voice
     speed = SPEED_OF_SEMITONE**shift
     while True:
-        enters, leaves = (0.0, seconds) if rng.random() < 0.7 else sorted(rng.uniform([0, seconds / 2], [seconds / 2, seconds]))
+        enters, leaves = (
+            (0.0, seconds)
+            if rng.random() < 0.7
+            else sorted(rng.uniform([0, seconds / 2], [seconds / 2, seconds]))
+        )
         low, high = instrument.low, instrument.high
         if "bass" not in instrument.roles and high - low > 20:
             low += int(rng.integers(0, high - low - 19))
             high = min(high, low + 24)
         notes = write(str(rng.choice(instrument.roles)), rng, bars, song_key, low, high)
         transpose = 0 if program is None else shift
-        notes = [(start * speed, length * speed, min(pitch - transpose, MAX_PITCH), velocity)
-                 for start, length, pitch, velocity in notes if enters <= start < leaves]  # fmt: skip
+        notes = [
+            (start * speed, length * speed, min(pitch - transpose, MAX_PITCH), velocity)
+            for start, length, pitch, velocity in notes
+            if enters <= start < leaves
+        ]
         sound = render(program, notes, seconds * speed + 0.1) if notes else None
         if sound is None:
             continue
-        sound = soxr.resample(sound, RENDER_RATE * speed, RENDER_RATE, quality="MQ")[: round(seconds * RENDER_RATE)]
+        sound = soxr.resample(sound, RENDER_RATE * speed, RENDER_RATE, quality="MQ")[
+            : round(seconds * RENDER_RATE)
+        ]
         active = sound[np.abs(sound) > 1e-3 * np.abs(sound).max()]
         if len(sound) == round(seconds * RENDER_RATE) and len(active) > RENDER_RATE / 2:
             return sound / np.sqrt(np.mean(active**2))
@@ -212,13 +245,39 @@ def _write_tables(root, jobs):
     labels, metadata, partitions = [], [], {"train": [], "test": []}
     for _, seed, artist, clip in jobs:
         name = key(clip)
-        labels += [(name, instrument, relevance, 3) for instrument, relevance in sorted(_draw_labels(seed, artist, clip).items())]
-        metadata.append((clip, artist.number, f"Artist {artist.number}", f"Piece {clip}", "generated", name, 0.0))
+        labels += [
+            (name, instrument, relevance, 3)
+            for instrument, relevance in sorted(_draw_labels(seed, artist, clip).items())
+        ]
+        metadata.append(
+            (
+                clip,
+                artist.number,
+                f"Artist {artist.number}",
+                f"Piece {clip}",
+                "generated",
+                name,
+                0.0,
+            )
+        )
         partitions[artist.split].append((name,))
-    files.write_text(root / "class-map.json", json.dumps({name: i for i, name in enumerate(CLASSES)}))
-    header = ("track_id", "artist_id", "artist_name", "track_title", "license_title", "sample_key", "start_time")
+    files.write_text(
+        root / "class-map.json", json.dumps({name: i for i, name in enumerate(CLASSES)})
+    )
+    header = (
+        "track_id",
+        "artist_id",
+        "artist_name",
+        "track_title",
+        "license_title",
+        "sample_key",
+        "start_time",
+    )
     _write_csv(root / "openmic-2018-metadata.csv", [header, *metadata])
-    _write_csv(root / "openmic-2018-aggregated-labels.csv", [("sample_key", "instrument", "relevance", "num_responses"), *labels])
+    _write_csv(
+        root / "openmic-2018-aggregated-labels.csv",
+        [("sample_key", "instrument", "relevance", "num_responses"), *labels],
+    )
     for split, rows in partitions.items():
         _write_csv(root / "partitions" / f"split01_{split}.csv", rows)
 

@@ -28,17 +28,32 @@ class LogMel(nn.Module):
         super().__init__()
         self.frames = frames
         self.bins = bins
-        self.shift, self.length = (round(ms * SAMPLE_RATE / 1000) for ms in (FRAME_SHIFT_MS, FRAME_LENGTH_MS))
-        banks, _ = kaldi.get_mel_banks(bins, FFT, SAMPLE_RATE, LOWEST_HZ, 0.0, 100.0, -500.0, 1.0)  # to half the rate, without warping
-        self.register_buffer("banks", functional.pad(banks, (0, 1)).T, persistent=False)  # (257, bins)
-        self.register_buffer("window", torch.hann_window(self.length, periodic=False), persistent=False)
+        self.shift, self.length = (
+            round(ms * SAMPLE_RATE / 1000) for ms in (FRAME_SHIFT_MS, FRAME_LENGTH_MS)
+        )
+        banks, _ = kaldi.get_mel_banks(
+            bins, FFT, SAMPLE_RATE, LOWEST_HZ, 0.0, 100.0, -500.0, 1.0
+        )  # to half the rate, without warping
+        self.register_buffer(
+            "banks", functional.pad(banks, (0, 1)).T, persistent=False
+        )  # (257, bins)
+        self.register_buffer(
+            "window", torch.hann_window(self.length, periodic=False), persistent=False
+        )
 
     def spec(self):
         """What decides the values: hashed into a feature store so that a stale one is refused."""
         return {
-            "feature": "logmel", "version": 1, "frames": self.frames, "bins": self.bins, "sample_rate": SAMPLE_RATE,
-            "frame_length_ms": FRAME_LENGTH_MS, "frame_shift_ms": FRAME_SHIFT_MS, "window": "hanning", "resampler": "soxr HQ",
-        }  # fmt: skip
+            "feature": "logmel",
+            "version": 1,
+            "frames": self.frames,
+            "bins": self.bins,
+            "sample_rate": SAMPLE_RATE,
+            "frame_length_ms": FRAME_LENGTH_MS,
+            "frame_shift_ms": FRAME_SHIFT_MS,
+            "window": "hanning",
+            "resampler": "soxr HQ",
+        }
 
     @property
     def shape(self):
@@ -53,7 +68,9 @@ class LogMel(nn.Module):
             ValueError: `waveforms` is not two-dimensional.
         """
         if waveforms.ndim != 2:
-            raise ValueError(f"logmel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}")
+            raise ValueError(
+                f"logmel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
+            )
         out = waveforms.new_zeros(len(waveforms), 1, self.frames, self.bins)
         for row, waveform in zip(out, waveforms):
             energies = self._fbank(waveform - waveform.mean())[: self.frames]

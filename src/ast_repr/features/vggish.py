@@ -44,15 +44,31 @@ class VGGish:
         try:
             frames = json.loads(path.read_text(encoding="utf-8"))["features"]
         except FileNotFoundError as error:
-            raise VGGishError(f"{path}: no such file; expected the VGGish of {audio_path}, as OpenMIC-2018 carries it") from error
+            raise VGGishError(
+                f"{path}: no such file; expected the VGGish of {audio_path}, as OpenMIC-2018 carries it"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise VGGishError(f"{path}: found no JSON object with 'features'; unpack the corpus again") from error
-        if not isinstance(frames, list) or len(frames) != FRAMES or not all(isinstance(f, list) and len(f) == BINS for f in frames):
-            shape = f"{len(frames)} frames of {sizes(frames)}" if isinstance(frames, list) else type(frames).__name__
-            raise VGGishError(f"{path}: found {shape}, expected {FRAMES} frames of {BINS} numbers; unpack the corpus again")
+            raise VGGishError(
+                f"{path}: found no JSON object with 'features'; unpack the corpus again"
+            ) from error
+        if (
+            not isinstance(frames, list)
+            or len(frames) != FRAMES
+            or not all(isinstance(f, list) and len(f) == BINS for f in frames)
+        ):
+            shape = (
+                f"{len(frames)} frames of {sizes(frames)}"
+                if isinstance(frames, list)
+                else type(frames).__name__
+            )
+            raise VGGishError(
+                f"{path}: found {shape}, expected {FRAMES} frames of {BINS} numbers; unpack the corpus again"
+            )
         for value in (value for frame in frames for value in frame):
             if type(value) is not int or not 0 <= value <= 255:
-                raise VGGishError(f"{path}: found {value!r}, expected whole numbers from 0 to 255; unpack the corpus again")
+                raise VGGishError(
+                    f"{path}: found {value!r}, expected whole numbers from 0 to 255; unpack the corpus again"
+                )
         return torch.tensor(frames, dtype=torch.float32)[None]
 
     def __call__(self, waveforms):
@@ -61,7 +77,9 @@ class VGGish:
         Raises:
             VGGishError: always.
         """
-        raise VGGishError("vggish is read from OpenMIC-2018's files, not computed from sound; use a model trained on logmel")
+        raise VGGishError(
+            "vggish is read from OpenMIC-2018's files, not computed from sound; use a model trained on logmel"
+        )
 
 
 def sidecar(audio_path):
@@ -72,4 +90,9 @@ def sidecar(audio_path):
 
 def sizes(frames):
     """The frames' lengths for a message: "128", or "127 and 128"."""
-    return " and ".join(map(str, sorted({len(frame) if isinstance(frame, list) else 0 for frame in frames}))) or "nothing"
+    return (
+        " and ".join(
+            map(str, sorted({len(frame) if isinstance(frame, list) else 0 for frame in frames}))
+        )
+        or "nothing"
+    )

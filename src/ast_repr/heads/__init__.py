@@ -7,7 +7,12 @@ from .embedding import EmbeddingHead
 from .forest import ForestHead
 from .labelmap import LabelMap
 
-HEADS = {"embedding": EmbeddingHead, "labelmap": LabelMap, "attention": AttentionHead, "forest": ForestHead}
+HEADS = {
+    "embedding": EmbeddingHead,
+    "labelmap": LabelMap,
+    "attention": AttentionHead,
+    "forest": ForestHead,
+}
 
 __all__ = ["HEADS", "build", "labelmap"]
 
@@ -18,4 +23,10 @@ def build(name, n_classes, embed_dim=None, n_source=None, **kwargs):
     Raises:
         ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
     """
-    return rooms.build("head", HEADS, name, {"n_classes": n_classes, **kwargs}, {"embed_dim": embed_dim, "n_source": n_source})
+    return rooms.build(
+        "head",
+        HEADS,
+        name,
+        {"n_classes": n_classes, **kwargs},
+        {"embed_dim": embed_dim, "n_source": n_source},
+    )

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 CLAMP = 1e-7  # of the attention, so that its sum over the frames is never 0
-SURE = 1e-6  # a clip's probability is kept this far from 0 and 1, so that its logit is within +-13.8
+SURE = (
+    1e-6  # a clip's probability is kept this far from 0 and 1, so that its logit is within +-13.8
+)
 
 
 class AttentionHead(nn.Module):
@@ -35,7 +37,9 @@ class AttentionHead(nn.Module):
             ValueError: the embedding has no frames.
         """
         if output.embedding.ndim != 3:
-            raise ValueError(f"attention expects an embedding of (B, D, T), found {tuple(output.embedding.shape)}; use backbone frame_network")
+            raise ValueError(
+                f"attention expects an embedding of (B, D, T), found {tuple(output.embedding.shape)}; use backbone frame_network"
+            )
         attention = self.attention(output.embedding).float().sigmoid().clamp(CLAMP, 1 - CLAMP)
         verdicts = self.verdict(output.embedding).float().sigmoid()
         probabilities = (attention * verdicts).sum(-1) / attention.sum(-1)

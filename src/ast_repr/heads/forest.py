@@ -33,7 +33,9 @@ class ForestHead(nn.Module):
     def __init__(self, n_classes=20, trees=100, max_depth=8):
         super().__init__()
         if trees < 1 or max_depth < 1:
-            raise ValueError(f"forest: trees {trees}, max_depth {max_depth}; expected 1 or more of each")
+            raise ValueError(
+                f"forest: trees {trees}, max_depth {max_depth}; expected 1 or more of each"
+            )
         self.trees, self.max_depth = trees, max_depth
         self.register_buffer("feature", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(1))
@@ -54,14 +56,24 @@ class ForestHead(nn.Module):
         Raises:
             ValueError: shapes do not fit.
         """
-        reads, targets, mask = (np.asarray(torch.as_tensor(array).cpu()) for array in (reads, targets, mask))
-        if reads.ndim != 2 or targets.shape != (len(reads), len(self.roots)) or mask.shape != targets.shape:
+        reads, targets, mask = (
+            np.asarray(torch.as_tensor(array).cpu()) for array in (reads, targets, mask)
+        )
+        if (
+            reads.ndim != 2
+            or targets.shape != (len(reads), len(self.roots))
+            or mask.shape != targets.shape
+        ):
             shapes = f"reads {reads.shape}, targets {targets.shape}, mask {mask.shape}"
             raise ValueError(f"forest: {shapes}; expected (N, D) and twice (N, {len(self.roots)})")
         nodes, roots, count = [], [], 0
         for observed, relevance in zip(mask.T.astype(bool), targets.T):
             present = relevance[observed] >= PRESENT
-            grown = self._grow(reads[observed], present, seed) if len(set(present.tolist())) == 2 else [leaf(float(present.any()))]
+            grown = (
+                self._grow(reads[observed], present, seed)
+                if len(set(present.tolist())) == 2
+                else [leaf(float(present.any()))]
+            )
             starts = []
             for tree in grown:
                 starts.append(count)
@@ -70,13 +82,17 @@ class ForestHead(nn.Module):
             roots.append(starts if len(starts) > 1 else starts * self.trees)
         device = self.value.device
         for name in ("feature", "threshold", "branches", "value"):
-            joined = np.concatenate([tree[name] for tree in nodes]).astype(np.float32 if name in ("threshold", "value") else np.int32)
+            joined = np.concatenate([tree[name] for tree in nodes]).astype(
+                np.float32 if name in ("threshold", "value") else np.int32
+            )
             setattr(self, name, torch.from_numpy(joined).to(device))
         self.roots = torch.tensor(roots, dtype=torch.int32, device=device)
 
     def _grow(self, reads, present, seed):
         """One class's trees, each a dict of arrays with its own nodes counted from 0."""
-        forest = RandomForestClassifier(n_estimators=self.trees, max_depth=self.max_depth, random_state=seed).fit(reads, present)
+        forest = RandomForestClassifier(
+            n_estimators=self.trees, max_depth=self.max_depth, random_state=seed
+        ).fit(reads, present)
         return [nodes_of(estimator.tree_) for estimator in forest.estimators_]
 
     def forward(self, output):
@@ -92,13 +108,20 @@ class ForestHead(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for name, buffer in self._buffers.items():  # as many nodes as the stored forests have
             if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device))
+                setattr(
+                    self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device)
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def leaf(value):
     """A tree that always says `value`."""
-    return {"feature": np.zeros(1), "threshold": np.zeros(1), "branches": np.zeros((1, 2), int), "value": np.array([value])}
+    return {
+        "feature": np.zeros(1),
+        "threshold": np.zeros(1),
+        "branches": np.zeros((1, 2), int),
+        "value": np.array([value]),
+    }
 
 
 def nodes_of(tree):
@@ -110,6 +133,12 @@ def nodes_of(tree):
     return {
         "feature": np.where(is_leaf, 0, tree.feature),
         "threshold": np.where(near > tree.threshold, below, near),
-        "branches": np.stack([np.where(is_leaf, own, tree.children_left), np.where(is_leaf, own, tree.children_right)], axis=1),
+        "branches": np.stack(
+            [
+                np.where(is_leaf, own, tree.children_left),
+                np.where(is_leaf, own, tree.children_right),
+            ],
+            axis=1,
+        ),
         "value": tree.value[:, 0, 1],
     }

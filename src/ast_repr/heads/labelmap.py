@@ -32,25 +32,40 @@ class LabelMap(nn.Module):
 
     reads = "source_logits"
 
-    def __init__(self, n_classes=20, n_source=527, kind="linear", groups=None, activation="sigmoid"):
+    def __init__(
+        self, n_classes=20, n_source=527, kind="linear", groups=None, activation="sigmoid"
+    ):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(unknown("kind of labelmap", kind, KINDS))
         if activation not in ACTIVATIONS:
             raise ValueError(unknown("activation of labelmap", activation, ACTIVATIONS))
         if not n_source:
-            raise ValueError("labelmap: the backbone has no source classes; use backbone ast, or another head")
+            raise ValueError(
+                "labelmap: the backbone has no source classes; use backbone ast, or another head"
+            )
         self.kind, self.activation = kind, activation
         if kind == "linear":
             self.map = nn.Linear(n_source, n_classes)
             return
         if kind == "names" and groups is None:
-            raise ValueError(f"labelmap: kind names needs groups, {n_classes} lists of source indices")
+            raise ValueError(
+                f"labelmap: kind names needs groups, {n_classes} lists of source indices"
+            )
         size = n_source // n_classes
-        groups = groups if groups is not None else [list(range(k * size, (k + 1) * size)) for k in range(n_classes)]
-        fits = all(group and len(set(group)) == len(group) and all(0 <= s < n_source for s in group) for group in groups)
+        groups = (
+            groups
+            if groups is not None
+            else [list(range(k * size, (k + 1) * size)) for k in range(n_classes)]
+        )
+        fits = all(
+            group and len(set(group)) == len(group) and all(0 <= s < n_source for s in group)
+            for group in groups
+        )
         if len(groups) != n_classes or not fits:
-            raise ValueError(f"labelmap: expected {n_classes} non-empty groups of source indices from 0 to {n_source - 1}, none twice in a group")
+            raise ValueError(
+                f"labelmap: expected {n_classes} non-empty groups of source indices from 0 to {n_source - 1}, none twice in a group"
+            )
         member = torch.zeros(n_classes, n_source)
         for k, group in enumerate(groups):
             member[k, group] = 1
@@ -99,8 +114,12 @@ def groups(table, classes, source_labels):
         ValueError: classes that the table lacks or has no names for, or names that the source does not have; all are listed.
     """
     if missing := [name for name in classes if not table.get(name)]:
-        raise ValueError(f"zero-shot: no source names for {', '.join(missing)}; the table has {', '.join(sorted(k for k in table if table[k]))}")
+        raise ValueError(
+            f"zero-shot: no source names for {', '.join(missing)}; the table has {', '.join(sorted(k for k in table if table[k]))}"
+        )
     places = {label: index for index, label in enumerate(source_labels)}
     if strangers := sorted({name for k in classes for name in table[k]} - places.keys()):
-        raise ValueError(f"zero-shot: {', '.join(map(repr, strangers))} not among the {len(places)} source classes; correct the table")
+        raise ValueError(
+            f"zero-shot: {', '.join(map(repr, strangers))} not among the {len(places)} source classes; correct the table"
+        )
     return [[places[name] for name in table[k]] for k in classes]

@@ -5,7 +5,11 @@ from .label_enhancement import LabelEnhancement
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
 
-METHODS = {"supervised": Supervised, "mean_teacher": MeanTeacher, "label_enhancement": LabelEnhancement}
+METHODS = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "label_enhancement": LabelEnhancement,
+}
 
 
 def build(name, model, **kwargs):

@@ -34,7 +34,9 @@ class LabelEnhancement(Supervised):
     def __init__(self, model, epochs=1, prune=0.9, targets="hard"):
         super().__init__(model, targets)
         if epochs < 1 or not 0 <= prune <= 1:
-            raise ValueError(f"label_enhancement: epochs {epochs}, prune {prune}; expected at least one epoch and a fraction from 0 to 1")
+            raise ValueError(
+                f"label_enhancement: epochs {epochs}, prune {prune}; expected at least one epoch and a fraction from 0 to 1"
+            )
         self.epochs, self.prune = epochs, prune
         self.first = copy.deepcopy(model.learned_state())  # where both stages start
         self.teacher = None  # learned state of stage 1's end

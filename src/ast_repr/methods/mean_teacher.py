@@ -32,7 +32,9 @@ class MeanTeacher(Supervised):
     def __init__(self, model, weight=3.0, decay=0.999, targets="hard"):
         super().__init__(model, targets)
         if weight < 0 or not 0 <= decay <= 1:
-            raise ValueError(f"mean_teacher: weight {weight}, decay {decay}; expected a weight of at least 0 and a decay from 0 to 1")
+            raise ValueError(
+                f"mean_teacher: weight {weight}, decay {decay}; expected a weight of at least 0 and a decay from 0 to 1"
+            )
         self.weight, self.decay, self.steps = weight, decay, 0
         self.pairs = []
         self.teacher = model.twin()
@@ -51,7 +53,10 @@ class MeanTeacher(Supervised):
         with torch.no_grad():
             aim = self.teacher(batch.features).float().sigmoid()
         logits, whole = self.model(batch.features).float(), whole or batch
-        bce, agreement = self.bce(logits, batch, whole), consistency(logits.sigmoid(), aim, whole.mask.numel())
+        bce, agreement = (
+            self.bce(logits, batch, whole),
+            consistency(logits.sigmoid(), aim, whole.mask.numel()),
+        )
         return {"loss": bce + self.weight * agreement, "bce": bce, "consistency": agreement}
 
     @torch.no_grad()
@@ -64,7 +69,11 @@ class MeanTeacher(Supervised):
 
     def learned_state(self):
         """Both models, and the number of steps."""
-        return {"model": self.model.learned_state(), "teacher": self.teacher.learned_state(), "steps": self.steps}
+        return {
+            "model": self.model.learned_state(),
+            "teacher": self.teacher.learned_state(),
+            "steps": self.steps,
+        }
 
     def load_learned(self, state):
         """Go back to where `learned_state` was taken."""

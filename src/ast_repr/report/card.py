@@ -13,7 +13,13 @@ from .results import NAMES, ResultsError
 from .shape import FLOORS, lacking
 
 METRICS = {"macro_f1": "macro-F1", "positive_f1": "positive F1", "map": "mAP", "auroc": "AUROC"}
-TAGS = ["audio", "music", "instrument-recognition", "model-reprogramming", "audio-spectrogram-transformer"]
+TAGS = [
+    "audio",
+    "music",
+    "instrument-recognition",
+    "model-reprogramming",
+    "audio-spectrogram-transformer",
+]
 OURS = "MIT"  # licence of this project and of what is trained with it
 UNKNOWN = "not known to this card; whoever shares the model states it here"
 DATA = {  # corpus: (licence of what it was trained on, what follows from it for those who use it)
@@ -69,9 +75,13 @@ def read(folder):
         found = json.loads(path.read_text(encoding="utf-8"))
         wrong = lacking(found)
     except (ValueError, AttributeError) as error:
-        raise ResultsError(f"{path}: damaged ({error}); delete it and score the run again") from error
+        raise ResultsError(
+            f"{path}: damaged ({error}); delete it and score the run again"
+        ) from error
     if wrong:
-        raise ResultsError(f"{path}: incomplete, expected {', '.join(wrong[:3])}; delete it and score the run again")
+        raise ResultsError(
+            f"{path}: incomplete, expected {', '.join(wrong[:3])}; delete it and score the run again"
+        )
     return found
 
 
@@ -85,8 +95,21 @@ def text(about, conf, results, inside, graph):
         inside: whether the file holds the backbone's tensors.
         graph: whether model.onnx lies beside it.
     """
-    parts = ["---", yaml.safe_dump(header(about, conf, results, inside), sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
-    parts += _model(about, conf, inside) + _results(results) + _use(about, inside, graph) + _limits(conf, results) + _licences(about, conf, inside)
+    parts = [
+        "---",
+        yaml.safe_dump(
+            header(about, conf, results, inside), sort_keys=False, allow_unicode=True
+        ).rstrip(),
+        "---",
+        "",
+    ]
+    parts += (
+        _model(about, conf, inside)
+        + _results(results)
+        + _use(about, inside, graph)
+        + _limits(conf, results)
+        + _licences(about, conf, inside)
+    )
     return "\n".join(parts) + "\n"
 
 
@@ -94,34 +117,53 @@ def header(about, conf, results, inside):
     """The card's YAML header as plain values; without results it names no metrics."""
     corpus = NAMES.get(conf["run"]["corpus"], conf["run"]["corpus"])
     licence = about["backbone"]["licence"] if inside and about["backbone"]["licence"] else OURS
-    found = {"license": licence.lower(), "library_name": "ast_repr", "tags": TAGS, "pipeline_tag": "audio-classification", "datasets": [corpus]}
+    found = {
+        "license": licence.lower(),
+        "library_name": "ast_repr",
+        "tags": TAGS,
+        "pipeline_tag": "audio-classification",
+        "datasets": [corpus],
+    }
     if results is None:
         return found
-    measured = [{"type": key, "name": name, "value": results["metrics"][key]} for key, name in METRICS.items()]
+    measured = [
+        {"type": key, "name": name, "value": results["metrics"][key]}
+        for key, name in METRICS.items()
+    ]
     result = {
         "task": {"type": "audio-classification", "name": "instrument recognition"},
         "dataset": {"type": conf["run"]["corpus"], "name": corpus, "split": results["split"]},
         "metrics": [one for one in measured if one["value"] is not None],
     }
-    return found | {"metrics": list(METRICS), "model-index": [{"name": conf["run"]["conf"], "results": [result]}]}
+    return found | {
+        "metrics": list(METRICS),
+        "model-index": [{"name": conf["run"]["conf"], "results": [result]}],
+    }
 
 
 def _model(about, conf, inside):
     run, backbone, build = conf["run"], about["backbone"], about["build"]
     steps = ["changed by a small trained *reprogrammer*"] * (conf["reprogrammer"]["name"] != "none")
-    steps += ["heard by a transformer (AST)"] * (build["backbone"]["name"] == "ast") + ["mapped to classes"]
+    steps += ["heard by a transformer (AST)"] * (build["backbone"]["name"] == "ast") + [
+        "mapped to classes"
+    ]
     frozen = "fine-tuned" if build["backbone"]["finetune"] else "frozen"
     if build["backbone"]["name"] != "ast":
         source = f"none; in its place `{json.dumps(conf['backbone'])}`"
     elif not backbone["file"]:
         source = f"an AST of random weights, drawn with the seed, {frozen}"
     else:
-        source = f"`{backbone['name']}`, {frozen}, file of sha256 `{backbone['file_sha256']}`" + (f", <{backbone['url']}>" if backbone["url"] else "")
+        source = f"`{backbone['name']}`, {frozen}, file of sha256 `{backbone['file_sha256']}`" + (
+            f", <{backbone['url']}>" if backbone["url"] else ""
+        )
     return [
-        f"# {conf['row'] or run['conf']}, {len(about['classes'])} classes", "",
+        f"# {conf['row'] or run['conf']}, {len(about['classes'])} classes",
+        "",
         f"Says which of its classes are in ten seconds of polyphonic music: a log-mel spectrogram is {', then '.join(steps)}.",
-        "From an implementation of Chen and Lerch, *Music Instrument Classification Reprogrammed* (MMM 2023, arXiv 2211.08379).", "",
-        "| | |", "|---|---|",
+        "From an implementation of Chen and Lerch, *Music Instrument Classification Reprogrammed* (MMM 2023, arXiv 2211.08379).",
+        "",
+        "| | |",
+        "|---|---|",
         f"| classes | {', '.join(about['classes'])}; the order of the outputs, also in `labels.txt` |",
         f"| method | {run['conf']}: reprogrammer `{json.dumps(conf['reprogrammer'])}`, head `{json.dumps(conf['head'])}`, input norm `{conf['input']['norm']}`, "
         f"method `{json.dumps(conf['method'])}` |",
@@ -130,51 +172,104 @@ def _model(about, conf, inside):
         f"| corpus | {NAMES.get(run['corpus'], run['corpus'])}, {100 * conf['train']['labels']:g} % of its training labels |",
         f"| protocol | {conf['protocol']}: the epoch was chosen by {conf['select']['metric']} on the split {conf['select']['split']!r} |",
         f"| seed | {run['seed']} |",
-        f"| file | float32, {'self-contained' if inside or not backbone['file'] else 'without the backbone'}; no code in it |", "",
-    ]  # fmt: skip
+        f"| file | float32, {'self-contained' if inside or not backbone['file'] else 'without the backbone'}; no code in it |",
+        "",
+    ]
 
 
 def _results(results):
     if results is None:
-        return ["## Results", "", "This run was not scored: nothing is known of how good it is.", ""]
-    rows = {"this model": results["metrics"]} | {name: results["floors"][key] for key, name in FLOORS.items()}
+        return [
+            "## Results",
+            "",
+            "This run was not scored: nothing is known of how good it is.",
+            "",
+        ]
+    rows = {"this model": results["metrics"]} | {
+        name: results["floors"][key] for key, name in FLOORS.items()
+    }
     classes = results["metrics"]["per_instrument"]
     return [
-        "## Results", "",
-        f"Split {results['split']!r}: {results['clips']:,} clips, {results['observed']:,} observed labels, threshold {results['threshold']:g}, one seed. In per cent.", "",
-        "| | " + " | ".join(METRICS.values()) + " |", "|---|" + "--:|" * len(METRICS),
-        *(f"| {name} | " + " | ".join(_percent(scores[key]) for key in METRICS) + " |" for name, scores in rows.items()), "",
-        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent over observed labels, then the mean over instruments.", "",
-        "| class | macro-F1 | average precision | labels: present | absent |", "|---|--:|--:|--:|--:|",
-        *(f"| {name} | {_percent(own['macro_f1'])} | {_percent(own['ap'])} | {own['present']} | {own['absent']} |" for name, own in classes.items()), "",
-    ]  # fmt: skip
+        "## Results",
+        "",
+        f"Split {results['split']!r}: {results['clips']:,} clips, {results['observed']:,} observed labels, threshold {results['threshold']:g}, one seed. In per cent.",
+        "",
+        "| | " + " | ".join(METRICS.values()) + " |",
+        "|---|" + "--:|" * len(METRICS),
+        *(
+            f"| {name} | " + " | ".join(_percent(scores[key]) for key in METRICS) + " |"
+            for name, scores in rows.items()
+        ),
+        "",
+        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent over observed labels, then the mean over instruments.",
+        "",
+        "| class | macro-F1 | average precision | labels: present | absent |",
+        "|---|--:|--:|--:|--:|",
+        *(
+            f"| {name} | {_percent(own['macro_f1'])} | {_percent(own['ap'])} | {own['present']} | {own['absent']} |"
+            for name, own in classes.items()
+        ),
+        "",
+    ]
 
 
 def _use(about, inside, graph):
     backbone, elsewhere = about["backbone"], about["backbone"]["file"] and not inside
-    lines = ["## Use", "", "With the package `ast_repr` (`pip install .` in a copy of its repository):", "", "```python", LISTEN.rstrip(), "```", ""]
+    lines = [
+        "## Use",
+        "",
+        "With the package `ast_repr` (`pip install .` in a copy of its repository):",
+        "",
+        "```python",
+        LISTEN.rstrip(),
+        "```",
+        "",
+    ]
     if elsewhere:
-        origin = f"from <{backbone['url']}>" if backbone["url"] else "from that repository's `pretrained_models/`, or from where the model was trained"
-        lines += [f"The backbone is not in this file: put its weights, {origin}, beside it as `{backbone['file']}`.", ""]
-    lines += ["`python src/predict.py --model FOLDER song.mp3`, in that repository, does so for files and folders of any length.", ""]
+        origin = (
+            f"from <{backbone['url']}>"
+            if backbone["url"]
+            else "from that repository's `pretrained_models/`, or from where the model was trained"
+        )
+        lines += [
+            f"The backbone is not in this file: put its weights, {origin}, beside it as `{backbone['file']}`.",
+            "",
+        ]
+    lines += [
+        "`python src/predict.py --model FOLDER song.mp3`, in that repository, does so for files and folders of any length.",
+        "",
+    ]
     if graph:
-        lines += ["`model.onnx` needs none of this: it maps the un-normalised log-mel (B, 1, frames, bins) to probabilities (B, K). Its metadata hold classes,",
-                  "threshold and front end. After `pip install onnxruntime numpy soundfile 'kaldi-native-fbank<1.23'`, for a file at 16 kHz:", "",
-                  "```python", GRAPH.rstrip(), "```", ""]  # fmt: skip
+        lines += [
+            "`model.onnx` needs none of this: it maps the un-normalised log-mel (B, 1, frames, bins) to probabilities (B, K). Its metadata hold classes,",
+            "threshold and front end. After `pip install onnxruntime numpy soundfile 'kaldi-native-fbank<1.23'`, for a file at 16 kHz:",
+            "",
+            "```python",
+            GRAPH.rstrip(),
+            "```",
+            "",
+        ]
     return lines
 
 
 def _limits(conf, results):
-    _, advice = DATA.get(_family(conf), (None, f"It was trained on {conf['run']['corpus']}; on other music it may do worse."))
+    _, advice = DATA.get(
+        _family(conf),
+        (None, f"It was trained on {conf['run']['corpus']}; on other music it may do worse."),
+    )
     lines = [
         advice,
         "It knows the classes above and no others, and says nothing of how loud or when within ten seconds.",
         "Probabilities are not calibrated: 0.9 does not mean right in nine cases of ten.",
     ]
     if results is not None:
-        lines.append(f"The numbers are of one run on {results['clips']:,} clips; a class with few labels is measured by few.")
+        lines.append(
+            f"The numbers are of one run on {results['clips']:,} clips; a class with few labels is measured by few."
+        )
     if conf["select"]["split"] == "test":
-        lines.append("The epoch was chosen on the split that it is scored on, as in the paper's code: its numbers are too good.")
+        lines.append(
+            "The epoch was chosen on the split that it is scored on, as in the paper's code: its numbers are too good."
+        )
     return ["## Limits", "", *(f"- {line}" for line in lines), ""]
 
 
@@ -182,7 +277,10 @@ def _licences(about, conf, inside):
     backbone, data = about["backbone"], DATA.get(_family(conf), (UNKNOWN, None))[0]
     lines = [f"- trained tensors: {OURS}", f"- data: {data}"]
     if backbone["file"] or inside:
-        lines.insert(1, f"- backbone{', whose tensors are in this file' * inside}: {backbone['licence'] or UNKNOWN}")
+        lines.insert(
+            1,
+            f"- backbone{', whose tensors are in this file' * inside}: {backbone['licence'] or UNKNOWN}",
+        )
     return ["## Licences", "", *lines]
 
 

@@ -35,26 +35,50 @@ def compare(a, b, resamples=RESAMPLES, seed=0):
     runs = [{run["seed"]: run for run in row.runs} for row in (a, b)]
     seeds = sorted(runs[0].keys() & runs[1].keys())
     if not seeds:
-        found = " and ".join(f"{row.conf} has {', '.join(map(str, own))}" for row, own in zip((a, b), runs))
-        raise ResultsError(f"no seed in common: {found}; expected one or more that both have; run the missing with --seeds")
+        found = " and ".join(
+            f"{row.conf} has {', '.join(map(str, own))}" for row, own in zip((a, b), runs)
+        )
+        raise ResultsError(
+            f"no seed in common: {found}; expected one or more that both have; run the missing with --seeds"
+        )
     first = predictions(runs[0][seeds[0]])
     pairs = [[aligned(predictions(own[one]), first, own[one]) for own in runs] for one in seeds]
     threshold, names = a["threshold"], a["classes"]
-    observed = np.stack([[macro_f1(*cells(found, threshold)) for found in pair] for pair in pairs])[:, :, 0]  # (seeds, 2, K + 1)
+    observed = np.stack([[macro_f1(*cells(found, threshold)) for found in pair] for pair in pairs])[
+        :, :, 0
+    ]  # (seeds, 2, K + 1)
     for one, values in zip(seeds, observed):
         for own, value in zip(runs, values[:, -1]):
             if abs(value - own[one]["metrics"]["macro_f1"]) > 1e-6:
-                raise ResultsError(f"{own[one].folder}: predictions.npz and results.json disagree; delete both and run the stage score")
+                raise ResultsError(
+                    f"{own[one].folder}: predictions.npz and results.json disagree; delete both and run the stage score"
+                )
     low, high = intervals(pairs, threshold, resamples, seed)
     middle = observed.mean(0)
     parts = [
         {"a": left, "b": right, "difference": right - left, "low": least, "high": most}
         for left, right, least, most in zip(*middle, low, high)
     ]
-    parts = [{key: None if np.isnan(value) else float(value) for key, value in part.items()} for part in parts]
-    by_seed = {str(one): float(values[1, -1] - values[0, -1]) for one, values in zip(seeds, observed)}
-    about = {"a": a.conf, "b": b.conf, "seeds": seeds, "clips": len(first["clips"]), "resamples": resamples, "level": LEVEL}
-    return about | {"macro_f1": parts[-1], "per_instrument": dict(zip(names, parts)), "by_seed": by_seed}
+    parts = [
+        {key: None if np.isnan(value) else float(value) for key, value in part.items()}
+        for part in parts
+    ]
+    by_seed = {
+        str(one): float(values[1, -1] - values[0, -1]) for one, values in zip(seeds, observed)
+    }
+    about = {
+        "a": a.conf,
+        "b": b.conf,
+        "seeds": seeds,
+        "clips": len(first["clips"]),
+        "resamples": resamples,
+        "level": LEVEL,
+    }
+    return about | {
+        "macro_f1": parts[-1],
+        "per_instrument": dict(zip(names, parts)),
+        "by_seed": by_seed,
+    }
 
 
 def sentence(found):
@@ -76,8 +100,12 @@ def predictions(run):
     """
     found = run.arrays("predictions.npz", ARRAYS)
     shape = len(found["clips"]), len(found["classes"])
-    if list(found["classes"]) != run["classes"] or any(found[key].shape != shape for key in ARRAYS[2:]):
-        raise ResultsError(f"{run.folder}: predictions.npz is not of the classes of results.json; delete both and run the stage score")
+    if list(found["classes"]) != run["classes"] or any(
+        found[key].shape != shape for key in ARRAYS[2:]
+    ):
+        raise ResultsError(
+            f"{run.folder}: predictions.npz is not of the classes of results.json; delete both and run the stage score"
+        )
     return found
 
 
@@ -87,14 +115,20 @@ def aligned(found, first, run):
     remedy = "expected the same test clips and labels for both; delete the predictions.npz that is out of date and run the stage score"
     if not np.array_equal(found["clips"][own], first["clips"][expected]):
         missing = len(set(first["clips"].tolist()) - set(found["clips"].tolist()))
-        raise ResultsError(f"{run.folder}: {missing} of {len(first['clips'])} clips to compare with are not in predictions.npz; {remedy}")
+        raise ResultsError(
+            f"{run.folder}: {missing} of {len(first['clips'])} clips to compare with are not in predictions.npz; {remedy}"
+        )
     order = np.empty_like(own)
     order[expected] = own
     found = {key: found[key][order] for key in ("clips", *ARRAYS[2:])}
     mask = first["mask"]
-    same = np.array_equal(found["mask"], mask) and np.array_equal(found["targets"][mask], first["targets"][mask])
+    same = np.array_equal(found["mask"], mask) and np.array_equal(
+        found["targets"][mask], first["targets"][mask]
+    )
     if not same:
-        raise ResultsError(f"{run.folder}: the labels in predictions.npz differ from those to compare with; {remedy}")
+        raise ResultsError(
+            f"{run.folder}: the labels in predictions.npz differ from those to compare with; {remedy}"
+        )
     return found
 
 
@@ -135,8 +169,13 @@ def macro_f1(present, predicted, observed, weights=None):
         (R, K + 1): each instrument and, last, the mean over instruments; NaN where undefined.
     """
     weights = np.ones((1, len(present))) if weights is None else weights
-    hits, total, found, said = (weights @ part for part in (present * predicted, observed, present, predicted))
-    sides = [_ratio(2 * hits, found + said), _ratio(2 * (total - found - said + hits), 2 * total - found - said)]
+    hits, total, found, said = (
+        weights @ part for part in (present * predicted, observed, present, predicted)
+    )
+    sides = [
+        _ratio(2 * hits, found + said),
+        _ratio(2 * (total - found - said + hits), 2 * total - found - said),
+    ]
     per_instrument = _mean(np.stack(sides))
     return np.concatenate([per_instrument, _mean(per_instrument.T)[:, None]], axis=1)
 

@@ -38,7 +38,12 @@ def curves(table):
                 panel.plot(chosen, seed[chosen], "o", color=colour, zorder=3, **style.DOT)
         # The mean is over all seeds: it ends where the first of them stopped.
         shared = sorted(set.intersection(*(set(seed) for seed in seeds)))
-        panel.plot(shared, [np.mean([seed[epoch] for seed in seeds]) for epoch in shared], color=colour, linewidth=1.8)
+        panel.plot(
+            shared,
+            [np.mean([seed[epoch] for seed in seeds]) for epoch in shared],
+            color=colour,
+            linewidth=1.8,
+        )
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(**style.GRID)
         panel.set_axisbelow(True)
@@ -47,13 +52,17 @@ def curves(table):
         panel.set_axis_off()
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("validation macro-F1, %", fontsize=8)
-    figure.suptitle(f"{table.title}\nthin: a seed; thick: their mean; dot: the epoch chosen", fontsize=8)
+    figure.suptitle(
+        f"{table.title}\nthin: a seed; thick: their mean; dot: the epoch chosen", fontsize=8
+    )
     return figure
 
 
 def example(row, run):
     """The clip that the run has kept, before and after its reprogrammer."""
     found = run.example()
-    clip = f"clip {found['clip']}: {', '.join(map(style.plain, str(found['instruments']).split(',')))}"
+    clip = (
+        f"clip {found['clip']}: {', '.join(map(style.plain, str(found['instruments']).split(',')))}"
+    )
     title = "\n".join([f"{row.name}, seed {run['seed']}", *textwrap.wrap(clip, 100)])
     return passage.draw(found["before"], found["after"], run["norm"], title)

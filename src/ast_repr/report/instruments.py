@@ -22,9 +22,13 @@ def chosen(table, names=None):
     if names and table.only(names).rows:
         return table.only(names)
     kinds = {kind: [row for row in table.main.rows if row.kind == kind] for kind in KINDS}
-    kinds = {kind: sorted(rows, key=lambda row: row["published"] is None) for kind, rows in kinds.items()}
+    kinds = {
+        kind: sorted(rows, key=lambda row: row["published"] is None) for kind, rows in kinds.items()
+    }
     one_each = [row for rows in kinds.values() for row in rows[:1]]
-    rest = kinds["reprogrammed AST"][1:] + [row for kind, rows in kinds.items() if kind != "reprogrammed AST" for row in rows[1:]]
+    rest = kinds["reprogrammed AST"][1:] + [
+        row for kind, rows in kinds.items() if kind != "reprogrammed AST" for row in rows[1:]
+    ]
     taken = [row.conf for row in (one_each + rest)[:SHOWN]]
     return table.only([row.conf for row in table.rows if row.conf in taken])
 
@@ -37,12 +41,23 @@ def bars(table):
     height = 1.5 + 0.17 * len(rows) + each * max(0.3, 0.09 * len(rows) + 0.08)
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
     panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
-    for panel, part in zip(panels, (names[start : start + each] for start in range(0, len(names), each))):
+    for panel, part in zip(
+        panels, (names[start : start + each] for start in range(0, len(names), each))
+    ):
         _panel(panel, table, part)
         panel.set(xlabel="macro-F1, %", xlim=(0, 100), ylim=(each - 0.5, -0.5))
-    whiskers = "; whiskers: standard deviation over seeds" if max(len(row.runs) for row in rows) > 1 else ""
-    figure.suptitle(f"{table.title}\nunder each instrument: labels present / absent in {table['split']!r}{whiskers}", fontsize=8)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    whiskers = (
+        "; whiskers: standard deviation over seeds"
+        if max(len(row.runs) for row in rows) > 1
+        else ""
+    )
+    figure.suptitle(
+        f"{table.title}\nunder each instrument: labels present / absent in {table['split']!r}{whiskers}",
+        fontsize=8,
+    )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+    )
     return figure
 
 
@@ -52,17 +67,39 @@ def _panel(panel, table, part):
         colour, _, hatch, _ = style.look(index)
         means, deviations = style.per_instrument(row.values("metrics"), part)
         panel.barh(
-            places - 0.4 + (index + 0.5) * bar, means, 0.92 * bar, xerr=deviations if len(row.runs) > 1 else None,
-            color=colour, hatch=hatch, edgecolor="white", linewidth=0, error_kw={"elinewidth": 0.7, "ecolor": "0.25"},
+            places - 0.4 + (index + 0.5) * bar,
+            means,
+            0.92 * bar,
+            xerr=deviations if len(row.runs) > 1 else None,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            error_kw={"elinewidth": 0.7, "ecolor": "0.25"},
             label=style.wrapped(row.label, 55),
-        )  # fmt: skip
+        )
     for floor, label in FLOORS.items():
         means, _ = style.per_instrument([table["floors"][floor]], part)
         panel.vlines(means, places - 0.43, places + 0.43, "white", linewidth=2.4, zorder=4)
         line = style.FLOOR_LINES[floor]
-        panel.vlines(means, places - 0.43, places + 0.43, "black", line, linewidth=1.1, zorder=4, label=f"floor: {label}")
+        panel.vlines(
+            means,
+            places - 0.43,
+            places + 0.43,
+            "black",
+            line,
+            linewidth=1.1,
+            zorder=4,
+            label=f"floor: {label}",
+        )
     labels = [table["metrics"]["per_instrument"][name] for name in part]
-    panel.set_yticks(places, [f"{style.plain(name)}\n{found['present']} / {found['absent']}" for name, found in zip(part, labels)])
+    panel.set_yticks(
+        places,
+        [
+            f"{style.plain(name)}\n{found['present']} / {found['absent']}"
+            for name, found in zip(part, labels)
+        ],
+    )
     panel.tick_params(axis="y", length=0)
     panel.grid(axis="x", **style.GRID)
     panel.set_axisbelow(True)
@@ -71,21 +108,38 @@ def _panel(panel, table, part):
 def heatmap(table):
     """macro-F1 of each row (down) and instrument (across), mean over seeds, its number in each cell; first the mean of all."""
     names = table["classes"]
-    values = [np.append(style.percent(row.runs).mean(), style.per_instrument(row.values("metrics"), names)[0]) for row in table.rows]
+    values = [
+        np.append(
+            style.percent(row.runs).mean(), style.per_instrument(row.values("metrics"), names)[0]
+        )
+        for row in table.rows
+    ]
     values = np.array(values)
     decimals = 1 if len(names) <= 12 else 0  # what fits
     figure = Figure(figsize=(style.WIDTH, 1.9 + 0.26 * len(values)), layout="constrained")
     axes = figure.add_subplot()
     low, high = np.nanmin(values), np.nanmax(values)
     axes.set_facecolor("0.85")  # an instrument without labels
-    image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        values, cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+    )
     for (line, column), value in np.ndenumerate(values):
         dark = value < (low + high) / 2
         shown = "-" if np.isnan(value) else f"{value:.{decimals}f}"
-        axes.text(column, line, shown, ha="center", va="center", color="white" if dark else "black", fontsize=6.5)
+        axes.text(
+            column,
+            line,
+            shown,
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+            fontsize=6.5,
+        )
     axes.axvline(0.5, color="white", linewidth=3)
     axes.set_xticks(range(len(names) + 1), ["mean", *map(style.plain, names)], rotation=90)
-    axes.set_yticks(range(len(values)), [style.wrapped(row.label, 34) for row in table.rows], fontsize=7)
+    axes.set_yticks(
+        range(len(values)), [style.wrapped(row.label, 34) for row in table.rows], fontsize=7
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="macro-F1, %", pad=0.01, aspect=30)

@@ -23,22 +23,49 @@ def boxes(table):
         runs = style.percent(row.runs)
         line = {"color": colour, "linewidth": 1}
         axes.boxplot(
-            [runs], positions=[place], orientation="horizontal", widths=0.55, showfliers=False, manage_ticks=False, whis=(0, 100),
-            boxprops=line, whiskerprops=line, capprops=line, medianprops=line | {"linewidth": 2},
-        )  # fmt: skip
+            [runs],
+            positions=[place],
+            orientation="horizontal",
+            widths=0.55,
+            showfliers=False,
+            manage_ticks=False,
+            whis=(0, 100),
+            boxprops=line,
+            whiskerprops=line,
+            capprops=line,
+            medianprops=line | {"linewidth": 2},
+        )
         spread = place + 0.1 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
         axes.plot(runs, spread, marker, color=colour, alpha=0.85, zorder=3, **style.DOT)
         if row["published"] and same_corpus(row["published"], table.corpus):
             published = row["published"]["macro_f1"]
-            axes.plot(published, np.full(len(published), place + 0.38), "x", color="#D55E00", markersize=5, zorder=3)
+            axes.plot(
+                published,
+                np.full(len(published), place + 0.38),
+                "x",
+                color="#D55E00",
+                markersize=5,
+                zorder=3,
+            )
     style.draw_floors(axes, table, across=False)
     axes.set_yticks(places, [style.wrapped(row.label, 40) for row in table.rows])
     axes.set(xlabel="macro-F1, %", ylim=(len(places) - 0.4, -0.6))
     axes.grid(axis="x", **style.GRID)
     axes.set_axisbelow(True)
-    axes.set_title(f"{table.title}\nbox: quartiles and median; whiskers: all runs; one point a run", fontsize=8)
-    also = [Line2D([], [], linestyle="", marker="x", color="#D55E00", label="published run")] if published else []
-    figure.legend(handles=[*axes.get_legend_handles_labels()[0], *_kinds(table), *also], loc="outside lower center", ncols=3, frameon=False)
+    axes.set_title(
+        f"{table.title}\nbox: quartiles and median; whiskers: all runs; one point a run", fontsize=8
+    )
+    also = (
+        [Line2D([], [], linestyle="", marker="x", color="#D55E00", label="published run")]
+        if published
+        else []
+    )
+    figure.legend(
+        handles=[*axes.get_legend_handles_labels()[0], *_kinds(table), *also],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+    )
     return figure
 
 
@@ -52,7 +79,9 @@ def accuracy_vs_parameters(table):
     y = np.array([style.percent(row.runs).mean() for row in table.rows])
     for row, across, up in zip(table.rows, x, y):
         colour, marker = style.KIND[row.kind]
-        axes.errorbar(across, up, _deviation(row), color=colour, marker=marker, elinewidth=0.8, **style.DOT)
+        axes.errorbar(
+            across, up, _deviation(row), color=colour, marker=marker, elinewidth=0.8, **style.DOT
+        )
     axes.set_xscale("log")
     axes.set(xlabel="trained parameters", ylabel="macro-F1, %", xlim=(x.min() / 2, x.max() * 2))
     axes.grid(axis="y", **style.GRID)
@@ -61,13 +90,30 @@ def accuracy_vs_parameters(table):
         edge = least / NONE_TRAINED**0.5
         axes.axvline(edge, color="0.6", linewidth=0.8, linestyle=":")
         axes.set_xticks([least / NONE_TRAINED, *_powers(least, trained.max())])
-        axes.set_xticklabels(["none", *(f"$10^{{{round(np.log10(one))}}}$" for one in _powers(least, trained.max()))])
+        axes.set_xticklabels(
+            ["none", *(f"$10^{{{round(np.log10(one))}}}$" for one in _powers(least, trained.max()))]
+        )
         axes.set_xticks([], minor=True)
     axes.set_title(f"{table.title}\nmean and standard deviation over seeds", fontsize=8)
-    numbers = [f"{number:>2}".replace(" ", "\u2007") for number in range(1, len(x) + 1)]  # a space as wide as a digit
-    names = [Line2D([], [], linestyle="", label=f"{number}  {row.label}") for number, row in zip(numbers, table.rows)]
-    figure.legend(handles=_kinds(table), loc="outside upper center", ncols=len(KINDS), frameon=False)
-    figure.legend(handles=names, loc="outside lower center", ncols=2, frameon=False, handlelength=0, handletextpad=0, fontsize=7)
+    numbers = [
+        f"{number:>2}".replace(" ", "\u2007") for number in range(1, len(x) + 1)
+    ]  # a space as wide as a digit
+    names = [
+        Line2D([], [], linestyle="", label=f"{number}  {row.label}")
+        for number, row in zip(numbers, table.rows)
+    ]
+    figure.legend(
+        handles=_kinds(table), loc="outside upper center", ncols=len(KINDS), frameon=False
+    )
+    figure.legend(
+        handles=names,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        handlelength=0,
+        handletextpad=0,
+        fontsize=7,
+    )
     figure.draw_without_rendering()  # fixes the layout, so that places in points are known
     _number(axes, x, y, [_deviation(row) or 0.0 for row in table.rows])
     return figure
@@ -80,7 +126,15 @@ def _deviation(row):
 def _kinds(table):
     there = {row.kind for row in table.rows}
     return [
-        Line2D([], [], linestyle="", color=style.KIND[kind][0], marker=style.KIND[kind][1], label=kind, **style.DOT)
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            color=style.KIND[kind][0],
+            marker=style.KIND[kind][1],
+            label=kind,
+            **style.DOT,
+        )
         for kind in KINDS
         if kind in there
     ]
@@ -102,10 +156,29 @@ def _number(axes, x, y, spread):
     ]
     for number, (across, up) in enumerate(zip(x, y), 1):
         point = axes.transData.transform((across, up)) / inches
-        clear = [min(np.abs((point + place - one) / (8, 7)).max() for one in taken) for place in AROUND]
-        place = AROUND[next((index for index, room in enumerate(clear) if room > 1), int(np.argmax(clear)))]
+        clear = [
+            min(np.abs((point + place - one) / (8, 7)).max() for one in taken) for place in AROUND
+        ]
+        place = AROUND[
+            next((index for index, room in enumerate(clear) if room > 1), int(np.argmax(clear)))
+        ]
         taken.append(point + place)
         axes.annotate(
-            str(number), (across, up), place, textcoords="offset points", ha="center", va="center", fontsize=7, zorder=5,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.3", "shrinkA": 0, "shrinkB": 0} if np.hypot(*place) > 10 else None,
-        )  # fmt: skip
+            str(number),
+            (across, up),
+            place,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=7,
+            zorder=5,
+            arrowprops={
+                "arrowstyle": "-",
+                "linewidth": 0.5,
+                "color": "0.3",
+                "shrinkA": 0,
+                "shrinkB": 0,
+            }
+            if np.hypot(*place) > 10
+            else None,
+        )

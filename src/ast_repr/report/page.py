@@ -35,7 +35,10 @@ def instruments(found, view):
         sentence = ", ".join(_plain(name) for name, _ in shown)
     else:
         sentence = f"nothing from the threshold on; the most likely: {_plain(ranked[0][0])}"
-    rows = "".join(_row(name, value, view.threshold, number < len(shown)) for number, (name, value) in enumerate(ranked))
+    rows = "".join(
+        _row(name, value, view.threshold, number < len(shown))
+        for number, (name, value) in enumerate(ranked)
+    )
     return (
         f"<h2>Heard: {sentence}</h2>"
         f'<p class="quiet">Probabilities over the whole song ({clock(found.seconds)}). '

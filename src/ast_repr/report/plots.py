@@ -44,7 +44,9 @@ def draw(table, studies=(), names=None):
 def draw_difference(table, found):
     """(stem, Figure) of what `compare.compare` found."""
     with matplotlib.rc_context(style.STYLE):
-        return stem(table, f"compare.{found['a']}.{found['b']}"), difference.differences(table, found)
+        return stem(table, f"compare.{found['a']}.{found['b']}"), difference.differences(
+            table, found
+        )
 
 
 def stem(table, name):

@@ -48,7 +48,9 @@ class View:
         >>> View(["bass", "flute", "voice"], 0.5, top=1).shown(np.array([0.6, 0.2, 0.8]))
         [('voice', 0.8)]
         """
-        return self.ranked(probabilities)[: np.count_nonzero(probabilities >= self.threshold)][: self.top]
+        return self.ranked(probabilities)[: np.count_nonzero(probabilities >= self.threshold)][
+            : self.top
+        ]
 
     def ranked(self, probabilities):
         """The same of all classes."""
@@ -63,13 +65,20 @@ def table(songs, view):
         if song.error:
             yield f"{name}\n  failed\n"
             continue
-        lines = [f"  {value:.2f}  {instrument}" for instrument, value in view.shown(song.probabilities)]
+        lines = [
+            f"  {value:.2f}  {instrument}" for instrument, value in view.shown(song.probabilities)
+        ]
         if not lines:
             instrument, value = view.ranked(song.probabilities)[0]
-            lines = [f"  nothing from {view.threshold:g} on; the most likely: {instrument} ({value:.2f})"]
+            lines = [
+                f"  nothing from {view.threshold:g} on; the most likely: {instrument} ({value:.2f})"
+            ]
         if view.timeline:
             for (start, end), one in zip(song.times, song.timeline):
-                found = ", ".join(f"{instrument} {value:.2f}" for instrument, value in view.shown(one)) or "-"
+                found = (
+                    ", ".join(f"{instrument} {value:.2f}" for instrument, value in view.shown(one))
+                    or "-"
+                )
                 lines.append(f"    {clock(start):>7} - {clock(end):>7}  {found}")
         yield "\n".join([f"{name} ({clock(song.seconds)})", *lines]) + "\n"
 
@@ -91,7 +100,9 @@ def json_list(songs, view):
 
 def csv_rows(songs, view):
     """A row for each file and instrument shown; with the timeline, for each window and instrument. A failed file has none."""
-    yield _row(["file", *(["start_s", "end_s"] if view.timeline else []), "instrument", "probability"])
+    yield _row(
+        ["file", *(["start_s", "end_s"] if view.timeline else []), "instrument", "probability"]
+    )
     for song in songs:
         if song.error:
             continue
@@ -113,11 +124,17 @@ def record(song, view):
     """A Song as plain values."""
     if song.error:
         return {"file": song.file, "error": song.error}
-    found = [{"instrument": name, "probability": value} for name, value in view.shown(song.probabilities)]
+    found = [
+        {"instrument": name, "probability": value} for name, value in view.shown(song.probabilities)
+    ]
     values = {"file": song.file, "seconds": round(song.seconds, 3), "instruments": found}
     if view.timeline:
         values["timeline"] = [
-            {"start_s": start, "end_s": end, "probabilities": dict(zip(view.classes, _rounded(one)))}
+            {
+                "start_s": start,
+                "end_s": end,
+                "probabilities": dict(zip(view.classes, _rounded(one))),
+            }
             for (start, end), one in zip(np.round(song.times, 3).tolist(), song.timeline)
         ]
     return values

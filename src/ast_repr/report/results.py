@@ -18,10 +18,24 @@ import numpy as np
 from . import shape
 
 SETTING = [  # what the seeds of a conf share
-    "row", "norm", "feature", "reprogrammer", "trainable_parameters", "macs", "label_fraction", "backbone.weights",
-    "selection.split", "selection.metric", "selection.mode",
-]  # fmt: skip
-KINDS = ("without AST", "frozen AST", "reprogrammed AST", "fine-tuned AST")  # in the order of a table
+    "row",
+    "norm",
+    "feature",
+    "reprogrammer",
+    "trainable_parameters",
+    "macs",
+    "label_fraction",
+    "backbone.weights",
+    "selection.split",
+    "selection.metric",
+    "selection.mode",
+]
+KINDS = (
+    "without AST",
+    "frozen AST",
+    "reprogrammed AST",
+    "fine-tuned AST",
+)  # in the order of a table
 NAMES = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: what publications call it
 
 
@@ -78,7 +92,11 @@ class Run:
     def example(self):
         """The clip before and after the reprogrammer (dict of arrays of example.npz), or None where there is none."""
         there = (self.folder / "example.npz").is_file()
-        return self.arrays("example.npz", ("before", "after", "clip", "instruments")) if there else None
+        return (
+            self.arrays("example.npz", ("before", "after", "clip", "instruments"))
+            if there
+            else None
+        )
 
     def arrays(self, file, keys):
         """The arrays called `keys` in an .npz of the run folder, as a dict.
@@ -91,7 +109,9 @@ class Run:
             with np.load(path, allow_pickle=False) as found:
                 return {key: found[key] for key in keys}
         except FileNotFoundError as error:
-            raise ResultsError(f"{path}: missing, expected what the stage score writes; {_remedy(path.parent)}") from error
+            raise ResultsError(
+                f"{path}: missing, expected what the stage score writes; {_remedy(path.parent)}"
+            ) from error
         except Exception as error:  # numpy raises a different one for each kind of damage
             raise ResultsError(f"{path}: damaged ({error}); {_remedy(path.parent)}") from error
 
@@ -125,7 +145,11 @@ class Row:
     @property
     def label(self):
         """The row's name with what tells it from its like: the variant's settings, or the conf."""
-        return ", ".join([self.name, *self.settings]) if self.settings else f"{self.name} ({self.conf})"
+        return (
+            ", ".join([self.name, *self.settings])
+            if self.settings
+            else f"{self.name} ({self.conf})"
+        )
 
     @property
     def kind(self):
@@ -170,7 +194,11 @@ class Table:
     @property
     def title(self):
         counts = sorted({len(row.runs) for row in self.rows})
-        seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
+        seeds = (
+            f"{counts[0]} to {counts[-1]} seeds"
+            if len(counts) > 1
+            else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
+        )
         return f"Corpus {self.corpus}, protocol {self.protocol}, backbone {self.backbone}, {seeds}"
 
     @property
@@ -197,8 +225,14 @@ def read(exp):
     unscored = [folder for folder in folders if not (folder / "results.json").is_file()]
     runs = [_run(folder) for folder in folders if folder not in unscored]
     if not runs:
-        found = "no such folder" if not exp.is_dir() else f"none of {len(folders)} run folders holds a results.json"
-        raise ResultsError(f"{exp}: {found}, expected scored runs (<conf>/seed<k>/results.json); run: source run.sh")
+        found = (
+            "no such folder"
+            if not exp.is_dir()
+            else f"none of {len(folders)} run folders holds a results.json"
+        )
+        raise ResultsError(
+            f"{exp}: {found}, expected scored runs (<conf>/seed<k>/results.json); run: source run.sh"
+        )
     keys = sorted({_key(run) for run in runs})
     return [_table(key, [run for run in runs if _key(run) == key]) for key in keys], unscored
 
@@ -225,7 +259,9 @@ def _run(folder):
     wrong = shape.lacking(results)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ResultsError(f"{path}: incomplete, expected {', '.join(wrong[:3])}{more}; {_remedy(folder)}")
+        raise ResultsError(
+            f"{path}: incomplete, expected {', '.join(wrong[:3])}{more}; {_remedy(folder)}"
+        )
     if (results["conf"], f"seed{results['seed']}") != (folder.parent.name, folder.name):
         raise ResultsError(
             f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its folder; "
@@ -239,7 +275,9 @@ def _history(folder):
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError as error:
-        raise ResultsError(f"{path}: missing, expected a line for each epoch; {_remedy(folder, path.name)}") from error
+        raise ResultsError(
+            f"{path}: missing, expected a line for each epoch; {_remedy(folder, path.name)}"
+        ) from error
     return [_json(path, line) for line in lines]
 
 
@@ -247,9 +285,13 @@ def _json(path, text):
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ResultsError(f"{path}: not JSON ({error}), expected what the run wrote; {_remedy(path.parent, path.name)}") from error
+        raise ResultsError(
+            f"{path}: not JSON ({error}), expected what the run wrote; {_remedy(path.parent, path.name)}"
+        ) from error
     if not isinstance(value, dict):
-        raise ResultsError(f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path.parent, path.name)}")
+        raise ResultsError(
+            f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path.parent, path.name)}"
+        )
     return value
 
 
@@ -264,13 +306,26 @@ def _remedy(folder, file="results.json"):
 
 def _table(key, runs):
     confs = sorted({run["conf"] for run in runs})
-    rows = [Row(conf, sorted((run for run in runs if run["conf"] == conf), key=lambda run: run["seed"])) for conf in confs]
-    rows.sort(key=lambda row: (KINDS.index(row.kind), row["trainable_parameters"], row["backbone"]["weights"], row.conf))
+    rows = [
+        Row(conf, sorted((run for run in runs if run["conf"] == conf), key=lambda run: run["seed"]))
+        for conf in confs
+    ]
+    rows.sort(
+        key=lambda row: (
+            KINDS.index(row.kind),
+            row["trainable_parameters"],
+            row["backbone"]["weights"],
+            row.conf,
+        )
+    )
     for row in rows:
         _refuse_difference(row.runs, SETTING)
     _refuse_difference(runs, ["split", "clips", "observed", "threshold", "classes"])
     # Random weights differ from seed to seed; pre-trained ones under one name are one file; rows without AST have none.
-    _refuse_difference([run for run in runs if run["backbone"]["weights"] not in ("random", "none")], ["backbone.sha256"])
+    _refuse_difference(
+        [run for run in runs if run["backbone"]["weights"] not in ("random", "none")],
+        ["backbone.sha256"],
+    )
     return Table(*key, rows)
 
 

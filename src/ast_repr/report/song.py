@@ -53,7 +53,14 @@ def draw(song, view, log_mel):
     with matplotlib.rc_context(style.STYLE):
         figure = Figure(figsize=(style.WIDTH, 2.9 + 0.17 * len(order)), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[0.17 * len(order), 1.7])
-        image = top.pcolormesh(edges(song), np.arange(len(order) + 1), song.timeline[:, order].T, cmap="cividis", vmin=0, vmax=1)
+        image = top.pcolormesh(
+            edges(song),
+            np.arange(len(order) + 1),
+            song.timeline[:, order].T,
+            cmap="cividis",
+            vmin=0,
+            vmax=1,
+        )
         figure.colorbar(image, ax=top, label="probability", pad=0.01)
         names = [f"{style.plain(view.classes[i])}  {song.probabilities[i]:.2f}" for i in order]
         top.set_yticks(np.arange(len(order)) + 0.5, names, parse_math=False)
@@ -72,9 +79,18 @@ def _draw_log_mel(figure, axes, song, log_mel):
         low, high = np.nanpercentile(values, [OUTLIERS, 100 - OUTLIERS])
         extent = (0, len(values) * log_mel.step / FRAMES_PER_SECOND, -0.5, values.shape[1] - 0.5)
         image = axes.imshow(
-            values.T, cmap="cividis", vmin=low, vmax=max(high, low + 1e-6), extent=extent, origin="lower", aspect="auto", interpolation="nearest"
+            values.T,
+            cmap="cividis",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            extent=extent,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
         )
-        figure.colorbar(image, ax=axes, label="log-mel energy\n(natural log)", extend="both", pad=0.01)
+        figure.colorbar(
+            image, ax=axes, label="log-mel energy\n(natural log)", extend="both", pad=0.01
+        )
     axes.set(xlabel="time", ylabel="mel band", xlim=(0, max(song.seconds, 1 / FRAMES_PER_SECOND)))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(max(seconds, 0))))
@@ -86,7 +102,9 @@ def edges(song):
     A window is ten seconds long whatever the hop: each place has the colour of the window whose middle is nearest.
     """
     middles = song.times.mean(axis=1)
-    return np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, 1 / FRAMES_PER_SECOND)]])
+    return np.concatenate(
+        [[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, 1 / FRAMES_PER_SECOND)]]
+    )
 
 
 def save(figure, path):

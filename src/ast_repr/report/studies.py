@@ -1,10 +1,10 @@
 """Studies: rows, variants among them, that answer one question; read from a file such as egs/openmic/conf/studies.yaml.
 
-    normalisation:
-      question: Is it reprogramming or re-normalisation?
-      confs: [ast_linear, ast_linear+input.norm=none]    # rows in this order; plain confs share their runs with the main table
-      figure: bars        # or labels: macro-F1 against the fraction of training labels; or left out
-      against: ast_linear    # optional: each row's difference from this one, with a bootstrap interval
+normalisation:
+  question: Is it reprogramming or re-normalisation?
+  confs: [ast_linear, ast_linear+input.norm=none]    # rows in this order; plain confs share their runs with the main table
+  figure: bars        # or labels: macro-F1 against the fraction of training labels; or left out
+  against: ast_linear    # optional: each row's difference from this one, with a bootstrap interval
 """
 
 from dataclasses import dataclass
@@ -53,21 +53,29 @@ def parse(found, source):
         StudyError: see the module's docstring for what is expected.
     """
     if not isinstance(found, dict):
-        raise StudyError(f"{source}: holds a {type(found).__name__}, expected studies by name, each with {' and '.join(NEEDED)}")
-    return [_study(str(name), about, f"{source}: study {str(name)!r}") for name, about in found.items()]
+        raise StudyError(
+            f"{source}: holds a {type(found).__name__}, expected studies by name, each with {' and '.join(NEEDED)}"
+        )
+    return [
+        _study(str(name), about, f"{source}: study {str(name)!r}") for name, about in found.items()
+    ]
 
 
 def _study(name, about, where):
     if not isinstance(about, dict) or not set(NEEDED) <= set(about) <= set(KEYS):
         keys = ", ".join(map(str, about)) if isinstance(about, dict) else repr(about)
         optional = [key for key in KEYS if key not in NEEDED]
-        raise StudyError(f"{where}: has {keys or 'nothing'}; expected {', '.join(NEEDED)} and, if wanted, {' or '.join(optional)}")
+        raise StudyError(
+            f"{where}: has {keys or 'nothing'}; expected {', '.join(NEEDED)} and, if wanted, {' or '.join(optional)}"
+        )
     for key, value in about.items():
         if not isinstance(value, KEYS[key]):
             raise StudyError(f"{where}: {key} is {value!r}, expected a {KEYS[key].__name__}")
     confs = about["confs"]
     if not all(isinstance(conf, str) for conf in confs) or len(set(confs)) < max(2, len(confs)):
-        raise StudyError(f"{where}: confs is {confs!r}, expected two or more names of rows, each once")
+        raise StudyError(
+            f"{where}: confs is {confs!r}, expected two or more names of rows, each once"
+        )
     if about.get("figure", FIGURES[0]) not in FIGURES:
         raise StudyError(f"{where}: figure is {about['figure']!r}, expected {' or '.join(FIGURES)}")
     if about.get("against", confs[0]) not in confs:

@@ -19,10 +19,18 @@ from .shape import FLOORS
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 LINES, HATCHES = ["-", "--", ":"], ["", "////", "...."]  # once the colours are used up
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-KIND = dict(zip(KINDS, zip(["#E69F00", "#000000", "#0072B2", "#CC79A7"], ["s", "o", "^", "D"])))  # (colour, marker)
+KIND = dict(
+    zip(KINDS, zip(["#E69F00", "#000000", "#0072B2", "#CC79A7"], ["s", "o", "^", "D"]))
+)  # (colour, marker)
 FLOOR_LINES = {"always_absent": "-", "always_present": (0, (2, 1))}
 DOT = {"markersize": 4.5, "markeredgewidth": 0.6, "markeredgecolor": "white"}
-STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "hatch.linewidth": 0.5}
+STYLE = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "hatch.linewidth": 0.5,
+}
 WIDTH = 7.2  # inches: a page of A4 within its margins
 GRID = {"color": "0.9", "linewidth": 0.6}
 
@@ -67,17 +75,31 @@ def percent(runs):
 
 def per_instrument(scores, names):
     """(means, deviations) of macro-F1 in per cent over runs, arrays (names,); NaN where an instrument has no value."""
-    found = [mean_std([one["per_instrument"][name]["macro_f1"] for one in scores]) for name in names]
-    return 100 * np.array([[mean, deviation] for mean, deviation, _ in found], dtype=float).T  # float makes None NaN
+    found = [
+        mean_std([one["per_instrument"][name]["macro_f1"] for one in scores]) for name in names
+    ]
+    return (
+        100 * np.array([[mean, deviation] for mean, deviation, _ in found], dtype=float).T
+    )  # float makes None NaN
 
 
 def floors(table):
     """{floor: (macro-F1 in per cent, label, line)}."""
-    return {key: (100 * table["floors"][key]["macro_f1"], f"floor: {name}", FLOOR_LINES[key]) for key, name in FLOORS.items()}
+    return {
+        key: (100 * table["floors"][key]["macro_f1"], f"floor: {name}", FLOOR_LINES[key])
+        for key, name in FLOORS.items()
+    }
 
 
 def draw_floors(axes, table, across):
     """The two floors as lines over `axes`: across it, or down."""
     line = axes.axhline if across else axes.axvline
     for value, label, style in floors(table).values():
-        line(value, color="0.35", linestyle=style, linewidth=1, label=f"{label} ({value:.1f})", zorder=1)
+        line(
+            value,
+            color="0.35",
+            linestyle=style,
+            linewidth=1,
+            label=f"{label} ({value:.1f})",
+            zorder=1,
+        )

@@ -17,12 +17,26 @@ from .shape import FLOORS, METRICS, PER_INSTRUMENT
 
 WIDTH = 120  # columns of a terminal
 HEADINGS = [
-    "method", "norm", "trained parameters", "macro-F1 %", "pos. F1 %", "mAP %", "AUROC %", "epoch", "published macro-F1 %",
-]  # fmt: skip
+    "method",
+    "norm",
+    "trained parameters",
+    "macro-F1 %",
+    "pos. F1 %",
+    "mAP %",
+    "AUROC %",
+    "epoch",
+    "published macro-F1 %",
+]
 COMPLEXITY = [
-    "method", "trained parameters", "total parameters", "MAC per clip", "s per epoch", "epochs", "training time",
+    "method",
+    "trained parameters",
+    "total parameters",
+    "MAC per clip",
+    "s per epoch",
+    "epochs",
+    "training time",
     "published trained parameters",
-]  # fmt: skip
+]
 COSTS = "MAC: multiply-accumulates of one clip's prediction. Times are those of the machines and commits that RESULTS.md names."
 
 
@@ -47,13 +61,34 @@ def cells(table, spread):
     """
     notes, lines = [], []
     for floor, name in FLOORS.items():
-        lines.append([name, "-", "0", *(_percent([table["floors"][floor][metric]], False) for metric in METRICS), "-", "-"])
+        lines.append(
+            [
+                name,
+                "-",
+                "0",
+                *(_percent([table["floors"][floor][metric]], False) for metric in METRICS),
+                "-",
+                "-",
+            ]
+        )
     for row in table.rows:
         macro_f1, *others = ([run["metrics"][metric] for run in row.runs] for metric in METRICS)
-        scores = [_percent(macro_f1, True, count=True), *(_percent(values, spread) for values in others)]
+        scores = [
+            _percent(macro_f1, True, count=True),
+            *(_percent(values, spread) for values in others),
+        ]
         epoch, _, _ = mean_std(row.values("selection", "epoch"))
         trained = f"{row['trainable_parameters']:,}"
-        lines.append([row.label, row["norm"], trained, *scores, f"{round(epoch, 1):g}", _published(row["published"], table, notes)])
+        lines.append(
+            [
+                row.label,
+                row["norm"],
+                trained,
+                *scores,
+                f"{round(epoch, 1):g}",
+                _published(row["published"], table, notes),
+            ]
+        )
     return Cells(HEADINGS, lines, notes)
 
 
@@ -62,13 +97,22 @@ def complexity(table, notes):
     lines = []
     for row in table.rows:
         total, seconds, epochs, time = (
-            mean_std(row.values(key))[0] for key in ("total_parameters", "seconds_per_epoch", "epochs", "train_seconds")
+            mean_std(row.values(key))[0]
+            for key in ("total_parameters", "seconds_per_epoch", "epochs", "train_seconds")
         )
         trained = f"{row['trainable_parameters']:,}"
-        lines.append([
-            row.label, trained, f"{round(total):,}", _magnitude(row["macs"]), f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
-            f"{round(epochs, 1):g}", _duration(time), _published_parameters(row["published"], table, notes),
-        ])  # fmt: skip
+        lines.append(
+            [
+                row.label,
+                trained,
+                f"{round(total):,}",
+                _magnitude(row["macs"]),
+                f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
+                f"{round(epochs, 1):g}",
+                _duration(time),
+                _published_parameters(row["published"], table, notes),
+            ]
+        )
     return Cells(COMPLEXITY, lines, notes)
 
 
@@ -85,15 +129,31 @@ def study_cells(study, table, spread):
     if study.against in {row.conf for row in table.rows}:
         (base,) = table.only([study.against]).rows
         differences = ["-"] * len(FLOORS) + [_difference(base, row) for row in table.rows]
-        headings, lines = [*headings, "difference, points"], [[*line, one] for line, one in zip(lines, differences)]
+        headings, lines = (
+            [*headings, "difference, points"],
+            [[*line, one] for line, one in zip(lines, differences)],
+        )
     return Cells(headings, lines, [])
 
 
 def caption(table):
     """Sentences that say what a table's numbers are: the labels scored, the metric, and who chose the epoch."""
-    chosen = sorted({"{metric} ({mode}) on the split {split!r}".format(**run["selection"]) for run in table.runs})
-    unobserved = [name for name, scores in table["metrics"]["per_instrument"].items() if scores["macro_f1"] is None]
-    missing = f" Left out of every mean, for want of labels: {', '.join(unobserved)}." if unobserved else ""
+    chosen = sorted(
+        {
+            "{metric} ({mode}) on the split {split!r}".format(**run["selection"])
+            for run in table.runs
+        }
+    )
+    unobserved = [
+        name
+        for name, scores in table["metrics"]["per_instrument"].items()
+        if scores["macro_f1"] is None
+    ]
+    missing = (
+        f" Left out of every mean, for want of labels: {', '.join(unobserved)}."
+        if unobserved
+        else ""
+    )
     return (
         f"Split {table['split']!r}: {table['clips']:,} clips, {table['observed']:,} observed labels, "
         f"{len(table['classes'])} instruments. macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of "
@@ -108,13 +168,24 @@ def text(table):
     accuracy = cells(table, spread=False)
     second = complexity(table, accuracy.notes)
     below = [textwrap.fill(line, WIDTH) for line in (caption(table), COSTS, *second.notes)]
-    return "\n".join([table.title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below])
+    return "\n".join(
+        [table.title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below]
+    )
 
 
 def study_text(study, table):
     """The same for a study: its question, its rows, and which were not run; `table` is study.table(...)."""
     below = [textwrap.fill(line, WIDTH) for line in _study_notes(study, table)]
-    return "\n".join([f"Study {study.name}: {study.question}", table.title, "", *_aligned(study_cells(study, table, False), 2), "", *below])
+    return "\n".join(
+        [
+            f"Study {study.name}: {study.question}",
+            table.title,
+            "",
+            *_aligned(study_cells(study, table, False), 2),
+            "",
+            *below,
+        ]
+    )
 
 
 def markdown(table, studies=()):
@@ -135,7 +206,14 @@ def markdown(table, studies=()):
         rows = study.table(table)
         if rows:
             notes = [line for note in _study_notes(study, rows) for line in (note, "")]
-            out += ["", f"#### Study {study.name}: {study.question}", "", *_bars(study_cells(study, rows, True), 2), "", *notes]
+            out += [
+                "",
+                f"#### Study {study.name}: {study.question}",
+                "",
+                *_bars(study_cells(study, rows, True), 2),
+                "",
+                *notes,
+            ]
             out += _provenance(rows)
     return "\n".join(out)
 
@@ -147,12 +225,19 @@ def document(sections, studies=()):
         sections: dict of the name of a corpus' folder in exp/ to its list of Table.
         studies: list of `studies.Study`, shown for every table that has two or more of their rows.
     """
-    out = ["# Results", "", "Made from the results.json of each run by the stage `report`; edits are lost."]
+    out = [
+        "# Results",
+        "",
+        "Made from the results.json of each run by the stage `report`; edits are lost.",
+    ]
     for folder, tables in sections.items():
         out += ["", f"## {folder}"]
         for table in tables:
             out += ["", markdown(table, studies)]
-        out += ["", f"Figures: `exp/{folder}/figures/`; each instrument: `exp/{folder}/per_instrument.csv`."]
+        out += [
+            "",
+            f"Figures: `exp/{folder}/figures/`; each instrument: `exp/{folder}/per_instrument.csv`.",
+        ]
     return "\n".join(out) + "\n"
 
 
@@ -162,10 +247,16 @@ def commands(table):
     Returns:
         list of "source run.sh --corpus ... --protocol ... --conf a,b --seeds 0,1,2"
     """
-    start, confs = f"source run.sh {corpus_options(table.corpus, recipe(table.rows[0].runs[0].folder))} --protocol {table.protocol}", {}
+    start, confs = (
+        f"source run.sh {corpus_options(table.corpus, recipe(table.rows[0].runs[0].folder))} --protocol {table.protocol}",
+        {},
+    )
     for row in table.rows:
         confs.setdefault(",".join(str(run["seed"]) for run in row.runs), []).append(row.conf)
-    return [f"{start} --conf {shlex.quote(','.join(names))} --seeds {seeds}" for seeds, names in confs.items()]
+    return [
+        f"{start} --conf {shlex.quote(','.join(names))} --seeds {seeds}"
+        for seeds, names in confs.items()
+    ]
 
 
 def per_instrument(tables):
@@ -175,16 +266,32 @@ def per_instrument(tables):
         tables: list of Table; their columns corpus, protocol and backbone keep them apart.
     """
     file = io.StringIO()
-    head = ["corpus", "protocol", "backbone", "conf", "row", "instrument", "present", "absent", "seeds"]
+    head = [
+        "corpus",
+        "protocol",
+        "backbone",
+        "conf",
+        "row",
+        "instrument",
+        "present",
+        "absent",
+        "seeds",
+    ]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head + [f"{metric}_{part}" for metric in PER_INSTRUMENT for part in ("mean", "std")])
+    writer.writerow(
+        head + [f"{metric}_{part}" for metric in PER_INSTRUMENT for part in ("mean", "std")]
+    )
     for table in tables:
         sources = [(floor, name, [table["floors"][floor]]) for floor, name in FLOORS.items()]
         sources += [(row.conf, row.name, row.values("metrics")) for row in table.rows]
         for conf, name, scores in sources:
             for instrument in table["classes"]:
                 found = [score["per_instrument"][instrument] for score in scores]
-                parts = [part for metric in PER_INSTRUMENT for part in mean_std([one[metric] for one in found])[:2]]
+                parts = [
+                    part
+                    for metric in PER_INSTRUMENT
+                    for part in mean_std([one[metric] for one in found])[:2]
+                ]
                 seeds = "" if conf in FLOORS else len(scores)
                 key = [table.corpus, table.protocol, table.backbone, conf, name, instrument]
                 writer.writerow([*key, found[0]["present"], found[0]["absent"], seeds, *parts])
@@ -208,7 +315,9 @@ def _difference(base, row):
     if row is base or not set(base.values("seed")) & set(row.values("seed")):
         return "-"
     found = compare(base, row)["macro_f1"]
-    return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**{key: 100 * value for key, value in found.items()})
+    return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(
+        **{key: 100 * value for key, value in found.items()}
+    )
 
 
 def _published(published, table, notes):
@@ -226,8 +335,10 @@ def _published_parameters(published, table, notes):
 
 
 def _footnote(published, table, notes):
-    """"[1]", the number of the footnote that says what published numbers are of; it is added to `notes` when new."""
-    elsewhere = "" if same_corpus(published, table.corpus) else f": another corpus than {table.corpus}"
+    """ "[1]", the number of the footnote that says what published numbers are of; it is added to `notes` when new."""
+    elsewhere = (
+        "" if same_corpus(published, table.corpus) else f": another corpus than {table.corpus}"
+    )
     note = f"Published on {published['corpus']}{elsewhere}; protocol: {published['protocol']}; source: {published['source']}"
     numbers = [text.split("] ", 1)[1] for text in notes]
     if note not in numbers:
@@ -241,7 +352,13 @@ def _duration(seconds):
     >>> _duration(93.1), _duration(1000), _duration(9000)
     ('93 s', '17 min', '2.5 h')
     """
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _magnitude(count):
@@ -257,14 +374,25 @@ def _magnitude(count):
 
 def _aligned(filled, left):
     """Lines of a table for the terminal, at most WIDTH columns: names wrap, the first `left` columns stand to the left."""
-    widths = [max(map(len, [*column, *heading.split()])) for heading, *column in zip(filled.headings, *filled.lines)]
-    widths[0] = min(max(len(line[0]) for line in filled.lines), max(20, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
+    widths = [
+        max(map(len, [*column, *heading.split()]))
+        for heading, *column in zip(filled.headings, *filled.lines)
+    ]
+    widths[0] = min(
+        max(len(line[0]) for line in filled.lines),
+        max(20, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])),
+    )
 
     def aligned(values):
         sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
-        return "  ".join(side(value, width) for side, value, width in zip(sides, values, widths)).rstrip()
+        return "  ".join(
+            side(value, width) for side, value, width in zip(sides, values, widths)
+        ).rstrip()
 
-    heads = [textwrap.wrap(heading, width, break_on_hyphens=False) for heading, width in zip(filled.headings, widths)]
+    heads = [
+        textwrap.wrap(heading, width, break_on_hyphens=False)
+        for heading, width in zip(filled.headings, widths)
+    ]
     height = max(map(len, heads))
     out = [aligned(level) for level in zip(*([""] * (height - len(head)) + head for head in heads))]
     out.append("-" * max(map(len, out)))
@@ -276,7 +404,11 @@ def _aligned(filled, left):
 
 def _bars(filled, left):
     """The same lines in Markdown."""
-    rows = [filled.headings, [":--"] * left + ["--:"] * (len(filled.headings) - left), *filled.lines]
+    rows = [
+        filled.headings,
+        [":--"] * left + ["--:"] * (len(filled.headings) - left),
+        *filled.lines,
+    ]
     return ["| " + " | ".join(value.replace("|", "\\|") for value in row) + " |" for row in rows]
 
 
@@ -297,9 +429,20 @@ def _provenance(table):
     places = {}
     for row in table.rows:
         for run in row.runs:
-            where = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(**run["machine"])
+            where = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(
+                **run["machine"]
+            )
             places.setdefault(f"{where}, commit {run['commit'] or 'unknown'}", set()).add(row.conf)
-    weights = sorted({run["backbone"]["sha256"] or "unknown" for run in table.runs if run["backbone"]["weights"] not in ("random", "none")})
+    weights = sorted(
+        {
+            run["backbone"]["sha256"] or "unknown"
+            for run in table.runs
+            if run["backbone"]["weights"] not in ("random", "none")
+        }
+    )
     out = ["```", *commands(table), "```"]
     out += [f"- frozen weights: {table.backbone}, sha256 {sha256}" for sha256 in weights]
-    return out + [f"- {place}" + (f" ({', '.join(sorted(confs))})" if len(places) > 1 else "") for place, confs in places.items()]
+    return out + [
+        f"- {place}" + (f" ({', '.join(sorted(confs))})" if len(places) > 1 else "")
+        for place, confs in places.items()
+    ]

@@ -26,7 +26,15 @@ class Identity(nn.Module):
         return x
 
 
-REPROGRAMMERS = {"none": Identity, "affine": Affine, "noise": Noise, "adversarial": Adversarial, "cnn": CNN, "unet": UNet, "patch": Patch}
+REPROGRAMMERS = {
+    "none": Identity,
+    "affine": Affine,
+    "noise": Noise,
+    "adversarial": Adversarial,
+    "cnn": CNN,
+    "unet": UNet,
+    "patch": Patch,
+}
 
 
 def build(name, frames=1024, bins=128, **kwargs):
@@ -35,4 +43,6 @@ def build(name, frames=1024, bins=128, **kwargs):
     Raises:
         ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
     """
-    return rooms.build("reprogrammer", REPROGRAMMERS, name, {"frames": frames, "bins": bins, **kwargs})
+    return rooms.build(
+        "reprogrammer", REPROGRAMMERS, name, {"frames": frames, "bins": bins, **kwargs}
+    )

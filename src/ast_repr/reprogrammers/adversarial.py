@@ -24,9 +24,13 @@ class Adversarial(nn.Module):
     def __init__(self, frames=1024, bins=128, place="border", scale=0.75, bound=1.0, fill=0.0):
         super().__init__()
         if place not in ("border", "everywhere"):
-            raise ValueError(unknown("place of the adversarial program", place, ("border", "everywhere")))
+            raise ValueError(
+                unknown("place of the adversarial program", place, ("border", "everywhere"))
+            )
         if not 0 < scale < 1 or not bound > 0:
-            raise ValueError(f"adversarial: scale {scale}, bound {bound}; expected 0 < scale < 1 and bound > 0")
+            raise ValueError(
+                f"adversarial: scale {scale}, bound {bound}; expected 0 < scale < 1 and bound > 0"
+            )
         self.place, self.bound, self.fill = place, bound, fill
         self.inner = (round(scale * frames), round(scale * bins))
         top, left = (frames - self.inner[0]) // 2, (bins - self.inner[1]) // 2

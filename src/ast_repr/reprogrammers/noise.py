@@ -27,12 +27,19 @@ class Noise(nn.Module):
         if start not in STARTS:
             raise ValueError(unknown("start of noise", start, STARTS))
         if rank is not None and (rank < 1 or start != "zero"):
-            raise ValueError(f"noise: rank {rank}, start {start!r}; expected a rank of 1 or more, which starts at zero")
+            raise ValueError(
+                f"noise: rank {rank}, start {start!r}; expected a rank of 1 or more, which starts at zero"
+            )
         self.rank = rank
         if rank is not None:
-            self.times, self.bands = nn.Parameter(torch.randn(frames, rank) / rank**0.5), nn.Parameter(torch.zeros(rank, bins))
+            self.times, self.bands = (
+                nn.Parameter(torch.randn(frames, rank) / rank**0.5),
+                nn.Parameter(torch.zeros(rank, bins)),
+            )
             return
-        delta = STARTS[start](torch.empty(frames, bins))  # two-dimensional, so that Xavier's fans are its sides
+        delta = STARTS[start](
+            torch.empty(frames, bins)
+        )  # two-dimensional, so that Xavier's fans are its sides
         self.delta = nn.Parameter(delta[None, None])
 
     def forward(self, x):

@@ -28,7 +28,9 @@ class Patch(nn.Module):
     def __init__(self, frames=1024, bins=128, size=16, rank=32, level=0.0, audio=998):
         super().__init__()
         if size < 1 or frames % size or bins % size:
-            raise ValueError(f"patch: {frames} x {bins} frames x bins are not multiples of the patch's side, {size}")
+            raise ValueError(
+                f"patch: {frames} x {bins} frames x bins are not multiples of the patch's side, {size}"
+            )
         if rank < 1 or audio < 1:
             raise ValueError(f"patch: rank {rank}, audio {audio}; expected 1 or more")
         self.size, self.audio = size, audio
@@ -44,6 +46,8 @@ class Patch(nn.Module):
         if self.level is not None:
             heard, padding = x[:, :, : self.audio], x[:, :, self.audio :]
             x = torch.cat([heard - self.level * heard.mean((2, 3), keepdim=True), padding], dim=2)
-        cut = x.unflatten(3, (-1, self.size)).unflatten(2, (-1, self.size)).transpose(3, 4)  # (B, 1, columns, rows, size, size)
+        cut = (
+            x.unflatten(3, (-1, self.size)).unflatten(2, (-1, self.size)).transpose(3, 4)
+        )  # (B, 1, columns, rows, size, size)
         correction = self.up(functional.gelu(self.down(self.norm(cut.flatten(4))) + self.row))
         return x + correction.unflatten(4, (self.size, self.size)).transpose(3, 4).reshape(x.shape)

@@ -32,7 +32,9 @@ class UNet(nn.Module):
         if learns not in LEARNED:
             raise ValueError(unknown("choice of what unet learns", learns, LEARNED))
         if frames % 8 or bins % 8:
-            raise ValueError(f"unet halves its input three times: {frames} x {bins} frames x bins are not multiples of 8")
+            raise ValueError(
+                f"unet halves its input three times: {frames} x {bins} frames x bins are not multiples of 8"
+            )
         self.e1, self.e2, self.e3 = stage(1, 4), stage(4, 8), stage(8, 8)
         self.d4, self.d5 = stage(8, 4), stage(4, 1)
         self.residual = residual
@@ -62,7 +64,11 @@ class UNet(nn.Module):
 
 
 def stage(channels, out_channels):
-    return nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
 
 
 def up(x):

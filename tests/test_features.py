@@ -11,6 +11,7 @@ import torch
 from torchaudio.compliance import kaldi
 
 from ast_repr import backbones, features
+from ast_repr.features import logmel as logmel_module
 from ast_repr.features import vggish
 
 RATE = 16_000
@@ -81,6 +82,13 @@ def test_it_equals_a_second_kaldi_implementation(signal):
     )  # 65 dB under the frame's peak: rounding of the FFT shows
     assert apart[~faint].max() <= 1e-3 and apart.max() <= 0.05
     assert expected.shape == (298, 128) and expected.std() > 0.5 and faint.mean() < 0.4
+
+
+@pytest.mark.parametrize("bins", [40, 128])
+def test_mel_filters_equal_those_of_torchaudio(bins):
+    expected, _ = kaldi.get_mel_banks(bins, 512, RATE, 20.0, 0.0, 100.0, -500.0, 1.0)
+    found = logmel_module.mel_filters(bins)
+    assert torch.equal(found[:-1], expected.T) and not found[-1].any()
 
 
 def test_ten_seconds_are_998_frames_then_exact_zeros():

@@ -1,17 +1,21 @@
-"""AST's input: Kaldi log-mel energies, 10 ms frames, 128 bands (Gong et al. 2021, section 2.1). Not normalised here."""
+"""AST's input: Kaldi log-mel energies in frames of 10 ms (Gong et al. 2021, section 2.1).
+
+The values are not normalised here; the classifier does that, by the statistics of its backbone.
+"""
+
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torchaudio.compliance import kaldi
 
 from ..audio import SAMPLE_RATE
 
 FRAME_SHIFT_MS = 10.0  # 100 frames a second
 FRAME_LENGTH_MS = 25.0  # 400 samples
-FFT = 512  # a frame's samples, zero-padded
+FFT = 512  # samples of a frame, zero-padded
 PREEMPHASIS = 0.97
-LOWEST_HZ = 20.0  # where the first band begins
+LOWEST_HZ = 20.0  # lower edge of the first band; the last one ends at half the sampling rate
 FLOOR = torch.finfo(torch.float32).eps  # of an energy
 
 
@@ -28,18 +32,11 @@ class LogMel(nn.Module):
         super().__init__()
         self.frames = frames
         self.bins = bins
-        self.shift, self.length = (
-            round(ms * SAMPLE_RATE / 1000) for ms in (FRAME_SHIFT_MS, FRAME_LENGTH_MS)
-        )
-        banks, _ = kaldi.get_mel_banks(
-            bins, FFT, SAMPLE_RATE, LOWEST_HZ, 0.0, 100.0, -500.0, 1.0
-        )  # to half the rate, without warping
-        self.register_buffer(
-            "banks", functional.pad(banks, (0, 1)).T, persistent=False
-        )  # (257, bins)
-        self.register_buffer(
-            "window", torch.hann_window(self.length, periodic=False), persistent=False
-        )
+        self.shift = round(FRAME_SHIFT_MS * SAMPLE_RATE / 1000)
+        self.length = round(FRAME_LENGTH_MS * SAMPLE_RATE / 1000)
+        window = torch.hann_window(self.length, periodic=False)
+        self.register_buffer("banks", mel_filters(bins), persistent=False)
+        self.register_buffer("window", window, persistent=False)
 
     def spec(self):
         """What decides the values: hashed into a feature store so that a stale one is refused."""
@@ -78,7 +75,7 @@ class LogMel(nn.Module):
         return out
 
     def _fbank(self, waveform):
-        """(N,) -> (M, bins), as torchaudio.compliance.kaldi.fbank without the parts that AST does not use, to the bit."""
+        """(N,) -> (M, bins), to the bit what torchaudio.compliance.kaldi.fbank gives for AST."""
         if len(waveform) < self.length:
             return waveform.new_zeros(0, self.bins)  # not one whole frame
         frames = waveform.unfold(0, self.length, self.shift)
@@ -88,3 +85,27 @@ class LogMel(nn.Module):
         frames[:, 0] -= before[:, 0]
         power = torch.fft.rfft(frames.mul_(self.window), FFT).abs().square_()
         return (power @ self.banks).clamp_min_(FLOOR).log_()
+
+
+def mel_filters(bins: int) -> torch.Tensor:
+    """Compute Kaldi's triangular mel filters.
+
+    Neighbouring triangles overlap by half, have equal widths in mel and a height of 1.
+
+    Returns:
+        float32 (FFT // 2 + 1, bins), to be multiplied by a power spectrum from the left.
+    """
+    lowest = 1127.0 * math.log(1.0 + LOWEST_HZ / 700.0)
+    highest = 1127.0 * math.log(1.0 + SAMPLE_RATE / 2 / 700.0)
+    half_width = (highest - lowest) / (bins + 1)
+    numbers = torch.arange(bins)
+    left = lowest + numbers * half_width
+    centre = lowest + (numbers + 1.0) * half_width
+    right = lowest + (numbers + 2.0) * half_width
+
+    hz = SAMPLE_RATE / FFT * torch.arange(FFT // 2)  # Kaldi leaves out the Nyquist frequency
+    mel = 1127.0 * (1.0 + hz / 700.0).log()[:, None]
+    rising = (mel - left) / (centre - left)
+    falling = (right - mel) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp_min(0.0)
+    return functional.pad(filters, (0, 0, 0, 1))

@@ -19,6 +19,7 @@ VISIBLE = {
     "tests",
     "LICENSE",
     "pyproject.toml",
+    "CITATION.cff",
 }
 
 # A room, or a module that is in none, and its level. Imports go to lower levels, or stay inside the room.

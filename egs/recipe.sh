@@ -262,7 +262,7 @@ stage_train() {
 stage_score() {
     log "score: $experiments"
     "$python" "$root/src/score.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
-        --device "$device" "${debug[@]}"
+        --backbone "$backbone" --weights "$weights" --device "$device" "${debug[@]}"
 }
 
 stage_report() {

@@ -8,7 +8,6 @@ The page is for this computer alone: nobody else can open it, no sound leaves it
 Needs the optional packages called `demo` in pyproject.toml.
 """
 
-import json
 import os
 import tempfile
 import threading
@@ -21,9 +20,10 @@ import numpy as np
 import soundfile
 import torch
 
-from ast_repr import command, inference, manifest, runs
+from ast_repr import command, inference, manifest, run_folder
 from ast_repr import device as devices
 from ast_repr.report import page, passage, predictions, results, song, style
+from ast_repr.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "127.0.0.1"  # seen from this computer only
@@ -42,7 +42,7 @@ def main(args):
     egs = ROOT / "egs"
     found = {
         str(folder): read(folder)
-        for folder in runs.finished([args.exp] if args.exp else egs.glob("*/exp"))
+        for folder in run_folder.finished([args.exp] if args.exp else egs.glob("*/exp"))
     }
     if not found:
         where = args.exp or f"{egs}/*/exp"
@@ -172,9 +172,7 @@ def trust(run, model):
 
 def read(folder):
     """A results.Run from its folder."""
-    return results.Run(
-        folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), []
-    )
+    return results.Run(folder, RunFolder(folder).read_results(), [])
 
 
 def label(run):

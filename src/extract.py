@@ -1,6 +1,8 @@
-"""Stage `extract`: each clip's feature, computed in parallel, into the store. Goes on where it was interrupted.
+"""Stage `extract`: each clip's feature, computed in parallel, into the store.
 
-Machines share the work on one store by `--shard`: the second of four makes each fourth shard, from the second on.
+Resumes where it was interrupted. A shard is made again if it is damaged, or if the audio of one of
+its clips has changed since. Machines share the work on one store by `--shard`: the second of four
+makes each fourth shard, from the second on.
 """
 
 import argparse
@@ -15,7 +17,7 @@ LISTED = 10  # unreadable clips named in an error
 
 def main(args):
     clips, _ = manifest.read(args.data)
-    confs = command.confs(args, lacking=features.lacking(args.data, clips)).values()
+    confs = command.confs(args, lacking=features.lacking(clips)).values()
     for feature in {
         json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs
     }.values():
@@ -23,39 +25,62 @@ def main(args):
 
 
 def extract(data, clips, settings, nj, allowed, part):
-    """Fill the store of one feature, or a part of its shards, with what it lacks; clips whose audio cannot be decoded are left out
-    if there are no more than `allowed`."""
-    folder, feature = data / "features" / settings["name"], features.build(**settings)
+    """Fill the store of one feature, or a part of its shards, with what it lacks.
+
+    Clips whose audio cannot be decoded are left out if there are no more than `allowed`.
+    """
+    folder = data / "features" / settings["name"]
+    feature = features.build(**settings)
     shards = [
         clips[start : start + store.SHARD_CLIPS]
         for start in range(0, len(clips), store.SHARD_CLIPS)
     ]
     own = {index: {clip.clip: clip for clip in shards[index]} for index in range(len(shards))[part]}
-    left_out = {
-        clip: reason
-        for clip, reason in store.left_out(folder).items()
-        if any(clip in shard for shard in own.values())
+    identities = {
+        index: manifest.identities(shard.values(), folder.name) for index, shard in own.items()
     }
-    again = left_out.keys() if len(left_out) > allowed else set()  # they may have been mended
-    todo = {
-        i: shard
-        for i, shard in own.items()
-        if not store.holds(folder, i, list(shard), feature.spec()) or shard.keys() & again
-    }
+    whole = {i for i in own if store.holds(folder, i, identities[i], feature.spec())}
+    say_what_changed(folder, identities.values())
+    left_out = {}
+    for index in whole:
+        left_out |= store.read_header(store.shard_path(folder, index)).left_out
+    if len(left_out) > allowed:  # they may have been mended
+        whole = {index for index in whole if not own[index].keys() & left_out.keys()}
+        left_out = {}
+    todo = {index: shard for index, shard in own.items() if index not in whole}
     if todo:
-        left_out = {
-            clip: reason
-            for clip, reason in left_out.items()
-            if not any(clip in shard for shard in todo.values())
-        }
-        extraction.fill(folder, data, feature, todo, nj, left_out, allowed)
+        fill(folder, data, feature, todo, nj, left_out, allowed)
         refuse_too_many(left_out, allowed)
     for stale in folder.glob("shard-*.h5"):
         if stale.name >= store.shard_path(folder, len(shards)).name:
             stale.unlink(missing_ok=True)  # of a larger manifest
-    print(
-        f"{folder}{'' if todo else ' is up to date'}: {sum(map(len, own.values())) - len(left_out)} clips"
-    )
+    state = "" if todo else " is up to date"
+    print(f"{folder}{state}: {sum(map(len, own.values())) - len(left_out)} clips")
+
+
+def say_what_changed(folder, shards):
+    """Print how many clips' features were computed from something else than the manifest now says.
+
+    Args:
+        shards: {clip: identity} of each.
+    """
+    expected = {}
+    for identities in shards:
+        expected |= identities
+    changed = set()
+    for header in store.headers(folder):
+        changed.update(header.changed(expected))
+    if changed:
+        print(f"{folder}: {len(changed)} clips have changed since; their shards are made again")
+
+
+def fill(folder, data, *rest):
+    """`extraction.fill`; if a file has changed, the next `prepare` hashes all of them again."""
+    try:
+        extraction.fill(folder, data, *rest)
+    except extraction.SourceChangedError:
+        manifest.forget_hashes(data)
+        raise
 
 
 def refuse_too_many(left_out, allowed):
@@ -64,7 +89,8 @@ def refuse_too_many(left_out, allowed):
             print(f"  {reason}")
         more = f" (the first {LISTED} are listed above)" if len(left_out) > LISTED else ""
         raise audio.AudioError(
-            f"{len(left_out)} clips cannot be decoded{more}; mend them, or go on without them by --allow-missing {len(left_out)}"
+            f"{len(left_out)} clips cannot be decoded{more}; mend them, or go on without them by "
+            f"--allow-missing {len(left_out)}"
         )
 
 

@@ -1,19 +1,23 @@
 """Stage `fetch`: which corpus and which backbone, and both of them at hand.
 
-Prints one line for the recipe: corpus, name, root (for own data the CSV), backbone and weight file, separated by tabs.
-What people want to know goes to stderr. Nothing large is downloaded unless it was asked for by name.
+Prints one line for the recipe: corpus, name, root (for own data the CSV), backbone and weight file,
+separated by tabs. What people want to know goes to stderr. Nothing large is downloaded unless it
+was asked for by name. A corpus' name is its folder's or CSV's: a second one of the same name is
+refused as long as the first is there.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
-from ast_repr import catalogue, command
+from ast_repr import catalogue, command, files
 from ast_repr.corpora import openmic, remote
 
 CLIPS = 1_000  # of the built-in corpus whose name has no number
 ARCHIVE = "openmic-2018-v1.0.0.tgz"
 SHIPPED, PUBLISHED = "ast_tiny_synth", "ast_audioset"
+SOURCE = "source.json"  # in a corpus' folder: what it was prepared from
 
 
 def main(args):
@@ -21,6 +25,7 @@ def main(args):
     backbone = choose_backbone(args)
     weights = fetch_backbone(backbone, args.backbone_file)
     name, root = place_corpus(corpus, args)
+    claim_name(args.data / name, root)
     fields = [corpus, name, str(root), backbone, str(weights)]
     if bad := [field for field in fields if not field.isprintable()]:
         raise ValueError(
@@ -33,15 +38,18 @@ def choose_corpus(args):
     """openmic, synthetic or custom; for auto what is at hand, and a line that says so."""
     if (args.corpus == "custom") != (args.manifest is not None):
         raise command.UsageError(
-            f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom --manifest CSV, or neither"
+            f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom "
+            "--manifest CSV, or neither"
         )
     if args.manifest and not args.manifest.is_file():
         raise FileNotFoundError(
-            f"{args.manifest}: no such file; expected a CSV with path and a column for each class (--manifest)"
+            f"{args.manifest}: no such file; expected a CSV with path and a column for each class "
+            "(--manifest)"
         )
     if args.corpus == "synthetic" and args.data_root:
         raise command.UsageError(
-            f"--corpus synthetic takes no --data-root, found {args.data_root}; leave one of them out"
+            f"--corpus synthetic takes no --data-root, found {args.data_root}; "
+            "leave one of them out"
         )
     if args.corpus != "auto":
         return args.corpus
@@ -66,17 +74,25 @@ def choose_backbone(args):
     published, genuine = catalogue.find(PUBLISHED), args.corpus == "openmic" and not args.data_root
     if published.at_hand or genuine:
         say(
-            f"backbone: {PUBLISHED}, the paper's (the small one that is shipped: --backbone {SHIPPED})"
+            f"backbone: {PUBLISHED}, the paper's "
+            f"(the small one that is shipped: --backbone {SHIPPED})"
         )
         return PUBLISHED
     size = f"{published.bytes / 1e6:.0f} MB"
-    others = f"the paper's, {size} to download: --backbone {PUBLISHED}; a file on disk: --backbone-file FILE"
+    others = (
+        f"the paper's, {size} to download: --backbone {PUBLISHED}; "
+        "a file on disk: --backbone-file FILE"
+    )
     say(f"backbone: {SHIPPED}, shipped ({others})")
     return SHIPPED
 
 
 def fetch_backbone(name, file):
-    """Path of the weights of backbone `name`, downloaded if they have to be; `file` if it was given."""
+    """Path of the weights of backbone `name`, verified, and downloaded if they have to be.
+
+    Args:
+        file: the user's own, which is taken as it is; None if there is none.
+    """
     if file:
         if not file.is_file():
             raise FileNotFoundError(
@@ -84,22 +100,46 @@ def fetch_backbone(name, file):
             )
         return file
     entry = catalogue.find(name)
-    if not entry.at_hand:
-        if entry.url is None:
-            found = (
-                f"{entry.path.stat().st_size:,} bytes, expected {entry.bytes:,}"
-                if entry.path.is_file()
-                else "missing"
-            )
-            raise ValueError(
-                f"{entry.path}: {found}; it is part of the repository: git checkout {os.path.relpath(entry.path)}"
-            )
+    place = Path(os.path.relpath(entry.path))
+    if entry.url is not None:
         remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
-    return Path(os.path.relpath(entry.path))
+    elif not entry.path.is_file():
+        raise ValueError(f"{place}: missing; it is part of the repository: git checkout {place}")
+    else:
+        entry.verify()
+    return place
+
+
+def claim_name(folder, root):
+    """Record what a corpus' folder is prepared from; refuse a second corpus of the same name.
+
+    What was made or downloaded here is recorded by a relative path, so that the tree can be copied.
+    If the recorded one is gone, the new one takes the name over.
+
+    Raises:
+        ValueError: another one, which is still there, has the name.
+    """
+    source = root.resolve()
+    recorded = str(source)
+    if source.is_relative_to(folder.parent.resolve()):
+        recorded = os.path.relpath(source, folder.resolve())
+    path = folder / SOURCE
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = None  # new, or damaged
+    if before == recorded:
+        return
+    if before is not None and (folder / before).exists():
+        raise ValueError(
+            f"{source}: the name {folder.name} is that of {before}; rename one of the two, or delete "
+            f"{folder} and its experiments"
+        )
+    files.write_json(path, {"source": recorded})
 
 
 def place_corpus(corpus, args):
-    """(name of the experiments, folder in OpenMIC's layout or CSV), downloaded and unpacked if it has to be."""
+    """(name of the experiments, folder in OpenMIC's layout or CSV), downloaded if need be."""
     if corpus == "custom":
         return args.manifest.stem, args.manifest
     if corpus == "synthetic":

@@ -1,7 +1,8 @@
-"""Stage `prepare`: a corpus becomes a manifest, with a validation split of train clips that keeps groups (artists) whole.
+"""Stage `prepare`: a corpus becomes a manifest, whose validation split keeps groups (artists) whole.
 
-Nothing is done again where the manifest is there and counts what the corpus has. With --check, a CSV of own data is
-looked through instead: all that is wrong with it is listed, and what is in it is counted.
+The manifest is left as it is if it says what the corpus holds, the sha256 of each audio file
+included. With --check, a CSV of own data is looked through instead: all that is wrong with it is
+listed, and what is in it is counted.
 """
 
 import shlex
@@ -30,12 +31,21 @@ def main(args):
     clips, classes, bad = read_custom(root, data) if own else read_openmic(root, data, args)
     clips = with_validation(drop_unreadable(clips, bad, args.allow_missing))
     manifest.check(clips, classes)
+    clips = manifest.with_hashes(data, clips)
     described = summary(clips, classes, "groups" if own else "artists")
-    if (data / "manifest.jsonl").is_file() and (clips, classes) == manifest.read(data):
+    if is_up_to_date(data, clips, classes):
         print(f"{data}/manifest.jsonl is up to date: {described}")
     else:
         manifest.write(data, clips, classes)
         print(f"{data}/manifest.jsonl: {described}")
+
+
+def is_up_to_date(data, clips, classes):
+    """Whether the manifest in `data` is undamaged and says just this."""
+    try:
+        return manifest.read(data) == (clips, classes)
+    except manifest.ManifestError:
+        return False
 
 
 def read_openmic(root, data, args):

@@ -1,8 +1,10 @@
 """Stage `score`: predictions on the test split, and what they are worth, for each conf and seed.
 
-Writes predictions.npz and results.json into the run folder, and one clip before and after the reprogrammer. A run is
-scored again only if its checkpoint is newer than its results. Where the selection is on test (the paper's protocol),
-each epoch is looked at, and the best becomes best.test.<metric>.pt.
+Writes predictions.npz and results.json into the run folder, and one clip before and after the
+reprogrammer. results.json says by sha256 what it was made from (checkpoints, config, manifest,
+classes, weights); a run is scored again if any of that, or a file of its results, is another one.
+A run that was trained on another manifest, or with other settings, is refused. If the selection is
+on test (the paper's protocol), each epoch is looked at, and the best becomes best.test.<metric>.pt.
 """
 
 import subprocess
@@ -15,18 +17,20 @@ from ast_repr import (
     batches,
     checkpoint,
     command,
-    config,
     embeddings,
     features,
     files,
+    identity,
     inference,
     manifest,
     metrics,
+    run_config,
     store,
     trainer,
 )
 from ast_repr import device as devices
 from ast_repr.classifier import Probe, probabilities
+from ast_repr.run_folder import RunFolder
 
 SPLIT = "test"
 BATCH = 16
@@ -34,53 +38,64 @@ BATCH = 16
 
 def main(args):
     clips, classes = manifest.read(args.data)
+    confs = command.confs(args, lacking=features.lacking(clips))
     device, memory = devices.choose(args.device), {}
-    for name in config.select(args.conf_dir, args.conf):
-        for seed in args.seeds:
-            folder = Path(args.exp) / name / f"seed{seed}"
-            history = trainer.read_history(folder)
-            if not history and args.conf == "all" and not folder.is_dir():
-                print(f"{folder}: left out in training")
-                continue
-            if not history:
-                raise ValueError(f"{folder}: no trained run; run the stage `train` first")
-            if not trainer.finished(history, trainer.Plan.of(config.read(folder / "config.yaml"))):
-                raise ValueError(
-                    f"{folder}: stopped after epoch {len(history)}; run the stage `train` again, which goes on from there"
-                )
-            score(folder, history, clips, classes, args, device, memory)
+    runs = run_config.of_runs(
+        confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
+    )
+    for conf in runs:
+        run = RunFolder.of(args.exp, conf["run"]["conf"], conf["run"]["seed"])
+        if args.conf == "all" and not run.path.is_dir():
+            print(f"{run}: left out in training")
+            continue
+        score(run, conf, clips, classes, args, device, memory)
 
 
-def score(folder, history, clips, classes, args, device, memory):
-    """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips, and what heads read of them, from run to run."""
-    results, made_by = folder / "results.json", (folder / "last.pt", folder / "config.yaml")
-    if results.is_file() and results.stat().st_mtime >= max(
-        path.stat().st_mtime for path in made_by
-    ):
-        print(f"{folder}: scored before")
+def score(run, conf, clips, classes, args, device, memory):
+    """Score one run, unless its results are there and were made from just this.
+
+    Args:
+        run: RunFolder.
+        conf: the resolved config that the run has to be of.
+        memory: keeps the test clips, and what heads read of them, from run to run.
+    """
+    state = finished(run, conf)
+    about, feature = state["about"], features.build(**conf["feature"])
+    made_from = {
+        "checkpoints": state["hashes"],
+        "config": identity.of_values(conf),
+        "manifest": conf["run"]["manifest_sha256"],
+        "classes": identity.of_values(classes),
+        "weights": conf["run"]["weights_sha256"],
+        "feature": feature.spec(),
+    }
+    results = run.read_results()
+    if results and results["made_from"] == made_from and run.matches(results["files"]):
+        print(f"{run}: scored before")
         return
-    about = checkpoint.load(folder / "last.pt")["about"]
-    conf, feature = config.read(folder / "config.yaml"), features.build(**about["feature"])
-    if (name := about["feature"]["name"]) not in memory:
-        stored = store.Store(Path(args.data) / "features" / name, feature.spec())
-        usable = store.usable(Path(args.data) / "features", clips)
+    name, select, history = conf["feature"]["name"], conf["select"], state["history"]
+    if name not in memory:
+        stores = Path(args.data) / "features"
+        identities = manifest.identities(clips, name)
+        stored = store.Store(stores / name, feature.spec(), identities)
+        usable = store.usable(stores, clips)
         memory[name] = batches.load(
             [clip for clip in usable if clip.split == SPLIT], classes, stored
         )
-    test, select = memory[name], conf["select"]
+    test = memory[name]
     if select["split"] == SPLIT:
-        history = choose_on_test(folder, history, select, test, device)
-    model, about = inference.restore(trainer.best_path(folder, select))
+        history = choose_on_test(run, history, select, test, args.weights, device)
+    model, _ = inference.restore(run.best(select), args.weights)
     used, clips = model.to(device), test
     if model.is_probe:
-        read, _ = embeddings.Shelf(args.data, name, feature.spec(), memory).read(
-            model, test, about["build"], device, f"{folder}: embed"
-        )
+        shelf = embeddings.Shelf(args.data, name, feature.spec(), memory)
+        read, _ = shelf.read(model, test, about["build"], device, f"{run}: embed")
         used, clips = Probe(model), test.with_features(read)
     scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()
+    written = [run.predictions]
     write_arrays(
-        folder / "predictions.npz",
+        run.predictions,
         clips=np.array(test.names),
         classes=np.array(classes),
         scores=scores,
@@ -88,15 +103,15 @@ def score(folder, history, clips, classes, args, device, memory):
         mask=mask,
     )
     if conf["reprogrammer"]["name"] != "none":
-        write_arrays(folder / "example.npz", **example(model, test, classes, device))
-    found, chosen, epochs = (
-        metrics.evaluate(targets, mask, scores, classes=classes),
-        trainer.best(history, select),
-        history[-1]["epoch"],
-    )
+        write_arrays(run.example, **example(model, test, classes, device))
+        written.append(run.example)
+    if select["split"] == SPLIT:
+        written.append(run.best(select))
+    found = metrics.evaluate(targets, mask, scores, classes=classes)
+    chosen, epochs = trainer.best(history, select), history[-1]["epoch"]
+    seconds = sum(row["seconds"] for row in history)
     weights = conf["backbone"].get("weights", "none")
-    files.write_json(
-        results,
+    run.write_results(
         {
             "corpus": conf["run"]["corpus"],
             "protocol": conf["protocol"],
@@ -119,12 +134,8 @@ def score(folder, history, clips, classes, args, device, memory):
             "selection": select
             | {"epoch": chosen["epoch"], "value": chosen["valid"][select["metric"]]},
             "epochs": epochs,
-            "train_seconds": round(
-                about["prepare_seconds"] + sum(row["seconds"] for row in history), 3
-            ),
-            "seconds_per_epoch": round(sum(row["seconds"] for row in history) / epochs, 3)
-            if epochs
-            else 0.0,
+            "train_seconds": round(about["prepare_seconds"] + seconds, 3),
+            "seconds_per_epoch": round(seconds / epochs, 3) if epochs else 0.0,
             "split": SPLIT,
             "clips": len(test),
             "observed": int(mask.sum()),
@@ -134,28 +145,56 @@ def score(folder, history, clips, classes, args, device, memory):
             "published": conf["published"],
             "machine": about["device"],
             "commit": commit(),
+            "made_from": made_from,
+            "files": {path.name: identity.of_file(path) for path in written},
         },
     )
     print(
-        f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})"
+        f"{run}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips "
+        f"(epoch {chosen['epoch']} of {epochs})"
     )
 
 
-def choose_on_test(folder, history, select, test, device):
-    """The paper's protocol: score each epoch on test, keep the best; returns the history with those values."""
+def finished(run, conf):
+    """What last.pt holds of a run that has been trained to its end as `conf` says.
+
+    Raises:
+        ValueError: it was not, or its other checkpoints are not those that it wrote.
+    """
+    state = trainer.read_last(run)
+    if state is None:
+        raise ValueError(f"{run}: no trained run; run the stage `train` first")
+    run_config.refuse_other(run, state["about"]["config"], conf)
+    epochs = len(state["history"])
+    if not trainer.finished(state["history"], trainer.Plan.of(conf)):
+        raise ValueError(f"{run}: stopped after epoch {epochs}; run the stage `train` to resume it")
+    if not run.matches(state["hashes"]):
+        raise checkpoint.CheckpointError(
+            f"{run}: {', '.join(state['hashes'])}: missing, damaged or of another run; "
+            "run the stage `train` again, which mends it"
+        )
+    return state
+
+
+def choose_on_test(run, history, select, test, weights, device):
+    """The paper's protocol: score each epoch on test, keep the best.
+
+    Returns:
+        the history with the values on test.
+    """
     history = [dict(row) for row in history]
     for row in history:
-        path = trainer.epoch_path(folder, row["epoch"])
+        path = run.epoch(row["epoch"])
         if path.is_file():
-            model, _ = inference.restore(path)
+            model, _ = inference.restore(path, weights)
             found = metrics.evaluate(
                 test.targets.numpy(),
                 test.mask.numpy(),
                 probabilities(model.to(device), test.batches(BATCH), device),
             )
             row["valid"] = {name: found[name] for name in metrics.SUMMARY}
-    chosen = trainer.epoch_path(folder, trainer.best(history, select)["epoch"])
-    files.write_bytes(trainer.best_path(folder, select), chosen.read_bytes())
+    chosen = run.epoch(trainer.best(history, select)["epoch"])
+    files.write_bytes(run.best(select), chosen.read_bytes())
     return history
 
 
@@ -181,22 +220,17 @@ def write_arrays(path, **arrays):
 
 
 def commit():
-    """Short name of the code's commit, or None outside a repository."""
-    run = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
+    """Short name of the code's commit; None outside a repository, or without git."""
+    line = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        run = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
     return run.stdout.strip() or None
 
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument(
-        "--data", required=True, help="folder with the manifest and the feature store"
-    )
-    parser.add_argument("--exp", required=True, help="folder of the run folders")
     command.add_conf_options(parser)
     command.add_run_options(parser)
     return parser

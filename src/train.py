@@ -1,15 +1,14 @@
 """Stage `train`: one run for each conf and seed, from the feature store to a run folder.
 
-The split called test is never opened here. A run that was interrupted goes on; one that is finished is left as it is;
-one whose config has changed is refused, with the keys that differ. `--ngpu` gives a run several devices, or processes on
-the CPU; started by torchrun, all of its processes share each run. `--dry-run` says what the runs would take.
+The split called test is never opened here. A run that was interrupted is resumed; one that is
+finished is left as it is; one that was made with other settings, from another manifest or with
+other weights is refused, with the keys that differ. `--ngpu` gives a run several devices, or
+processes on the CPU; started by torchrun, all of its processes share each run. `--dry-run` says
+what the runs would take.
 """
 
-import hashlib
-import shutil
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 from torch import distributed
 from tqdm import tqdm
@@ -24,31 +23,25 @@ from ast_repr import (
     features,
     launch,
     manifest,
+    run_config,
     trainer,
 )
 from ast_repr import device as devices
+from ast_repr.run_folder import RunFolder
 
 
 def main(args):
     if distributed.is_torchelastic_launched() and (args.ngpu > 1 or args.jobs or args.dry_run):
         raise command.UsageError(
-            "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected none of them; leave them out, or use python itself"
+            "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected "
+            "none of them; leave them out, or use python itself"
         )
     clips, classes = manifest.read(args.data)
-    confs, sources = possible(
-        command.confs(args, lacking=features.lacking(args.data, clips)), classes, args
+    confs = command.confs(args, lacking=features.lacking(clips))
+    confs, sources = possible(confs, classes, args)
+    runs = run_config.of_runs(
+        confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
     )
-    identity = {
-        "corpus": Path(args.data).name,
-        "manifest_sha256": sha256(Path(args.data) / "manifest.jsonl"),
-        "backbone": args.backbone,
-        "weights_sha256": sha256(args.weights),
-    }
-    runs = [
-        conf | {"run": identity | {"conf": name, "seed": seed}}
-        for name, conf in confs.items()
-        for seed in args.seeds
-    ]
     teams = devices.teams(args.device, args.ngpu, args.jobs, len(runs))
     if args.dry_run:
         foresee(
@@ -62,8 +55,11 @@ def main(args):
 
 
 def possible(confs, classes, args):
-    """(confs, what heads by name read of the source's classes). Where the classes have no names among these, --conf all goes
-    without such confs; asked for, they are an error."""
+    """(confs, what heads by name read of the source's classes).
+
+    If the classes have no names among these, --conf all goes without such confs; asked for, they
+    are an error.
+    """
     by_name = [name for name, conf in confs.items() if blueprint.by_name(conf)]
     try:
         return confs, blueprint.source_groups(
@@ -81,12 +77,12 @@ def work(args, sources, team, device, runs):
     """Train the runs one after the other, as one process of a team."""
     stock = stock_of(args, *manifest.read(args.data), sources)
     for conf in runs:
-        folder = Path(args.exp) / conf["run"]["conf"] / f"seed{conf['run']['seed']}"
-        with nullcontext() if team.rank else trainer.only_user_of(folder):
+        run = RunFolder.of(args.exp, conf["run"]["conf"], conf["run"]["seed"])
+        with nullcontext() if team.rank else run.locked():
             if team.rank == 0:
-                claim(folder, conf, args.overwrite)
+                claim(run, conf, args.overwrite)
             team.wait()
-            experiment.train(folder, conf, stock, team, device)
+            experiment.train(run.path, conf, stock, team, device)
 
 
 def stock_of(args, clips, classes, sources):
@@ -104,17 +100,22 @@ def stock_of(args, clips, classes, sources):
 
 
 def foresee(confs, stock, device, seeds):
-    """Print what each of the runs would take by itself, and all one after the other on one device, where seeds share embeddings."""
+    """Print what each of the runs would take by itself, and all one after the other.
+
+    That is on one device, where seeds share embeddings.
+    """
     total = 0.0
     for conf in tqdm(confs, "estimate", unit="conf", leave=False):
         cost = estimate.estimate(conf, stock, device)
         total += cost.shared_s + seeds * (cost.seconds - cost.shared_s)
         tqdm.write(
-            f"{conf['run']['conf']}: about {clock(cost.seconds)} a seed ({clock(cost.prepare_s)}, then {cost.epochs} x {clock(cost.epoch_s)} at most); "
-            f"{cost.peak_bytes / 1e9:.1f} GB, and {cost.feature_bytes / 1e9:.1f} GB of features where they are kept"
+            f"{conf['run']['conf']}: about {clock(cost.seconds)} a seed ({clock(cost.prepare_s)}, "
+            f"then {cost.epochs} x {clock(cost.epoch_s)} at most); {cost.peak_bytes / 1e9:.1f} GB, "
+            f"and {cost.feature_bytes / 1e9:.1f} GB of features where they are kept"
         )
     print(
-        f"about {clock(total)} for {len(confs)} confs x {seeds} seeds, one after the other; nothing was trained"
+        f"about {clock(total)} for {len(confs)} confs x {seeds} seeds, one after the other; "
+        "nothing was trained"
     )
 
 
@@ -132,32 +133,39 @@ def clock(seconds):
     )
 
 
-def claim(folder, conf, overwrite):
-    """Save the config in a new run folder; refuse one that was made with another."""
-    path = folder / "config.yaml"
+def claim(run, conf, overwrite):
+    """Save the config in a new run folder; refuse one that was made with another.
+
+    What last.pt holds decides; config.yaml is a copy, and stands in for it before the first epoch.
+    """
     if overwrite:
-        for old in folder.iterdir():
-            if old.name != ".lock":
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-    if path.is_file() and (differing := config.differences(path, conf)):
+        run.clear()
+    state = trainer.read_last(run)
+    saved = read_config(run)
+    if state is not None:
+        run_config.refuse_other(run, state["about"]["config"], conf)
+        trainer.mend(run, state)
+    elif saved is not None:
+        run_config.refuse_other(run, saved, conf)
+    elif not run.is_empty():
         raise config.ConfigError(
-            f"{folder} was made with other settings: {'; '.join(differing)}; pass --overwrite to make it anew"
+            f"{run}: neither last.pt nor a readable config.yaml says how it was made; "
+            "delete the folder, or pass --overwrite to train it from scratch"
         )
-    if not path.is_file() or config.read(path) != conf:  # in what tables show
-        config.save(path, conf)
+    if saved != conf:  # new, damaged, or other in what tables show
+        config.save(run.config, conf)
 
 
-def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def read_config(run):
+    """What config.yaml holds; None if there is none, or it is damaged."""
+    try:
+        return config.read(run.config)
+    except (config.ConfigError, UnicodeDecodeError):
+        return None
 
 
 def parse():
     parser = command.parser(__doc__)
-    parser.add_argument(
-        "--data", required=True, help="folder with the manifest and the feature store"
-    )
-    parser.add_argument("--exp", required=True, help="folder of the run folders")
     command.add_conf_options(parser)
     command.add_run_options(parser)
     parser.add_argument(
@@ -171,10 +179,6 @@ def parse():
         type=command.between(int, 1),
         help="runs at the same time (default: as many as there are GPUs for, one on the CPU)",
     )
-    parser.add_argument(
-        "--backbone", required=True, help="name of the backbone, for tables and the catalogue"
-    )
-    parser.add_argument("--weights", required=True, help="its weight file")
     parser.add_argument(
         "--features-in",
         choices=batches.PLACES,
@@ -195,7 +199,7 @@ def parse():
         "--dry-run", action="store_true", help="say what the runs would take, and do nothing"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="make runs anew that are there already"
+        "--overwrite", action="store_true", help="train runs again that are there already"
     )
     return parser
 

@@ -1,8 +1,11 @@
-"""Checkpoints are whole or not there, and reading one runs nothing."""
+"""Checkpoints are whole or not there, no flipped bit goes unnoticed, and reading one runs nothing."""
 
+import io
 import pickle
+import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 from ast_repr import checkpoint, trainer
 from ast_repr.checkpoint import CheckpointError
+from ast_repr.run_folder import RunFolder
 
 
 class Malice:
@@ -22,31 +26,64 @@ class Malice:
         return (open, (self.path, "w"))
 
 
-@pytest.mark.parametrize(
-    "write",
-    [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))],
-    ids=["torch", "pickle"],
-)
-def test_code_in_a_checkpoint_does_not_run(write, tmp_path):
+def sealed(value):
+    """The bytes that torch writes, with the seal of a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    checkpoint.seal(buffer)
+    return buffer.getvalue()
+
+
+def unsealed(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dump", [sealed, unsealed, lambda value: pickle.dumps(value, protocol=2)])
+def test_code_in_a_checkpoint_does_not_run(dump, tmp_path):
     trace = tmp_path / "was_here"
-    write({"learned": Malice(trace)}, tmp_path / "last.pt")
-    with pytest.raises(
-        CheckpointError, match=r"last\.pt: not a checkpoint of this project, or truncated"
-    ):
-        trainer.resume(tmp_path, method=None, optimizer=None)
+    (tmp_path / "last.pt").write_bytes(dump({"learned": Malice(trace)}))
+    with pytest.raises(CheckpointError, match=r"last\.pt: damaged, or not a checkpoint"):
+        trainer.read_last(RunFolder(tmp_path))
     assert not trace.exists()
+
+
+def test_a_checkpoint_is_a_torch_archive_like_any_other(tmp_path):
+    path, state = tmp_path / "x.pt", {"x": torch.arange(1000), "best": b"\0bytes", "epoch": 3}
+    checkpoint.save(path, state)
+    for found in (checkpoint.load(path), torch.load(path, weights_only=True)):
+        assert torch.equal(found.pop("x"), state["x"])
+        assert found == {"best": b"\0bytes", "epoch": 3}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None and archive.comment.startswith(b"sha256:")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_named(share, tmp_path):
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"x": torch.arange(1000)})
-    assert torch.equal(checkpoint.load(path)["x"], torch.arange(1000))
     path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match="last.pt: .*truncated; delete it and train again"):
-        checkpoint.load(path)
-    with pytest.raises(CheckpointError, match="no such checkpoint; train first"):
+    with pytest.raises(CheckpointError, match="last.pt: damaged.*; train again"):
+        checkpoint.load(path, "train again")
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="none.pt: no such checkpoint; .*`train`"):
         checkpoint.load(tmp_path / "none.pt")
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path):
+    path = tmp_path / "best.pt"
+    checkpoint.save(path, {"x": torch.arange(300.0), "about": {"classes": ["bass", "flute"]}})
+    whole, rng = path.read_bytes(), random.Random(0)
+    places = [rng.randrange(len(whole)) for _ in range(300)]
+    for place in [*places, 0, len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="best.pt: damaged"):
+            checkpoint.load(path)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +91,20 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
 )
 def test_another_kind_of_file_is_named(content, tmp_path):
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x\.pt: not a checkpoint of this project"):
+    with pytest.raises(CheckpointError, match=r"x\.pt: damaged, or not a checkpoint"):
         checkpoint.load(tmp_path / "x.pt")
+
+
+def test_without_memory_the_old_file_stays_and_the_error_names_it(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "last.pt", {"epoch": 1})
+
+    def full(state, buffer):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="last.pt: no memory"):
+        checkpoint.save(tmp_path / "last.pt", {"epoch": 2})
+    assert checkpoint.load(tmp_path / "last.pt") == {"epoch": 1}
 
 
 KILLS = 12

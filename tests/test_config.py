@@ -251,17 +251,16 @@ def test_an_unknown_protocol_lists_what_there_is(folder):
 def test_what_is_saved_comes_back_and_differences_are_named(folder):
     found = config.load(folder, "unet", protocol="paper")
     config.save(folder / "run" / "config.yaml", found)
-    assert config.differences(folder / "run" / "config.yaml", found) == []
-    assert (
-        config.differences(folder / "run" / "config.yaml", found | {"row": "shown otherwise"}) == []
-    )
+    saved = config.read(folder / "run" / "config.yaml")
+    assert config.differences(saved, found) == []
+    assert config.differences(saved, found | {"row": "shown otherwise"}) == []
     other = config.load(
         folder,
         "unet",
         protocol="paper",
         settings=["train.epochs=5", "reprogrammer.width=2", "optimizer.lr=0.1"],
     )
-    assert config.differences(folder / "run" / "config.yaml", other) == [
+    assert config.differences(saved, other) == [
         "optimizer.lr: 1e-05 -> 0.1",
         "reprogrammer.width: None -> 2",
         "train.epochs: 9 -> 5",

@@ -1,7 +1,11 @@
-"""What a head reads is computed once: other runs and processes find it on disk, bit for bit, and never what no longer fits."""
+"""What a head reads is computed once: other runs and processes get it from disk, bit for bit.
+
+They never get what no longer fits.
+"""
 
 import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +16,6 @@ import score as stage
 from ast_repr import (
     checkpoint,
     classifier,
-    config,
     embeddings,
     estimate,
     experiment,
@@ -24,6 +27,7 @@ from ast_repr import (
     trainer,
 )
 from ast_repr.backbones import weights
+from ast_repr.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 CLASSES = ["bass", "flute", "voice"]
@@ -72,7 +76,7 @@ def fill_store(data, clips):
         data / "features" / "logmel",
         0,
         noise,
-        [clip.clip for clip in clips],
+        manifest.identities(clips, "logmel"),
         features.build(**FEATURE).spec(),
     )
 
@@ -167,17 +171,30 @@ CHANGES = {
     "weights": lambda case: case | {"moved": True},
     "heads of attention": lambda case: case | {"options": {"num_heads": 4}},
     "what is read": lambda case: case | {"head": {"name": "labelmap", "kind": "linear"}},
-    "store made anew": lambda case: case | {"touched": True},
+    "the audio of a clip": lambda case: case | {"audio": "of another file"},
+    "the audio of a clip outside of these": lambda case: case | {"other audio": "of another file"},
+    "a store made again": lambda case: case | {"written": True},
     "nothing": lambda case: case,
     "the weights' place": lambda case: case | {"renamed": True},
 }
+NO_CHANGE = (
+    "the audio of a clip outside of these",
+    "a store made again",
+    "nothing",
+    "the weights' place",
+)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_decides_the_values_makes_it_compute_anew(
-    change, tiny_dims, backbone_at, tiny_clips, corpus, tmp_path, computed
+def test_whatever_decides_the_values_makes_it_compute_again(
+    change, tiny_dims, backbone_at, tiny_clips, tmp_path, computed
 ):
-    data, stored = corpus
+    data = tmp_path / "data"
+    stored = [
+        manifest.Clip(f"train{i}", "", f"{i}.ogg", 0.0, "train", {}, f"of file {i}")
+        for i in range(9)
+    ]
+    fill_store(data, stored)
 
     def read(case):
         file = backbone_at
@@ -194,8 +211,11 @@ def test_whatever_decides_the_values_makes_it_compute_anew(
         if case.get("moved"):
             with torch.no_grad():
                 model.backbone.pos_embed[0, 0, 0] += 1e-3
-        if case.get("touched"):
-            fill_store(data, stored)
+        now = list(stored)
+        now[2] = replace(now[2], sha256=case.get("audio", now[2].sha256))
+        now[7] = replace(now[7], sha256=case.get("other audio", now[7].sha256))
+        if case.get("written") or now != stored:
+            fill_store(data, now)
         build |= {"reprogrammer": case.get("reprogrammer", build["reprogrammer"])}
         return shelf(data, case.get("spec")).read(model, case["clips"], build, CPU, "embed")
 
@@ -203,7 +223,7 @@ def test_whatever_decides_the_values_makes_it_compute_anew(
     read(case)
     assert len(computed) == 1
     read(CHANGES[change](case))
-    assert len(computed) == (1 if change in ("nothing", "the weights' place") else 2)
+    assert len(computed) == (1 if change in NO_CHANGE else 2)
 
 
 def test_another_kind_of_device_has_files_of_its_own(tiny_dims, backbone_at, tiny_clips, tmp_path):
@@ -293,7 +313,14 @@ def test_where_nothing_can_be_written_it_goes_without(
 
 def conf(seed=0):
     return {
-        "run": {"conf": "own", "seed": seed, "corpus": "own", "backbone": "tiny"},
+        "run": {
+            "conf": "own",
+            "seed": seed,
+            "corpus": "own",
+            "backbone": "tiny",
+            "manifest_sha256": "a",
+            "weights_sha256": "b",
+        },
         "feature": FEATURE,
         "input": {"norm": "backbone"},
         "augment": {"time": 0, "freq": 0, "fill": "mean"},
@@ -323,13 +350,12 @@ def conf(seed=0):
 def run(folder, stock, seed=0):
     """What a run leaves: (its history without times, the tensors of its best epoch)."""
     folder.mkdir()
-    config.save(folder / "config.yaml", conf(seed))
     experiment.train(folder, conf(seed), stock, parallel.ALONE, CPU)
     history = [
         {key: value for key, value in row.items() if key != "seconds"}
         for row in trainer.read_history(folder)
     ]
-    return history, checkpoint.load(trainer.best_path(folder, conf()["select"]))["learned"]
+    return history, checkpoint.load(RunFolder(folder).best(conf()["select"]))["learned"]
 
 
 def same(one, other):
@@ -380,11 +406,11 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
     for _ in range(2):
         del computed[:]
         stage.score(
-            tmp_path / "a",
-            trainer.read_history(tmp_path / "a"),
+            RunFolder(tmp_path / "a"),
+            conf(),
             clips,
             CLASSES,
-            SimpleNamespace(data=str(data)),
+            SimpleNamespace(data=str(data), weights=backbone_at),
             CPU,
             {},
         )
@@ -392,7 +418,7 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
         assert computed == ([9] if len(said) == 1 else [])
         (tmp_path / "a" / "results.json").unlink()
     assert np.array_equal(*said)
-    model, _ = inference.restore(trainer.best_path(tmp_path / "a", conf()["select"]))
+    model, _ = inference.restore(RunFolder(tmp_path / "a").best(conf()["select"]))
     x = torch.from_numpy(
         store.Store(data / "features" / "logmel").read(
             [clip.clip for clip in clips if clip.split == "test"]

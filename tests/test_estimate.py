@@ -1,7 +1,5 @@
 """What a run would take is scaled from a few of its steps, made on its own code path; nothing is left behind."""
 
-import json
-
 import torch
 
 import train as stage
@@ -76,10 +74,8 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
             {"epoch": 1, "seconds": 100.0},
             {"epoch": 2, "seconds": 2.0},
         ]  # the first pays for what is done once
-        (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        checkpoint.save(
-            folder / "last.pt", {"about": {"prepare_seconds": 3.0, "shared_seconds": 2.0}}
-        )
+        about = {"prepare_seconds": 3.0, "shared_seconds": 2.0}
+        checkpoint.save(folder / "last.pt", {"history": rows, "about": about})
 
     monkeypatch.setattr(experiment, "train", train)
     cost = estimate._try(

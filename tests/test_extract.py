@@ -1,22 +1,22 @@
 """The stage `extract`: parts, interruption, clips without audio, and a store that is equal however it was made."""
 
 import importlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import hears_ctrl_c
 
-from ast_repr import audio, command, features, store
+from ast_repr import audio, command, features, manifest, store
+from ast_repr.manifest import Clip
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = ("--conf-dir", str(ROOT / "egs" / "openmic" / "conf"), "--conf", "ast_linear")
@@ -49,20 +49,28 @@ def write(folder, clips):
     for name in "xyz":
         soundfile.write(folder / f"{name}.wav", rng.uniform(-0.5, 0.5, (44_100, 2)), 44_100)
     names = {f"{i:06d}": "xyz"[i % 3] + ".wav" for i in range(clips)}
-    lines = [
-        {
-            "clip": clip,
-            "group": clip,
-            "audio": path,
-            "start_s": 0.0,
-            "split": "train",
-            "labels": {"a": 1.0},
-        }
-        for clip, path in names.items()
-    ]
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "classes.txt").write_text("a\n")
+    made = [Clip(clip, clip, path, 0.0, "train", {"a": 1.0}) for clip, path in names.items()]
+    manifest.write(folder, manifest.with_hashes(folder, made), ["a"])
     return folder
+
+
+def rewrite(data, change):
+    """Write the manifest again with what `change` makes of its clips."""
+    clips, classes = manifest.read(data)
+    manifest.write(data, change(clips), classes)
+
+
+def prepare(data):
+    """What the stage `prepare` does about audio that has changed."""
+    rewrite(data, lambda clips: manifest.with_hashes(data, clips))
+
+
+def replace_file(path):
+    """Other sound of the same size and time in the same place."""
+    times, samples = path.stat(), np.random.default_rng(1).uniform(-0.5, 0.5, (44_100, 2))
+    soundfile.write(path, samples, 44_100)
+    assert path.stat().st_size == times.st_size
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @pytest.fixture
@@ -72,10 +80,14 @@ def data(tmp_path):
 
 
 def damage(data, clip):
-    """Let the clip's audio be a file that is not there."""
-    text = (data / "manifest.jsonl").read_text().splitlines()
-    text[int(clip)] = json.dumps(json.loads(text[int(clip)]) | {"audio": "bad.wav"})
-    (data / "manifest.jsonl").write_text("\n".join(text) + "\n")
+    """Let the clip's audio be a file that is not there, and would be x.wav if it were."""
+    sha256 = manifest.read(data)[0][0].sha256
+
+    def change(clips):
+        clips[int(clip)] = replace(clips[int(clip)], audio="bad.wav", sha256=sha256)
+        return clips
+
+    rewrite(data, change)
     return data
 
 
@@ -129,7 +141,7 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
         0,
         f"{damaged}/features/logmel: 11 clips\n",
     )
-    assert list(store.left_out(damaged / "features" / "logmel")) == [BAD]
+    assert list(store.Store(damaged / "features" / "logmel").left_out) == [BAD]
     assert (
         run(damaged, "--allow-missing", "1")[1]
         == f"{damaged}/features/logmel is up to date: {CLIPS - 1} clips\n"
@@ -137,7 +149,7 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
     assert run(damaged)[0] == 1  # no longer allowed
     os.link(damaged / "x.wav", damaged / "bad.wav")
     assert run(damaged)[:2] == (0, f"{damaged}/features/logmel: {CLIPS} clips\n")
-    assert store.left_out(damaged / "features" / "logmel") == {}
+    assert store.Store(damaged / "features" / "logmel").left_out == {}
 
 
 def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
@@ -206,9 +218,68 @@ def test_no_process_outlives_one_that_was_killed(killed, tmp_path):
 
 def test_shards_of_a_larger_manifest_go(data, run):
     assert run(data)[0] == 0
-    lines = (data / "manifest.jsonl").read_text().splitlines(keepends=True)
-    (data / "manifest.jsonl").write_text("".join(lines[:8]))
+    rewrite(data, lambda clips: clips[:8])
     assert run(data)[:2] == (0, f"{data}/features/logmel is up to date: 8 clips\n")
     assert shards(data) == ["shard-00000.h5"]
-    with h5py.File(data / "features" / "logmel" / "shard-00000.h5") as file:
-        assert len(file["clips"]) == 8
+    assert len(store.read_header(data / "features" / "logmel" / "shard-00000.h5").rows) == 8
+
+
+def logmel(path):
+    waveform = torch.from_numpy(audio.fit(audio.decode(path)))[None]
+    return features.build("logmel")(waveform)[0].half().numpy()
+
+
+def test_audio_that_was_replaced_is_extracted_again_and_nothing_else(data, run):
+    rewrite(data, lambda clips: [replace(clip, audio="x.wav") for clip in clips])
+    one = replace_audio_of(data, "000010", "z.wav")  # in the second of four shards
+    prepare(data)
+    assert run(data)[0] == 0
+    folder = data / "features" / "logmel"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    old = store.Store(folder).read(["000010"])[0]
+    replace_file(one)
+    prepare(data)
+    with pytest.raises(store.StoreError, match="1 clips have changed"):
+        store.Store(folder, None, manifest.identities(manifest.read(data)[0], "logmel"))
+    code, out, _ = run(data)
+    assert code == 0 and "1 clips have changed since" in out
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"shard-00001.h5"}
+    new = store.Store(folder).read(["000010"])[0]
+    assert np.array_equal(new, logmel(one)) and not np.array_equal(new, old)
+    assert "up to date" in run(data)[1]
+
+
+def replace_audio_of(data, clip, name):
+    """Let a clip have another file; returns its path."""
+    rewrite(
+        data,
+        lambda clips: [replace(own, audio=name) if own.clip == clip else own for own in clips],
+    )
+    return data / name
+
+
+def test_audio_that_was_replaced_since_prepare_is_refused(data, run):
+    replace_file(data / "y.wav")
+    (data / manifest.HASHES).touch()
+    code, _, err = run(data, "--allow-missing", str(CLIPS))
+    assert code == 1 and "y.wav: changed since the stage `prepare`; run it again" in err
+    assert not (data / manifest.HASHES).exists()  # so that `prepare` looks at every file
+    prepare(data)
+    assert run(data)[0] == 0
+
+
+def test_another_start_in_the_same_file_is_another_clip(data, run):
+    assert run(data)[0] == 0
+    rewrite(data, lambda clips: [replace(clips[0], start_s=0.5), *clips[1:]])
+    assert "1 clips have changed since" in run(data)[1]
+
+
+def test_a_damaged_shard_is_made_again(data, run):
+    assert run(data)[0] == 0
+    path = data / "features" / "logmel" / "shard-00002.h5"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "up to date" not in run(data)[1]
+    names = [clip.clip for clip in manifest.read(data)[0]]
+    assert len(store.Store(path.parent).read(names)) == CLIPS

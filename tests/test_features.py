@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchaudio.compliance import kaldi
 
-from ast_repr import backbones, features
+from ast_repr import backbones, features, manifest
 from ast_repr.features import logmel as logmel_module
 from ast_repr.features import vggish
 
@@ -175,9 +175,8 @@ def vggish_frames():
 
 
 def test_vggish_lies_beside_the_audio():
-    assert vggish.sidecar("/x/openmic-2018/audio/000/000046_3840.ogg") == Path(
-        "/x/openmic-2018/vggish/000/000046_3840.json"
-    )
+    audio = "/x/openmic-2018/audio/000/000046_3840.ogg"
+    assert manifest.sidecar(audio, "vggish") == Path("/x/openmic-2018/vggish/000/000046_3840.json")
 
 
 def test_vggish_is_read_as_it_is_and_survives_the_store(tmp_path):

@@ -45,6 +45,7 @@ LEVELS = {
     "augment": 1,
     "optimizer": 1,
     "launch": 1,
+    "run_config": 1,
     "config": 0,
     "audio": 0,
     "manifest": 0,
@@ -56,13 +57,14 @@ LEVELS = {
     "command": 0,
     "parallel": 0,
     "catalogue": 0,
-    "runs": 0,
+    "run_folder": 0,
     "release": 0,
     "graph": 0,
     "rooms": 0,
     "files": 0,
+    "identity": 0,
 }
-SHARED = {"rooms", "files"}  # what the others of level 0 stand on
+SHARED = {"rooms", "files", "identity"}  # what the others of level 0 stand on
 ALSO = {
     ("metrics", "manifest.PRESENT"),
     ("command", "config"),
@@ -71,6 +73,7 @@ ALSO = {
 ONLY_SCRIPTS = {
     "config",
     "command",
+    "run_config",
 }  # nothing below the entry points knows of configs or command lines
 NETWORKS = {"backbones", "reprogrammers", "heads"}
 DATA = {"manifest", "store", "batches", "corpora", "audio", "features", "extraction"}
@@ -80,6 +83,8 @@ WITHOUT_TORCH = [
     "config",
     "catalogue",
     "command",
+    "run_config",
+    "run_folder",
     "store",
     "report",
     "corpora",

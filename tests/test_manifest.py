@@ -1,6 +1,12 @@
-"""The manifest keeps what it is given, refuses what would spoil an experiment, and splits by artist."""
+"""The manifest keeps what it is given, refuses what would spoil an experiment, splits by artist.
+
+It knows its audio by content, and a damaged or edited manifest from a whole one.
+"""
 
 import json
+import os
+import random
+import subprocess
 from collections import Counter
 from dataclasses import replace
 
@@ -50,6 +56,8 @@ def test_a_line_is_plain_json(tmp_path):
         "start_s": 3.5,
         "split": "test",
         "labels": {"flute": 0.25},
+        "sha256": "",
+        "sidecars": {},
     }
 
 
@@ -65,13 +73,138 @@ def test_no_manifest_names_the_stage_that_makes_it(tmp_path):
         manifest.read(tmp_path)
 
 
+def sealed(folder):
+    """What `sha256sum` says of the files, as an independent oracle."""
+    line = ["sha256sum", "-c", "--quiet", "manifest.sha256"]
+    return subprocess.run(line, cwd=folder, capture_output=True).returncode == 0
+
+
 @pytest.mark.parametrize("line", ["{", '{"clip": "a"}', "[]", "3", '{"clip": "a", "tempo": 3}'])
 def test_an_unreadable_line_is_named_by_its_number(line, tmp_path):
     manifest.write(tmp_path, TWO, CLASSES)
     with open(tmp_path / "manifest.jsonl", "a") as file:
         file.write(line + "\n")
+    with open(tmp_path / "manifest.sha256", "w") as seal:
+        files = ("classes.txt", "manifest.jsonl")
+        subprocess.run(["sha256sum", *files], cwd=tmp_path, stdout=seal, check=True)
     with pytest.raises(ManifestError, match=r"manifest\.jsonl, line 3: not a clip"):
         manifest.read(tmp_path)
+
+
+def edit_class(folder):
+    (folder / "classes.txt").write_text("bass\nviolin\nflute\n")
+
+
+def edit_label(folder):
+    text = (folder / "manifest.jsonl").read_text()
+    (folder / "manifest.jsonl").write_text(text.replace("0.25", "0.75"))
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [edit_class, edit_label, remove("classes.txt"), remove("manifest.sha256")]
+)
+def test_an_edited_manifest_is_refused(change, tmp_path):
+    manifest.write(tmp_path, TWO, CLASSES)
+    assert sealed(tmp_path)
+    change(tmp_path)
+    assert not sealed(tmp_path)
+    with pytest.raises(ManifestError, match="manifest.jsonl: damaged.*`prepare` again"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "classes.txt", "manifest.sha256"])
+def test_no_flipped_bit_goes_unnoticed(name, tmp_path):
+    manifest.write(tmp_path, TWO, CLASSES)
+    whole, rng = (tmp_path / name).read_bytes(), random.Random(0)
+    for _ in range(100):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(ManifestError, match="`prepare` again"):
+            manifest.read(tmp_path)
+
+
+def test_a_manifest_is_known_by_all_that_it_says_but_where_its_audio_lies():
+    own = manifest.content_sha256(TWO, CLASSES)
+    moved = [replace(clip, audio="/elsewhere/" + clip.audio) for clip in TWO]
+    assert manifest.content_sha256(moved, CLASSES) == own
+    others = [
+        (TWO, [CLASSES[1], CLASSES[0], CLASSES[2]]),
+        (TWO[::-1], CLASSES),
+        ([TWO[0], replace(TWO[1], sha256="of other audio")], CLASSES),
+        ([TWO[0], replace(TWO[1], sidecars={"vggish": "of another file"})], CLASSES),
+        ([TWO[0], replace(TWO[1], start_s=3.6)], CLASSES),
+        ([TWO[0], replace(TWO[1], split="valid")], CLASSES),
+        ([TWO[0], replace(TWO[1], labels={"flute": 0.26})], CLASSES),
+    ]
+    assert own not in {manifest.content_sha256(*other) for other in others}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A manifest's folder, and two clips whose files lie in OpenMIC's layout, one with VGGish."""
+    for name in ("audio/a/a.ogg", "audio/b/b.ogg", "vggish/b/b.json"):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "data").mkdir()
+    clips = [
+        replace(clip, audio=f"../root/audio/{clip.clip}/{clip.clip}.ogg", start_s=3.5)
+        for clip in TWO
+    ]
+    return tmp_path / "data", clips
+
+
+def sha256sum(path):
+    return subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+
+
+def test_clips_get_the_sha256_of_their_files(corpus):
+    data, clips = corpus
+    root = data.parent / "root"
+    one, two = manifest.with_hashes(data, clips)
+    assert one == replace(clips[0], sha256=sha256sum(root / "audio/a/a.ogg"))
+    assert two.sha256 == sha256sum(root / "audio/b/b.ogg")
+    assert two.sidecars == {"vggish": sha256sum(root / "vggish/b/b.json")}
+    assert two.identity("logmel") == f"{two.sha256}@3.5"
+    assert two.identity("vggish") == f"{two.sidecars['vggish']}@3.5"
+    path, sha256 = two.source(data, "vggish")
+    assert path.read_bytes() == b"vggish/b/b.json" and sha256 == two.sidecars["vggish"]
+
+
+def test_audio_that_was_replaced_by_a_file_of_the_same_size_and_time_is_noticed(corpus):
+    data, clips = corpus
+    path = data.parent / "root/audio/a/a.ogg"
+    before = manifest.with_hashes(data, clips)
+    times = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = manifest.with_hashes(data, clips)
+    assert after[0].sha256 == sha256sum(path) != before[0].sha256 and after[1] == before[1]
+
+
+def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch):
+    data, clips = corpus
+    hashed, of_file = [], manifest.identity.of_file
+    monkeypatch.setattr(
+        manifest.identity, "of_file", lambda path: hashed.append(path.name) or of_file(path)
+    )
+    young = manifest.with_hashes(data, clips)
+    assert len(hashed) == 3 and len(set(hashed)) == 3
+    assert manifest.with_hashes(data, clips) == young and len(hashed) == 6  # they may still change
+    monkeypatch.setattr(manifest.identity, "SETTLED_NS", -(10**12))
+    del hashed[:]
+    assert manifest.with_hashes(data, clips) == manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 3
+    cache = data / manifest.HASHES
+    cache.write_text(cache.read_text().replace(young[0].sha256, young[1].sha256))
+    assert manifest.with_hashes(data, clips) == young and len(hashed) == 6  # a damaged cache
+    manifest.forget_hashes(data)
+    assert manifest.with_hashes(data, clips) == young and len(hashed) == 9
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,7 @@ def corpus(tmp_path_factory):
         folder / "data" / "features" / "logmel",
         0,
         logmels,
-        [clip.clip for clip in made],
+        manifest.identities(made, "logmel"),
         features.build("logmel").spec(),
     )
     source = backbones.build(

@@ -13,6 +13,7 @@ import soundfile
 import predict
 from ast_repr import audio, checkpoint, command, inference
 from ast_repr.report import predictions, song
+from ast_repr.run_folder import RunFolder
 
 RATE = audio.SAMPLE_RATE
 CLASSES = ["bass", "flute", "voice"]  # of the run folder
@@ -419,7 +420,7 @@ def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkey
     ):
         folder = tmp_path / "egs" / "openmic" / "exp" / "corpus" / name / "seed0"
         checkpoint.save(folder / "best.valid.macro_f1.pt", state)
-        (folder / "results.json").write_text(json.dumps({"feature": feature}))
+        RunFolder(folder).write_results({"feature": feature})
         os.utime(folder / "results.json", (1e9 - age, 1e9 - age))
     (tmp_path / "egs" / "openmic" / "exp" / "corpus" / "not_scored" / "seed0").mkdir(parents=True)
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)

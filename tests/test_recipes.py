@@ -205,7 +205,7 @@ def test_stages_are_called_as_agreed(recipe, env):
             *conf,
             *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --compile --overwrite".split(),
         ],
-        ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
+        ["score", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
     ]
     assert re.search(r"^\[\d+ s\] train: ast_linear; ast_tiny_synth on synthetic", run.stdout, re.M)
@@ -220,11 +220,9 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
     )
     assert run.returncode == 0, run.stderr
     conf = "--conf-dir ../openmic/conf --conf ast_linear,normalisation --protocol clean --corpus custom".split()
-    data, exp, allowed = (
-        "--data data/songs".split(),
-        "--exp exp/songs".split(),
-        ["--nj", "2", "--allow-missing", "0"],
-    )
+    data, exp = ["--data", "data/songs"], ["--exp", "exp/songs"]
+    allowed = ["--nj", "2", "--allow-missing", "0"]
+    backbone = "--backbone ast_tiny_synth --weights tiny.safetensors"
     assert calls(custom) == [
         [
             "fetch",
@@ -240,9 +238,9 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
             *data,
             *exp,
             *conf,
-            *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto --ngpu 1 --features-in auto".split(),
+            *f"--seeds 0 {backbone} --device auto --ngpu 1 --features-in auto".split(),
         ],
-        ["score", *data, *exp, *conf, *"--seeds 0 --device auto".split()],
+        ["score", *data, *exp, *conf, *f"--seeds 0 {backbone} --device auto".split()],
         ["report", *exp, *"--out RESULTS.md --studies ../openmic/conf/studies.yaml".split()],
     ]
 

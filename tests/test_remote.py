@@ -1,9 +1,12 @@
 """Fetching: downloads go on where they stopped and are verified, archives cannot write outside, choices are explained."""
 
 import hashlib
+import importlib
 import io
+import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -243,6 +246,67 @@ def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
         fields[:3] == ["openmic", "openmic", "data/openmic-2018"] and "--corpus synthetic" in said
     )
     assert fetch(tmp_path, "--corpus synthetic")[1][1] == "synthetic"
+
+
+def test_two_corpora_of_one_name_are_refused_while_both_are_there(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "songs.csv").write_text("path,bass\n")
+    one, other = (f"--corpus custom --manifest {name}/songs.csv" for name in ("a", "b"))
+    assert fetch(tmp_path, one)[0] == fetch(tmp_path, one)[0] == 0
+    code, _, said = fetch(tmp_path, other)
+    assert code == 1 and said.count("\n") == 1
+    for expected in ("b/songs.csv: the name songs", f"{tmp_path}/a/songs.csv", "data/songs"):
+        assert expected in said
+    (tmp_path / "a/songs.csv").unlink()
+    assert fetch(tmp_path, other)[0] == 0
+    (tmp_path / "data/songs/source.json").write_text("{")  # damaged: as if there were none
+    assert fetch(tmp_path, other)[0] == 0
+
+
+def test_a_copy_of_the_tree_keeps_its_names(tmp_path):
+    (tmp_path / "one").mkdir()
+    assert fetch(tmp_path / "one", "--corpus synthetic")[0] == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert fetch(tmp_path / "two", "--corpus synthetic")[0] == 0
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A backbone of the catalogue, downloaded, and one that is shipped: {name: path}."""
+    index = {}
+    for name, url in (("shipped", None), ("downloaded", "http://localhost:1/x")):
+        content = name.encode() * 50
+        (tmp_path / name).write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        fields = dict.fromkeys(("mean", "std", "layout", "labels", "dims", "licence"))
+        index[name] = fields | {"file": name, "url": url, "bytes": len(content), "sha256": sha256}
+    (tmp_path / "index.yaml").write_text(json.dumps(index))
+    monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
+    return {name: tmp_path / name for name in index}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("shipped", "git checkout"), ("downloaded", "delete it and run .*fetch")]
+)
+def test_weights_of_the_right_size_with_a_flipped_bit_are_refused(name, remedy, weights, tmp_path):
+    path = weights[name]
+    catalogue.verify_weights(name, path)
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.raises(ValueError, match=f"{name}: found sha256 .*, expected .*; .*{remedy}"):
+        catalogue.verify_weights(name, path)
+    catalogue.verify_weights(name, tmp_path / "index.yaml")  # a file of the user's own
+    catalogue.verify_weights("unknown", path)
+
+
+@pytest.mark.parametrize("name", ["shipped", "downloaded"])
+def test_fetch_looks_at_the_content_of_weights(name, weights, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "src")
+    stage = importlib.import_module("fetch")
+    assert stage.fetch_backbone(name, None).resolve() == weights[name]
+    weights[name].write_bytes(b"x" + weights[name].read_bytes()[1:])
+    with pytest.raises((ValueError, RemoteError), match="sha256"):
+        stage.fetch_backbone(name, None)
 
 
 @pytest.mark.parametrize(

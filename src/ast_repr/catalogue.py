@@ -1,11 +1,12 @@
 """The backbones that have a name: pretrained_models/index.yaml. Without torch, so that fetching starts at once."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from . import rooms
+from . import identity, rooms
 
 FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models"
 
@@ -37,8 +38,35 @@ class Entry:
 
     @property
     def at_hand(self):
-        """Whether the file is there, with the right size. Its checksum is verified when it is downloaded."""
+        """Whether the file is there, with the right size; `verify` looks at its content."""
         return self.path.is_file() and self.bytes in (None, self.path.stat().st_size)
+
+    def verify(self) -> None:
+        """Compare the file with the known sha256; 346 MB take a third of a second.
+
+        Raises:
+            ValueError: it is another one, or damaged; the message says what to do.
+            OSError: it cannot be read.
+        """
+        found = identity.of_file(self.path)
+        if self.sha256 in (None, found):
+            return
+        place = os.path.relpath(self.path)
+        remedy = f"delete it and run the stage `fetch`, which downloads {self.url}"
+        if self.url is None:
+            remedy = f"it is part of the repository: git checkout {place}"
+        raise ValueError(f"{place}: found sha256 {found}, expected {self.sha256}; {remedy}")
+
+
+def verify_weights(name: str, path: str | Path) -> None:
+    """Verify a file of weights, if it is the catalogue's own for the backbone `name`.
+
+    Raises: as `Entry.verify`.
+    """
+    if name in names():
+        entry = find(name)
+        if Path(path).resolve() == entry.path.resolve():
+            entry.verify()
 
 
 def names():

@@ -80,7 +80,11 @@ def add_conf_options(parser):
 
 
 def confs(args, lacking=()):
-    """{name: resolved config} of the confs and variants that `add_conf_options` found; `lacking`: features that the corpus does not carry."""
+    """The confs and variants that `add_conf_options` found, as {name: resolved config}.
+
+    Args:
+        lacking: features that the corpus does not carry.
+    """
     names = config.select(args.conf_dir, args.conf)
     return {
         name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set, lacking)
@@ -89,11 +93,19 @@ def confs(args, lacking=()):
 
 
 def add_run_options(parser):
-    """The options that say which runs are meant and where they run."""
+    """The options that say which runs are meant, what they are made from and where they run."""
+    parser.add_argument(
+        "--data", required=True, help="folder with the manifest and the feature store"
+    )
+    parser.add_argument("--exp", required=True, help="folder of the run folders")
     parser.add_argument(
         "--seeds", type=seeds, default=[0], help="whole numbers, separated by commas"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--backbone", required=True, help="name of the backbone, for tables and the catalogue"
+    )
+    parser.add_argument("--weights", required=True, help="its weight file")
 
 
 def seeds(text):

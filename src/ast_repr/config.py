@@ -244,9 +244,12 @@ def save(path, config):
     files.write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
-def differences(path, config):
-    """Keys in which the config saved at `path` differs from this one: list of "key: saved -> now". What only tables show is no difference."""
-    saved, now = flatten(read(Path(path))), flatten(config)
+def differences(saved, config):
+    """Keys in which a saved config differs from this one: list of "key: saved -> now".
+
+    What only tables show is no difference.
+    """
+    saved, now = flatten(saved), flatten(config)
     keys = sorted((saved.keys() | now.keys()) - set(SHOWN))
     return [
         f"{key}: {saved.get(key)!r} -> {now.get(key)!r}"

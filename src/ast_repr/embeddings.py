@@ -1,11 +1,10 @@
-"""What heads read of clips, embeddings or source logits: where nothing before the head changes it is computed once, and stays beside the features.
+"""What heads read of clips, embeddings or source logits, computed once and kept beside the features.
 
-A file's name is a hash of all that decides its values: what has changed since is never read, and any of them may be deleted at any time.
+That is possible if nothing before the head changes. A file's name is a hash of all that decides its
+values: what has changed since is never read, and any file may be deleted at any time.
 """
 
-import hashlib
 import inspect
-import json
 import struct
 import time
 import zipfile
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import files
+from . import files, identity, store
 from .backbones.weights import fingerprint
 
 # What numpy and zipfile raise where there is no file, or its checksums, names, kinds or lengths are wrong.
@@ -74,15 +73,12 @@ class Shelf:
 
     def _name(self, model, clips, build, device):
         """Of the file: "embedding-..." or "source_logits-..."."""
-        shards = (
-            [(path.name, path.stat()) for path in sorted(self.store.glob("shard-*.h5"))]
-            if self.store
-            else []
-        )
+        identities = {}
+        for header in store.headers(self.store) if self.store else []:
+            identities |= header.identities
         decides = {
-            "clips": clips.names,
+            "clips": [(name, identities.get(name)) for name in clips.names],
             "feature": self.spec,
-            "shards": [(name, found.st_size, found.st_mtime_ns) for name, found in shards],
             "norm": (model.mean, model.std),
             "reprogrammer": build["reprogrammer"],
             "backbone": [
@@ -97,7 +93,7 @@ class Shelf:
             "reads": model.head.reads,
             "device": device.type,
         }
-        return f"{model.head.reads}-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()}"
+        return f"{model.head.reads}-{identity.of_values(decides)}"
 
 
 def shareable(model, build):

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from . import batches, checkpoint, experiment, features, launch, parallel, trainer
+from . import batches, experiment, features, launch, parallel, trainer
 from . import device as devices
+from .run_folder import RunFolder
 
 STEPS = 4  # of each epoch that is tried, unless asked for otherwise
 EPOCHS = 2  # the first pays for what is done once
@@ -89,10 +90,8 @@ def _try(conf, stock, device, steps, threads):
                 memory={experiment.key(conf, "memory"): (tried, "memory")},
             )
             experiment.train(Path(folder), short, stock, parallel.ALONE, device)
-        history, about = (
-            trainer.read_history(folder),
-            checkpoint.load(Path(folder) / "last.pt")["about"],
-        )
+        state = trainer.read_last(RunFolder(Path(folder)))
+    history, about = state["history"], state["about"]
     return Cost(
         prepare_s=about["prepare_seconds"] / share,
         shared_s=about["shared_seconds"] / share,

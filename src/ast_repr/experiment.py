@@ -1,4 +1,7 @@
-"""One run, from its resolved config and the feature store to what training leaves in its folder. The split called test is never opened."""
+"""One run, from its resolved config and the feature store to what training leaves in its folder.
+
+The split called test is never opened.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -12,9 +15,9 @@ from . import (
     backbones,
     batches,
     blueprint,
-    checkpoint,
     embeddings,
     features,
+    manifest,
     methods,
     optimizer,
     parallel,
@@ -24,6 +27,7 @@ from . import (
 )
 from . import device as devices
 from .classifier import Probe, assemble, multiply_accumulates
+from .run_folder import RunFolder
 
 
 @dataclass
@@ -66,8 +70,10 @@ def train(folder, conf, stock, team, device):
     """
     seed, settings, plan = conf["run"]["seed"], conf["train"], trainer.Plan.of(conf)
     label = f"{conf['run']['conf']} seed {seed}"
-    if trainer.finished(trainer.read_history(folder), plan):
-        print(f"{label}: finished before, {trainer.describe(trainer.read_history(folder), plan)}")
+    run = RunFolder(Path(folder))
+    history = trainer.read_history(folder)
+    if trainer.finished(history, plan):
+        print(f"{label}: finished before, {trainer.describe(history, plan)}")
         return
     feature = features.build(**conf["feature"])
     (splits, place), seconds, common = (
@@ -97,7 +103,7 @@ def train(folder, conf, stock, team, device):
         read, seconds = probe.read(model, splits, build, shelf, device, label)
         common = seconds if embeddings.shareable(model, build) else 0.0
         if settings["head_first"]:
-            seconds += probe.train(folder / "head", model, read, plan, conf, device)
+            seconds += probe.train(run.head, model, read, plan, conf, device)
     if settings["head_first"]:
         model.load_learned(
             team.agree({name: tensor.cpu() for name, tensor in model.learned_state().items()})
@@ -175,7 +181,9 @@ def load_splits(folder, stock, feature, conf, team, device):
         keep = team.agree(place_before(folder)) or keep
     if key(conf, keep) not in stock.memory:
         stores = Path(stock.data) / "features"
-        stored = store.Store(stores / conf["feature"]["name"], feature.spec())
+        name = conf["feature"]["name"]
+        identities = manifest.identities(stock.clips, name)
+        stored = store.Store(stores / name, feature.spec(), identities)
         wanted = splits_of(store.usable(stores, stock.clips), conf)
         count = sum(map(len, wanted.values()))
         place = (
@@ -195,12 +203,9 @@ def load_splits(folder, stock, feature, conf, team, device):
 
 
 def place_before(folder):
-    """Where the features of a run that goes on here stayed, None for a new one."""
-    return (
-        checkpoint.load(folder / "last.pt")["about"].get("features_in")
-        if (folder / "last.pt").is_file()
-        else None
-    )
+    """Where the features of a run that is resumed here stayed, None for a new one."""
+    state = trainer.read_last(RunFolder(Path(folder)))
+    return None if state is None else state["about"].get("features_in")
 
 
 def key(conf, keep):

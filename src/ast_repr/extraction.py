@@ -1,4 +1,8 @@
-"""Fills a feature store: processes compute the clips' features into shared memory, and this one writes them, shard by shard."""
+"""Fills a feature store, shard by shard.
+
+Processes compute the clips' features into shared memory, and this one writes them. What a feature
+is computed from has to be what the manifest says, by its sha256.
+"""
 
 import math
 import mmap
@@ -13,11 +17,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import audio, device, features, launch, store
+from . import audio, device, features, identity, launch, manifest, store
+
+
+class SourceChangedError(ValueError):
+    """A file was replaced since the manifest was made; the message names it and the remedy."""
 
 
 def fill(folder, data, feature, todo, nj, left_out, allowed):
-    """Compute and write shards. Once more clips than allowed are left out, all are still tried, but no shard that lacks one is written.
+    """Compute and write shards.
+
+    Once more clips than allowed are left out, all are still tried, but no shard that lacks one is
+    written.
 
     Args:
         folder: the store.
@@ -29,15 +40,17 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
         allowed: how many may be in `left_out`.
 
     Raises:
+        SourceChangedError: a file is not the one that the manifest was made from.
         RuntimeError: a process was killed.
     """
-    size, count = store.SHARD_CLIPS * math.prod(feature.shape), sum(map(len, todo.values()))
+    size = store.SHARD_CLIPS * math.prod(feature.shape)
+    count = sum(map(len, todo.values()))
     rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(
         2, store.SHARD_CLIPS, *feature.shape
     )  # shared with the workers
     each = max(1, store.SHARD_CLIPS // (4 * nj))  # clips that a process is given at once
     with (
-        _workers(nj, data, feature, rooms) as pool,
+        _workers(nj, data, folder.name, feature, rooms) as pool,
         tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar,
     ):
         jobs = (
@@ -55,19 +68,16 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
             if len(left_out) <= allowed or not lacking:
                 rows = [row for row, name in enumerate(shard) if name not in lacking]
                 values = rooms[turn % 2, rows] if lacking else rooms[turn % 2, : len(rows)]
-                store.write_shard(
-                    folder,
-                    index,
-                    values,
-                    [name for name in shard if name not in lacking],
-                    feature.spec(),
-                    lacking,
-                )
+                identities = manifest.identities(shard.values(), folder.name)
+                store.write_shard(folder, index, values, identities, feature.spec(), lacking)
 
 
 @contextmanager
 def _workers(nj, *given):
-    """A pool of `nj` processes, given what all calls of `_compute` share; it ends with what is at hand where the work is broken off."""
+    """A pool of `nj` processes, given what all calls of `_compute` share.
+
+    Where the work is broken off, it ends with the calls that are running.
+    """
     pool = ProcessPoolExecutor(
         nj, get_context("fork"), _start_worker, given
     )  # torch is imported once, and has no threads yet
@@ -75,14 +85,18 @@ def _workers(nj, *given):
         yield pool
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a process was killed, most often for want of memory; what is done stays done, try a smaller --nj"
+            "a process was killed, most often for want of memory; what is done stays done, "
+            "try a smaller --nj"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _one_ahead(items):
-    """The items, each given once the next one is made: the workers compute a shard while one is written, and no more than that."""
+    """The items, each given once the next one is made.
+
+    So the workers compute a shard while one is written, and no more than that.
+    """
     made = deque()
     for item in items:
         made.append(item)
@@ -92,28 +106,60 @@ def _one_ahead(items):
 
 
 def _start_worker(*given):
-    """One thread for each process, which keeps the memory that it frees; Ctrl-C is the parent's to handle, and `_compute` gets what all its calls share."""
+    """One thread for each process, which keeps the memory that it frees.
+
+    Ctrl-C is the parent's to handle, and `_compute` gets what all its calls share.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     launch.end_with_parent()
     torch.set_num_threads(1)
     device.keep_freed_memory()
-    # A job is pickled, which would make a copy of the shared memory, and a pool hands nothing from here to its calls.
-    _compute.given = given
+    # A job is pickled, which would copy the shared memory; a pool hands nothing to its calls.
+    _compute.given = (*given, identity.FileHashes())
 
 
 def _compute(job):
-    """Put one clip's feature (C, T, F) into its place in the shared memory; returns the reason if there is none."""
-    (data, feature, rooms), (room, row, clip) = _compute.given, job
+    """Put one clip's feature (C, T, F) into its place in the shared memory.
+
+    Returns:
+        the reason if there is none, else None.
+
+    Raises:
+        SourceChangedError: its file is not the one that the manifest was made from.
+    """
+    data, name, feature, rooms, hashes = _compute.given
+    room, row, clip = job
+    path, sha256 = clip.source(data, name)
     try:
-        if hasattr(feature, "read"):  # it comes with the corpus
-            value = feature.read(data / clip.audio)
-        else:
-            value = feature(
-                torch.from_numpy(
-                    audio.fit(audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS))
-                )[None]
-            )[0]
+        before = _sha256(hashes, path)
+        value = _feature(feature, data, clip)
+        after = _sha256(hashes, path)
     except (audio.AudioError, features.VGGishError) as error:
+        if path.is_file() and _sha256(hashes, path) != sha256:
+            raise _changed(path) from error
         return str(error)
+    if before != sha256 or after != sha256:
+        raise _changed(path)
     rooms[room, row] = value.half().numpy()
     return None
+
+
+def _feature(feature, data, clip):
+    if hasattr(feature, "read"):  # it comes with the corpus
+        return feature.read(data / clip.audio)
+    waveform = audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS)
+    return feature(torch.from_numpy(audio.fit(waveform))[None])[0]
+
+
+def _sha256(hashes, path):
+    """Of a file, None where it cannot be read: decoding it then says why."""
+    try:
+        return hashes.of(path)
+    except OSError:
+        return None
+
+
+def _changed(path):
+    return SourceChangedError(
+        f"{path}: changed since the stage `prepare`; run it again, then the stage `extract`"
+    )

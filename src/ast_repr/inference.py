@@ -14,6 +14,7 @@ import torch
 from . import audio, catalogue, checkpoint, features, graph, release
 from .backbones import weights
 from .classifier import assemble
+from .run_folder import RunFolder
 
 THRESHOLD = 0.5  # of a model that brings none of its own
 EXPORTED = (
@@ -238,12 +239,13 @@ def best(folder):
     Raises:
         ValueError: there is none.
     """
-    found = sorted(Path(folder).glob("best.*.pt"))
-    if not found:
+    path = RunFolder(Path(folder)).any_best()
+    if path is None:
         raise checkpoint.CheckpointError(
-            f"{folder}: no best.*.pt; expected the folder of a finished run (under the paper's protocol the stage score chooses the epoch)"
+            f"{folder}: no best.*.pt; expected the folder of a finished run "
+            "(under the paper's protocol the stage score chooses the epoch)"
         )
-    return found[0]
+    return path
 
 
 def load(path, device="cpu", backbone_file=None):

@@ -1,59 +1,143 @@
-"""The manifest: one JSON line a clip, whatever the corpus; and labels as targets and a mask.
+"""The manifest: one JSON line per clip, whatever the corpus; and labels as targets and a mask.
 
 Conventions
-    A line: {"clip", "group", "audio", "start_s", "split", "labels": {instrument: relevance 0..1}}.
-    An instrument that is absent from `labels` is unobserved: the mask is absence, and cannot disagree with the labels.
-    `audio` is relative to the manifest's folder. Splits are train, valid and test; `group` is the artist, kept whole.
-    `classes.txt` beside the manifest names the classes, one a line, in the order of every column.
+    A line: {"clip", "group", "audio", "start_s", "split", "labels": {instrument: relevance 0..1},
+    "sha256", "sidecars": {feature: sha256}}.
+    An instrument that is absent from `labels` is unobserved: the mask is absence, and cannot
+    disagree with the labels.
+    `audio` is relative to the manifest's folder, and `sha256` is that of the file's bytes. Splits
+    are train, valid and test; `group` is the artist, kept whole.
+    `sidecars` are features that the corpus carries ready-made, a file beside each audio file.
+    `classes.txt` beside the manifest names the classes, one per line, in the order of every column.
+    `manifest.sha256` seals both; `sha256sum -c manifest.sha256` verifies them.
 """
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from . import files
+from . import files, identity
 from .rooms import unknown
 
 SPLITS = ("train", "valid", "test")
 PRESENT = 0.5  # a relevance of at least this says that the instrument is present
+SIDECARS = ("vggish",)  # features that a corpus may carry
+MANIFEST, CLASSES, SEAL = "manifest.jsonl", "classes.txt", "manifest.sha256"
+HASHES = "file_hashes.json"  # of the files that the clips are made from
 
 
 class ManifestError(ValueError):
-    """A manifest, or the labels that it is made from, that cannot be used; the message names what is wrong."""
+    """An unusable manifest, or unusable labels for one; the message names what is wrong."""
 
 
 @dataclass(frozen=True)
 class Clip:
+    """One clip of a corpus; `sha256` and `sidecars` are empty until `with_hashes` fills them."""
+
     clip: str
     group: str
     audio: str
     start_s: float
     split: str
     labels: dict
+    sha256: str = ""
+    sidecars: dict[str, str] = field(default_factory=dict)
+
+    def source(self, folder: str | Path, feature: str) -> tuple[Path, str]:
+        """The file that `feature` is made from, for a manifest in `folder`, and its sha256.
+
+        The sha256 is "" for a sidecar that was not there when the manifest was made.
+        """
+        audio = Path(folder) / self.audio
+        if feature in SIDECARS:
+            return sidecar(audio, feature), self.sidecars.get(feature, "")
+        return audio, self.sha256
+
+    def identity(self, feature: str) -> str:
+        """What decides the values of `feature`, beside its own settings."""
+        _, sha256 = self.source("", feature)
+        return f"{sha256}@{self.start_s:.15g}"
+
+
+def sidecar(audio: str | Path, feature: str) -> Path:
+    """Where OpenMIC-2018 keeps a ready-made feature: audio/000/x.ogg -> vggish/000/x.json."""
+    path = Path(audio)
+    return path.parent.parent.parent / feature / path.parent.name / f"{path.stem}.json"
+
+
+def identities(clips: list[Clip], feature: str) -> dict[str, str]:
+    """{name: identity} of the clips, for one feature."""
+    return {clip.clip: clip.identity(feature) for clip in clips}
+
+
+def with_hashes(folder: str | Path, clips: list[Clip]) -> list[Clip]:
+    """The clips with the sha256 of their files, which are hashed again only if they were touched.
+
+    Args:
+        folder: what the clips' paths are relative to; it also keeps the hashes.
+        clips: their audio files are there; a sidecar need not be.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    sources = [Path(folder) / clip.audio for clip in clips]
+    for feature in SIDECARS:
+        carried = (clip.source(folder, feature)[0] for clip in clips)
+        sources += [path for path in carried if path.is_file()]
+    sources = sorted(set(sources))
+    cache = identity.FileHashes(Path(folder) / HASHES)
+    hashes = dict(zip(sources, cache.of_all(sources, "hash audio")))
+    hashed = []
+    for clip in clips:
+        paths = {feature: clip.source(folder, feature)[0] for feature in SIDECARS}
+        sidecars = {feature: hashes[path] for feature, path in paths.items() if path in hashes}
+        audio = Path(folder) / clip.audio
+        hashed.append(replace(clip, sha256=hashes[audio], sidecars=sidecars))
+    return hashed
+
+
+def forget_hashes(folder: str | Path) -> None:
+    """Have `with_hashes` hash all files again."""
+    (Path(folder) / HASHES).unlink(missing_ok=True)
+
+
+def content_sha256(clips: list[Clip], classes: list[str]) -> str:
+    """Identity of a manifest: all that it says, but for where the audio files lie."""
+    lines = [asdict(clip) for clip in clips]
+    for line in lines:
+        del line["audio"]
+    return identity.of_values([lines, classes])
 
 
 def write(folder, clips, classes):
-    """Write manifest.jsonl and classes.txt into `folder`; the manifest last, so that it is there only when all is."""
-    files.write_text(Path(folder) / "classes.txt", "".join(f"{name}\n" for name in classes))
+    """Write classes.txt, manifest.jsonl and, once both are whole, the seal into `folder`."""
+    folder = Path(folder)
     lines = (json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-    files.write_text(Path(folder) / "manifest.jsonl", "".join(lines))
+    texts = {CLASSES: "".join(f"{name}\n" for name in classes), MANIFEST: "".join(lines)}
+    seal = ""
+    for name, text in texts.items():
+        files.write_text(folder / name, text)
+        seal += f"{identity.of_bytes(text.encode())}  {name}\n"
+    files.write_text(folder / SEAL, seal)
 
 
 def read(folder):
     """Read (clips, classes) from `folder`, checked.
 
     Raises:
-        ManifestError: nothing there, an unreadable line, or labels that `check` refuses.
+        ManifestError: nothing there, damaged or edited, or labels that `check` refuses.
     """
-    path = Path(folder) / "manifest.jsonl"
+    folder = Path(folder)
+    path = folder / MANIFEST
     if not path.is_file():
         raise ManifestError(f"{path}: no manifest; run the stage `prepare` first")
-    classes = path.with_name("classes.txt").read_text().split("\n")[:-1]
+    texts = _unsealed(folder)
+    classes = texts[CLASSES].split("\n")[:-1]
     clips = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(texts[MANIFEST].split("\n")[:-1], 1):
         try:
             clips.append(Clip(**json.loads(line)))
         except (TypeError, ValueError) as error:
@@ -62,6 +146,29 @@ def read(folder):
             ) from error
     check(clips, classes)
     return clips, classes
+
+
+def _unsealed(folder):
+    """{name: text} of the files that the seal covers.
+
+    Raises:
+        ManifestError: one is not what the seal says.
+    """
+    texts, seal = {}, b""
+    try:
+        for name in (CLASSES, MANIFEST):
+            data = (folder / name).read_bytes()
+            seal += f"{identity.of_bytes(data)}  {name}\n".encode()
+            texts[name] = data.decode(errors="replace")
+        intact = (folder / SEAL).read_bytes() == seal
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        raise ManifestError(
+            f"{folder / MANIFEST}: damaged, edited or of an older version, {SEAL} says otherwise; "
+            "run the stage `prepare` again"
+        )
+    return texts
 
 
 def check(clips, classes):

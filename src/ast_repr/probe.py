@@ -1,4 +1,7 @@
-"""A head by itself: what it reads of clips whose way to it does not change, and how it is taught on that before the loop or without one."""
+"""A head by itself: what it reads where nothing before it changes, and its training on that.
+
+It is trained before the loop, or without one.
+"""
 
 import time
 from dataclasses import replace
@@ -10,9 +13,13 @@ from .classifier import Probe
 
 
 def read(model, splits, build, shelf, device, label):
-    """({split: batches.Clips whose features are what the head reads}, seconds that it took, or had taken for the run that computed it).
+    """What the head reads of the clips of some splits.
 
-    Args: as for `shelf.read`, where `shelf` is an embeddings.Shelf; `splits` is {split: batches.Clips}.
+    Args: as for `shelf.read`; `shelf` is an embeddings.Shelf, `splits` is {split: batches.Clips}.
+
+    Returns:
+        ({split: batches.Clips whose features are what the head reads}, seconds that it took, or had
+        taken for the run that computed it).
     """
     found = {
         split: shelf.read(model, own, build, device, f"{label}: embed {split}")
@@ -24,13 +31,19 @@ def read(model, splits, build, shelf, device, label):
     }, seconds
 
 
-def train(folder, model, splits, plan, conf, device):
-    """Train the head alone on what it reads, as a run of its own in `folder`, and leave the model with its best epoch.
+def train(run, model, splits, plan, conf, device):
+    """Train the head alone on what it reads, and leave the model with its best epoch.
 
-    `head_first` in the conf has its epochs, batch_size, patience and lr; schedule, seed and optimiser are the run's. Supervised,
-    soft targets, in float32, without augmentation. Returns the seconds it took, when it did.
+    `head_first` in the conf has its epochs, batch_size, patience and lr; schedule, seed and
+    optimiser are the run's. Supervised, soft targets, in float32, without augmentation.
+
+    Args:
+        run: RunFolder of this training.
+
+    Returns:
+        the seconds it took, when it did.
     """
-    folder.mkdir(exist_ok=True)
+    run.path.mkdir(exist_ok=True)
     own, probe = dict(conf["train"]["head_first"]), Probe(model)
     rates = {"lr": own.pop("lr"), "head_lr": None}
     history = trainer.fit(
@@ -38,12 +51,12 @@ def train(folder, model, splits, plan, conf, device):
         optimizer.build(model=probe, **(conf["optimizer"] | rates)),
         splits["train"],
         splits.get("valid"),
-        folder,
+        run.path,
         replace(plan, **own),
         device,
     )
     if "valid" in splits:  # else the last is kept
-        model.load_learned(checkpoint.load(trainer.best_path(folder, plan.select))["learned"])
+        model.load_learned(checkpoint.load(run.best(plan.select))["learned"])
     return sum(row["seconds"] for row in history)
 
 

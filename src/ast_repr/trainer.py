@@ -1,27 +1,28 @@
-"""The one epoch loop: step, validate, select, stop, resume. It knows neither the corpus nor the row that it runs.
+"""The one epoch loop: step, validate, select, stop, resume. It knows neither corpus nor row.
 
-After each epoch `last.pt` holds all that is needed to go on; a run that was killed and resumed ends bit-equal, on CPU,
-to one that was not. Selection is one triple (split, metric, mode): it names the best checkpoint,
-`best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value. Selection on "test" is
-the paper's protocol: nothing is validated here, each epoch's checkpoint is kept, and `score.py` looks at them all.
+After each epoch `last.pt` holds all that is needed to resume; a run that was killed and resumed
+ends bit-equal, on CPU, to one that was not. It is the truth about a run: the best checkpoint and
+history.jsonl are copies of what it holds, and are written again from it where they differ.
+Selection is one triple (split, metric, mode): it names the best checkpoint,
+`best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value.
+Selection on "test" is the paper's protocol: nothing is validated here, each epoch's checkpoint is
+kept, and `score.py` looks at them all; last.pt then holds the sha256 of each.
 A model of which nothing learns by gradient is kept as it is, as epoch 0.
 """
 
-import fcntl
-import json
 import math
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, files, metrics
+from . import checkpoint, files, identity, metrics
 from .batches import Batch, generator
 from .classifier import probabilities
 from .parallel import ALONE
+from .run_folder import RunFolder
 from .schedule import factor
 
 
@@ -50,6 +51,19 @@ class Plan:
         )
 
 
+@dataclass
+class Kept:
+    """The checkpoints of a run, beside that of its last epoch.
+
+    Attributes:
+        hashes: {file name: sha256}, the best one's or each epoch's.
+        best: the bytes of the best one's file, None where there is none.
+    """
+
+    hashes: dict[str, str] = field(default_factory=dict)
+    best: bytes | None = None
+
+
 def fit(
     method,
     optimizer,
@@ -67,7 +81,8 @@ def fit(
 
     Args:
         method: from `methods`; its `step` gives the loss.
-        optimizer: over the trainable parameters of the method's model, with its base learning rates; None where nothing is.
+        optimizer: over the trainable parameters of the method's model, with its base learning
+            rates; None if there are none.
         train, valid: batches.Clips; valid is None where the selection is on "test".
         folder: run folder.
         plan: a Plan.
@@ -75,19 +90,21 @@ def fit(
         bf16: compute the steps under bfloat16 autocast (validation is always float32).
         augment: function (features, generator) -> features, or None.
         about: plain values stored in every checkpoint.
-        team: the processes among which the method's model is spread; each of them calls this, and rank 0 writes.
+        team: the processes among which the method's model is spread; each of them calls this, and
+            rank 0 writes.
 
     Returns:
         history: one dict an epoch, as in history.jsonl.
     """
-    folder = Path(folder)
+    run = RunFolder(Path(folder))
     if optimizer and not any(map(method.selectable, range(plan.epochs))):
         raise ValueError(
             f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs"
         )
-    history = resume(folder, method, optimizer)
-    if history and team.rank == 0:
-        _write_history(folder, history)
+    state = read_last(run)
+    history, kept = resume(state, method, optimizer)
+    if state is not None and team.rank == 0:
+        mend(run, state)
     base_rates = (
         [group.setdefault("base_lr", group["lr"]) for group in optimizer.param_groups]
         if optimizer
@@ -109,18 +126,24 @@ def fit(
         row["seconds"] = round(time.monotonic() - started, 3)
         history.append(team.agree(row))
         if team.rank == 0:
-            _keep(folder, method, optimizer, history, plan, about)
+            _keep(run, method, optimizer, history, plan, about, kept)
     team.wait()
     if valid is not None and best(history, plan.select) is None:
         raise RuntimeError(
-            f"{folder}: no epoch has a {plan.select['metric']} on the validation split; train longer, or give it labels"
+            f"{run}: no epoch has a {plan.select['metric']} on the validation split; "
+            "train longer, or give it labels"
         )
     return history
 
 
-def _keep(folder, method, optimizer, history, plan, about):
-    """Write what an epoch leaves behind: the checkpoint of its model if that is wanted, last.pt, history.jsonl."""
+def _keep(run, method, optimizer, history, plan, about, kept):
+    """Write what an epoch leaves behind: last.pt, and the checkpoint of its model if it is wanted.
+
+    The best checkpoint comes after last.pt, which holds it too: if the process is killed in
+    between, `mend` writes it.
+    """
     row = history[-1]
+    is_best = False
     used = {
         "learned": method.model_for_eval.learned_state(),
         "epoch": row["epoch"],
@@ -128,11 +151,15 @@ def _keep(folder, method, optimizer, history, plan, about):
     }
     if plan.select["split"] == "test":
         if method.selectable(len(history) - 1):
-            checkpoint.save(epoch_path(folder, row["epoch"]), used)
+            path = run.epoch(row["epoch"])
+            checkpoint.save(path, used)
+            kept.hashes[path.name] = identity.of_file(path)
     elif best(history, plan.select) is row:
-        checkpoint.save(best_path(folder, plan.select), used)
+        is_best = True
+        kept.best = checkpoint.dump(used)
+        kept.hashes = {run.best(plan.select).name: identity.of_bytes(kept.best)}
     checkpoint.save(
-        folder / "last.pt",
+        run.last,
         {
             "method": method.learned_state(),
             "optimizer": optimizer.state_dict() if optimizer else None,
@@ -140,13 +167,21 @@ def _keep(folder, method, optimizer, history, plan, about):
             "history": history,
             "epoch": row["epoch"],
             "about": about or {},
+            "hashes": kept.hashes,
+            "best": kept.best,
         },
     )
-    _write_history(folder, history)
+    if is_best:
+        files.write_bytes(run.best(plan.select), kept.best)
+    run.write_history(history)
 
 
 def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment, team):
-    """One pass over the training clips; returns the mean loss, each batch counting by its observed cells."""
+    """One pass over the training clips.
+
+    Returns:
+        the mean loss, each batch counting by its observed cells.
+    """
     method.train()
     steps = math.ceil(len(train) / plan.batch_size)
     total, cells, learned = 0.0, 0, [p for group in optimizer.param_groups for p in group["params"]]
@@ -188,41 +223,65 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
         bar.set_postfix(loss=f"{total / max(cells, 1):.4f}", refresh=False)
     if not math.isfinite(total):
         raise RuntimeError(
-            f"the loss of epoch {epoch + 1} is {total}; expected a finite number: lower optimizer.lr"
+            f"the loss of epoch {epoch + 1} is {total}; expected a finite number: "
+            "lower optimizer.lr"
         )
     return total / max(cells, 1)
 
 
-def resume(folder, method, optimizer):
-    """Put method and optimiser back to the end of the last finished epoch; returns the history, empty for a new run."""
-    if not (folder / "last.pt").is_file():
-        return []
-    state = checkpoint.load(folder / "last.pt")
+def read_last(run: RunFolder) -> dict | None:
+    """What last.pt holds; None for a run that has not finished an epoch.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not run.last.is_file():
+        return None
+    return checkpoint.load(run.last, f"delete the folder {run} and train again")
+
+
+def read_history(folder: str | Path) -> list[dict]:
+    """The epochs of a run so far."""
+    state = read_last(RunFolder(Path(folder)))
+    return [] if state is None else state["history"]
+
+
+def resume(state, method, optimizer):
+    """Put method and optimiser back to the end of the last finished epoch.
+
+    Args:
+        state: from `read_last`.
+
+    Returns:
+        (history, Kept), both empty for a new run.
+    """
+    if state is None:
+        return [], Kept()
     method.load_learned(state["method"])
     if state["optimizer"] is not None:
         optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    return state["history"]
+    return state["history"], Kept(state["hashes"], state["best"])
 
 
-def read_history(folder):
-    """The epochs of a run folder so far, from history.jsonl."""
-    path = Path(folder) / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def mend(run: RunFolder, state: dict) -> None:
+    """Write history.jsonl and the best checkpoint again where they are not what last.pt holds.
 
-
-@contextmanager
-def only_user_of(folder):
-    """Hold the run folder's lock, making the folder if need be; a second process that wants it gets an error."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"{folder}: another process is training there; wait for it or stop it"
-            ) from error
-        yield
+    Raises:
+        CheckpointError: the checkpoint of an epoch, which last.pt does not hold, is not that of
+            this run.
+    """
+    if not run.has_history(state["history"]):
+        run.write_history(state["history"])
+    if run.matches(state["hashes"]):
+        return
+    if state["best"] is None:
+        raise checkpoint.CheckpointError(
+            f"{run}: {', '.join(state['hashes'])} are not all there as this run has written them; "
+            "delete the folder and train again"
+        )
+    (name,) = state["hashes"]
+    files.write_bytes(run.path / name, state["best"])
 
 
 def describe(history, plan):
@@ -231,13 +290,16 @@ def describe(history, plan):
         return f"{len(history)} epochs, all kept for scoring"
     chosen = best(history, plan.select)
     if chosen is None:
-        return f"no epoch of {len(history)} could be chosen; train it anew with --overwrite"
+        return f"no epoch of {len(history)} could be chosen; train it again with --overwrite"
     value = chosen["valid"][plan.select["metric"]]
-    return f"best {plan.select['metric']} on validation {value:.3f} at epoch {chosen['epoch']} of {history[-1]['epoch']}"
+    return (
+        f"best {plan.select['metric']} on validation {value:.3f} "
+        f"at epoch {chosen['epoch']} of {history[-1]['epoch']}"
+    )
 
 
 def finished(history, plan):
-    """Whether the run has reached its last epoch, or `patience` epochs have passed without a better one."""
+    """Whether the run has reached its last epoch, or `patience` epochs brought no better one."""
     if len(history) >= plan.epochs or history and history[-1]["epoch"] == 0:
         return True
     if (
@@ -250,28 +312,14 @@ def finished(history, plan):
 
 
 def best(history, select):
-    """The epoch of the history that is best by the selection's metric on the validation split, the earliest if several are;
-    None where no epoch has a value."""
+    """The epoch that is best by the selection's metric on the validation split, the earliest of
+    several; None where no epoch has a value."""
     sign = 1 if select["mode"] == "max" else -1
     valued = [row for row in history if row.get("valid", {}).get(select["metric"]) is not None]
     return max(valued, key=lambda row: sign * row["valid"][select["metric"]], default=None)
-
-
-def best_path(folder, select):
-    """Where the best checkpoint is: the split that chose it is in its name."""
-    return Path(folder) / f"best.{select['split']}.{select['metric']}.pt"
-
-
-def epoch_path(folder, epoch):
-    """Where one epoch's checkpoint is, if each is kept."""
-    return Path(folder) / f"epoch.{epoch:03d}.pt"
 
 
 def _split(batch, size):
     if size is None or size >= len(batch.mask):
         return [batch]
     return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in batch))]
-
-
-def _write_history(folder, history):
-    files.write_text(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history))

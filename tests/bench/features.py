@@ -8,7 +8,6 @@ Then: the straight line through these times, and where one process spends its ti
 """
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,8 @@ import record
 import soundfile
 import torch
 
-from ast_repr import audio, features, files, store
+from ast_repr import audio, features, manifest, store
+from ast_repr.manifest import Clip
 
 SIZES, QUICK_SIZES = (1_000, 2_000, 5_000, 10_000, 20_000), (100, 300)
 DIFFERENT = 48
@@ -159,10 +159,8 @@ def parts(path, folder):
     mono = sum(samples.T) / 2
     waveform = torch.from_numpy(audio.fit(audio.resample(mono, RATE, audio.SAMPLE_RATE)))[None]
     log_mel = feature(waveform)[0]
-    shard, names = (
-        np.stack([log_mel.half().numpy()] * store.SHARD_CLIPS),
-        [str(i) for i in range(store.SHARD_CLIPS)],
-    )
+    shard = np.stack([log_mel.half().numpy()] * store.SHARD_CLIPS)
+    made_from = {str(i): "" for i in range(store.SHARD_CLIPS)}
     work = {
         "decode": partial(decode, path),
         "average the channels": lambda: sum(samples.T) / 2,
@@ -172,7 +170,7 @@ def parts(path, folder):
     }
     taken = record.alternate(work, 30)
     taken["write"] = (
-        record.alternate({"": partial(store.write_shard, folder, 0, shard, names, {})}, 3)[""]
+        record.alternate({"": partial(store.write_shard, folder, 0, shard, made_from, {})}, 3)[""]
         / store.SHARD_CLIPS
     )
     return [{"part of a clip": name, **record.spread(seconds)} for name, seconds in taken.items()]
@@ -181,20 +179,12 @@ def parts(path, folder):
 def corpus(data, pool, count):
     """A manifest of `count` clips whose audio are links to the files of the pool."""
     (data / "audio").mkdir(parents=True)
-    lines = []
+    clips = []
     for index in range(count):
-        os.link(pool[index % len(pool)], data / "audio" / f"{index:06d}.ogg")
-        clip = {
-            "clip": f"{index:06d}",
-            "group": str(index),
-            "audio": f"audio/{index:06d}.ogg",
-            "start_s": 0.0,
-            "split": "train",
-            "labels": {"tone": 1.0},
-        }
-        lines.append(json.dumps(clip) + "\n")
-    files.write_text(data / "manifest.jsonl", "".join(lines))
-    files.write_text(data / "classes.txt", "tone\n")
+        name = f"{index:06d}"
+        os.link(pool[index % len(pool)], data / "audio" / f"{name}.ogg")
+        clips.append(Clip(name, name, f"audio/{name}.ogg", 0.0, "train", {"tone": 1.0}))
+    manifest.write(data, manifest.with_hashes(data, clips), ["tone"])
 
 
 def sound(path, seed, seconds=audio.CLIP_SECONDS, rate=RATE):

@@ -16,7 +16,7 @@ import record
 import torch
 from step import step_of
 
-from ast_repr import batches, device, store
+from ast_repr import batches, device, manifest, store
 from ast_repr.manifest import Clip
 
 BATCH, GOAL = 16, 3.0  # per cent of a step
@@ -86,8 +86,8 @@ def fill(folder, clips):
     """A store of random numbers, the same in each shard."""
     values = np.random.default_rng(0).normal(-4, 4, (store.SHARD_CLIPS, *SHAPE)).astype(np.float16)
     for index, start in enumerate(range(0, len(clips), store.SHARD_CLIPS)):
-        names = [clip.clip for clip in clips[start : start + store.SHARD_CLIPS]]
-        store.write_shard(folder, index, values[: len(names)], names, {})
+        made_from = manifest.identities(clips[start : start + store.SHARD_CLIPS], "logmel")
+        store.write_shard(folder, index, values[: len(made_from)], made_from, {})
 
 
 def parse():

@@ -4,11 +4,10 @@ A feature that the corpus carries ready-made has `read(audio_path) -> (C, frames
 statistics for (x - mean) / (2 std), for networks that bring none of their own.
 """
 
-from pathlib import Path
-
 from .. import rooms
+from ..manifest import SIDECARS
 from .logmel import LogMel
-from .vggish import VGGish, VGGishError, sidecar
+from .vggish import VGGish, VGGishError
 
 FEATURES = {"logmel": LogMel, "vggish": VGGish}
 
@@ -20,6 +19,6 @@ def build(name, **kwargs):
     return rooms.build("feature", FEATURES, name, kwargs)
 
 
-def lacking(folder, clips):
-    """Names of features that the corpus does not carry, judged by its first clip; audio paths are relative to `folder`."""
-    return [] if sidecar(Path(folder) / clips[0].audio).is_file() else ["vggish"]
+def lacking(clips):
+    """Names of features that the corpus does not carry, judged by its first clip."""
+    return [feature for feature in SIDECARS if feature not in clips[0].sidecars]

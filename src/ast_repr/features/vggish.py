@@ -5,9 +5,10 @@ nothing in a file is ever run (the npz of the same numbers needs an unsafe pickl
 """
 
 import json
-from pathlib import Path
 
 import torch
+
+from ..manifest import sidecar
 
 FRAMES, BINS = 10, 128  # one frame each 0.96 s of ten seconds
 
@@ -40,7 +41,7 @@ class VGGish:
         Raises:
             VGGishError: no file, not JSON, or not ten frames of 128 whole numbers from 0 to 255.
         """
-        path = sidecar(audio_path)
+        path = sidecar(audio_path, "vggish")
         try:
             frames = json.loads(path.read_text(encoding="utf-8"))["features"]
         except FileNotFoundError as error:
@@ -80,12 +81,6 @@ class VGGish:
         raise VGGishError(
             "vggish is read from OpenMIC-2018's files, not computed from sound; use a model trained on logmel"
         )
-
-
-def sidecar(audio_path):
-    """Where OpenMIC-2018 keeps a clip's VGGish: .../audio/000/x.ogg -> .../vggish/000/x.json."""
-    path = Path(audio_path)
-    return path.parent.parent.parent / "vggish" / path.parent.name / f"{path.stem}.json"
 
 
 def sizes(frames):

@@ -1,0 +1,118 @@
+"""Identities: sha256 of the content of files and values, so that names and times decide nothing.
+
+A file of plain values carries its own sha256 under the key "sha256" (`seal`, `is_sealed`).
+"""
+
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import files
+
+SETTLED_NS = 2_000_000_000  # a younger file might change again within one tick of its clock
+
+
+def of_bytes(data: bytes) -> str:
+    """Hexadecimal sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def of_file(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file's bytes, as `sha256sum` prints it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_values(values) -> str:
+    """Hexadecimal sha256 of plain values (what JSON can hold); the order of keys does not matter."""
+    return of_bytes(json.dumps(values, sort_keys=True).encode())
+
+
+def seal(values: dict) -> dict:
+    """`values` with the sha256 of all of them under "sha256"."""
+    content = {key: value for key, value in values.items() if key != "sha256"}
+    return content | {"sha256": of_values(content)}
+
+
+def is_sealed(values) -> bool:
+    """Whether these are values that `seal` made, unchanged since."""
+    return isinstance(values, dict) and "sha256" in values and seal(values) == values
+
+
+class FileHashes:
+    """The sha256 of files, computed again only for a file that something has touched.
+
+    A file counts as untouched if its size, times and inode are those of the last time; its time of
+    change (ctime) cannot be set back, unlike the one of modification.
+
+    Args:
+        path: JSON file that keeps the hashes for the next process; None keeps them in memory. A
+            damaged one is ignored.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self._known = _read(path) if path else {}
+        self._saved = dict(self._known)
+
+    def of(self, path: str | Path) -> str:
+        """Hexadecimal sha256 of one file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        key = str(path)
+        stamp = _stamp(path)
+        if key in self._known and self._known[key]["stamp"] == stamp:
+            return self._known[key]["sha256"]
+        self._known.pop(key, None)
+        sha256 = of_file(path)
+        settled = stamp["ctime_ns"] < time.time_ns() - SETTLED_NS
+        if settled and _stamp(path) == stamp:
+            self._known[key] = {"stamp": stamp, "sha256": sha256}
+        return sha256
+
+    def of_all(self, paths: list, label: str) -> list[str]:
+        """The same of many files, hashed in threads with a progress bar called `label`, and kept.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        with ThreadPoolExecutor() as pool:
+            steps = tqdm(pool.map(self.of, paths), label, len(paths), unit="file", leave=False)
+            hashes = list(steps)
+        self._save(map(str, paths))
+        return hashes
+
+    def _save(self, keys):
+        known = {key: self._known[key] for key in keys if key in self._known}
+        if self.path and known != self._saved:
+            files.write_json(self.path, seal({"files": known}))
+            self._saved = known
+
+
+def _stamp(path):
+    status = os.stat(path)
+    return {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "inode": status.st_ino,
+    }
+
+
+def _read(path):
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values["files"] if is_sealed(values) else {}

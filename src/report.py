@@ -7,9 +7,7 @@ Corpora, protocols and backbones never share a table. With --compare, two rows a
 import sys
 from pathlib import Path
 
-import yaml
-
-from ast_repr import command, files, rooms
+from ast_repr import command, files, rooms, yaml_file
 from ast_repr.report import compare, plots, results, studies, style, tables
 
 
@@ -70,9 +68,9 @@ def read_studies(path):
     if path is None:
         return []
     try:
-        return studies.parse(yaml.safe_load(path.read_text(encoding="utf-8")), path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise studies.StudyError(f"{path}: not YAML ({error}); expected studies by name") from error
+        return studies.parse(yaml_file.read(path), path)
+    except yaml_file.YamlError as error:
+        raise studies.StudyError(f"{error}; expected studies by name") from error
 
 
 def sections(exp, found):

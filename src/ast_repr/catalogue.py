@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from . import rooms
+from . import rooms, yaml_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models"
 
@@ -71,4 +69,4 @@ def zero_shot(name):
 
 
 def _read(file="index.yaml"):
-    return yaml.safe_load((FOLDER / file).read_text(encoding="utf-8"))
+    return yaml_file.read(FOLDER / file)

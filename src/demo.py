@@ -50,7 +50,12 @@ def main(args):
             f"no finished run under {where}; make one by: bash {egs}/openmic/run.sh, or name a folder that has one by --exp"
         )
     device = devices.choose(args.device)
-    listener = Listener(found, lru_cache(MODELS)(lambda folder: inference.load(folder, device)))
+
+    @lru_cache(MODELS)
+    def load(folder):
+        return inference.load(folder, device, allow=args.allow_class)
+
+    listener = Listener(found, load)
     with tempfile.TemporaryDirectory() as copies:  # of songs; they go when the server ends
         os.environ["GRADIO_TEMP_DIR"] = copies
         served = build(listener, examples(egs))
@@ -284,6 +289,7 @@ def parse():
         type=command.between(int, 1, 65535),
         help="default: the first from 7860 on that is free",
     )
+    command.add_allow_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 

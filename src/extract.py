@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from ast_repr import audio, command, extraction, features, manifest, store
+from ast_repr import audio, command, extraction, features, manifest, rooms, store
 
 LISTED = 10  # unreadable clips named in an error
 
@@ -25,7 +25,9 @@ def main(args):
 def extract(data, clips, settings, nj, allowed, part):
     """Fill the store of one feature, or a part of its shards, with what it lacks; clips whose audio cannot be decoded are left out
     if there are no more than `allowed`."""
-    folder, feature = data / "features" / settings["name"], features.build(**settings)
+    folder = data / "features" / settings["name"]
+    allow = rooms.outside({"feature": settings})  # whoever writes a config may name any class
+    feature = features.build(**rooms.resolve("feature", settings, allow))
     shards = [
         clips[start : start + store.SHARD_CLIPS]
         for start in range(0, len(clips), store.SHARD_CLIPS)

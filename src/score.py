@@ -22,6 +22,7 @@ from ast_repr import (
     inference,
     manifest,
     metrics,
+    rooms,
     store,
     trainer,
 )
@@ -35,7 +36,9 @@ BATCH = 16
 def main(args):
     clips, classes = manifest.read(args.data)
     device, memory = devices.choose(args.device), {}
-    for name in config.select(args.conf_dir, args.conf):
+    for name, conf in command.confs(args, features.lacking(args.data, clips)).items():
+        # A run may name the classes that the configs of this command name, whatever is in its files.
+        allow = rooms.outside(conf) | set(args.allow_class)
         for seed in args.seeds:
             folder = Path(args.exp) / name / f"seed{seed}"
             history = trainer.read_history(folder)
@@ -48,10 +51,10 @@ def main(args):
                 raise ValueError(
                     f"{folder}: stopped after epoch {len(history)}; run the stage `train` again, which goes on from there"
                 )
-            score(folder, history, clips, classes, args, device, memory)
+            score(folder, history, clips, classes, args, device, memory, allow)
 
 
-def score(folder, history, clips, classes, args, device, memory):
+def score(folder, history, clips, classes, args, device, memory, allow):
     """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips, and what heads read of them, from run to run."""
     results, made_by = folder / "results.json", (folder / "last.pt", folder / "config.yaml")
     if results.is_file() and results.stat().st_mtime >= max(
@@ -60,7 +63,8 @@ def score(folder, history, clips, classes, args, device, memory):
         print(f"{folder}: scored before")
         return
     about = checkpoint.load(folder / "last.pt")["about"]
-    conf, feature = config.read(folder / "config.yaml"), features.build(**about["feature"])
+    conf = config.read(folder / "config.yaml")
+    feature = features.build(**rooms.resolve("feature", about["feature"], allow))
     if (name := about["feature"]["name"]) not in memory:
         stored = store.Store(Path(args.data) / "features" / name, feature.spec())
         usable = store.usable(Path(args.data) / "features", clips)
@@ -69,8 +73,8 @@ def score(folder, history, clips, classes, args, device, memory):
         )
     test, select = memory[name], conf["select"]
     if select["split"] == SPLIT:
-        history = choose_on_test(folder, history, select, test, device)
-    model, about = inference.restore(trainer.best_path(folder, select))
+        history = choose_on_test(folder, history, select, test, device, allow)
+    model, about = inference.restore(trainer.best_path(folder, select), allow=allow)
     used, clips = model.to(device), test
     if model.is_probe:
         read, _ = embeddings.Shelf(args.data, name, feature.spec(), memory).read(
@@ -141,13 +145,13 @@ def score(folder, history, clips, classes, args, device, memory):
     )
 
 
-def choose_on_test(folder, history, select, test, device):
+def choose_on_test(folder, history, select, test, device, allow):
     """The paper's protocol: score each epoch on test, keep the best; returns the history with those values."""
     history = [dict(row) for row in history]
     for row in history:
         path = trainer.epoch_path(folder, row["epoch"])
         if path.is_file():
-            model, _ = inference.restore(path)
+            model, _ = inference.restore(path, allow=allow)
             found = metrics.evaluate(
                 test.targets.numpy(),
                 test.mask.numpy(),
@@ -198,6 +202,7 @@ def parse():
     )
     parser.add_argument("--exp", required=True, help="folder of the run folders")
     command.add_conf_options(parser)
+    command.add_allow_option(parser)
     command.add_run_options(parser)
     return parser
 

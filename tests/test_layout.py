@@ -56,12 +56,16 @@ LEVELS = {
     "parallel": 0,
     "catalogue": 0,
     "runs": 0,
-    "release": 0,
-    "graph": 0,
+    "release": 1,
+    "graph": 1,
+    "model_spec": 0,
+    "typecheck": 0,
+    "yaml_file": 0,
+    "escaping": 0,
     "rooms": 0,
     "files": 0,
 }
-SHARED = {"rooms", "files"}  # what the others of level 0 stand on
+SHARED = {"rooms", "files", "typecheck", "yaml_file", "escaping"}  # what the others of level 0 stand on
 ALSO = {
     ("metrics", "manifest.PRESENT"),
     ("command", "config"),

@@ -15,7 +15,7 @@ import traceback
 
 from . import config
 from .config import ConfigError
-from .rooms import unknown
+from .rooms import is_outside, unknown
 
 EXPECTED = (
     ValueError,
@@ -94,6 +94,29 @@ def add_run_options(parser):
         "--seeds", type=seeds, default=[0], help="whole numbers, separated by commas"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def add_allow_option(parser):
+    """The option that lets a model file name classes outside of this project."""
+    parser.add_argument(
+        "--allow-class",
+        action="append",
+        default=[],
+        metavar="MODULE.CLASS",
+        type=outside_class,
+        help="a class of your own that the model may be built from; may be repeated",
+    )
+
+
+def outside_class(text):
+    """A name of the form "module.Class".
+
+    >>> outside_class("mine.Gain")
+    'mine.Gain'
+    """
+    if not is_outside(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected module.Class, such as mine.Gain")
+    return text
 
 
 def seeds(text):

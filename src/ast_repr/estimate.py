@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import batches, checkpoint, experiment, features, launch, parallel, trainer
+from . import batches, checkpoint, experiment, features, launch, parallel, rooms, trainer
 from . import device as devices
 
 STEPS = 4  # of each epoch that is tried, unless asked for otherwise
@@ -67,7 +67,8 @@ def _try(conf, stock, device, steps, threads):
     torch.set_num_threads(threads)
     if device.type == "cpu":
         devices.keep_freed_memory()
-    feature, size = features.build(**conf["feature"]), conf["train"]["batch_size"]
+    feature = features.build(**rooms.resolve("feature", conf["feature"], rooms.outside(conf)))
+    size = conf["train"]["batch_size"]
     splits = experiment.splits_of(stock.clips, conf)
     share = min(1.0, steps * size / len(splits["train"]))
     few = {split: own[: max(1, round(share * len(own)))] for split, own in splits.items()}

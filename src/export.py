@@ -21,6 +21,7 @@ CARD = "README.md"
 def main(args):
     checkpoint = inference.best(args.run)
     model, about = inference.restore(checkpoint, args.backbone_file, args.allow_class)
+    card.check(about, checkpoint)
     # A Predictor refuses what cannot hear sound.
     feature = inference.TorchPredictor(model, about, allow=args.allow_class).feature
     results = card.read(args.run)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ast_repr import audio, command, files, inference, runs
+from ast_repr import audio, command, escaping, files, inference, runs
 from ast_repr import device as devices
 from ast_repr.report import predictions, song
 
@@ -45,7 +45,7 @@ def main(args):
     model = inference.load(source, device, args.backbone_file, args.allow_class)
     threshold = model.threshold if args.threshold is None else args.threshold
     view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
-    print(f"model: {source}", file=sys.stderr)
+    print(escaping.terminal(f"model: {source}"), file=sys.stderr)
     with (
         output(args.output) as out,
         tqdm(disable=None, bar_format="{desc}{n:.1f} min of sound [{elapsed}]") as bar,

@@ -359,7 +359,7 @@ def test_another_front_end_is_refused(exported):
     state["about"]["feature_spec"]["window"] = "povey"
     release.save(exported / "model.safetensors", state["learned"], state["about"])
     with pytest.raises(
-        ValueError, match="front end's window 'povey'.*use the version that exported it"
+        ValueError, match="model.safetensors: .*front end's window 'povey'.*use the version"
     ):
         inference.load(exported)
 

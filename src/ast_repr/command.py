@@ -13,7 +13,7 @@ import errno
 import sys
 import traceback
 
-from . import config
+from . import config, escaping
 from .config import ConfigError
 from .rooms import is_outside, unknown
 
@@ -22,6 +22,8 @@ EXPECTED = (
     OSError,
     RuntimeError,
 )  # what user, files, network, disk and memory can cause
+
+LONGEST = 4_000  # characters of a message
 
 
 class UsageError(ValueError):
@@ -169,14 +171,30 @@ def run(main, parser, argv=None):
 
 
 def one_line(error):
-    """What an expected error says, in one line; the system's own get the file first and a remedy."""
+    """What an expected error says, in one line that a terminal shows as it is and nobody scrolls.
+
+    The system's own errors get the file first and a remedy.
+    """
+    text = escaping.terminal(" ".join(_text(error).split()))
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return text
+
+
+def _text(error):
     if not isinstance(error, OSError) or error.strerror is None:
-        return " ".join(str(error).split()) or type(error).__name__
+        return str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}disk full ({error.strerror}); free some space and run the same command again, what is done stays done"
+        return (
+            f"{where}disk full ({error.strerror}); free some space and run the same command "
+            "again, what is done stays done"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}{error.strerror}; change the permissions, or work in a folder that you may write to"
+        return (
+            f"{where}{error.strerror}; change the permissions, or work in a folder that you "
+            "may write to"
+        )
     return f"{where}{error.strerror}"
 
 

@@ -49,9 +49,8 @@ def restore(path, backbone_file=None, allow: Collection[str] = ()):
     with _naming(path):
         spec = _describe(_get(state, "about"), allow)
         learned = _get(state, "learned")
-        for name, tensor in learned.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-                raise SpecError("found something else among its tensors")
+        if not all(isinstance(name, str) and _is_plain(learned[name]) for name in learned):
+            raise SpecError("found something other than plain tensors under 'learned'")
     inside = any(name.startswith("backbone.") for name in learned)
     with _naming(path):
         _rehearse(spec, learned, inside, allow)
@@ -89,7 +88,7 @@ def _naming(path):
 
 
 def _describe(about, allow):
-    """The ModelSpec in what a file says, with a feature that can be built and fits the network."""
+    """The ModelSpec in what a file says, whose feature is here what it was there."""
     spec = ModelSpec.from_dict(about)
     feature = features.build(**rooms.resolve("feature", spec.feature, allow))
     sides = spec.backbone.options["frames"], spec.backbone.options["mels"]
@@ -98,7 +97,23 @@ def _describe(about, allow):
             f"found a network for {sides[0]} frames of {sides[1]} bands under a feature of "
             f"{feature.frames} frames of {feature.bins}"
         )
+    here = feature.spec()
+    there = here if spec.feature_spec is None else spec.feature_spec
+    for key in {**here, **there}:
+        if there.get(key) != here.get(key):
+            raise SpecError(
+                f"found the front end's {key} {typecheck.shown(there.get(key))}, "
+                f"expected {here.get(key)!r}"
+            )
     return spec
+
+
+def _is_plain(value):
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not (value.is_quantized or value.is_complex())
+    )
 
 
 def _get(state, key):
@@ -112,6 +127,8 @@ def _rehearse(spec, learned, inside, allow):
 
     A class from outside may need real tensors to be built, and is trusted: it is not rehearsed.
     """
+    for kind, section in spec.sections().items():
+        rooms.resolve(kind, section, allow)
     if rooms.outside(spec.sections()):
         return
     with torch.device("meta"), warnings.catch_warnings():
@@ -153,7 +170,7 @@ def _find(path, backbone):
         return known
     places = f"{file} or {known}" if known else file
     raise weights.WeightsError(
-        f"no weights of the backbone {backbone.source}, expected at {places}; "
+        f"{path}: no weights of the backbone {backbone.source}, expected at {places}; "
         "pass their file (--backbone-file), or put it there"
     )
 
@@ -179,8 +196,8 @@ class Predictor:
         threshold: the probability from which on an instrument is called present.
 
     Raises:
-        ValueError: what is stored is no model's, or the feature that it reads is not computed from
-            sound, not allowed, or computed otherwise here.
+        ValueError: what is stored is no model's, or the feature that it reads is not allowed, or
+            not computed from sound.
     """
 
     def __init__(self, about, allow: Collection[str] = ()):
@@ -193,15 +210,6 @@ class Predictor:
             raise ValueError(
                 f"model trained on {spec.feature['name']}, which comes with its corpus, "
                 "expected one that hears sound; take a model trained on logmel"
-            )
-        here = self.feature.spec()
-        there = here if spec.feature_spec is None else spec.feature_spec
-        differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
-        if differing:
-            key = differing[0]
-            raise ValueError(
-                f"model exported with the front end's {key} {typecheck.shown(there.get(key))}, "
-                f"here it is {here.get(key)!r}; use the version that exported it"
             )
 
     def probabilities(self, stored):

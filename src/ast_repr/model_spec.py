@@ -5,7 +5,7 @@ checked here, options of a class where it is built (`rooms.build`).
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -127,7 +127,7 @@ class ModelSpec:
         return {
             "norm": self.norm,
             "reprogrammer": self.reprogrammer,
-            "backbone": asdict(self.backbone) | {"file": file},
+            "backbone": vars(self.backbone) | {"file": file},
             "head": self.head,
         }
 

@@ -1,11 +1,12 @@
-"""A page in the browser to hear and see what a model makes of a song: drop or record one, choose among finished runs.
+"""A page in the browser to hear and see what a model makes of a song, one of the finished runs.
 
     python src/demo.py                        # the runs under egs/*/exp; prints the address to open
     python src/demo.py --exp my/exp --port 8000
 
-It shows the instruments with their probabilities, the song's timeline, and what the reprogrammer did to ten seconds of it.
-The page is for this computer alone: nobody else can open it, no sound leaves it, nothing is fetched. Ctrl-C ends it.
-Needs the optional packages called `demo` in pyproject.toml.
+It shows the instruments with their probabilities, the song's timeline, and what the reprogrammer
+did to ten seconds of it. The page is for this computer alone: nobody else can open it, no other
+page in the browser can use it, no sound leaves it, nothing is fetched. Ctrl-C ends it. Needs the
+optional packages called `demo` in pyproject.toml.
 """
 
 import os
@@ -20,7 +21,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ast_repr import command, inference, manifest, run_folder
+from ast_repr import command, escaping, inference, manifest, run_folder
 from ast_repr import device as devices
 from ast_repr.report import page, passage, predictions, results, song, style
 from ast_repr.run_folder import RunFolder
@@ -50,7 +51,12 @@ def main(args):
             f"no finished run under {where}; make one by: bash {egs}/openmic/run.sh, or name a folder that has one by --exp"
         )
     device = devices.choose(args.device)
-    listener = Listener(found, lru_cache(MODELS)(lambda folder: inference.load(folder, device)))
+
+    @lru_cache(MODELS)
+    def load(folder):
+        return inference.load(folder, device, allow=args.allow_class)
+
+    listener = Listener(found, load)
     with tempfile.TemporaryDirectory() as copies:  # of songs; they go when the server ends
         os.environ["GRADIO_TEMP_DIR"] = copies
         served = build(listener, examples(egs))
@@ -87,7 +93,9 @@ class Listener:
             progress(1, desc="drawing")
             return "".join(self._sections(model, self.runs[folder], found, log_mel, surest))
         except command.EXPECTED as error:
-            return page.problem(command.one_line(error).replace(str(path), Path(path).name))
+            where = escaping.terminal(str(path))
+            name = escaping.terminal(Path(path).name)
+            return page.problem(command.one_line(error).replace(where, name))
 
     def _sections(self, model, run, found, log_mel, surest):
         view = predictions.View(model.classes, model.threshold)
@@ -151,10 +159,9 @@ def before_and_after(model, run, heard, name):
         round((heard.end_s - heard.start_s) * song.FRAMES_PER_SECOND) - song.CUT, 1
     )  # the rest is padding
     before, after = (values[0, 0, :frames].cpu().numpy() for values in (before, after))
+    title = [f"{run['conf']}, seed {run['seed']}", f"{name}, {span(heard)}"]
     with matplotlib.rc_context(style.STYLE):
-        return passage.draw(
-            before, after, run["norm"], f"{run['conf']}, seed {run['seed']}\n{name}, {span(heard)}"
-        )
+        return passage.draw(before, after, run["norm"], "\n".join(map(escaping.figure, title)))
 
 
 def span(heard):
@@ -163,10 +170,12 @@ def span(heard):
 
 def trust(run, model):
     """What this model knows, and how well."""
+    names = ", ".join(map(escaping.plain, model.classes))
     return (
-        f"This model was trained on {len(model.classes)} instruments and can name no others: {', '.join(map(style.plain, model.classes))}. "
-        f"On clips of its own corpus ({run['corpus']}) that it had not heard, its macro-F1 is {100 * run['metrics']['macro_f1']:.0f} %, of at "
-        "most 100. On other music it may do worse; a probability is the model's guess, not a fact."
+        f"This model was trained on {len(model.classes)} instruments and can name no others: "
+        f"{names}. On clips of its own corpus ({run['corpus']}) that it had not heard, its macro-F1 "
+        f"is {100 * run['metrics']['macro_f1']:.0f} %, of at most 100. On other music it may do "
+        "worse; a probability is the model's guess, not a fact."
     )
 
 
@@ -176,7 +185,9 @@ def read(folder):
 
 
 def label(run):
-    return f"{run['conf']}, seed {run['seed']} ({run['corpus']}, protocol {run['protocol']})"
+    return escaping.terminal(
+        f"{run['conf']}, seed {run['seed']} ({run['corpus']}, protocol {run['protocol']})"
+    )
 
 
 def examples(egs):
@@ -241,9 +252,47 @@ def import_gradio():
     return gradio
 
 
+class LocalOnly:
+    """ASGI middleware that answers this computer's own page alone.
+
+    A request must name the server by its local address, which a foreign name that was rebound to
+    that address does not, and no other page may have sent it.
+    """
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        """Pass on what the page itself asks, and refuse the rest."""
+        if scope["type"] != "lifespan":
+            port = scope["server"][1]
+            suffix = "" if port == 80 else f":{port}"
+            hosts = {f"{name}{suffix}" for name in (ADDRESS, "localhost")}
+            asked = [value.decode("latin-1") for key, value in scope["headers"] if key == b"host"]
+            senders = [
+                value.decode("latin-1") for key, value in scope["headers"] if key == b"origin"
+            ]
+            own = len(asked) == 1 and asked[0] in hosts
+            if not own or any(sender != f"http://{asked[0]}" for sender in senders):
+                return await self.refuse(scope, receive, send, port)
+        await self.app(scope, receive, send)
+
+    @staticmethod
+    async def refuse(scope, receive, send, port):
+        from starlette.responses import PlainTextResponse
+        from starlette.websockets import WebSocketClose
+
+        text = f"This page is for this computer alone: open http://{ADDRESS}:{port}/\n"
+        websocket = scope["type"] == "websocket"
+        answer = WebSocketClose() if websocket else PlainTextResponse(text, status_code=403)
+        await answer(scope, receive, send)
+
+
 def launch(blocks, port):
     """Serve the page to this computer, and return its address."""
     themes = import_gradio().themes
+    from starlette.middleware import Middleware  # comes with gradio
+
     fonts = {
         "font": ["system-ui", "sans-serif"],
         "font_mono": ["ui-monospace", "monospace"],
@@ -259,6 +308,7 @@ def launch(blocks, port):
             ssr_mode=False,
             footer_links=[],
             run_history=False,
+            app_kwargs={"middleware": [Middleware(LocalOnly)]},
             css=page.CSS,
             theme=themes.Default(**fonts),
         )
@@ -282,6 +332,7 @@ def parse():
         type=command.between(int, 1, 65535),
         help="default: the first from 7860 on that is free",
     )
+    command.add_allow_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 

@@ -19,11 +19,12 @@ CARD = "README.md"
 
 
 def main(args):
-    model, about = inference.restore(inference.best(args.run), args.backbone_file)
-    feature, results = (
-        inference.TorchPredictor(model, about).feature,
-        card.read(args.run),
-    )  # a Predictor refuses what cannot hear sound
+    checkpoint = inference.best(args.run)
+    model, about = inference.restore(checkpoint, args.backbone_file, args.allow_class)
+    card.check(about, checkpoint)
+    # A Predictor refuses what cannot hear sound.
+    feature = inference.TorchPredictor(model, about, allow=args.allow_class).feature
+    results = card.read(args.run)
     inside = args.merge or model.finetune
     shared, tensors = (
         portable(about, feature, inside),
@@ -140,6 +141,7 @@ def parse():
         metavar="FILE",
         help="the backbone's weights, if they are not where they were in training",
     )
+    command.add_allow_option(parser)
     return parser
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ast_repr import audio, command, files, inference, run_folder
+from ast_repr import audio, command, escaping, files, inference, run_folder
 from ast_repr import device as devices
 from ast_repr.report import predictions, song
 
@@ -41,10 +41,11 @@ AGGREGATES = {"mean": np.mean, "max": np.max}
 def main(args):
     paths = find(args.paths)
     source = newest_run(ROOT / "egs") if args.model is None else args.model
-    model = inference.load(source, devices.choose(args.device), args.backbone_file)
+    device = devices.choose(args.device)
+    model = inference.load(source, device, args.backbone_file, args.allow_class)
     threshold = model.threshold if args.threshold is None else args.threshold
     view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
-    print(f"model: {source}", file=sys.stderr)
+    print(escaping.terminal(f"model: {source}"), file=sys.stderr)
     with (
         output(args.output) as out,
         tqdm(disable=None, bar_format="{desc}{n:.1f} min of sound [{elapsed}]") as bar,
@@ -186,6 +187,7 @@ def parse():
         metavar="FILE",
         help="the backbone's weights, if they are not where the model looks for them",
     )
+    command.add_allow_option(parser)
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write there, not on the screen"

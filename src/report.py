@@ -7,9 +7,7 @@ Corpora, protocols and backbones never share a table. With --compare, two rows a
 import sys
 from pathlib import Path
 
-import yaml
-
-from ast_repr import command, files, rooms
+from ast_repr import command, escaping, files, rooms, yaml_file
 from ast_repr.report import compare, plots, results, studies, style, tables
 
 
@@ -18,7 +16,7 @@ def main(args):
         raise command.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
     found, unscored = results.read(args.exp)
     for folder in unscored:
-        print(f"{folder}: not scored yet, left out", file=sys.stderr)
+        print(escaping.terminal(f"{folder}: not scored yet, left out"), file=sys.stderr)
     names = [name.strip() for name in args.rows.split(",")] if args.rows else []
     known = {row.conf for table in found for row in table.rows}
     for name in names + (args.compare or []):
@@ -45,7 +43,8 @@ def report(args, found, asked, names):
             rows = study.table(table)
             if rows and any(row.settings for row in rows.rows):
                 print(f"\n{tables.study_text(study, rows)}")
-    print(f"\nWritten: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}")
+    written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
+    print(f"\n{escaping.terminal(written)}")
 
 
 def compare_rows(args, found):
@@ -60,9 +59,8 @@ def compare_rows(args, found):
         stem, figure = plots.draw_difference(table, difference)
         paths = style.save(figure, args.exp / "figures", stem)
         files.write_json(args.exp / "figures" / f"{stem}.json", difference)
-        print(
-            f"\n{table.title}\n{compare.sentence(difference)}\nWritten: {paths[0].with_suffix('.*')}"
-        )
+        said = (table.title, compare.sentence(difference), f"Written: {paths[0].with_suffix('.*')}")
+        print("", *map(escaping.terminal, said), sep="\n")
 
 
 def read_studies(path):
@@ -70,9 +68,9 @@ def read_studies(path):
     if path is None:
         return []
     try:
-        return studies.parse(yaml.safe_load(path.read_text(encoding="utf-8")), path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise studies.StudyError(f"{path}: not YAML ({error}); expected studies by name") from error
+        return studies.parse(yaml_file.read(path), path)
+    except yaml_file.YamlError as error:
+        raise studies.StudyError(str(error)) from error
 
 
 def sections(exp, found):

@@ -24,6 +24,7 @@ from ast_repr import (
     inference,
     manifest,
     metrics,
+    rooms,
     run_config,
     store,
     trainer,
@@ -48,19 +49,23 @@ def main(args):
         if args.conf == "all" and not run.path.is_dir():
             print(f"{run}: left out in training")
             continue
-        score(run, conf, clips, classes, args, device, memory)
+        # A run may name the classes that the configs of this command name, whatever its files say.
+        allow = rooms.outside(conf) | set(args.allow_class)
+        score(run, conf, clips, classes, args, device, memory, allow)
 
 
-def score(run, conf, clips, classes, args, device, memory):
+def score(run, conf, clips, classes, args, device, memory, allow):
     """Score one run, unless its results are there and were made from just this.
 
     Args:
         run: RunFolder.
         conf: the resolved config that the run has to be of.
         memory: keeps the test clips, and what heads read of them, from run to run.
+        allow: names of classes outside of the package that the run may use.
     """
     state = finished(run, conf)
-    about, feature = state["about"], features.build(**conf["feature"])
+    about = state["about"]
+    feature = features.build(**rooms.resolve("feature", conf["feature"], allow))
     made_from = {
         "checkpoints": state["hashes"],
         "config": identity.of_values(conf),
@@ -84,8 +89,8 @@ def score(run, conf, clips, classes, args, device, memory):
         )
     test = memory[name]
     if select["split"] == SPLIT:
-        history = choose_on_test(run, history, select, test, args.weights, device)
-    model, _ = inference.restore(run.best(select), args.weights)
+        history = choose_on_test(run, history, select, test, args.weights, device, allow)
+    model, _ = inference.restore(run.best(select), args.weights, allow)
     used, clips = model.to(device), test
     if model.is_probe:
         shelf = embeddings.Shelf(args.data, name, feature.spec(), memory)
@@ -176,7 +181,7 @@ def finished(run, conf):
     return state
 
 
-def choose_on_test(run, history, select, test, weights, device):
+def choose_on_test(run, history, select, test, weights, device, allow):
     """The paper's protocol: score each epoch on test, keep the best.
 
     Returns:
@@ -186,7 +191,7 @@ def choose_on_test(run, history, select, test, weights, device):
     for row in history:
         path = run.epoch(row["epoch"])
         if path.is_file():
-            model, _ = inference.restore(path, weights)
+            model, _ = inference.restore(path, weights, allow)
             found = metrics.evaluate(
                 test.targets.numpy(),
                 test.mask.numpy(),
@@ -232,6 +237,7 @@ def commit():
 def parse():
     parser = command.parser(__doc__)
     command.add_conf_options(parser)
+    command.add_allow_option(parser)
     command.add_run_options(parser)
     return parser
 

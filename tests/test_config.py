@@ -171,7 +171,7 @@ def test_a_circle_of_bases_is_named(names, folder):
         ),
         ("train.epochs", "setting 'train.epochs'; expected section.key=value"),
         ("=3", "setting '=3'; expected section.key=value"),
-        ("train.epochs=[", "the value is not readable as YAML"),
+        ("train.epochs=[", "setting .*not readable as YAML"),
     ],
 )
 def test_what_is_unknown_or_out_of_range_is_refused_by_key(setting, message, folder):

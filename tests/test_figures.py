@@ -321,7 +321,7 @@ def test_the_script_makes_the_same_bytes_twice(tmp_path):
     )
     file.write_text("[")
     for wrong, message in (
-        (options, "not YAML"),
+        (options, "not readable as YAML"),
         ([*options[:-1], "ast_unte"], "did you mean 'ast_unet'?"),
     ):
         done = run(*wrong)

@@ -58,13 +58,18 @@ LEVELS = {
     "parallel": 0,
     "catalogue": 0,
     "run_folder": 0,
-    "release": 0,
-    "graph": 0,
+    "release": 1,
+    "graph": 1,
+    "model_spec": 0,
+    "typecheck": 0,
+    "yaml_file": 0,
+    "escaping": 0,
     "rooms": 0,
     "files": 0,
     "identity": 0,
 }
-SHARED = {"rooms", "files", "identity"}  # what the others of level 0 stand on
+# What the others of level 0 stand on.
+SHARED = {"rooms", "files", "identity", "typecheck", "yaml_file", "escaping"}
 ALSO = {
     ("metrics", "manifest.PRESENT"),
     ("command", "config"),

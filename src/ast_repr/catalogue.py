@@ -4,9 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from . import identity, rooms
+from . import identity, rooms, yaml_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models"
 
@@ -99,4 +97,4 @@ def zero_shot(name):
 
 
 def _read(file="index.yaml"):
-    return yaml.safe_load((FOLDER / file).read_text(encoding="utf-8"))
+    return yaml_file.read(FOLDER / file)

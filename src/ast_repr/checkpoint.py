@@ -2,11 +2,12 @@
 
 A checkpoint is what `torch.save` writes, a zip archive, whose comment is the sha256 of all that
 stands before it. So a flipped bit is noticed wherever it is, and `torch.load` reads the file as any
-other. Reading runs no code from it.
+other. Reading runs no code from it, and takes no more memory than the file is large.
 """
 
 import io
 import struct
+import zipfile
 from pathlib import Path
 
 import torch
@@ -92,4 +93,8 @@ def parse(data: bytes) -> dict:
     content, comment = memoryview(data)[:-SEAL_BYTES], data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():
         raise ValueError("its sha256 is not that of its content")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > len(data):
+        raise ValueError("it is compressed, which PyTorch's files are not")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import backbones, heads, reprogrammers
-from .rooms import unknown
+from .rooms import resolve, unknown
 
 NORMS = ("backbone", "none", "corpus")
 
@@ -36,6 +36,8 @@ class Reprogrammed(nn.Module):
         if norm == "backbone":
             norm = (backbone.mean, backbone.std)
         self.mean, self.std = (0.0, 0.5) if norm == "none" else norm
+        if not self.std > 0:
+            raise ValueError(f"input norm: a deviation of {self.std}; expected one above 0")
         self.reprogrammer, self.backbone, self.head = reprogrammer, backbone, head
         self.finetune = finetune
         backbone.requires_grad_(finetune)
@@ -128,30 +130,33 @@ class Probe(nn.Module):
         return Probe(self.model.twin())
 
 
-def assemble(classes, norm, reprogrammer, backbone, head):
+def assemble(classes, norm, reprogrammer, backbone, head, allow=()):
     """Build a classifier from plain values, which a checkpoint stores so that it can be built again.
 
     Args:
         classes: list of K names.
         norm: "backbone", "none", or [mean, std].
         reprogrammer, head: {"name": ..., its options}.
-        backbone: {"name": in its room, "options": of its constructor, "file" (None: random weights drawn with "seed"), "seed",
-            "finetune"}.
+        backbone: {"name": of its class, "options": of its constructor, "seed", "finetune", "file"};
+            without a file its weights are random, drawn with the seed.
+        allow: names of classes outside of the package that may be built, see `rooms.resolve`.
 
     Raises:
         ValueError: an unknown name, keyword or value, or weights that do not fit.
     """
     if isinstance(norm, str) and norm not in NORMS:
         raise ValueError(unknown("input norm", norm, NORMS))
+    options = backbone["options"]
+    reprogrammer = resolve("reprogrammer", reprogrammer, allow, given=("frames", "bins"))
+    head = resolve("head", head, allow, given=("n_classes", "embed_dim", "n_source"))
+    network = resolve("backbone", options | {"name": backbone["name"]}, allow)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(backbone["seed"])
-        source = backbones.build(backbone["name"], **backbone["options"])
+        source = backbones.build(**network)
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
     return Reprogrammed(
-        reprogrammers.build(
-            frames=backbone["options"]["frames"], bins=backbone["options"]["mels"], **reprogrammer
-        ),
+        reprogrammers.build(frames=options["frames"], bins=options["mels"], **reprogrammer),
         source,
         heads.build(
             n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head

@@ -13,15 +13,17 @@ import errno
 import sys
 import traceback
 
-from . import config
+from . import config, escaping
 from .config import ConfigError
-from .rooms import unknown
+from .rooms import is_outside, unknown
 
 EXPECTED = (
     ValueError,
     OSError,
     RuntimeError,
 )  # what user, files, network, disk and memory can cause
+
+LONGEST = 4_000  # characters of a message
 
 
 class UsageError(ValueError):
@@ -108,6 +110,29 @@ def add_run_options(parser):
     parser.add_argument("--weights", required=True, help="its weight file")
 
 
+def add_allow_option(parser):
+    """The option that lets a model file name classes outside of this project."""
+    parser.add_argument(
+        "--allow-class",
+        action="append",
+        default=[],
+        metavar="MODULE.CLASS",
+        type=outside_class,
+        help="a class of your own that the model may be built from; may be repeated",
+    )
+
+
+def outside_class(text):
+    """A name of the form "module.Class".
+
+    >>> outside_class("mine.Gain")
+    'mine.Gain'
+    """
+    if not is_outside(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected module.Class, such as mine.Gain")
+    return text
+
+
 def seeds(text):
     """Seeds from their list, each once.
 
@@ -158,14 +183,30 @@ def run(main, parser, argv=None):
 
 
 def one_line(error):
-    """What an expected error says, in one line; the system's own get the file first and a remedy."""
+    """What an expected error says, in one line that a terminal shows as it is and nobody scrolls.
+
+    The system's own errors get the file first and a remedy.
+    """
+    text = escaping.terminal(" ".join(_text(error).split()))
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return text
+
+
+def _text(error):
     if not isinstance(error, OSError) or error.strerror is None:
-        return " ".join(str(error).split()) or type(error).__name__
+        return str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}disk full ({error.strerror}); free some space and run the same command again, what is done stays done"
+        return (
+            f"{where}disk full ({error.strerror}); free some space and run the same command "
+            "again, what is done stays done"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}{error.strerror}; change the permissions, or work in a folder that you may write to"
+        return (
+            f"{where}{error.strerror}; change the permissions, or work in a folder that you "
+            "may write to"
+        )
     return f"{where}{error.strerror}"
 
 

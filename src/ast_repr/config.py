@@ -17,9 +17,7 @@ and variants that answer one question, and its name stands for them all.
 import re
 from pathlib import Path
 
-import yaml
-
-from . import files
+from . import files, typecheck, yaml_file
 from .rooms import unknown
 
 BASE, STUDIES = "base.yaml", "studies.yaml"
@@ -241,7 +239,7 @@ def flatten(config, prefix=""):
 
 def save(path, config):
     """Write a resolved config as YAML, atomically."""
-    files.write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    files.write_text(path, yaml_file.dump(config))
 
 
 def differences(saved, config):
@@ -276,15 +274,13 @@ def read(path):
         ConfigError: missing, not YAML, or no sections.
     """
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml_file.read(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such conf") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path}: not readable as YAML ({' '.join(str(error).split())})"
-        ) from error
+    except yaml_file.YamlError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected sections, found {config!r}")
+        raise ConfigError(f"{path}: expected sections, found {typecheck.shown(config)}")
     return config
 
 
@@ -294,9 +290,9 @@ def _setting(text):
     if not equals or not key:
         raise ConfigError(f"setting {text!r}; expected section.key=value")
     try:
-        tree = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"setting {text!r}: the value is not readable as YAML") from error
+        tree = yaml_file.parse(value, f"setting {text!r}")
+    except yaml_file.YamlError as error:
+        raise ConfigError(str(error)) from error
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return tree

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import batches, experiment, features, launch, parallel, trainer
+from . import batches, experiment, features, launch, parallel, rooms, trainer
 from . import device as devices
 from .run_folder import RunFolder
 
@@ -68,7 +68,8 @@ def _try(conf, stock, device, steps, threads):
     torch.set_num_threads(threads)
     if device.type == "cpu":
         devices.keep_freed_memory()
-    feature, size = features.build(**conf["feature"]), conf["train"]["batch_size"]
+    feature = features.build(**rooms.resolve("feature", conf["feature"], rooms.outside(conf)))
+    size = conf["train"]["batch_size"]
     splits = experiment.splits_of(stock.clips, conf)
     share = min(1.0, steps * size / len(splits["train"]))
     few = {split: own[: max(1, round(share * len(own)))] for split, own in splits.items()}

@@ -22,6 +22,7 @@ from . import (
     optimizer,
     parallel,
     probe,
+    rooms,
     store,
     trainer,
 )
@@ -75,7 +76,8 @@ def train(folder, conf, stock, team, device):
     if trainer.finished(history, plan):
         print(f"{label}: finished before, {trainer.describe(history, plan)}")
         return
-    feature = features.build(**conf["feature"])
+    allow = rooms.outside(conf)  # whoever writes a config may name any class
+    feature = features.build(**rooms.resolve("feature", conf["feature"], allow))
     (splits, place), seconds, common = (
         load_splits(folder, stock, feature, conf, team, device),
         0.0,
@@ -87,7 +89,7 @@ def train(folder, conf, stock, team, device):
     build = blueprint.draw(
         conf, feature, splits["train"], stock.backbone, stock.weights, stock.sources
     )
-    model = assemble(stock.classes, **build).to(device)
+    model = assemble(stock.classes, **build, allow=allow).to(device)
     model.backbone.recompute = stock.recompute
     masks = {key: conf["augment"][key] for key in ("time", "freq")}
     fill = model.mean if conf["augment"]["fill"] == "mean" else 0.0
@@ -119,7 +121,8 @@ def train(folder, conf, stock, team, device):
     parallel.spread(model, team)
     if stock.compile:  # after what looks at each of its operations
         model.backbone.compile()
-    method = methods.build(model=trained, **conf["method"]).to(device)
+    teaching = rooms.resolve("method", conf["method"], allow, given=("model",))
+    method = methods.build(model=trained, **teaching).to(device)
     learns, total = (
         sum(p.numel() for p in parameters)
         for parameters in (model.trainable_parameters(), method.parameters())

@@ -1,31 +1,32 @@
-"""A model as one ONNX graph: un-normalised features (B, C, T, F) to probabilities (B, K), for any B, in float32.
+"""A model as one ONNX graph: un-normalised features (B, C, T, F) to probabilities (B, K), any B.
 
-The metadata hold `about`, a JSON text for each of its keys (classes, threshold, the front end's settings, ...), and the
-sha256 of the file as it is with zeros in the place of that number. onnx and onnxruntime are optional (pyproject.toml,
-`onnx`): the first is needed to write a graph, the second to check and to run it.
+The metadata hold `about`, a JSON text for each of its keys (classes, threshold, the front end's
+settings, ...), and the sha256 of the file as it is with zeros in the place of that number. onnx and
+onnxruntime are optional (pyproject.toml, `onnx`): the first is needed to write a graph, the second
+to check and to run it.
 """
 
 import hashlib
 import importlib
 import json
 import logging
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import files
+from . import files, model_spec, typecheck
 
 INPUT, OUTPUT = "features", "probabilities"
 TOLERANCE = 1e-4  # of a probability, between torch and onnxruntime
 BATCHES = (1, 3)  # sizes at which they are compared
 UNSEALED = "0" * 64
-LEVEL, SPREAD, PADDING = (
-    -8.0,
-    5.0,
-    26,
-)  # of the clips that are compared: like log-mels, the last frames being padding
+# Where onnxruntime looks for tensors that a graph keeps in other files.
+ELSEWHERE = "session.model_external_initializers_file_folder_path"
+# Of the clips that are compared: like log-mels, the last frames being padding.
+LEVEL, SPREAD, PADDING = -8.0, 5.0, 26
 
 
 class GraphError(ValueError):
@@ -45,7 +46,7 @@ class Probabilities(torch.nn.Module):
 
 
 def save(path, model, shape, about):
-    """Write `model`, in eval mode on the CPU, as a graph, once it is found to compute the same under onnxruntime.
+    """Write `model`, in eval mode on the CPU, as a graph that onnxruntime computes alike.
 
     Args:
         path: the file; it stays as it was if anything goes wrong.
@@ -57,7 +58,8 @@ def save(path, model, shape, about):
         The largest difference between probabilities that was found.
 
     Raises:
-        GraphError: packages are missing, the model has no graph, or the graph computes something else.
+        GraphError: packages are missing, the model has no graph, or the graph computes something
+            else.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
@@ -84,7 +86,8 @@ def save(path, model, shape, about):
             )
         if not difference <= TOLERANCE:  # NaN is refused too
             raise GraphError(
-                f"{path}: not written, its probabilities differ by {difference:.2g} from torch's, expected {TOLERANCE:g} at most"
+                f"{path}: not written, its probabilities differ by {difference:.2g} from torch's, "
+                f"expected {TOLERANCE:g} at most"
             )
     return float(difference)
 
@@ -92,42 +95,80 @@ def save(path, model, shape, about):
 class Graph:
     """A graph that `save` wrote, run by onnxruntime on the CPU.
 
+    It reads nothing but that one file: no other file's tensors and no library of operators.
+
     Attributes:
         about: the plain values that are kept with it.
 
     Raises:
-        GraphError: onnxruntime is not installed, or the file is missing, damaged or of another origin.
+        GraphError: onnxruntime is not installed, or the file is missing, damaged or of another
+            origin.
     """
 
     def __init__(self, path):
         onnxruntime = _package("onnxruntime")
+        self.path = path
         try:
             data = Path(path).read_bytes()
         except OSError as error:
             raise GraphError(
-                f"{path}: {error.strerror}, expected an exported model; make one by src/export.py --onnx"
+                f"{path}: {error.strerror}, expected an exported model; "
+                "make one by src/export.py --onnx"
             ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is said here, in one line
+        options.add_session_config_entry(ELSEWHERE, os.devnull)
         try:
-            self.session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
             metadata = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime has a class of its own for each kind of damage
             raise GraphError(
                 f"{path}: truncated or not an ONNX graph; fetch or export it again"
             ) from error
-        if not {"classes", "sha256"} <= metadata.keys():
+        expected = metadata.pop("sha256", "")
+        if "classes" not in metadata or len(expected) != len(UNSEALED):
             raise GraphError(
-                f"{path}: found a graph of another origin, expected what src/export.py --onnx writes"
+                f"{path}: found a graph of another origin, "
+                "expected what src/export.py --onnx writes"
             )
-        expected = metadata.pop("sha256")
-        if (found := seal(data.replace(expected.encode(), UNSEALED.encode()))) != expected:
+        found = seal(data.replace(expected.encode(), UNSEALED.encode()))
+        if found != expected:
             raise GraphError(
-                f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: changed or damaged; fetch or export it again"
+                f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: "
+                "changed or damaged; fetch or export it again"
             )
-        self.about = {key: json.loads(value) for key, value in metadata.items()}
+        try:
+            self.about = {key: model_spec.parse_json(text) for key, text in metadata.items()}
+        except model_spec.SpecError as error:
+            raise GraphError(
+                f"{path}: its metadata are not readable ({error}); fetch or export it again"
+            ) from error
+
+    def expect(self, shape, classes):
+        """Refuse a graph for other features than (C, T, F) `shape`, or another number of classes.
+
+        Raises:
+            GraphError: it is one.
+        """
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        found = [(node.name, node.type, node.shape[1:]) for node in (*inputs, *outputs)]
+        kind = "tensor(float)"
+        if found != [(INPUT, kind, list(shape)), (OUTPUT, kind, [classes])]:
+            raise GraphError(
+                f"{self.path}: its graph is not what its metadata say: found "
+                f"{typecheck.shown(found)}, expected {list(shape)} features in and {classes} "
+                "probabilities out; export it again"
+            )
 
     def __call__(self, features):
         """Tensor (B, C, T, F) float32 -> array (B, K) float32."""
-        return self.session.run([OUTPUT], {INPUT: features.numpy()})[0]
+        try:
+            return self.session.run([OUTPUT], {INPUT: features.numpy()})[0]
+        except Exception as error:  # as above
+            raise GraphError(
+                f"{self.path}: onnxruntime cannot run it ({typecheck.shown(str(error))}); "
+                "export it again"
+            ) from error
 
 
 def seal(data):
@@ -152,7 +193,8 @@ def _traced(network, clips):
     except RuntimeError as error:  # torch's errors of both steps
         reason = str(error).strip().partition("\n")[0]
         raise GraphError(
-            f"this model has no ONNX graph ({type(error).__name__}: {reason}); export it without --onnx"
+            f"this model has no ONNX graph ({type(error).__name__}: {reason}); "
+            "export it without --onnx"
         ) from error
     finally:
         chatter.setLevel(level)
@@ -163,5 +205,6 @@ def _package(name):
         return importlib.import_module(name)
     except ImportError as error:
         raise GraphError(
-            f"the package {name} is not installed, expected for ONNX; install it by: pip install 'ast_repr[onnx]'"
+            f"the package {name} is not installed, expected for ONNX; "
+            "install it by: pip install 'ast_repr[onnx]'"
         ) from error

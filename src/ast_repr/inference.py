@@ -1,105 +1,178 @@
 """A trained model as a function of waveforms.
 
-model = inference.load("exp/synthetic/ast_unet/seed0")      # or what src/export.py wrote: its folder, or a file of it
-probabilities = model(waveforms)                            # (B, N) at 16 kHz -> (B, K), columns as in model.classes
+model = inference.load("exp/synthetic/ast_unet/seed0")      # or what src/export.py wrote: its
+folder, or a file of it probabilities = model(waveforms)                            # (B, N) at 16
+kHz -> (B, K), columns as in model.classes
 """
 
 import itertools
+import warnings
+from collections.abc import Collection
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import audio, catalogue, checkpoint, features, graph, release
+from . import audio, catalogue, checkpoint, features, graph, release, rooms, typecheck
 from .backbones import weights
 from .classifier import assemble
+from .model_spec import ModelSpec, SpecError
 from .run_folder import RunFolder
 
-THRESHOLD = 0.5  # of a model that brings none of its own
-EXPORTED = (
-    "model.safetensors",
-    "model.onnx",
-)  # in an exported folder, the first that is there is taken
+EXPORTED = ("model.safetensors", "model.onnx")  # of an exported folder the first that is there
 KINDS = (".pt", ".safetensors", ".onnx")
 LABELS = "labels.txt"  # beside them: one class a line
+MOST_VALUES = 10**9  # of all tensors of a model; AST-base has 87 million
 
 
-def restore(path, backbone_file=None):
+def restore(path, backbone_file=None, allow: Collection[str] = ()):
     """Rebuild the classifier of a checkpoint or an exported file, in eval mode.
 
     Args:
         path: a checkpoint that the trainer wrote, or a .safetensors of src/export.py.
-        backbone_file: where the backbone's weights are, if they are not inside; default: where they were in training, or beside
-            an exported file, else the known place of their name.
+        backbone_file: where the backbone's weights are, if they are not inside; default: where they
+            were in training, or beside an exported file, else the known place of their name.
+        allow: names of classes outside of the package that the model may be built from, such as
+            "mine.Gain". Their modules are imported, which runs code.
 
     Returns:
-        (Reprogrammed, about): `about` is what the training script or the export stored, and a "threshold".
+        (Reprogrammed, about): `about` is what the training script or the export stored, and a
+        "threshold".
 
     Raises:
-        ValueError: the file or the weights cannot be read, or the backbone is not the one it was trained on.
+        ValueError: the file or the weights cannot be read, it names a class that is not allowed, or
+            the backbone is not the one it was trained on.
     """
     path = Path(path)
     state = release.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
-    try:
-        about, build, learned = (
-            {"threshold": THRESHOLD} | state["about"],
-            dict(state["about"]["build"]),
-            state["learned"],
-        )
-        backbone = {
-            key: build["backbone"][key]
-            for key in ("name", "options", "source", "file", "seed", "finetune")
-        }
-    except (KeyError, TypeError) as error:
-        raise checkpoint.CheckpointError(
-            f"{path}: not a trained model of this project, or of an older version ({error}); train it again"
-        ) from error
+    with _naming(path):
+        spec = _describe(_get(state, "about"), allow)
+        learned = _get(state, "learned")
+        if not all(isinstance(name, str) and _is_plain(learned[name]) for name in learned):
+            raise SpecError("found something other than plain tensors under 'learned'")
     inside = any(name.startswith("backbone.") for name in learned)
-    if inside:
-        backbone["file"] = None
-    elif backbone["file"] is not None:
-        backbone["file"] = str(
-            backbone_file or _find(path.parent / backbone["file"], backbone["source"])
-        )
-    model = assemble(about["classes"], **(build | {"backbone": backbone}))
+    with _naming(path):
+        _rehearse(spec, learned, inside, allow)
+    file = None
+    if spec.backbone.file is not None and not inside:
+        file = str(backbone_file or _find(path, spec.backbone))
+    model = assemble(spec.classes, **spec.build(file), allow=allow)
+    with _naming(path):
+        _fill(model, learned, inside)
+    if not spec.backbone.finetune:
+        found = weights.fingerprint(model.backbone)
+        if found != spec.backbone_sha256:
+            remedy = "random weights are drawn otherwise here; export the run with --merge"
+            if file:
+                remedy = "pass the right file"
+            raise weights.WeightsError(
+                f"{file or path}: the backbone's tensors have sha256 {found[:12]}..., the model "
+                f"was trained on {spec.backbone_sha256[:12]}...; {remedy}"
+            )
+    return model.eval(), state["about"] | {"threshold": spec.threshold}
+
+
+@contextmanager
+def _naming(path):
+    """Put the file's name before what is wrong with the model in it."""
     try:
-        (model.load_state_dict if inside else model.load_learned)(learned)
-    except RuntimeError as error:
+        yield
+    except rooms.NotAllowedError as error:
+        raise rooms.NotAllowedError(f"{path}: {error}") from error
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes and tensors torch refuses
         raise checkpoint.CheckpointError(
-            f"{path}: tensors of another model ({error}); use the version that wrote it"
+            f"{path}: not a trained model of this project, or of another version ({error}); "
+            "use the version that wrote it, or train or export it again"
         ) from error
-    if (
-        not backbone["finetune"]
-        and (found := weights.fingerprint(model.backbone)) != about["backbone_sha256"]
-    ):
-        remedy = (
-            "pass the right file"
-            if backbone["file"]
-            else "random weights are drawn otherwise here; export the run with --merge"
-        )
-        raise weights.WeightsError(
-            f"{backbone['file'] or path}: the backbone's tensors have sha256 {found[:12]}..., "
-            f"the model was trained on {about['backbone_sha256'][:12]}...; {remedy}"
-        )
-    return model.eval(), about
 
 
-def _find(file, source):
+def _describe(about, allow):
+    """The ModelSpec in what a file says, whose feature is here what it was there."""
+    spec = ModelSpec.from_dict(about)
+    feature = features.build(**rooms.resolve("feature", spec.feature, allow))
+    sides = spec.backbone.options["frames"], spec.backbone.options["mels"]
+    if sides != (feature.frames, feature.bins):
+        raise SpecError(
+            f"found a network for {sides[0]} frames of {sides[1]} bands under a feature of "
+            f"{feature.frames} frames of {feature.bins}"
+        )
+    here = feature.spec()
+    there = here if spec.feature_spec is None else spec.feature_spec
+    for key in {**here, **there}:
+        if there.get(key) != here.get(key):
+            raise SpecError(
+                f"found the front end's {key} {typecheck.shown(there.get(key))}, "
+                f"expected {here.get(key)!r}"
+            )
+    return spec
+
+
+def _is_plain(value):
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not (value.is_quantized or value.is_complex())
+    )
+
+
+def _get(state, key):
+    if not isinstance(state, dict) or not isinstance(state.get(key), dict):
+        raise SpecError(f"found no {key!r}")
+    return state[key]
+
+
+def _rehearse(spec, learned, inside, allow):
+    """Build the model without memory, and refuse one that is too large or has other tensors.
+
+    A class from outside may need real tensors to be built, and is trusted: it is not rehearsed.
+    """
+    for kind, section in spec.sections().items():
+        rooms.resolve(kind, section, allow)
+    if rooms.outside(spec.sections()):
+        return
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter")  # nothing is copied there
+        model = assemble(spec.classes, **spec.build(None), allow=allow)
+        count = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+        if count > MOST_VALUES:
+            raise SpecError(
+                f"found {count:,} values in its tensors, expected {MOST_VALUES:,} at most"
+            )
+        _fill(model, learned, inside)
+
+
+def _fill(model, learned, inside):
+    if inside:
+        model.load_state_dict(learned)
+    else:
+        model.load_learned(learned)
+
+
+def _find(path, backbone):
+    """The file of a backbone's weights.
+
+    A checkpoint says where it was in training; an exported file has a plain name, beside itself.
+    """
+    file = path.parent / backbone.file
+    if path.suffix != ".pt" and Path(backbone.file).name != backbone.file:
+        raise checkpoint.CheckpointError(
+            f"{path}: names {backbone.file!r} as its backbone, expected a file beside it; "
+            "pass the right one (--backbone-file)"
+        )
     if file.is_file():
         return file
     try:
-        known = catalogue.find(source).path
-    except (
-        OSError,
-        ValueError,
-    ):  # the package was installed without the catalogue, or the backbone is not in it
+        known = catalogue.find(backbone.source).path
+    except (OSError, ValueError):  # installed without the catalogue, or the backbone is not in it
         known = None
     if known and known.is_file():
         return known
     places = f"{file} or {known}" if known else file
     raise weights.WeightsError(
-        f"no weights of the backbone {source}, expected at {places}; pass their file (--backbone-file), or put it there"
+        f"{path}: no weights of the backbone {backbone.source}, expected at {places}; "
+        "pass their file (--backbone-file), or put it there"
     )
 
 
@@ -124,20 +197,20 @@ class Predictor:
         threshold: the probability from which on an instrument is called present.
 
     Raises:
-        ValueError: the model reads a feature that is not computed from sound, or one that is computed otherwise here.
+        ValueError: what is stored is no model's, or the feature that it reads is not allowed, or
+            not computed from sound.
     """
 
-    def __init__(self, about):
-        self.about, self.classes, self.threshold = about, about["classes"], about["threshold"]
-        self.feature = features.build(**about["feature"])
+    def __init__(self, about, allow: Collection[str] = ()):
+        spec = ModelSpec.from_dict(about)
+        self.about = about
+        self.classes = spec.classes
+        self.threshold = spec.threshold
+        self.feature = features.build(**rooms.resolve("feature", spec.feature, allow))
         if hasattr(self.feature, "read"):
             raise ValueError(
-                f"model trained on {about['feature']['name']}, which comes with its corpus, expected one that hears sound; "
-                "take a model trained on logmel"
-            )
-        if (found := self.feature.spec()) != about.get("feature_spec", found):
-            raise ValueError(
-                f"model exported with the front end {about['feature_spec']}, here it is {found}; use the version that exported it"
+                f"model trained on {spec.feature['name']}, which comes with its corpus, "
+                "expected one that hears sound; take a model trained on logmel"
             )
 
     def probabilities(self, stored):
@@ -147,8 +220,8 @@ class Predictor:
     def __call__(self, waveforms):
         """(B, N) float32 waveforms at 16 kHz, of any length -> (B, K) probabilities, float32 numpy array.
 
-        More than ten seconds are cut into windows of ten, the last one ending with the waveform, and averaged; less
-        is padded with zeros.
+        More than ten seconds are cut into windows of ten, the last one ending with the waveform,
+        and averaged; less is padded with zeros.
 
         Raises:
             ValueError: not two-dimensional, or empty.
@@ -196,8 +269,8 @@ class Predictor:
 class TorchPredictor(Predictor):
     """A Predictor around a Reprogrammed, `model`, on a torch device."""
 
-    def __init__(self, model, about, device="cpu"):
-        super().__init__(about)
+    def __init__(self, model, about, device="cpu", allow: Collection[str] = ()):
+        super().__init__(about, allow)
         self.model, self.device = model.to(device), torch.device(device)
 
     @torch.no_grad()
@@ -206,19 +279,30 @@ class TorchPredictor(Predictor):
         with torch.backends.cudnn.flags(
             enabled=True, allow_tf32=False
         ):  # TensorFloat-32 makes results depend on the batch's size
-            return self.model(stored.to(self.device)).sigmoid().cpu().numpy()
+            found = self.model(stored.to(self.device)).sigmoid().cpu().numpy()
+        return _in_range(found)
 
 
 class GraphPredictor(Predictor):
     """A Predictor around a graph.Graph, which onnxruntime runs on the CPU."""
 
-    def __init__(self, network):
-        super().__init__(network.about)
+    def __init__(self, network, allow: Collection[str] = ()):
+        super().__init__(network.about, allow)
+        network.expect(self.feature.shape, len(self.classes))
         self.network = network
 
     def probabilities(self, stored):
         """(B, C, T, F) features -> (B, K) array."""
-        return self.network(stored)
+        return _in_range(self.network(stored))
+
+
+def _in_range(probabilities):
+    """The probabilities, once they are known to be some: a damaged or made-up model gives NaN."""
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError(
+            "the model gives NaN in place of probabilities; use another, or train again"
+        )
+    return probabilities
 
 
 def _windows(path, hop):
@@ -248,32 +332,35 @@ def best(folder):
     return path
 
 
-def load(path, device="cpu", backbone_file=None):
-    """A Predictor from a run folder (its best checkpoint), a checkpoint, an exported folder, or a .safetensors or .onnx of one.
+def load(path, device="cpu", backbone_file=None, allow: Collection[str] = ()):
+    """A Predictor from a run folder or a checkpoint, or from an exported folder or a file of it.
 
     Args:
-        path: see above.
+        path: see above; of a run folder its best checkpoint.
         device: where torch computes; an .onnx is run on the CPU.
-        backbone_file: see `restore`.
+        backbone_file, allow: see `restore`.
 
     Raises:
         ValueError: there is none, it cannot be read, or it is not what it says it is.
     """
     path = Path(path)
     if path.is_dir():
-        path = next((path / name for name in EXPORTED if (path / name).is_file()), None) or best(
-            path
-        )
+        exported = [path / name for name in EXPORTED if (path / name).is_file()]
+        path = exported[0] if exported else best(path)
     elif path.suffix not in KINDS:
         found = "another kind of file" if path.exists() else "nothing there"
         raise ValueError(
-            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py wrote; name one of these"
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
+            "wrote; name one of these"
         )
-    predictor = (
-        GraphPredictor(graph.Graph(path))
-        if path.suffix == ".onnx"
-        else TorchPredictor(*restore(path, backbone_file), device)
-    )
+    if path.suffix == ".onnx":
+        network = graph.Graph(path)
+        with _naming(path):
+            _describe(network.about, allow)
+        predictor = GraphPredictor(network, allow)
+    else:
+        model, about = restore(path, backbone_file, allow)
+        predictor = TorchPredictor(model, about, device, allow)
     if path.suffix != ".pt":
         _compare_labels(path.with_name(LABELS), predictor.classes)
     return predictor
@@ -281,10 +368,11 @@ def load(path, device="cpu", backbone_file=None):
 
 def _compare_labels(path, classes):
     """Refuse class names in a labels.txt that are not the model's; it need not be there."""
-    if path.is_file() and (
-        found := path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
-    ) != "\n".join(classes):
+    if not path.is_file():
+        return
+    found = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    if found != "\n".join(classes):
         raise release.ReleaseError(
-            f"{path}: found {', '.join(found.splitlines())}; the model's classes are {', '.join(classes)}, in this order; "
-            "put the right one there, or delete it"
+            f"{path}: found {', '.join(found.splitlines())}; the model's classes are "
+            f"{', '.join(classes)}, in this order; put the right one there, or delete it"
         )

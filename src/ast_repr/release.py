@@ -1,8 +1,9 @@
-"""A model to hand on: one safetensors file of tensors under plain JSON that says how to build it again. Nothing in it is run.
+"""A model to hand on: one safetensors file of tensors, under plain JSON of how to build it again.
 
-    metadata: {"ast_repr": JSON of `about`, "sha256": of that text and of every tensor's name, type, shape and bytes}
+    metadata: {"ast_repr": JSON of `about`, "sha256": of that text and all tensors, see `seal`}
 
-What is in `about` is for those who write and build it (src/export.py, inference); no path of the machine it was made on.
+What is in `about` is for those who write and build it (src/export.py, inference); no path of the
+machine it was made on.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 
-from . import files
+from . import files, model_spec
 
 
 class ReleaseError(ValueError):
@@ -29,17 +30,16 @@ def save(path, tensors, about):
 
 
 def load(path):
-    """{"learned": {name: tensor}, "about": plain values} of a file that `save` wrote: what a checkpoint holds too.
+    """{"learned": {name: tensor}, "about": plain values}, as a checkpoint, from what `save` wrote.
 
     Raises:
-        ReleaseError: it is missing, truncated, changed since it was written, or another kind of file.
+        ReleaseError: it is missing, truncated, changed since it was written, or another kind of
+            file.
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata, tensors = (
-                file.metadata() or {},
-                {name: file.get_tensor(name) for name in file.keys()},
-            )
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError as error:
         raise ReleaseError(
             f"{path}: no such file, expected an exported model; make one by src/export.py"
@@ -50,13 +50,22 @@ def load(path):
         ) from error
     if not {"ast_repr", "sha256"} <= metadata.keys():
         raise ReleaseError(
-            f"{path}: found tensors without the header of an exported model, expected what src/export.py writes"
+            f"{path}: found tensors without the header of an exported model, "
+            "expected what src/export.py writes"
         )
-    if (found := seal(metadata["ast_repr"], tensors)) != metadata["sha256"]:
+    found, expected = seal(metadata["ast_repr"], tensors), metadata["sha256"]
+    if found != expected:
         raise ReleaseError(
-            f"{path}: content has sha256 {found[:12]}..., expected {metadata['sha256'][:12]}...: changed or damaged; fetch or export it again"
+            f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: "
+            "changed or damaged; fetch or export it again"
         )
-    return {"learned": tensors, "about": json.loads(metadata["ast_repr"])}
+    try:
+        about = model_spec.parse_json(metadata["ast_repr"])
+    except ValueError as error:
+        raise ReleaseError(
+            f"{path}: its header is not readable ({error}); fetch or export it again"
+        ) from error
+    return {"learned": tensors, "about": about}
 
 
 def seal(text, tensors):

@@ -19,10 +19,10 @@ from .attention import SelfAttention
 from .output import Output
 from .product import linear
 
-AUDIOSET_MEAN, AUDIOSET_STD = (
-    -4.2677393,
-    4.5689974,
-)  # of the log-mel, from the authors' AudioSet recipe
+AUDIOSET_MEAN = -4.2677393  # of the log-mel, from the authors' AudioSet recipe
+AUDIOSET_STD = 4.5689974
+DEEPEST = 1_000  # blocks
+LARGEST = 100_000  # of every other size
 
 
 class FeedForward(Mlp):
@@ -47,30 +47,25 @@ class AudioTransformer(nn.Module):
         norm_eps: of every LayerNorm. The hub's copy says 1e-12, the authors' timm 1e-6; their logits differ by 3e-5 at most.
 
     Raises:
-        ValueError: heads do not divide the width, or the input is smaller than a patch.
+        ValueError: a size is out of range, heads do not divide the width, or the input is smaller
+            than a patch.
     """
 
     def __init__(
         self,
-        embed_dim=768,
-        depth=12,
-        num_heads=12,
-        patch=16,
-        stride=10,
-        frames=1024,
-        mels=128,
-        n_source=527,
-        mean=AUDIOSET_MEAN,
-        std=AUDIOSET_STD,
-        norm_eps=1e-12,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        patch: int = 16,
+        stride: int = 10,
+        frames: int = 1024,
+        mels: int = 128,
+        n_source: int = 527,
+        mean: float = AUDIOSET_MEAN,
+        std: float = AUDIOSET_STD,
+        norm_eps: float = 1e-12,
     ):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"ast: num_heads {num_heads} does not divide embed_dim {embed_dim}")
-        if min(frames, mels) < patch:
-            raise ValueError(
-                f"ast: an input of {frames} x {mels} is smaller than a patch of {patch} x {patch}"
-            )
         self.dims = {
             "embed_dim": embed_dim,
             "depth": depth,
@@ -81,6 +76,16 @@ class AudioTransformer(nn.Module):
             "mels": mels,
             "n_source": n_source,
         }
+        for name, value in self.dims.items():
+            most = DEEPEST if name == "depth" else LARGEST
+            if not 1 <= value <= most:
+                raise ValueError(f"ast: {name} {value}; expected from 1 to {most}")
+        if embed_dim % num_heads:
+            raise ValueError(f"ast: num_heads {num_heads} does not divide embed_dim {embed_dim}")
+        if min(frames, mels) < patch:
+            raise ValueError(
+                f"ast: an input of {frames} x {mels} is smaller than a patch of {patch} x {patch}"
+            )
         self.embed_dim, self.n_source = embed_dim, n_source
         self.frames, self.mels = frames, mels
         self.mean, self.std = mean, std

@@ -6,6 +6,8 @@ from torch.nn import functional
 from .output import Output
 from .padding import heard
 
+DEEPEST = 1_000  # layers
+
 
 class FrameNetwork(nn.Module):
     """Frames of F dimensions to as many embedded frames: BatchNorm, `layers` of [1 x 1 convolution, BatchNorm, ReLU, dropout], plus the input.
@@ -21,17 +23,28 @@ class FrameNetwork(nn.Module):
         dropout: probability.
 
     Raises:
-        ValueError: the input is shorter than `steps`.
+        ValueError: the input is shorter than `steps`, or `layers` is out of range.
     """
 
     n_source = None
 
-    def __init__(self, frames=10, mels=128, mean=0.0, std=127.5, steps=10, layers=3, dropout=0.6):
+    def __init__(
+        self,
+        frames: int = 10,
+        mels: int = 128,
+        mean: float = 0.0,
+        std: float = 127.5,
+        steps: int = 10,
+        layers: int = 3,
+        dropout: float = 0.6,
+    ):
         super().__init__()
         if not 1 <= steps <= frames:
             raise ValueError(
                 f"frame_network: steps {steps}; expected from 1 to the input's {frames} frames"
             )
+        if not 0 <= layers <= DEEPEST:
+            raise ValueError(f"frame_network: layers {layers}; expected from 0 to {DEEPEST}")
         self.embed_dim, self.steps, self.mean, self.std = mels, steps, mean, std
         self.norm = nn.BatchNorm1d(mels)
         self.layers = nn.Sequential(*(layer(mels, dropout) for _ in range(layers)))

@@ -1,6 +1,7 @@
 """No source model: the input averaged over a grid of cells. What a reprogrammer is worth by itself (CNN-BS, U-Net only)."""
 
 import math
+from collections.abc import Sequence
 
 from torch import nn
 from torch.nn import functional
@@ -29,7 +30,13 @@ class Pool(nn.Module):
     n_source = None
 
     def __init__(
-        self, frames=1024, mels=128, mean=0.0, std=0.5, cells=(48, 16), nonlinearity="none"
+        self,
+        frames: int = 1024,
+        mels: int = 128,
+        mean: float = 0.0,
+        std: float = 0.5,
+        cells: Sequence[int] = (48, 16),
+        nonlinearity: str = "none",
     ):
         super().__init__()
         if nonlinearity not in NONLINEARITIES:

@@ -1,5 +1,7 @@
 """No source model: statistics over time, which is all that a random forest sees of a clip (OpenMIC-2018's baseline)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -24,7 +26,14 @@ class Summary(nn.Module):
 
     n_source = None
 
-    def __init__(self, frames=1024, mels=128, mean=0.0, std=0.5, statistics=("mean",)):
+    def __init__(
+        self,
+        frames: int = 1024,
+        mels: int = 128,
+        mean: float = 0.0,
+        std: float = 0.5,
+        statistics: Sequence[str] = ("mean",),
+    ):
         super().__init__()
         if not statistics:
             raise ValueError(f"summary: no statistics; expected some of {', '.join(STATISTICS)}")

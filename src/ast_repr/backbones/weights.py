@@ -22,6 +22,7 @@ from safetensors.torch import save as serialise
 from torch.nn import functional
 
 from .. import files
+from ..checkpoint import refuse_compressed
 
 HF = "audio_spectrogram_transformer."
 LAYER = r"audio_spectrogram_transformer\.(?:encoder\.layer|layers)\.(\d+)\."
@@ -156,6 +157,7 @@ def _read(path):
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+        refuse_compressed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise WeightsError(

@@ -15,7 +15,11 @@ __all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 
 
 def build(name, **kwargs):
-    """Build the feature `name`; an unknown name or keyword raises ValueError that lists what there is."""
+    """Build the feature `name`, also a class (see `rooms.resolve`).
+
+    Raises:
+        ValueError: an unknown name or keyword; the message lists what there is.
+    """
     return rooms.build("feature", FEATURES, name, kwargs)
 
 

@@ -15,6 +15,8 @@ FRAME_SHIFT_MS = 10.0  # 100 frames a second
 FRAME_LENGTH_MS = 25.0  # 400 samples
 FFT = 512  # samples of a frame, zero-padded
 PREEMPHASIS = 0.97
+MOST_FRAMES = 100_000
+BINS = range(4, FFT // 2)  # numbers of bands for which there are filters
 LOWEST_HZ = 20.0  # lower edge of the first band; the last one ends at half the sampling rate
 FLOOR = torch.finfo(torch.float32).eps  # of an energy
 
@@ -24,12 +26,20 @@ class LogMel(nn.Module):
 
     Ten seconds give 998 frames; the rest of AST's 1024 are zeros, as in its own loader. Zero is not silence in
     this scale (silence is -15.94), but it is what the pre-trained weights know as padding.
+
+    Raises:
+        ValueError: frames or bins are out of range.
     """
 
     mean, std = -4.2677393, 4.5689974  # over AudioSet, from AST's recipe
 
-    def __init__(self, frames=1024, bins=128):
+    def __init__(self, frames: int = 1024, bins: int = 128):
         super().__init__()
+        if not 1 <= frames <= MOST_FRAMES or bins not in BINS:
+            raise ValueError(
+                f"logmel: frames {frames}, bins {bins}; "
+                f"expected from 1 to {MOST_FRAMES} and from {BINS[0]} to {BINS[-1]}"
+            )
         self.frames = frames
         self.bins = bins
         self.shift = round(FRAME_SHIFT_MS * SAMPLE_RATE / 1000)

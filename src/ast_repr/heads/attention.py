@@ -22,7 +22,7 @@ class AttentionHead(nn.Module):
 
     reads = "embedding"
 
-    def __init__(self, n_classes=20, embed_dim=128):
+    def __init__(self, n_classes: int = 20, embed_dim: int = 128):
         super().__init__()
         self.attention = nn.Conv1d(embed_dim, n_classes, 1)
         self.verdict = nn.Conv1d(embed_dim, n_classes, 1)

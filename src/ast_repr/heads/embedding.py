@@ -13,7 +13,7 @@ class EmbeddingHead(nn.Module):
 
     reads = "embedding"  # which part of the backbone's output it uses
 
-    def __init__(self, n_classes=20, embed_dim=768, norm=True):
+    def __init__(self, n_classes: int = 20, embed_dim: int = 768, norm: bool = True):
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.linear = nn.Linear(embed_dim, n_classes)

@@ -15,6 +15,8 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
 PRESENT = 0.5  # as in `manifest`, which networks do not know
+MOST_TREES = 100_000
+DEEPEST = 1_000
 SURE = 1e-7  # probabilities are kept this far from 0 and 1, so that their logits are finite
 
 
@@ -30,11 +32,12 @@ class ForestHead(nn.Module):
 
     reads = "embedding"
 
-    def __init__(self, n_classes=20, trees=100, max_depth=8):
+    def __init__(self, n_classes: int = 20, trees: int = 100, max_depth: int = 8):
         super().__init__()
-        if trees < 1 or max_depth < 1:
+        if not 1 <= trees <= MOST_TREES or not 1 <= max_depth <= DEEPEST:
             raise ValueError(
-                f"forest: trees {trees}, max_depth {max_depth}; expected 1 or more of each"
+                f"forest: trees {trees}, max_depth {max_depth}; "
+                f"expected from 1 to {MOST_TREES} and from 1 to {DEEPEST}"
             )
         self.trees, self.max_depth = trees, max_depth
         self.register_buffer("feature", torch.zeros(1, dtype=torch.int32))
@@ -106,12 +109,24 @@ class ForestHead(nn.Module):
         return torch.logit(probabilities, eps=SURE).float()
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name, buffer in self._buffers.items():  # as many nodes as the stored forests have
+        for name in ("feature", "threshold", "branches", "value"):  # one entry per stored node
             if prefix + name in state_dict:
-                setattr(
-                    self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device)
-                )
+                device = self.value.device
+                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=device))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if not (self.value.is_meta or self._leads_to_nodes()):
+            errors = args[-1]
+            errors.append(f"{prefix}branches: they lead out of the forest")
+
+    def _leads_to_nodes(self):
+        """Whether every node and branch that a walk may come to is there."""
+        count = self.value.numel()
+        shapes = [tuple(getattr(self, name).shape) for name in ("feature", "threshold", "value")]
+        if shapes != [(count,)] * 3 or tuple(self.branches.shape) != (count, 2):
+            return False
+        nodes = torch.cat([self.branches.flatten(), self.roots.flatten()]).long()
+        inside = (nodes >= 0) & (nodes < count)
+        return bool(inside.all()) and bool((self.feature >= 0).all())
 
 
 def leaf(value):

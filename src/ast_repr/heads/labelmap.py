@@ -33,7 +33,12 @@ class LabelMap(nn.Module):
     reads = "source_logits"
 
     def __init__(
-        self, n_classes=20, n_source=527, kind="linear", groups=None, activation="sigmoid"
+        self,
+        n_classes: int = 20,
+        n_source: int | None = 527,
+        kind: str = "linear",
+        groups: list[list[int]] | None = None,
+        activation: str = "sigmoid",
     ):
         super().__init__()
         if kind not in KINDS:

@@ -31,7 +31,7 @@ class LabelEnhancement(Supervised):
         ValueError: no epoch for stage 1, or a fraction outside 0..1.
     """
 
-    def __init__(self, model, epochs=1, prune=0.9, targets="hard"):
+    def __init__(self, model, epochs: int = 1, prune: float = 0.9, targets: str = "hard"):
         super().__init__(model, targets)
         if epochs < 1 or not 0 <= prune <= 1:
             raise ValueError(

@@ -29,7 +29,7 @@ class MeanTeacher(Supervised):
         ValueError: a weight below 0, or a decay outside 0..1.
     """
 
-    def __init__(self, model, weight=3.0, decay=0.999, targets="hard"):
+    def __init__(self, model, weight: float = 3.0, decay: float = 0.999, targets: str = "hard"):
         super().__init__(model, targets)
         if weight < 0 or not 0 <= decay <= 1:
             raise ValueError(

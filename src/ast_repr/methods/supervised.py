@@ -16,7 +16,7 @@ class Supervised(Method):
         targets: "soft" (relevances, as the authors) or "hard" (present or absent, cut at 0.5).
     """
 
-    def __init__(self, model, targets="soft"):
+    def __init__(self, model, targets: str = "soft"):
         super().__init__(model)
         if targets not in ("soft", "hard"):
             raise ValueError(unknown("targets", targets, ("soft", "hard")))

@@ -7,8 +7,8 @@ import json
 import re
 from pathlib import Path
 
-import yaml
-
+from .. import typecheck, yaml_file
+from ..escaping import markdown, markdown_code
 from .results import NAMES, ResultsError
 from .shape import FLOORS, lacking
 
@@ -62,6 +62,49 @@ print(dict(zip(about["classes"], session.run(None, {"features": log_mel})[0][0])
 """
 
 
+NEEDED = {  # of what a checkpoint says, beyond what its model is built from
+    "trainable_parameters": int,
+    "total_parameters": int,
+    "config.row": str | None,
+    "config.protocol": str,
+    "config.input.norm": str,
+    "config.reprogrammer.name": str,
+    "config.head": dict,
+    "config.backbone": dict,
+    "config.method": dict,
+    "config.select.metric": str,
+    "config.select.split": str,
+    "config.train.labels": float,
+    "config.run.corpus": str,
+    "config.run.conf": str,
+    "config.run.seed": int,
+    "config.run.weights_sha256": str | None,
+}
+
+
+def check(about, path):
+    """Refuse a checkpoint, `path`, that does not say what a card does.
+
+    Raises:
+        ResultsError: a value is missing, of another type, or not plain.
+    """
+    for key, kind in NEEDED.items():
+        value = about
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not typecheck.matches(value, kind):
+            raise ResultsError(
+                f"{path}: {key}: found {typecheck.shown(value)}, "
+                f"expected {typecheck.expected(kind)}; train the run again"
+            )
+    try:
+        json.dumps(about["config"])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultsError(
+            f"{path}: config: {error}, expected plain values; train the run again"
+        ) from error
+
+
 def read(folder):
     """results.json of a run folder, or None where the run was not scored.
 
@@ -74,7 +117,7 @@ def read(folder):
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         wrong = lacking(found)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ResultsError(
             f"{path}: damaged ({error}); delete it and score the run again"
         ) from error
@@ -97,9 +140,7 @@ def text(about, conf, results, inside, graph):
     """
     parts = [
         "---",
-        yaml.safe_dump(
-            header(about, conf, results, inside), sort_keys=False, allow_unicode=True
-        ).rstrip(),
+        yaml_file.dump(header(about, conf, results, inside)).rstrip(),
         "---",
         "",
     ]
@@ -149,30 +190,43 @@ def _model(about, conf, inside):
     ]
     frozen = "fine-tuned" if build["backbone"]["finetune"] else "frozen"
     if build["backbone"]["name"] != "ast":
-        source = f"none; in its place `{json.dumps(conf['backbone'])}`"
+        source = f"none; in its place {_json(conf['backbone'])}"
     elif not backbone["file"]:
         source = f"an AST of random weights, drawn with the seed, {frozen}"
     else:
-        source = f"`{backbone['name']}`, {frozen}, file of sha256 `{backbone['file_sha256']}`" + (
-            f", <{backbone['url']}>" if backbone["url"] else ""
-        )
+        name, sha256 = map(markdown_code, (backbone["name"], str(backbone["file_sha256"])))
+        source = f"{name}, {frozen}, file of sha256 {sha256}"
+        if backbone["url"]:
+            source += f", <{backbone['url']}>"
+    method = (
+        f"{markdown(run['conf'])}: reprogrammer {_json(conf['reprogrammer'])}, "
+        f"head {_json(conf['head'])}, input norm {markdown_code(conf['input']['norm'])}, "
+        f"method {_json(conf['method'])}"
+    )
+    corpus = markdown(NAMES.get(run["corpus"], run["corpus"]))
+    chosen = markdown(f"{conf['select']['metric']} on the split {conf['select']['split']!r}")
+    labels = f"{100 * conf['train']['labels']:g} % of its training labels"
+    learned = f"{about['trainable_parameters']:,} of {about['total_parameters']:,} parameters"
+    held = "self-contained" if inside or not backbone["file"] else "without the backbone"
     return [
-        f"# {conf['row'] or run['conf']}, {len(about['classes'])} classes",
+        f"# {markdown(conf['row'] or run['conf'])}, {len(about['classes'])} classes",
         "",
-        f"Says which of its classes are in ten seconds of polyphonic music: a log-mel spectrogram is {', then '.join(steps)}.",
-        "From an implementation of Chen and Lerch, *Music Instrument Classification Reprogrammed* (MMM 2023, arXiv 2211.08379).",
+        "Says which of its classes are in ten seconds of polyphonic music: a log-mel spectrogram "
+        f"is {', then '.join(steps)}.",
+        "From an implementation of Chen and Lerch, *Music Instrument Classification Reprogrammed* "
+        "(MMM 2023, arXiv 2211.08379).",
         "",
         "| | |",
         "|---|---|",
-        f"| classes | {', '.join(about['classes'])}; the order of the outputs, also in `labels.txt` |",
-        f"| method | {run['conf']}: reprogrammer `{json.dumps(conf['reprogrammer'])}`, head `{json.dumps(conf['head'])}`, input norm `{conf['input']['norm']}`, "
-        f"method `{json.dumps(conf['method'])}` |",
+        f"| classes | {', '.join(map(markdown, about['classes']))}; "
+        "the order of the outputs, also in `labels.txt` |",
+        f"| method | {method} |",
         f"| backbone | {source} |",
-        f"| trained | {about['trainable_parameters']:,} of {about['total_parameters']:,} parameters |",
-        f"| corpus | {NAMES.get(run['corpus'], run['corpus'])}, {100 * conf['train']['labels']:g} % of its training labels |",
-        f"| protocol | {conf['protocol']}: the epoch was chosen by {conf['select']['metric']} on the split {conf['select']['split']!r} |",
+        f"| trained | {learned} |",
+        f"| corpus | {corpus}, {labels} |",
+        f"| protocol | {markdown(conf['protocol'])}: the epoch was chosen by {chosen} |",
         f"| seed | {run['seed']} |",
-        f"| file | float32, {'self-contained' if inside or not backbone['file'] else 'without the backbone'}; no code in it |",
+        f"| file | float32, {held}; no code in it |",
         "",
     ]
 
@@ -192,7 +246,9 @@ def _results(results):
     return [
         "## Results",
         "",
-        f"Split {results['split']!r}: {results['clips']:,} clips, {results['observed']:,} observed labels, threshold {results['threshold']:g}, one seed. In per cent.",
+        f"Split {markdown(repr(results['split']))}: {results['clips']:,} clips, "
+        f"{results['observed']:,} observed labels, threshold {results['threshold']:g}, one seed. "
+        "In per cent.",
         "",
         "| | " + " | ".join(METRICS.values()) + " |",
         "|---|" + "--:|" * len(METRICS),
@@ -201,12 +257,14 @@ def _results(results):
             for name, scores in rows.items()
         ),
         "",
-        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent over observed labels, then the mean over instruments.",
+        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent "
+        "over observed labels, then the mean over instruments.",
         "",
         "| class | macro-F1 | average precision | labels: present | absent |",
         "|---|--:|--:|--:|--:|",
         *(
-            f"| {name} | {_percent(own['macro_f1'])} | {_percent(own['ap'])} | {own['present']} | {own['absent']} |"
+            f"| {markdown(name)} | {_percent(own['macro_f1'])} | {_percent(own['ap'])} "
+            f"| {own['present']} | {own['absent']} |"
             for name, own in classes.items()
         ),
         "",
@@ -232,7 +290,8 @@ def _use(about, inside, graph):
             else "from that repository's `pretrained_models/`, or from where the model was trained"
         )
         lines += [
-            f"The backbone is not in this file: put its weights, {origin}, beside it as `{backbone['file']}`.",
+            f"The backbone is not in this file: put its weights, {origin}, beside it as "
+            f"{markdown_code(backbone['file'])}.",
             "",
         ]
     lines += [
@@ -255,7 +314,10 @@ def _use(about, inside, graph):
 def _limits(conf, results):
     _, advice = DATA.get(
         _family(conf),
-        (None, f"It was trained on {conf['run']['corpus']}; on other music it may do worse."),
+        (
+            None,
+            f"It was trained on {markdown(conf['run']['corpus'])}; on other music it may do worse.",
+        ),
     )
     lines = [
         advice,
@@ -291,3 +353,7 @@ def _family(conf):
 
 def _percent(value):
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _json(value):
+    return markdown_code(json.dumps(value, ensure_ascii=False))

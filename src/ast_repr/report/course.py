@@ -1,10 +1,9 @@
 """Figures of single runs: validation score against the epoch, and a clip before and after the reprogrammer."""
 
-import textwrap
-
 import numpy as np
 from matplotlib.figure import Figure
 
+from .. import escaping
 from . import passage, style
 
 ACROSS = 3  # panels side by side
@@ -53,7 +52,8 @@ def curves(table):
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("validation macro-F1, %", fontsize=8)
     figure.suptitle(
-        f"{table.title}\nthin: a seed; thick: their mean; dot: the epoch chosen", fontsize=8
+        f"{escaping.figure(table.title)}\nthin: a seed; thick: their mean; dot: the epoch chosen",
+        fontsize=8,
     )
     return figure
 
@@ -61,8 +61,7 @@ def curves(table):
 def example(row, run):
     """The clip that the run has kept, before and after its reprogrammer."""
     found = run.example()
-    clip = (
-        f"clip {found['clip']}: {', '.join(map(style.plain, str(found['instruments']).split(',')))}"
-    )
-    title = "\n".join([f"{row.name}, seed {run['seed']}", *textwrap.wrap(clip, 100)])
+    instruments = ", ".join(map(escaping.plain, str(found["instruments"]).split(",")))
+    clip = style.wrapped(f"clip {found['clip']}: {instruments}", 100)
+    title = f"{escaping.figure(row.name)}, seed {run['seed']}\n{clip}"
     return passage.draw(found["before"], found["after"], run["norm"], title)

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from .. import escaping
 from . import style
 from .compare import sentence
 
@@ -33,12 +34,16 @@ def differences(table, found):
         axes.plot(one, place, marker, color=colour, **style.DOT | {"markersize": 5.5})
     axes.set_yticks(places, ["all instruments", *map(style.plain, names)])
     axes.set(
-        xlabel=f"difference of macro-F1, points: {found['b']} - {found['a']}",
+        xlabel=escaping.figure(f"difference of macro-F1, points: {found['b']} - {found['a']}"),
         ylim=(places[-1] + 0.7, -0.9),
     )
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", **style.GRID)
     axes.set_axisbelow(True)
-    how = f"bars: {found['level']} % bootstrap interval over test clips; > and < where it excludes zero; grey: of all instruments"
-    axes.set_title("\n".join([table.title, sentence(found).replace(" (", "\n("), how]), fontsize=8)
+    how = (
+        f"bars: {found['level']} % bootstrap interval over test clips; > and < where it excludes "
+        "zero; grey: of all instruments"
+    )
+    result = escaping.figure(sentence(found)).replace(" (", "\n(")
+    axes.set_title("\n".join([escaping.figure(table.title), result, how]), fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from .. import escaping
 from . import style
 from .results import KINDS
 from .shape import FLOORS
@@ -52,7 +53,8 @@ def bars(table):
         else ""
     )
     figure.suptitle(
-        f"{table.title}\nunder each instrument: labels present / absent in {table['split']!r}{whiskers}",
+        f"{escaping.figure(table.title)}\n"
+        f"under each instrument: labels present / absent in {table['split']!r}{whiskers}",
         fontsize=8,
     )
     figure.legend(
@@ -143,5 +145,5 @@ def heatmap(table):
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="macro-F1, %", pad=0.01, aspect=30)
-    figure.suptitle(table.title, fontsize=8)
+    figure.suptitle(escaping.figure(table.title), fontsize=8)
     return figure

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .. import escaping
 from . import style
 from .results import KINDS, same_corpus
 
@@ -53,7 +54,9 @@ def boxes(table):
     axes.grid(axis="x", **style.GRID)
     axes.set_axisbelow(True)
     axes.set_title(
-        f"{table.title}\nbox: quartiles and median; whiskers: all runs; one point a run", fontsize=8
+        f"{escaping.figure(table.title)}\n"
+        "box: quartiles and median; whiskers: all runs; one point a run",
+        fontsize=8,
     )
     also = (
         [Line2D([], [], linestyle="", marker="x", color="#D55E00", label="published run")]
@@ -94,12 +97,14 @@ def accuracy_vs_parameters(table):
             ["none", *(f"$10^{{{round(np.log10(one))}}}$" for one in _powers(least, trained.max()))]
         )
         axes.set_xticks([], minor=True)
-    axes.set_title(f"{table.title}\nmean and standard deviation over seeds", fontsize=8)
+    axes.set_title(
+        f"{escaping.figure(table.title)}\nmean and standard deviation over seeds", fontsize=8
+    )
     numbers = [
         f"{number:>2}".replace(" ", "\u2007") for number in range(1, len(x) + 1)
     ]  # a space as wide as a digit
     names = [
-        Line2D([], [], linestyle="", label=f"{number}  {row.label}")
+        Line2D([], [], linestyle="", label=f"{number}  {escaping.figure(row.label)}")
         for number, row in zip(numbers, table.rows)
     ]
     figure.legend(

@@ -2,10 +2,10 @@
 
 import base64
 import tempfile
-from html import escape
 from pathlib import Path
 
-from . import song, style
+from .. import escaping
+from . import song
 from .predictions import clock
 
 CSS = """
@@ -53,7 +53,7 @@ def _row(name, value, threshold, present):
 
 
 def _plain(name):
-    return escape(style.plain(name))
+    return escaping.html(escaping.plain(name))
 
 
 def picture(figure, title, text):
@@ -62,20 +62,20 @@ def picture(figure, title, text):
         path = Path(folder) / "picture.png"
         song.save(figure, path)
         data = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img src="data:image/png;base64,{data}" alt="{escape(title)}">'
+    image = f'<img src="data:image/png;base64,{data}" alt="{escaping.html(title)}">'
     return f'{section(title, text)}<div class="picture">{image}</div>'
 
 
 def section(title, text):
     """A title and a sentence."""
-    return f'<h2>{escape(title)}</h2><p class="quiet">{escape(text)}</p>'
+    return f'<h2>{escaping.html(title)}</h2><p class="quiet">{escaping.html(text)}</p>'
 
 
 def problem(text):
     """What went wrong, in one line."""
-    return f'<p class="problem" role="alert">{escape(text)}</p>'
+    return f'<p class="problem" role="alert">{escaping.html(text)}</p>'
 
 
 def note(text):
     """What is to be said where there is nothing to show yet."""
-    return f'<p class="quiet">{escape(text)}</p>'
+    return f'<p class="quiet">{escaping.html(text)}</p>'

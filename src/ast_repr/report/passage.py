@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from .. import escaping
 from . import style
 
 FRAMES_PER_SECOND = 100  # of the log-mel
@@ -25,7 +26,9 @@ def draw(before, after, norm, title):
         (
             "before the reprogrammer",
             before,
-            "log-mel energy\n(natural log)" if raw else f"log-mel, normalised\n({norm})",
+            "log-mel energy\n(natural log)"
+            if raw
+            else f"log-mel, normalised\n({escaping.figure(norm)})",
         ),
         (
             "after: what the backbone gets",

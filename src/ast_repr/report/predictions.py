@@ -1,15 +1,18 @@
 """What a model says of files, as text: a table for people; JSON, JSON lines and CSV for programs.
 
-Each format is a generator of pieces of text, so that a file's result is out as soon as it is known. Instruments are sorted by
-probability, and those below the threshold left out; the timeline holds all of them. Probabilities have six digits.
+Each format is a generator of pieces of text, so that a file's result is out as soon as it is known.
+Instruments are sorted by probability, and those below the threshold left out; the timeline holds
+all of them. Probabilities have six digits. Names are exact in JSON; in the table and in CSV, what a
+terminal would obey is escaped, and in CSV what a spreadsheet would compute begins with an apostrophe.
 """
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 
 import numpy as np
+
+from .. import escaping
 
 DIGITS = 6
 
@@ -59,34 +62,37 @@ class View:
 
 
 def table(songs, view):
-    """For people: a paragraph a file."""
+    """For people: a paragraph per file."""
     for song in songs:
-        name = printable(song.file)
+        name = escaping.terminal(song.file)
         if song.error:
             yield f"{name}\n  failed\n"
             continue
         lines = [
-            f"  {value:.2f}  {instrument}" for instrument, value in view.shown(song.probabilities)
+            f"  {value:.2f}  {escaping.terminal(instrument)}"
+            for instrument, value in view.shown(song.probabilities)
         ]
         if not lines:
             instrument, value = view.ranked(song.probabilities)[0]
+            instrument = escaping.terminal(instrument)
             lines = [
                 f"  nothing from {view.threshold:g} on; the most likely: {instrument} ({value:.2f})"
             ]
         if view.timeline:
             for (start, end), one in zip(song.times, song.timeline):
-                found = (
-                    ", ".join(f"{instrument} {value:.2f}" for instrument, value in view.shown(one))
-                    or "-"
-                )
+                shown = [
+                    f"{escaping.terminal(instrument)} {value:.2f}"
+                    for instrument, value in view.shown(one)
+                ]
+                found = ", ".join(shown) or "-"
                 lines.append(f"    {clock(start):>7} - {clock(end):>7}  {found}")
         yield "\n".join([f"{name} ({clock(song.seconds)})", *lines]) + "\n"
 
 
 def jsonl(songs, view):
-    """A JSON object a line and file; {"file", "error"} for one that failed."""
+    """A JSON object per file, one a line; {"file", "error"} for one that failed."""
     for song in songs:
-        yield json.dumps(record(song, view), ensure_ascii=False, allow_nan=False) + "\n"
+        yield escaping.json_line(record(song, view)) + "\n"
 
 
 def json_list(songs, view):
@@ -99,7 +105,10 @@ def json_list(songs, view):
 
 
 def csv_rows(songs, view):
-    """A row for each file and instrument shown; with the timeline, for each window and instrument. A failed file has none."""
+    """A row for each file and instrument shown, with the timeline for each window and instrument.
+
+    A failed file has none.
+    """
     yield _row(
         ["file", *(["start_s", "end_s"] if view.timeline else []), "instrument", "probability"]
     )
@@ -153,16 +162,11 @@ def clock(seconds):
     return f"{text}:{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
 
 
-def printable(name):
-    """A file's name in one line: as it is, or quoted with escapes where it holds what a terminal would obey."""
-    return name if name.isprintable() else ascii(name)
-
-
 def _rounded(probabilities):
     return [round(float(value), DIGITS) for value in probabilities]
 
 
 def _row(values):
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
+    csv.writer(text, lineterminator="\n").writerow(map(escaping.csv_cell, values))
     return text.getvalue()

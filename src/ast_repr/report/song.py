@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .. import files
 from . import style
-from .predictions import clock, printable
+from .predictions import clock
 
 FRAMES_PER_SECOND = 100  # of the log-mel
 CUT = 2  # frames less than the seconds give: the last 25 ms window has to end with the sound
@@ -63,13 +63,13 @@ def draw(song, view, log_mel):
         )
         figure.colorbar(image, ax=top, label="probability", pad=0.01)
         names = [f"{style.plain(view.classes[i])}  {song.probabilities[i]:.2f}" for i in order]
-        top.set_yticks(np.arange(len(order)) + 0.5, names, parse_math=False)
+        top.set_yticks(np.arange(len(order)) + 0.5, names)
         for i, label in zip(order, top.get_yticklabels()):
             label.set_fontweight("bold" if view.classes[i] in bold else "normal")
         top.set_ylim(len(order), 0)
         top.tick_params(length=0)
         _draw_log_mel(figure, bottom, song, log_mel)
-        top.set_title(style.wrapped(printable(song.file.rpartition("/")[2]), 90), parse_math=False)
+        top.set_title(style.wrapped(song.file.rpartition("/")[2], 90))
     return figure
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from .. import files
+from .. import escaping, files
 from .results import KINDS, mean_std
 from .shape import FLOORS
 
@@ -60,12 +60,13 @@ def look(index):
 
 
 def wrapped(label, width):
-    return "\n".join(textwrap.wrap(label, width, break_on_hyphens=False))
+    """A label in lines of at most `width` characters."""
+    return "\n".join(textwrap.wrap(escaping.figure(label), width, break_on_hyphens=False))
 
 
 def plain(name):
     """An instrument's name as it is read aloud."""
-    return name.strip().replace("_", " ")
+    return escaping.figure(escaping.plain(name))
 
 
 def percent(runs):

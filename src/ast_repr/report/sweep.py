@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from .. import escaping
 from . import style
 
 TICKS = (1, 2, 5, 10, 25, 50, 100)  # per cent of the training labels
@@ -72,7 +73,7 @@ def labels(study, table):
         spread = np.array([one.std(ddof=1) if len(one) > 1 else 0.0 for one in runs])
         colour, line, _, marker = style.look(index)
         axes.fill_between(x, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
-        name = f"{rows[-1].name} ({stem})"
+        name = escaping.figure(f"{rows[-1].name} ({stem})")
         axes.plot(
             x, means, line, marker=marker, color=colour, linewidth=1.6, label=name, **style.DOT
         )
@@ -131,4 +132,4 @@ def _name(axes, ends):
 
 
 def _title(study, table, how):
-    return f"{style.wrapped(study.question, 100)}\n{table.title}\n{how}"
+    return f"{style.wrapped(study.question, 100)}\n{escaping.figure(table.title)}\n{how}"

@@ -11,6 +11,7 @@ import shlex
 import textwrap
 from dataclasses import dataclass
 
+from .. import escaping
 from .compare import LEVEL, RESAMPLES, compare
 from .results import corpus_options, mean_std, recipe, same_corpus
 from .shape import FLOORS, METRICS, PER_INSTRUMENT
@@ -136,8 +137,12 @@ def study_cells(study, table, spread):
     return Cells(headings, lines, [])
 
 
-def caption(table):
-    """Sentences that say what a table's numbers are: the labels scored, the metric, and who chose the epoch."""
+def caption(table, escape):
+    """Sentences on a table's numbers: the labels scored, the metric, and what chose the epoch.
+
+    Args:
+        escape: for names of classes and metrics, such as `escaping.markdown`.
+    """
     chosen = sorted(
         {
             "{metric} ({mode}) on the split {split!r}".format(**run["selection"])
@@ -150,7 +155,7 @@ def caption(table):
         if scores["macro_f1"] is None
     ]
     missing = (
-        f" Left out of every mean, for want of labels: {', '.join(unobserved)}."
+        f" Left out of every mean, for want of labels: {escape(', '.join(unobserved))}."
         if unobserved
         else ""
     )
@@ -159,7 +164,7 @@ def caption(table):
         f"{len(table['classes'])} instruments. macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of "
         f"absent over observed labels at threshold {table['threshold']:g}, then the mean over instruments; "
         f"pos. F1 is the F1 of present alone.{missing} "
-        f"The epoch was chosen by {'; '.join(chosen)}. Mean ± standard deviation over seeds, (n seeds)."
+        f"The epoch was chosen by {escape('; '.join(chosen))}. Mean ± standard deviation over seeds, (n seeds)."
     )
 
 
@@ -167,19 +172,21 @@ def text(table):
     """The accuracy and complexity of a table for the terminal, at most WIDTH columns; the footnotes stand below."""
     accuracy = cells(table, spread=False)
     second = complexity(table, accuracy.notes)
-    below = [textwrap.fill(line, WIDTH) for line in (caption(table), COSTS, *second.notes)]
-    return "\n".join(
-        [table.title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below]
-    )
+    notes = map(escaping.terminal, second.notes)
+    sentences = (caption(table, escaping.terminal), COSTS, *notes)
+    below = [textwrap.fill(line, WIDTH) for line in sentences]
+    title = escaping.terminal(table.title)
+    return "\n".join([title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below])
 
 
 def study_text(study, table):
     """The same for a study: its question, its rows, and which were not run; `table` is study.table(...)."""
-    below = [textwrap.fill(line, WIDTH) for line in _study_notes(study, table)]
+    notes = map(escaping.terminal, _study_notes(study, table))
+    below = [textwrap.fill(line, WIDTH) for line in notes]
     return "\n".join(
         [
-            f"Study {study.name}: {study.question}",
-            table.title,
+            escaping.terminal(f"Study {study.name}: {study.question}"),
+            escaping.terminal(table.title),
             "",
             *_aligned(study_cells(study, table, False), 2),
             "",
@@ -195,20 +202,25 @@ def markdown(table, studies=()):
         table: `results.Table` of plain confs and variants.
         studies: list of `studies.Study`; those with fewer than two rows in the table are left out.
     """
-    out, main = [f"### {table.title}", ""], table.main
+    out, main = [f"### {escaping.markdown(table.title)}", ""], table.main
     if main.rows:
         accuracy = cells(main, spread=True)
         second = complexity(main, accuracy.notes)
-        out += [caption(main), "", *_bars(accuracy, 2), "", COSTS, "", *_bars(second, 1)]
-        out += [line for note in second.notes for line in ("", note)]
+        out += [caption(main, escaping.markdown), "", *_bars(accuracy, 2), ""]
+        out += [COSTS, "", *_bars(second, 1)]
+        for note in second.notes:
+            number, _, said = note.partition(" ")
+            out += ["", f"{number} {escaping.markdown(said)}"]
         out += ["", *_provenance(main)]
     for study in studies:
         rows = study.table(table)
         if rows:
-            notes = [line for note in _study_notes(study, rows) for line in (note, "")]
+            notes = []
+            for note in _study_notes(study, rows):
+                notes += [escaping.markdown(note), ""]
             out += [
                 "",
-                f"#### Study {study.name}: {study.question}",
+                f"#### {escaping.markdown(f'Study {study.name}: {study.question}')}",
                 "",
                 *_bars(study_cells(study, rows, True), 2),
                 "",
@@ -231,13 +243,12 @@ def document(sections, studies=()):
         "Made from the results.json of each run by the stage `report`; edits are lost.",
     ]
     for folder, tables in sections.items():
-        out += ["", f"## {folder}"]
+        out += ["", f"## {escaping.markdown(folder)}"]
         for table in tables:
             out += ["", markdown(table, studies)]
-        out += [
-            "",
-            f"Figures: `exp/{folder}/figures/`; each instrument: `exp/{folder}/per_instrument.csv`.",
-        ]
+        figures = escaping.markdown_code(f"exp/{folder}/figures/")
+        instruments = escaping.markdown_code(f"exp/{folder}/per_instrument.csv")
+        out += ["", f"Figures: {figures}; each instrument: {instruments}."]
     return "\n".join(out) + "\n"
 
 
@@ -294,6 +305,7 @@ def per_instrument(tables):
                 ]
                 seeds = "" if conf in FLOORS else len(scores)
                 key = [table.corpus, table.protocol, table.backbone, conf, name, instrument]
+                key = map(escaping.csv_cell, key)
                 writer.writerow([*key, found[0]["present"], found[0]["absent"], seeds, *parts])
     return file.getvalue()
 
@@ -373,7 +385,11 @@ def _magnitude(count):
 
 
 def _aligned(filled, left):
-    """Lines of a table for the terminal, at most WIDTH columns: names wrap, the first `left` columns stand to the left."""
+    """Lines of a table for the terminal, at most WIDTH columns.
+
+    Names wrap; the first `left` columns hold text and stand to the left.
+    """
+    filled = _escaped(filled, left, escaping.terminal)
     widths = [
         max(map(len, [*column, *heading.split()]))
         for heading, *column in zip(filled.headings, *filled.lines)
@@ -404,12 +420,19 @@ def _aligned(filled, left):
 
 def _bars(filled, left):
     """The same lines in Markdown."""
+    filled = _escaped(filled, left, escaping.markdown)
     rows = [
         filled.headings,
         [":--"] * left + ["--:"] * (len(filled.headings) - left),
         *filled.lines,
     ]
-    return ["| " + " | ".join(value.replace("|", "\\|") for value in row) + " |" for row in rows]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _escaped(filled, left, escape):
+    """The Cells with their first `left` columns, which hold text, escaped."""
+    lines = [[*map(escape, line[:left]), *line[left:]] for line in filled.lines]
+    return Cells(filled.headings, lines, filled.notes)
 
 
 def _study_notes(study, table):
@@ -440,9 +463,9 @@ def _provenance(table):
             if run["backbone"]["weights"] not in ("random", "none")
         }
     )
-    out = ["```", *commands(table), "```"]
-    out += [f"- frozen weights: {table.backbone}, sha256 {sha256}" for sha256 in weights]
-    return out + [
-        f"- {place}" + (f" ({', '.join(sorted(confs))})" if len(places) > 1 else "")
-        for place, confs in places.items()
-    ]
+    out = ["```", *map(escaping.terminal, commands(table)), "```"]
+    lines = [f"frozen weights: {table.backbone}, sha256 {sha256}" for sha256 in weights]
+    for place, confs in places.items():
+        named = f" ({', '.join(sorted(confs))})" if len(places) > 1 else ""
+        lines.append(place + named)
+    return out + [f"- {escaping.markdown(line)}" for line in lines]

@@ -18,7 +18,7 @@ from .unet import UNet
 class Identity(nn.Module):
     """No reprogramming (AST-BS): only the output is mapped."""
 
-    def __init__(self, frames=1024, bins=128):
+    def __init__(self, frames: int = 1024, bins: int = 128):
         super().__init__()
 
     def forward(self, x):

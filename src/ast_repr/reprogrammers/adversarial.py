@@ -21,7 +21,15 @@ class Adversarial(nn.Module):
         fill: value of the empty canvas.
     """
 
-    def __init__(self, frames=1024, bins=128, place="border", scale=0.75, bound=1.0, fill=0.0):
+    def __init__(
+        self,
+        frames: int = 1024,
+        bins: int = 128,
+        place: str = "border",
+        scale: float = 0.75,
+        bound: float = 1.0,
+        fill: float = 0.0,
+    ):
         super().__init__()
         if place not in ("border", "everywhere"):
             raise ValueError(

@@ -11,7 +11,7 @@ class Affine(nn.Module):
         per_band: each mel band has a scale and an offset of its own, an equaliser (256 parameters at 128 bands).
     """
 
-    def __init__(self, frames=1024, bins=128, per_band=False):
+    def __init__(self, frames: int = 1024, bins: int = 128, per_band: bool = False):
         super().__init__()
         size = bins if per_band else 1
         self.scale = nn.Parameter(torch.ones(size))

@@ -19,7 +19,14 @@ class CNN(nn.Module):
         residual: see above.
     """
 
-    def __init__(self, frames=1024, bins=128, width=1, nonlinearity="none", residual=False):
+    def __init__(
+        self,
+        frames: int = 1024,
+        bins: int = 128,
+        width: int = 1,
+        nonlinearity: str = "none",
+        residual: bool = False,
+    ):
         super().__init__()
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(unknown("nonlinearity of cnn", nonlinearity, NONLINEARITIES))

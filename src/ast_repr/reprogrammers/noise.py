@@ -22,7 +22,9 @@ class Noise(nn.Module):
             zero: rank (T + F) parameters, from "zero" only.
     """
 
-    def __init__(self, frames=1024, bins=128, start="zero", rank=None):
+    def __init__(
+        self, frames: int = 1024, bins: int = 128, start: str = "zero", rank: int | None = None
+    ):
         super().__init__()
         if start not in STARTS:
             raise ValueError(unknown("start of noise", start, STARTS))

@@ -25,7 +25,15 @@ class Patch(nn.Module):
         ValueError: patches do not tile the input, or a number is out of range.
     """
 
-    def __init__(self, frames=1024, bins=128, size=16, rank=32, level=0.0, audio=998):
+    def __init__(
+        self,
+        frames: int = 1024,
+        bins: int = 128,
+        size: int = 16,
+        rank: int = 32,
+        level: float | None = 0.0,
+        audio: int = 998,
+    ):
         super().__init__()
         if size < 1 or frames % size or bins % size:
             raise ValueError(

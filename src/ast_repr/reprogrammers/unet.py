@@ -27,7 +27,9 @@ class UNet(nn.Module):
         ValueError: a side of the input is not a multiple of 8, or another value of `learns`.
     """
 
-    def __init__(self, frames=1024, bins=128, residual=False, learns="all"):
+    def __init__(
+        self, frames: int = 1024, bins: int = 128, residual: bool = False, learns: str = "all"
+    ):
         super().__init__()
         if learns not in LEARNED:
             raise ValueError(unknown("choice of what unet learns", learns, LEARNED))

@@ -1,0 +1,189 @@
+"""Plain values that a model is built from, checked before anything is built or allocated.
+
+They come from a checkpoint or an exported file, which may be anybody's: types, ranges and names are
+checked here, options of a class where it is built (`rooms.build`).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from . import typecheck
+
+THRESHOLD = 0.5  # of a model that brings none of its own
+MOST_CLASSES = 10_000
+LONGEST_NAME = 1_000  # characters of a class's name
+LONGEST_SIDE = 100_000  # frames or bands of the input
+LONGEST_JSON = 10**7  # characters: ten thousand classes, and what each is mapped from
+NORMS = ("backbone", "none")
+
+
+class SpecError(ValueError):
+    """A description of which no model can be built; the message names the key."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of JSON in a model file.
+
+    Raises:
+        SpecError: it is not JSON, or longer or deeper than that of any model.
+    """
+    if len(text) > LONGEST_JSON:
+        raise SpecError(f"found {len(text):,} characters, expected {LONGEST_JSON:,} at most")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"found no plain JSON: {error}") from error
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """The source model.
+
+    Attributes:
+        name: of its class; `options`: of its constructor.
+        source: its name in the catalogue; `file`: of its weights, None for random ones or none.
+        seed: that random weights are drawn with.
+        finetune: whether it was trained as well.
+    """
+
+    name: str
+    options: dict
+    source: str
+    file: str | None
+    seed: int
+    finetune: bool
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model and the feature that it reads; each section is {"name": of the class, its options}.
+
+    Attributes:
+        classes: K names, in the order of the outputs.
+        norm: "backbone", "none" or [mean, std], see `classifier.Reprogrammed`.
+        threshold: the probability from which on an instrument is called present.
+        backbone_sha256: of the frozen tensors, see `backbones.weights.fingerprint`.
+        feature_spec: what decided the feature's values where the model was exported, or None.
+    """
+
+    classes: list[str]
+    feature: dict
+    norm: str | list[float]
+    reprogrammer: dict
+    backbone: BackboneSpec
+    head: dict
+    threshold: float
+    backbone_sha256: str
+    feature_spec: dict | None
+
+    @classmethod
+    def from_dict(cls, about: Any) -> "ModelSpec":
+        """The spec in what a checkpoint or an exported file says `about` its model.
+
+        Raises:
+            SpecError: a value is missing, of another type, or out of range.
+        """
+        build = _get(about, "build", dict)
+        backbone = _get(build, "backbone", dict)
+        spec = cls(
+            classes=_get(about, "classes", list[str]),
+            feature=_section(about, "feature"),
+            norm=_get(build, "norm", str | list[float]),
+            reprogrammer=_section(build, "reprogrammer"),
+            backbone=BackboneSpec(
+                name=_get(backbone, "name", str),
+                options=_options(_get(backbone, "options", dict), "backbone"),
+                source=_get(backbone, "source", str),
+                file=_get(backbone, "file", str | None),
+                seed=_get(backbone, "seed", int),
+                finetune=_get(backbone, "finetune", bool),
+            ),
+            head=_section(build, "head"),
+            threshold=_get({"threshold": THRESHOLD} | about, "threshold", float),
+            backbone_sha256=_get(about, "backbone_sha256", str),
+            feature_spec=_get({"feature_spec": None} | about, "feature_spec", dict | None),
+        )
+        _check_classes(spec.classes)
+        _check_norm(spec.norm)
+        _check_range("threshold", spec.threshold, 0, 1)
+        _check_range("seed", spec.backbone.seed, 0, typecheck.LARGEST)
+        for side in ("frames", "mels"):
+            _check_range(side, _get(spec.backbone.options, side, int), 1, LONGEST_SIDE)
+        return spec
+
+    def sections(self) -> dict:
+        """The sections by kind, in which names of classes stand."""
+        return {
+            "feature": self.feature,
+            "reprogrammer": self.reprogrammer,
+            "backbone": {"name": self.backbone.name},
+            "head": self.head,
+        }
+
+    def build(self, file: str | PurePath | None) -> dict:
+        """Keywords of `classifier.assemble`, with the backbone's weights in `file`."""
+        return {
+            "norm": self.norm,
+            "reprogrammer": self.reprogrammer,
+            "backbone": vars(self.backbone) | {"file": file},
+            "head": self.head,
+        }
+
+
+def _get(values, key, annotation):
+    if not isinstance(values, dict):
+        raise SpecError(
+            f"found {typecheck.shown(values)} around {key!r}, expected names and values"
+        )
+    if key not in values:
+        raise SpecError(f"found no {key!r}, expected {typecheck.expected(annotation)}")
+    if not typecheck.matches(values[key], annotation):
+        found = typecheck.shown(values[key])
+        raise SpecError(f"{key}: found {found}, expected {typecheck.expected(annotation)}")
+    return values[key]
+
+
+def _section(values, key):
+    section = _options(_get(values, key, dict), key)
+    _get(section, "name", str)
+    return section
+
+
+def _options(values, key):
+    if not typecheck.matches(list(values), list[str]):
+        raise SpecError(f"{key}: found {typecheck.shown(values)}, expected options by name")
+    return values
+
+
+def _check_classes(classes):
+    if not 1 <= len(classes) <= MOST_CLASSES:
+        raise SpecError(f"classes: found {len(classes)}, expected from 1 to {MOST_CLASSES}")
+    seen = set()
+    for name in classes:
+        if not name.strip() or len(name) > LONGEST_NAME or not _is_unicode(name) or name in seen:
+            raise SpecError(
+                f"classes: found {typecheck.shown(name)}, expected names, each once, "
+                f"of 1 to {LONGEST_NAME} characters"
+            )
+        seen.add(name)
+
+
+def _is_unicode(name):
+    return not any("\ud800" <= character <= "\udfff" for character in name)  # no lone surrogates
+
+
+def _check_norm(norm):
+    if isinstance(norm, str):
+        if norm not in NORMS:
+            raise SpecError(f"norm: found {typecheck.shown(norm)}, expected {', '.join(NORMS)}")
+    elif len(norm) != 2 or not norm[1] > 0:
+        raise SpecError(
+            f"norm: found {typecheck.shown(norm)}, expected a mean and a deviation above 0"
+        )
+
+
+def _check_range(key, value, least, most):
+    if not least <= value <= most:
+        raise SpecError(f"{key}: found {typecheck.shown(value)}, expected from {least} to {most}")

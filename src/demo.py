@@ -8,6 +8,11 @@ The page is for this computer alone: nobody else can open it, no sound leaves it
 Needs the optional packages called `demo` in pyproject.toml.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import json
 import os
 import tempfile

@@ -9,6 +9,11 @@ which is compared to the model under onnxruntime before it is kept (optional pac
 src/predict.py --model takes the folder and each of the two files.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 from pathlib import Path
 
 from ast_repr import catalogue, command, files, graph, inference, release

@@ -3,6 +3,11 @@
 Machines share the work on one store by `--shard`: the second of four makes each fourth shard, from the second on.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import argparse
 import json
 import re

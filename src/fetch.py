@@ -4,6 +4,11 @@ Prints one line for the recipe: corpus, name, root (for own data the CSV), backb
 What people want to know goes to stderr. Nothing large is downloaded unless it was asked for by name.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import os
 import sys
 from pathlib import Path

@@ -9,6 +9,11 @@ wav, flac, ogg and mp3 of any rate, number of channels and length. Files are hea
 cannot be read is left out, and listed at the end; the exit code is then 1.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import contextlib
 import glob
 import itertools

@@ -4,6 +4,11 @@ Nothing is done again where the manifest is there and counts what the corpus has
 looked through instead: all that is wrong with it is listed, and what is in it is counted.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import shlex
 from pathlib import Path
 

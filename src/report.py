@@ -4,6 +4,11 @@ RESULTS.md has a section for each corpus beside the one given; figures and CSV a
 Corpora, protocols and backbones never share a table. With --compare, two rows are compared, paired by clip and seed.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import sys
 from pathlib import Path
 

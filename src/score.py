@@ -5,6 +5,11 @@ scored again only if its checkpoint is newer than its results. Where the selecti
 each epoch is looked at, and the best becomes best.test.<metric>.pt.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import subprocess
 from pathlib import Path
 

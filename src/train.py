@@ -5,6 +5,11 @@ one whose config has changed is refused, with the keys that differ. `--ngpu` giv
 the CPU; started by torchrun, all of its processes share each run. `--dry-run` says what the runs would take.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import hashlib
 import shutil
 from contextlib import nullcontext

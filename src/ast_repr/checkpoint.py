@@ -11,8 +11,8 @@ class CheckpointError(ValueError):
 
 def save(path, state):
     """Write `state` (a dict of tensors, numbers, strings, lists and dicts of them) to `path`; the old file stays until the new one is whole."""
-    with files.replacing(path) as partial:
-        torch.save(state, partial)
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        torch.save(state, file)  # to an open file, so that a full disk can be told from a bug
 
 
 def load(path):

@@ -29,18 +29,41 @@ def build(kind, room, name, kwargs, offered=None):
     Raises:
         ValueError: the name, or a keyword, is not there; the message lists what is.
     """
+    entry = _find(kind, room, name)
+    parameters = inspect.signature(entry).parameters
+    kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
+    _check_keywords(kind, name, parameters, kwargs)
+    return entry(**kwargs)
+
+
+def check(kind, room, name, options, offered=()):
+    """Refuse what `build` would refuse, without building anything.
+
+    Args:
+        options: keywords that a user has chosen.
+        offered: names of those that the entry will get besides, if it takes them.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    parameters = inspect.signature(_find(kind, room, name)).parameters
+    _check_keywords(kind, name, parameters, {*options, *(set(offered) & set(parameters))})
+
+
+def _find(kind, room, name):
     entry = _outside(kind, name) if "." in name else room.get(name)
     if entry is None:
         raise ValueError(unknown(kind, name, room))
-    parameters = inspect.signature(entry).parameters
-    kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
-    for key in kwargs:
+    return entry
+
+
+def _check_keywords(kind, name, parameters, keywords):
+    for key in keywords:
         if key not in parameters:
             raise ValueError(unknown(f"option of {kind} {name!r}", key, parameters))
-    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in kwargs]
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in keywords]
     if missing:
         raise ValueError(f"{kind} {name!r} needs: {', '.join(missing)}")
-    return entry(**kwargs)
 
 
 def _outside(kind, name):

@@ -28,7 +28,10 @@ def shard_path(folder, index):
 
 def write_shard(folder, index, features, names, spec, left_out=None):
     """Write shard `index`: features float16 (n, C, T, F), clip names (n,), the feature's spec, {clip: reason} of those left out."""
-    with files.replacing(shard_path(folder, index)) as partial, h5py.File(partial, "w") as file:
+    with (
+        files.replacing(shard_path(folder, index)) as partial,
+        h5py.File(partial, "w", locking=False) as file,
+    ):
         file["features"] = features
         file["clips"] = [name.encode() for name in names]
         file["left_out"] = json.dumps(left_out or {})

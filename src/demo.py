@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import json
 import os
+import sys
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -45,17 +46,22 @@ INTRODUCTION = (
 
 def main(args):
     egs = ROOT / "egs"
-    found = {
-        str(folder): read(folder)
-        for folder in runs.finished([args.exp] if args.exp else egs.glob("*/exp"))
-    }
+    folders = [args.exp] if args.exp else [*egs.glob("*/exp")]
+    found = {str(folder): read(folder) for folder in runs.finished(folders)}
     if not found:
         where = args.exp or f"{egs}/*/exp"
         raise ValueError(
             f"no finished run under {where}; make one by: bash {egs}/openmic/run.sh, or name a folder that has one by --exp"
         )
     device = devices.choose(args.device)
-    listener = Listener(found, lru_cache(MODELS)(lambda folder: inference.load(folder, device)))
+    load = lru_cache(MODELS)(lambda folder: inference.load(folder, device))
+    chosen = runs.choose(folders, lambda folder: load(str(folder)), say)
+    if chosen is not None:
+        run, _ = chosen
+        say(f"model: {run.folder}, {run.why}")
+        best = str(run.folder)
+        found = {best: found.pop(best)} | found  # the first is the page's default
+    listener = Listener(found, load)
     with tempfile.TemporaryDirectory() as copies:  # of songs; they go when the server ends
         os.environ["GRADIO_TEMP_DIR"] = copies
         served = build(listener, examples(egs))
@@ -67,6 +73,10 @@ def main(args):
             threading.Event().wait()
         finally:
             served.close(verbose=False)
+
+
+def say(line):
+    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -225,7 +235,7 @@ def build(listener, songs):
                     choices,
                     value=next(iter(listener.runs)),
                     label="Model",
-                    info="Finished runs; the newest is chosen.",
+                    info="Finished runs; the best on validation comes first.",
                 )
             with gradio.Column(scale=5, min_width=320):
                 found = gradio.HTML(listener.answer(None, None, None), elem_id="found")

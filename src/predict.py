@@ -1,6 +1,6 @@
 """Instruments of one's own music: files, folders and patterns in, each file's instruments with their probabilities out.
 
-    python src/predict.py ~/music                               # with the newest run that is finished
+    python src/predict.py ~/music                               # with the best run that is finished
     python src/predict.py --model egs/openmic/exp/synthetic/ast_unet/seed0 --timeline --plot pictures song.mp3 "more/*.flac"
     python src/predict.py --format csv --output found.csv --threshold 0.3 ~/music
     python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote: the folder, or a file of it
@@ -45,17 +45,23 @@ AGGREGATES = {"mean": np.mean, "max": np.max}
 
 def main(args):
     paths = find(args.paths)
-    source = newest_run(ROOT / "egs") if args.model is None else args.model
-    model = inference.load(source, devices.choose(args.device), args.backbone_file)
+    pictures = name_pictures(paths, args.plot) if args.plot else {}
+    written = [*pictures.values(), *([args.output] if args.output else [])]
+    files.refuse_to_replace(written, args.overwrite, inputs=paths)
+    device = devices.choose(args.device)
+    if args.model is None:
+        model = best_model(ROOT / "egs", device, args.backbone_file)
+    else:
+        model = inference.load(args.model, device, args.backbone_file)
+        say(f"model: {args.model}")
     threshold = model.threshold if args.threshold is None else args.threshold
     view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
-    print(f"model: {source}", file=sys.stderr)
     with (
         output(args.output) as out,
         tqdm(disable=None, bar_format="{desc}{n:.1f} min of sound [{elapsed}]") as bar,
     ):
         for text in predictions.FORMATS[args.format](
-            hear(model, paths, view, failed, bar, args), view
+            hear(model, paths, view, failed, pictures, bar, args), view
         ):
             with tqdm.external_write_mode(out):
                 out.write(text)
@@ -68,9 +74,14 @@ def main(args):
         )
 
 
-def hear(model, paths, view, failed, bar, args):
-    """A `predictions.Song` for each path, in order; what is wrong with the others goes to `failed`, pictures to where they are wanted."""
-    pictures, hop = set(), round(args.hop * audio.SAMPLE_RATE)
+def hear(model, paths, view, failed, pictures, bar, args):
+    """Yield a `predictions.Song` for each path, in order.
+
+    Args:
+        failed: list to which is added what is wrong with files.
+        pictures: {path: where its picture goes}; empty for none.
+    """
+    hop = round(args.hop * audio.SAMPLE_RATE)
     for done, (path, parts) in enumerate(
         itertools.groupby(model.listen(paths, hop, args.batch_size), lambda heard: heard.path)
     ):
@@ -97,7 +108,7 @@ def hear(model, paths, view, failed, bar, args):
             AGGREGATES[args.aggregate](timeline, axis=0),
         )
         if args.plot:
-            song.save(song.draw(found, view, log_mel), args.plot / picture_name(path, pictures))
+            song.save(song.draw(found, view, log_mel), pictures[path])
         yield found
 
 
@@ -124,53 +135,56 @@ def find(given):
     return list(once.values())
 
 
-def newest_run(egs):
-    """The folder of the run that was scored last, of those that hear sound.
+def best_model(egs, device, backbone_file):
+    """The model of the finished run that is best on validation; a line says which, and why.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none that can be loaded.
     """
-    if found := runs.finished(egs.glob("*/exp")):
-        return found[0]
-    raise ValueError(
-        f"no finished run under {egs}/*/exp; make one by: bash {egs}/openmic/run.sh, or name one by --model"
+    found = runs.choose(
+        egs.glob("*/exp"), lambda folder: inference.load(folder, device, backbone_file), say
     )
+    if found is None:
+        raise ValueError(
+            f"no finished run under {egs}/*/exp that can be loaded; "
+            f"make one by: bash {egs}/openmic/run.sh, or name one by --model"
+        )
+    run, model = found
+    say(f"model: {run.folder}, {run.why}")
+    return model
+
+
+def say(line):
+    print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
 def output(path):
-    """A file object to write to: `path`, which is replaced once all is written unless it is a device or pipe; or else the standard output."""
+    """Yield a file to write text to: the standard output, a device or pipe, or a file that appears once it is whole."""
     if path is None:
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a file's name may hold what the terminal cannot show
-        try:
-            yield sys.stdout
-        except (
-            BrokenPipeError
-        ):  # who reads has seen enough, as `head` does; nothing may be flushed to there any more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    else:
-        whole = (
-            files.replacing(path)
-            if path.is_file() or not path.exists()
-            else contextlib.nullcontext(path)
-        )
-        with (
-            whole as place,
-            open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
-        ):
-            yield out
+        # A file's name may hold what the terminal cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
+        yield sys.stdout
+        return
+    whole = path.is_file() or not path.exists()
+    with (
+        files.replacing(path) if whole else contextlib.nullcontext(path) as place,
+        open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
+    ):
+        yield out
 
 
-def picture_name(path, taken):
-    """The name of a song's picture; one that is taken already gets a number."""
-    stem = name = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
-    numbers = itertools.count(1)
-    while name in taken:
-        name = f"{stem}-{next(numbers)}"
-    taken.add(name)
-    return f"{name}.png"
+def name_pictures(paths, folder):
+    """{path: where its picture goes}; songs of one name get numbers."""
+    pictures, taken = {}, set()
+    for path in paths:
+        stem = name = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
+        numbers = itertools.count(1)
+        while name in taken:
+            name = f"{stem}-{next(numbers)}"
+        taken.add(name)
+        pictures[path] = folder / f"{name}.instruments.png"
+    return pictures
 
 
 def parse():
@@ -183,7 +197,8 @@ def parse():
     )
     parser.add_argument(
         "--model",
-        help="a run folder, a checkpoint, or what src/export.py wrote; default: the newest finished run",
+        help="a run folder, a checkpoint, or what src/export.py wrote; "
+        "default: the finished run of the main job that is best on validation",
     )
     parser.add_argument(
         "--backbone-file",
@@ -193,7 +208,15 @@ def parse():
     )
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write there, not on the screen"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write there, not on the screen; a file that is there is refused without --overwrite",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="let --output and --plot replace files that are there",
     )
     parser.add_argument(
         "--threshold",
@@ -222,7 +245,8 @@ def parse():
         "--plot",
         type=Path,
         metavar="DIR",
-        help="write a picture of each song there: time against instruments, and the log-mel",
+        help="write a picture of each song there, <song>.instruments.png: time against "
+        "instruments, and the log-mel; one that is there is refused without --overwrite",
     )
     parser.add_argument(
         "--batch-size",

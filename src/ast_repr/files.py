@@ -49,6 +49,30 @@ def replacing(path):
         lock.close()
 
 
+def refuse_to_replace(paths, overwrite=False, inputs=()):
+    """Refuse to write a file that is there already and was not made to be replaced.
+
+    Devices and pipes may always be written to.
+
+    Args:
+        paths: files that are going to be written.
+        overwrite: whether existing ones may be replaced.
+        inputs: files that are read, and must not be replaced in any case.
+
+    Raises:
+        FileExistsError: the first that must not be replaced, with a remedy.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            continue
+        if any(os.path.exists(one) and path.samefile(one) for one in inputs):
+            raise FileExistsError(f"{path}: would replace a file that is read; name another")
+        if not overwrite:
+            raise FileExistsError(
+                f"{path}: exists already; name another, or pass --overwrite to replace it"
+            )
+
+
 def sweep(folder):
     """Remove the partial files that killed processes have left anywhere in `folder`."""
     for partial in Path(folder).rglob(f".*{PARTIAL}"):

@@ -13,12 +13,13 @@ import json
 import re
 from pathlib import Path
 
-from ast_repr import audio, command, extraction, features, manifest, store
+from ast_repr import audio, command, extraction, features, files, manifest, store
 
 LISTED = 10  # unreadable clips named in an error
 
 
 def main(args):
+    files.sweep(Path(args.data) / "features")
     clips, _ = manifest.read(args.data)
     confs = command.confs(args, lacking=features.lacking(args.data, clips)).values()
     for feature in {

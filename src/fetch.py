@@ -99,7 +99,8 @@ def fetch_backbone(name, file):
             raise ValueError(
                 f"{entry.path}: {found}; it is part of the repository: git checkout {os.path.relpath(entry.path)}"
             )
-        remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
+        with remote.only_user_of(entry.path.parent):
+            remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
     return Path(os.path.relpath(entry.path))
 
 
@@ -117,8 +118,10 @@ def place_corpus(corpus, args):
             )
         return args.data_root.resolve().name, args.data_root
     if not unpacked(args.data):
-        archive = remote.download(openmic.ARCHIVE, args.data / ARCHIVE)
-        remote.unpack(archive, args.data / "openmic-2018")
+        with remote.only_user_of(args.data):
+            if not unpacked(args.data):  # nor by the process that was waited for
+                archive = remote.download(openmic.ARCHIVE, args.data / ARCHIVE)
+                remote.unpack(archive, args.data / "openmic-2018")
     return "openmic", args.data / "openmic-2018"
 
 

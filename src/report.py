@@ -22,6 +22,7 @@ from ast_repr.report import compare, plots, results, studies, style, tables
 def main(args):
     if not (args.out or args.compare):
         raise command.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
+    files.sweep(args.exp)
     found, unscored = results.read(args.exp)
     for folder in unscored:
         print(f"{folder}: not scored yet, left out", file=sys.stderr)

@@ -27,6 +27,7 @@ from ast_repr import (
     estimate,
     experiment,
     features,
+    files,
     launch,
     manifest,
     trainer,
@@ -40,6 +41,8 @@ def main(args):
             "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected none of them; leave them out, or use python itself"
         )
     clips, classes = manifest.read(args.data)
+    for folder in (Path(args.data) / "embeddings", Path(args.exp)):
+        files.sweep(folder)
     confs, sources = possible(
         command.confs(args, lacking=features.lacking(args.data, clips)), classes, args
     )

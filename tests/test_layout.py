@@ -80,6 +80,8 @@ WITHOUT_TORCH = [
     "manifest",
     "config",
     "catalogue",
+    "processes",
+    "runs",
     "command",
     "store",
     "report",
@@ -215,6 +217,18 @@ def test_scripts_do_not_import_each_other():
                 else []
             )
             assert not names & set(found), path.name
+
+
+@pytest.mark.parametrize("path", scripts(), ids=ids)
+def test_a_script_guards_its_imports_first(path):
+    """So that Ctrl-C during them, which takes seconds, is one line."""
+    _, guard, *rest = ast.parse(path.read_text(encoding="utf-8")).body
+    assert ast.unparse(guard).splitlines() == [
+        "if __name__ == '__main__':",
+        "    from ast_repr import command",
+        "    command.guard_imports()",
+    ]
+    assert ast.unparse(rest[-1]).endswith("command.run(main, parse())")
 
 
 def test_the_import_finder_sees_every_form(tmp_path):

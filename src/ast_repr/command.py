@@ -171,8 +171,9 @@ def _call(main, parser, argv):
     except EXPECTED as error:
         if "--debug" in argv:
             traceback.print_exc()
-        if isinstance(error, BrokenPipeError) and not _flushed():
-            return 128 + signal.SIGPIPE  # `head` has seen enough
+        if isinstance(error, BrokenPipeError):  # `head` has seen enough
+            _give_up_output()
+            return 128 + signal.SIGPIPE
         usage = isinstance(error, (UsageError, ConfigError))
         return _complain(f"error: {one_line(error)}", 2 if usage else 1)
     return 0
@@ -234,19 +235,16 @@ def _out_of_memory(error):
 
 
 def _complain(message, code):
-    _flushed()  # so that the message comes last where both go to one file
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()  # so that the message comes last where both go to one file
+        except OSError:
+            _give_up_output()
     with contextlib.suppress(OSError):  # the terminal has gone
         print(message, file=sys.stderr)
     return code
 
 
-def _flushed():
-    """Flush the standard output; where that is impossible, give it up, and return False."""
-    if sys.stdout is None:
-        return True
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+def _give_up_output():
+    """Drop what is still to be written to the standard output, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -94,3 +94,19 @@ def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_p
     assert rendered(tmp_path)
     if how != "killed":
         assert code == 1 or not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_pretraining_ends_with_a_line_when_one_of_its_processes_is_killed(tmp_path):
+    line = [sys.executable, ROOT / "src" / "pretrain.py", "--out", tmp_path / "out.safetensors"]
+    process = subprocess.Popen(
+        [*line, "--data", tmp_path / "data", "--nj", "2"], stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while len(workers(process.pid)) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err.rstrip().endswith("try a smaller --nj")
+    assert "Traceback" not in err and not list(tmp_path.rglob("*.partial"))

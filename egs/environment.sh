@@ -1,10 +1,44 @@
 # The Python that recipes and tests run on: the active one where it has what pyproject.toml lists, else the
 # repository's .venv, which is made or completed here. Read by scripts that run in a bash of their own.
 #   in:  root, the repository; extra, the sets of optional dependencies that are needed as well, with commas between them, or nothing
-#   out: python, a command
+#   out: python, a command; run, which starts it so that it ends with this script
 # Whether packages are there is asked of the packages (their metadata), so an interrupted set-up is completed later.
 
-trap 'exit 130' INT # after Ctrl-C a Python that ends with some other code must not count as a failure
+child= # the process that `run` has started
+
+become() { # of a subshell: Python with these arguments, which hears of Ctrl-C though it is in the background
+    trap - INT
+    exec "$python" "$@"
+}
+
+run() { # Python with these arguments; its exit code
+    (become "$@") <&0 & # bash acts on signals while it waits, but not while a command is in the foreground
+    child=$!
+    finish
+}
+
+finish() { # wait for the child, if there is one; its exit code
+    local code=0
+    [[ $child ]] || return 0
+    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done # a signal ends a wait early
+    wait "$child" || code=$?
+    child=
+    return $code
+}
+
+ended() { # exit code: leaves the script; who has more to say declares another one
+    exit "$1"
+}
+
+end_child() { # exit code: ends the child as this script was ended, and leaves
+    [[ ! $child ]] || kill -TERM "$child" 2>/dev/null || true
+    finish || true
+    ended "$1"
+}
+
+trap 'finish || true; ended 130' INT # Ctrl-C reaches the child, too; whatever code it ends with, this is 130
+trap 'end_child 129' HUP
+trap 'end_child 143' TERM
 
 satisfied() { # does this Python have the dependencies, the extras' included?
     "$1" - "$root/pyproject.toml" "$extra" 2>/dev/null <<'PYTHON'

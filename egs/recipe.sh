@@ -230,50 +230,59 @@ wanted=("${stages[@]:begin:end-begin+1}")
 stage_fetch() {
     local selection
     log "fetch: corpus $corpus, backbone $backbone"
-    selection=$("$python" "$root/src/fetch.py" --corpus "$corpus" --data data "${size[@]}" \
-        ${data_root:+--data-root "$data_root"} ${manifest:+--manifest "$manifest"} --backbone "$backbone" \
-        ${backbone_file:+--backbone-file "$backbone_file"} "${debug[@]}") || return
-    IFS=$'\t' read -r corpus name corpus_root backbone weights <<<"$selection"
+    exec {selection}< <(
+        become "$root/src/fetch.py" --corpus "$corpus" --data data "${size[@]}" \
+            ${data_root:+--data-root "$data_root"} ${manifest:+--manifest "$manifest"} --backbone "$backbone" \
+            ${backbone_file:+--backbone-file "$backbone_file"} "${debug[@]}"
+    )
+    child=$!
+    finish || return
+    IFS=$'\t' read -r -u "$selection" corpus name corpus_root backbone weights
     experiments=exp/$name
     [[ $protocol == clean ]] || experiments+=-$protocol
     config_options=(--conf-dir "$conf_dir" --conf "$conf" --protocol "$protocol" --corpus "$corpus" "${settings[@]}")
     if [[ $corpus == openmic && ! $data_root ]]; then genuine=(--genuine); else genuine=(); fi
 }
 
+check_confs() { # before the stages that take long
+    run "$root/src/check.py" "${config_options[@]}" "${debug[@]}"
+}
+
 stage_prepare() {
     log "prepare: $name"
-    "$python" "$root/src/prepare.py" --corpus "$corpus" --root "$corpus_root" --data "data/$name" "${size[@]}" --nj "$nj" \
+    run "$root/src/prepare.py" --corpus "$corpus" --root "$corpus_root" --data "data/$name" "${size[@]}" --nj "$nj" \
         --allow-missing "$allow_missing" "${genuine[@]}" "${debug[@]}"
 }
 
 stage_extract() {
     log "extract: $name"
-    "$python" "$root/src/extract.py" --data "data/$name" "${config_options[@]}" --nj "$nj" \
+    run "$root/src/extract.py" --data "data/$name" "${config_options[@]}" --nj "$nj" \
         --allow-missing "$allow_missing" "${debug[@]}"
 }
 
 stage_train() {
     log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
-    "$python" "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
+    run "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
         --backbone "$backbone" --weights "$weights" --device "$device" --ngpu "$ngpu" ${jobs:+--jobs "$jobs"} \
         --features-in "$features_in" "${recompute[@]}" "${compile[@]}" "${dry_run[@]}" "${overwrite[@]}" "${debug[@]}"
 }
 
 stage_score() {
     log "score: $experiments"
-    "$python" "$root/src/score.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
+    run "$root/src/score.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" --seeds "$seeds" \
         --backbone "$backbone" --weights "$weights" --device "$device" "${debug[@]}"
 }
 
 stage_report() {
     log "report: $experiments"
-    "$python" "$root/src/report.py" --exp "$experiments" --out RESULTS.md --studies "$conf_dir/studies.yaml" "${debug[@]}"
+    run "$root/src/report.py" --exp "$experiments" --out "$experiments/RESULTS.md" --studies "$conf_dir/studies.yaml" "${debug[@]}"
 }
 
 failed() { # stage, exit code
     case $2 in
-        130) log "$1 interrupted; the same command goes on from there" ;;
-        137) log "$1 was killed (exit 137), most often for want of memory; try a smaller --nj" ;;
+        130) log "$1 interrupted; the same command resumes there" ;;
+        129 | 143) log "$1 terminated; the same command resumes there" ;;
+        137) log "$1 was killed (exit 137), most often because memory ran out; try a smaller --nj" ;;
         *) log "$1 failed (exit $2)" ;;
     esac >&2
     exit "$2"
@@ -282,8 +291,12 @@ failed() { # stage, exit code
 extra=
 source "$root/egs/environment.sh"
 stage=fetch
-trap 'failed "$stage" 130' INT
+ended() { failed "$stage" "$1"; }
 stage_fetch || failed fetch $?
+if [[ " ${wanted[*]} " =~ \ (prepare|extract|train)\  ]]; then
+    stage='check of the confs'
+    check_confs || failed "$stage" $?
+fi
 for stage in "${wanted[@]}"; do
     [[ $stage == fetch ]] || "stage_$stage" || failed "$stage" $?
 done

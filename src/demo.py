@@ -9,7 +9,13 @@ page in the browser can use it, no sound leaves it, nothing is fetched. Ctrl-C e
 optional packages called `demo` in pyproject.toml.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import os
+import sys
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -21,7 +27,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ast_repr import command, escaping, inference, manifest, run_folder
+from ast_repr import command, escaping, inference, manifest, runs
 from ast_repr import device as devices
 from ast_repr.report import page, passage, predictions, results, song, style
 from ast_repr.run_folder import RunFolder
@@ -41,10 +47,8 @@ INTRODUCTION = (
 
 def main(args):
     egs = ROOT / "egs"
-    found = {
-        str(folder): read(folder)
-        for folder in run_folder.finished([args.exp] if args.exp else egs.glob("*/exp"))
-    }
+    folders = [args.exp] if args.exp else [*egs.glob("*/exp")]
+    found = {str(folder): read(folder) for folder in runs.finished(folders)}
     if not found:
         where = args.exp or f"{egs}/*/exp"
         raise ValueError(
@@ -56,6 +60,12 @@ def main(args):
     def load(folder):
         return inference.load(folder, device, allow=args.allow_class)
 
+    chosen = runs.choose(folders, lambda folder: load(str(folder)), say)
+    if chosen is not None:
+        run, _ = chosen
+        say(f"model: {run.folder}, {run.why}")
+        best = str(run.folder)
+        found = {best: found.pop(best)} | found  # the first is the page's default
     listener = Listener(found, load)
     with tempfile.TemporaryDirectory() as copies:  # of songs; they go when the server ends
         os.environ["GRADIO_TEMP_DIR"] = copies
@@ -68,6 +78,10 @@ def main(args):
             threading.Event().wait()
         finally:
             served.close(verbose=False)
+
+
+def say(line):
+    print(escaping.terminal(line), file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -229,7 +243,7 @@ def build(listener, songs):
                     choices,
                     value=next(iter(listener.runs)),
                     label="Model",
-                    info="Finished runs; the newest is chosen.",
+                    info="Finished runs; the best on validation comes first.",
                 )
             with gradio.Column(scale=5, min_width=320):
                 found = gradio.HTML(listener.answer(None, None, None), elem_id="found")

@@ -6,8 +6,13 @@
 
 Writes model.safetensors, labels.txt, README.md and, if asked for, model.onnx: one graph from the log-mel to probabilities,
 which is compared to the model under onnxruntime before it is kept (optional packages `onnx` in pyproject.toml).
-src/predict.py --model takes the folder and each of the two files.
+src/predict.py --model takes the folder and each of the two files. What is there already is replaced only by --overwrite.
 """
+
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
 
 from pathlib import Path
 
@@ -30,7 +35,7 @@ def main(args):
         portable(about, feature, inside),
         model.state_dict() if inside else model.learned_state(),
     )
-    claim(args.out, shared["backbone"]["file"])
+    claim(args.out, shared["backbone"]["file"], args.overwrite)
     graphed = args.out / GRAPH
     graphed.unlink(missing_ok=True)  # of an earlier export, perhaps of another model
     if args.onnx:
@@ -53,28 +58,28 @@ def main(args):
     )
 
 
-def claim(out, backbone):
-    """Refuse a folder that holds anything but an earlier export and, beside it, the file `backbone`.
+def claim(out, backbone, overwrite):
+    """Refuse a folder that an export must not be written to.
+
+    Beside hidden files it may hold the file `backbone` and, to be replaced, an earlier export.
 
     Raises:
-        ValueError: it does, or is no folder.
+        ValueError: it is a file, or holds something else.
+        FileExistsError: it holds an earlier export, which is not to be replaced.
     """
-    if out.exists() and not out.is_dir():
+    if not out.exists():
+        return
+    if not out.is_dir():
         raise ValueError(f"{out}: a file, expected a new folder or an earlier export; name another")
-    known = {MODEL, GRAPH, inference.LABELS, CARD, backbone}
-    strangers = (
-        sorted(
-            path.name
-            for path in out.iterdir()
-            if path.name not in known and not path.name.startswith(".")
-        )
-        if out.is_dir()
-        else []
-    )
+    ours = [MODEL, GRAPH, inference.LABELS, CARD]
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    strangers = sorted(names - {*ours, backbone})
     if strangers:
         raise ValueError(
-            f"{out}: holds {', '.join(strangers[:3])}, expected a new folder or an earlier export; name another"
+            f"{out}: holds {', '.join(strangers[:3])}, "
+            "expected a new folder or an earlier export; name another"
         )
+    files.refuse_to_replace([out / name for name in ours], overwrite)
 
 
 def portable(about, feature, inside):
@@ -127,7 +132,12 @@ def parse():
         "out",
         type=Path,
         metavar="OUT",
-        help="a new folder, or one of an earlier export, which is replaced",
+        help="a new folder; one of an earlier export is refused without --overwrite",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an earlier export, a README.md that was edited included",
     )
     parser.add_argument(
         "--merge",

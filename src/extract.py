@@ -5,17 +5,23 @@ its clips has changed since. Machines share the work on one store by `--shard`: 
 makes each fourth shard, from the second on.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import argparse
 import json
 import re
 from pathlib import Path
 
-from ast_repr import audio, command, extraction, features, manifest, rooms, store
+from ast_repr import audio, command, extraction, features, files, manifest, rooms, store
 
 LISTED = 10  # unreadable clips named in an error
 
 
 def main(args):
+    files.sweep(Path(args.data) / "features")
     clips, _ = manifest.read(args.data)
     confs = command.confs(args, lacking=features.lacking(clips)).values()
     for feature in {

@@ -6,6 +6,11 @@ was asked for by name. A corpus' name is its folder's or CSV's: a second one of 
 refused as long as the first is there.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import json
 import os
 import sys
@@ -102,7 +107,8 @@ def fetch_backbone(name, file):
     entry = catalogue.find(name)
     place = Path(os.path.relpath(entry.path))
     if entry.url is not None:
-        remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
+        with remote.only_user_of(entry.path.parent):
+            remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
     elif not entry.path.is_file():
         raise ValueError(f"{place}: missing; it is part of the repository: git checkout {place}")
     else:
@@ -152,8 +158,10 @@ def place_corpus(corpus, args):
             )
         return args.data_root.resolve().name, args.data_root
     if not unpacked(args.data):
-        archive = remote.download(openmic.ARCHIVE, args.data / ARCHIVE)
-        remote.unpack(archive, args.data / "openmic-2018")
+        with remote.only_user_of(args.data):
+            if not unpacked(args.data):  # nor by the process that was waited for
+                archive = remote.download(openmic.ARCHIVE, args.data / ARCHIVE)
+                remote.unpack(archive, args.data / "openmic-2018")
     return "openmic", args.data / "openmic-2018"
 
 

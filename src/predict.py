@@ -1,6 +1,6 @@
 """Instruments of one's own music: files, folders and patterns in, each file's instruments with their probabilities out.
 
-    python src/predict.py ~/music                               # with the newest run that is finished
+    python src/predict.py ~/music                               # with the best run that is finished
     python src/predict.py --model egs/openmic/exp/synthetic/ast_unet/seed0 --timeline --plot pictures song.mp3 "more/*.flac"
     python src/predict.py --format csv --output found.csv --threshold 0.3 ~/music
     python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote: the folder, or a file of it
@@ -8,6 +8,11 @@
 wav, flac, ogg and mp3 of any rate, number of channels and length. Files are heard in windows of ten seconds. One that
 cannot be read is left out, and listed at the end; the exit code is then 1.
 """
+
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
 
 import contextlib
 import glob
@@ -20,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ast_repr import audio, command, escaping, files, inference, run_folder
+from ast_repr import audio, command, escaping, files, inference, runs
 from ast_repr import device as devices
 from ast_repr.report import predictions, song
 
@@ -40,18 +45,27 @@ AGGREGATES = {"mean": np.mean, "max": np.max}
 
 def main(args):
     paths = find(args.paths)
-    source = newest_run(ROOT / "egs") if args.model is None else args.model
+    pictures = name_pictures(paths, args.plot) if args.plot else {}
+    written = [*pictures.values(), *([args.output] if args.output else [])]
+    files.refuse_to_replace(written, args.overwrite, inputs=paths)
     device = devices.choose(args.device)
-    model = inference.load(source, device, args.backbone_file, args.allow_class)
+
+    def load(source):
+        return inference.load(source, device, args.backbone_file, args.allow_class)
+
+    if args.model is None:
+        model = best_model(ROOT / "egs", load)
+    else:
+        model = load(args.model)
+        say(f"model: {args.model}")
     threshold = model.threshold if args.threshold is None else args.threshold
     view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
-    print(escaping.terminal(f"model: {source}"), file=sys.stderr)
     with (
         output(args.output) as out,
         tqdm(disable=None, bar_format="{desc}{n:.1f} min of sound [{elapsed}]") as bar,
     ):
         for text in predictions.FORMATS[args.format](
-            hear(model, paths, view, failed, bar, args), view
+            hear(model, paths, view, failed, pictures, bar, args), view
         ):
             with tqdm.external_write_mode(out):
                 out.write(text)
@@ -64,9 +78,14 @@ def main(args):
         )
 
 
-def hear(model, paths, view, failed, bar, args):
-    """A `predictions.Song` for each path, in order; what is wrong with the others goes to `failed`, pictures to where they are wanted."""
-    pictures, hop = set(), round(args.hop * audio.SAMPLE_RATE)
+def hear(model, paths, view, failed, pictures, bar, args):
+    """Yield a `predictions.Song` for each path, in order.
+
+    Args:
+        failed: list to which is added what is wrong with files.
+        pictures: {path: where its picture goes}; empty for none.
+    """
+    hop = round(args.hop * audio.SAMPLE_RATE)
     for done, (path, parts) in enumerate(
         itertools.groupby(model.listen(paths, hop, args.batch_size), lambda heard: heard.path)
     ):
@@ -93,7 +112,7 @@ def hear(model, paths, view, failed, bar, args):
             AGGREGATES[args.aggregate](timeline, axis=0),
         )
         if args.plot:
-            song.save(song.draw(found, view, log_mel), args.plot / picture_name(path, pictures))
+            song.save(song.draw(found, view, log_mel), pictures[path])
         yield found
 
 
@@ -120,53 +139,54 @@ def find(given):
     return list(once.values())
 
 
-def newest_run(egs):
-    """The folder of the run that was scored last, of those that hear sound.
+def best_model(egs, load):
+    """The model of the finished run that is best on validation; a line says which, and why.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none that can be loaded.
     """
-    if found := run_folder.finished(egs.glob("*/exp")):
-        return found[0]
-    raise ValueError(
-        f"no finished run under {egs}/*/exp; make one by: bash {egs}/openmic/run.sh, or name one by --model"
-    )
+    found = runs.choose(egs.glob("*/exp"), load, say)
+    if found is None:
+        raise ValueError(
+            f"no finished run under {egs}/*/exp that can be loaded; "
+            f"make one by: bash {egs}/openmic/run.sh, or name one by --model"
+        )
+    run, model = found
+    say(f"model: {run.folder}, {run.why}")
+    return model
+
+
+def say(line):
+    print(escaping.terminal(line), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def output(path):
-    """A file object to write to: `path`, which is replaced once all is written unless it is a device or pipe; or else the standard output."""
+    """Yield a file to write text to: the standard output, a device or pipe, or a file that appears once it is whole."""
     if path is None:
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a file's name may hold what the terminal cannot show
-        try:
-            yield sys.stdout
-        except (
-            BrokenPipeError
-        ):  # who reads has seen enough, as `head` does; nothing may be flushed to there any more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    else:
-        whole = (
-            files.replacing(path)
-            if path.is_file() or not path.exists()
-            else contextlib.nullcontext(path)
-        )
-        with (
-            whole as place,
-            open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
-        ):
-            yield out
+        # A file's name may hold what the terminal cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
+        yield sys.stdout
+        return
+    whole = path.is_file() or not path.exists()
+    with (
+        files.replacing(path) if whole else contextlib.nullcontext(path) as place,
+        open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
+    ):
+        yield out
 
 
-def picture_name(path, taken):
-    """The name of a song's picture; one that is taken already gets a number."""
-    stem = name = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
-    numbers = itertools.count(1)
-    while name in taken:
-        name = f"{stem}-{next(numbers)}"
-    taken.add(name)
-    return f"{name}.png"
+def name_pictures(paths, folder):
+    """{path: where its picture goes}; songs of one name get numbers."""
+    pictures, taken = {}, set()
+    for path in paths:
+        stem = name = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
+        numbers = itertools.count(1)
+        while name in taken:
+            name = f"{stem}-{next(numbers)}"
+        taken.add(name)
+        pictures[path] = folder / f"{name}.instruments.png"
+    return pictures
 
 
 def parse():
@@ -179,7 +199,8 @@ def parse():
     )
     parser.add_argument(
         "--model",
-        help="a run folder, a checkpoint, or what src/export.py wrote; default: the newest finished run",
+        help="a run folder, a checkpoint, or what src/export.py wrote; "
+        "default: the finished run of the main job that is best on validation",
     )
     parser.add_argument(
         "--backbone-file",
@@ -190,7 +211,15 @@ def parse():
     command.add_allow_option(parser)
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write there, not on the screen"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write there, not on the screen; a file that is there is refused without --overwrite",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="let --output and --plot replace files that are there",
     )
     parser.add_argument(
         "--threshold",
@@ -219,7 +248,8 @@ def parse():
         "--plot",
         type=Path,
         metavar="DIR",
-        help="write a picture of each song there: time against instruments, and the log-mel",
+        help="write a picture of each song there, <song>.instruments.png: time against "
+        "instruments, and the log-mel; one that is there is refused without --overwrite",
     )
     parser.add_argument(
         "--batch-size",

@@ -5,10 +5,15 @@ included. With --check, a CSV of own data is looked through instead: all that is
 listed, and what is in it is counted.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import shlex
 from pathlib import Path
 
-from ast_repr import command, manifest
+from ast_repr import command, files, manifest
 from ast_repr.corpora import custom, openmic, synthetic
 
 VALID_FRACTION, VALID_SEED = 0.15, 20181
@@ -27,6 +32,7 @@ def main(args):
         )
     root, data = Path(args.root), Path(args.data)
     data.mkdir(parents=True, exist_ok=True)
+    files.sweep(data)
     own = args.corpus == "custom"
     clips, classes, bad = read_custom(root, data) if own else read_openmic(root, data, args)
     clips = with_validation(drop_unreadable(clips, bad, args.allow_missing))
@@ -209,14 +215,17 @@ def parse():
     )
     parser.add_argument("--data", help="folder for the manifest")
     parser.add_argument(
-        "--clips", type=int, default=synthetic.CLIPS, help="size of the synthetic corpus"
+        "--clips",
+        type=int,
+        default=synthetic.CLIPS,
+        help=f"size of the synthetic corpus, {synthetic.FEWEST_CLIPS} to {synthetic.MOST_CLIPS}",
     )
     parser.add_argument(
         "--genuine",
         action="store_true",
         help="the root is the published archive: insist on its counts",
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=command.between(int, 1), default=1, help="processes")
     parser.add_argument(
         "--allow-missing",
         type=int,

@@ -1,12 +1,15 @@
 """Make the shipped backbone from nothing but code: a small AST that tells 175 General MIDI sounds apart.
 
 Renders crops of single sounds (`corpora/sounds.py`), trains with cross-entropy on 2.56 s, then extends the position
-embedding to 10.24 s along time, as AST itself does with ImageNet's. Interrupted, it goes on from the last epoch.
+embedding to 10.24 s along time, as AST itself does with ImageNet's. Interrupted, it resumes from the last epoch.
 """
 
-import argparse
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import json
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from ast_repr import augment, backbones, checkpoint, features, files
+from ast_repr import augment, backbones, checkpoint, command, features, files, processes
 from ast_repr.corpora import sounds
 
 FRAMES = 256  # 2.56 s: 16 x 8 patches
@@ -29,10 +32,10 @@ DIMS = {
     "n_source": len(sounds.CLASSES),
 }
 HELD_OUT = 3_500  # crops, 20 of each class, from a stream of their own
+CHUNK = 16  # crops that a process renders at a time
 
 
-def main():
-    args = parse()
+def main(args):
     torch.set_num_threads(args.nj)
     train_x, train_y = crops(args.data / "train.npy", seed=1, count=args.crops, nj=args.nj)
     valid_x, valid_y = crops(args.data / "valid.npy", seed=2, count=HELD_OUT, nj=args.nj)
@@ -48,30 +51,37 @@ def main():
     full.load_state_dict(state)
     backbones.weights.save(full, args.out, sounds.CLASSES)
     print(
-        f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {history[-1]['accuracy']:.1%} of held-out crops named right"
+        f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, "
+        f"{history[-1]['accuracy']:.1%} of held-out crops named right"
     )
 
 
 def crops(path, seed, count, nj):
-    """Log-mels of `count` crops (count, 320, 128) float16, rendered once, and their classes."""
+    """Log-mels of `count` crops (count, 320, 128) float16, rendered once, and their classes.
+
+    Raises:
+        ValueError: the file that is there holds another number of crops.
+        RuntimeError: a process was killed.
+    """
     if not path.is_file():
+        shape = (count, STORED_FRAMES, DIMS["mels"])
+        jobs = [(seed, index) for index in range(count)]
         with (
             files.replacing(path) as partial,
-            get_context("spawn").Pool(nj, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            processes.pool(nj, torch.set_num_threads, (1,)) as pool,
         ):
-            out = np.lib.format.open_memmap(
-                partial, "w+", np.float16, (count, STORED_FRAMES, DIMS["mels"])
-            )
-            jobs = pool.imap(_crop, ((seed, index) for index in range(count)), chunksize=64)
-            for row, logmel in enumerate(tqdm(jobs, f"render {path.stem}", count, unit="crop")):
+            out = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+            rendered = pool.map(_crop, jobs, chunksize=CHUNK)
+            for row, logmel in enumerate(tqdm(rendered, f"render {path.stem}", count, unit="crop")):
                 out[row] = logmel
             out.flush()
-    found = np.load(path, mmap_mode="r")
-    if len(found) != count:
-        raise SystemExit(
-            f"{path}: holds {len(found)} crops, expected {count}; delete it or pass --crops {len(found)}"
+    stored = np.load(path, mmap_mode="r")
+    if len(stored) != count:
+        raise ValueError(
+            f"{path}: holds {len(stored)} crops, expected {count}; "
+            f"delete it or pass --crops {len(stored)}"
         )
-    return found, torch.arange(count) % DIMS["n_source"]
+    return stored, torch.arange(count) % DIMS["n_source"]
 
 
 def _crop(job):
@@ -163,22 +173,23 @@ def accuracy(model, valid, device, batch=250):
 
 
 def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder for rendered crops and the last epoch"
     )
-    parser.add_argument("--crops", type=int, default=48_000)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--crops", type=command.between(int, len(sounds.CLASSES)), default=48_000)
+    parser.add_argument("--epochs", type=command.between(int, 1), default=8)
+    parser.add_argument("--batch", type=command.between(int, 1), default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument(
-        "--nj", type=int, default=4, help="processes for rendering, threads for training"
+        "--nj",
+        type=command.between(int, 1),
+        default=4,
+        help="processes for rendering, threads for training",
     )
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main, parse())

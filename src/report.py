@@ -1,8 +1,14 @@
 """Report: the tables of a corpus' scored runs on the terminal, RESULTS.md, figures, and a CSV per instrument.
 
-RESULTS.md has a section for each corpus beside the one given; figures and CSV are written for the one given.
+The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made when asked for, with
+--beside, which gives each corpus beside the one given a section: report.py --exp exp/synthetic --beside --out RESULTS.md
 Corpora, protocols and backbones never share a table. With --compare, two rows are compared, paired by clip and seed.
 """
+
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
 
 import sys
 from pathlib import Path
@@ -14,6 +20,7 @@ from ast_repr.report import compare, plots, results, studies, style, tables
 def main(args):
     if not (args.out or args.compare):
         raise command.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
+    files.sweep(args.exp)
     found, unscored = results.read(args.exp)
     for folder in unscored:
         print(escaping.terminal(f"{folder}: not scored yet, left out"), file=sys.stderr)
@@ -23,6 +30,7 @@ def main(args):
         if name not in known:
             raise command.UsageError(rooms.unknown("row", name, known))
     if args.out:
+        claim(args.out)
         report(args, found, read_studies(args.studies), names)
     if args.compare:
         compare_rows(args, found)
@@ -35,7 +43,7 @@ def report(args, found, asked, names):
         for stem, figure in plots.draw(table, asked, names).items():
             style.save(figure, figures, stem)
     files.write_text(args.exp / "per_instrument.csv", tables.per_instrument(found))
-    files.write_text(args.out, tables.document(sections(args.exp, found), asked))
+    files.write_text(args.out, tables.document(sections(args.exp, found, args.beside), asked))
     for table in found:
         if table.main.rows:
             print(f"\n{tables.text(table.main)}")
@@ -73,11 +81,29 @@ def read_studies(path):
         raise studies.StudyError(str(error)) from error
 
 
-def sections(exp, found):
-    """{name of a corpus' folder: its tables}: `found` of `exp` first, then each corpus beside it that has scored runs."""
+def sections(exp, found, beside):
+    """{name of a corpus' folder: its tables}.
+
+    Args:
+        exp: folder of a corpus' runs; `found`: its tables.
+        beside: whether each corpus beside it that has scored runs follows.
+    """
     exp = exp.resolve()
-    others = sorted({path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")} - {exp})
-    return {exp.name: found} | {folder.name: results.read(folder)[0] for folder in others}
+    out = {exp.name: found}
+    if beside:
+        folders = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")}
+        for folder in sorted(folders - {exp}):
+            out[folder.name] = results.read(folder)[0]
+    return out
+
+
+def claim(out):
+    """Refuse to write the page over a file that this script has not made."""
+    head = tables.document({}).rstrip("\n").encode()
+    if out.is_file() and not out.read_bytes().startswith(head):
+        raise command.UsageError(
+            f"{out}: not a page of results that was made here; name another file (--out)"
+        )
 
 
 def parse():
@@ -85,7 +111,12 @@ def parse():
     parser.add_argument(
         "--exp", type=Path, required=True, help="folder of a corpus' runs, exp/<corpus>"
     )
-    parser.add_argument("--out", type=Path, help="RESULTS.md to write")
+    parser.add_argument("--out", type=Path, help="page to write, such as RESULTS.md")
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="give each corpus beside this one a section of the page",
+    )
     parser.add_argument(
         "--studies",
         type=Path,

@@ -7,6 +7,11 @@ A run that was trained on another manifest, or with other settings, is refused. 
 on test (the paper's protocol), each epoch is looked at, and the best becomes best.test.<metric>.pt.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 import subprocess
 from pathlib import Path
 

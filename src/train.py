@@ -7,8 +7,14 @@ processes on the CPU; started by torchrun, all of its processes share each run. 
 what the runs would take.
 """
 
+if __name__ == "__main__":
+    from ast_repr import command
+
+    command.guard_imports()
+
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 from torch import distributed
 from tqdm import tqdm
@@ -21,6 +27,7 @@ from ast_repr import (
     estimate,
     experiment,
     features,
+    files,
     launch,
     manifest,
     run_config,
@@ -37,6 +44,8 @@ def main(args):
             "none of them; leave them out, or use python itself"
         )
     clips, classes = manifest.read(args.data)
+    for folder in (Path(args.data) / "embeddings", Path(args.exp)):
+        files.sweep(folder)
     confs = command.confs(args, lacking=features.lacking(clips))
     confs, sources = possible(confs, classes, args)
     runs = run_config.of_runs(

@@ -22,4 +22,4 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 root=$PWD
 extra=test,demo,onnx
 source egs/environment.sh
-"$python" -m pytest "$@"
+run -m pytest "$@"

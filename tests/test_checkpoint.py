@@ -110,10 +110,12 @@ def test_without_memory_the_old_file_stays_and_the_error_names_it(tmp_path, monk
 KILLS = 12
 SAVER = """
 import os, random, signal, sys, time
+from pathlib import Path
 import torch
-from ast_repr import checkpoint
+from ast_repr import checkpoint, files
 
 path, kills = sys.argv[1], int(sys.argv[2])
+left = 0
 random.seed(0)
 torch.set_num_threads(1)
 checkpoint.save(path, {"x": torch.zeros(500_000)})
@@ -126,8 +128,12 @@ for kill in range(kills):
     time.sleep(random.uniform(0.03, 0.2))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer ended by itself"
+    left += len(list(Path(path).parent.glob(".*.partial")))
     x = checkpoint.load(path)["x"]
     assert len(x) == 500_000 and (x == x[0]).all()
+assert left, "no kill fell into a save: the test has shown nothing"
+files.sweep(Path(path).parent)
+assert not list(Path(path).parent.glob(".*"))
 print(kills, "kills")
 """
 
@@ -141,4 +147,3 @@ def test_a_kill_during_saving_leaves_a_whole_checkpoint(tmp_path):
         env={"PYTHONPATH": str(Path(checkpoint.__file__).parents[1]), "PATH": ""},
     )
     assert run.stdout.strip() == f"{KILLS} kills", run.stderr
-    assert list(tmp_path.glob(".*.partial")), "no kill fell into a save: the test has shown nothing"

@@ -30,9 +30,7 @@ OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2
 def tree(tmp_path_factory):
     """A tree with this one's code and recipes, and folders of its own for what the stages make."""
     root = tmp_path_factory.mktemp("tree")
-    shutil.copytree(
-        ROOT / "egs", root / "egs", ignore=shutil.ignore_patterns("data", "exp", "RESULTS.md")
-    )
+    shutil.copytree(ROOT / "egs", root / "egs", ignore=shutil.ignore_patterns("data", "exp"))
     for name in ("src", "pretrained_models", "pyproject.toml"):
         (root / name).symlink_to(ROOT / name)
     return root
@@ -105,11 +103,24 @@ def test_the_table_and_the_files_are_there(finished):
             "predictions.npz",
             "results.json",
         }
-    results = (recipe_folder / "RESULTS.md").read_text()
+    results = (exp / "RESULTS.md").read_text()
     assert (
         "AST-BS" in results and "How few labels are enough?" in results
     )  # the variant belongs to that study
     assert {path.suffix for path in (exp / "figures").iterdir()} == {".png", ".pdf"}
+
+
+@pytest.mark.slow
+def test_nothing_but_data_and_experiments_is_written_and_nothing_temporary_stays(finished):
+    """Though the first run was killed."""
+    recipe_folder, _ = finished
+    egs = recipe_folder.parent
+    for path in egs.rglob("*"):
+        own = path.relative_to(egs)
+        if path.is_file() and not {"data", "exp"} & set(own.parts):
+            assert path.read_bytes() == (ROOT / "egs" / own).read_bytes()
+    hidden = {path.name for path in egs.rglob(".*")}
+    assert hidden <= {".lock"}  # of runs; deleting one would let two processes in
 
 
 @pytest.mark.slow

@@ -196,9 +196,12 @@ def test_what_is_written_and_how_large_it_is(graphed, exported, scored, tmp_path
         str(tmp_path).encode() not in content
         and str(Path(export.__file__).parents[1]).encode() not in content
     )
-    assert (
-        tell(capsys, scored, exported, "--merge")[0] == 0
-    )  # again, over the old one, with the backbone beside it
+    (exported / "README.md").write_text("edited")
+    code, _, err = tell(capsys, scored, exported, "--merge")
+    assert code == 1 and "exists already" in err and "--overwrite" in err
+    assert (exported / "README.md").read_text() == "edited"
+    # Again, over the old one, with the backbone beside it.
+    assert tell(capsys, scored, exported, "--merge", "--overwrite")[0] == 0
     (exported / "ast_tiny_synth.safetensors").unlink()
     assert (
         not (exported / "model.onnx").exists()

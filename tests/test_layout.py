@@ -27,6 +27,7 @@ LEVELS = {
     "estimate": 7,
     "experiment": 6,
     "probe": 5,
+    "sections": 4,
     "trainer": 4,
     "inference": 4,
     "report": 4,
@@ -46,6 +47,7 @@ LEVELS = {
     "optimizer": 1,
     "launch": 1,
     "run_config": 1,
+    "runs": 1,
     "config": 0,
     "audio": 0,
     "manifest": 0,
@@ -54,6 +56,7 @@ LEVELS = {
     "checkpoint": 0,
     "schedule": 0,
     "device": 0,
+    "processes": 0,
     "command": 0,
     "parallel": 0,
     "catalogue": 0,
@@ -87,6 +90,8 @@ WITHOUT_TORCH = [
     "manifest",
     "config",
     "catalogue",
+    "processes",
+    "runs",
     "command",
     "run_config",
     "run_folder",
@@ -224,6 +229,18 @@ def test_scripts_do_not_import_each_other():
                 else []
             )
             assert not names & set(found), path.name
+
+
+@pytest.mark.parametrize("path", scripts(), ids=ids)
+def test_a_script_guards_its_imports_first(path):
+    """So that Ctrl-C during them, which takes seconds, is one line."""
+    _, guard, *rest = ast.parse(path.read_text(encoding="utf-8")).body
+    assert ast.unparse(guard).splitlines() == [
+        "if __name__ == '__main__':",
+        "    from ast_repr import command",
+        "    command.guard_imports()",
+    ]
+    assert ast.unparse(rest[-1]).endswith("command.run(main, parse())")
 
 
 def test_the_import_finder_sees_every_form(tmp_path):

@@ -416,6 +416,20 @@ def test_ctrl_c_while_processes_start_is_the_parents_alone(corpus):
 
 
 @pytest.mark.slow
+def test_a_training_that_is_terminated_leaves_no_process(corpus):
+    folder, options = corpus
+    process = start([*options, "--exp", folder / "terminated", "--ngpu", "2"])
+    end = time.monotonic() + 120
+    while not (folder / "terminated" / "ast_unet" / "seed0" / "last.pt").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.terminate()
+    # It comes when no process has standard error open any more.
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and said.endswith("terminated\n") and "Traceback" not in said
+
+
+@pytest.mark.slow
 def test_an_error_is_one_line_with_its_exit_code(corpus):
     folder, options = corpus
     for more, code, message in (

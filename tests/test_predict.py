@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -366,7 +365,8 @@ def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(inference.Predictor, "listen", interrupted)
-    code, _, err = tell(tmp_path / "a.wav", "--output", tmp_path / "made" / "found.csv")
+    again = ["--output", tmp_path / "made" / "found.csv", "--overwrite"]
+    code, _, err = tell(tmp_path / "a.wav", *again)
     assert code == 130 and "interrupted" in err
     assert (tmp_path / "made" / "found.csv").read_text() == text and len(
         list((tmp_path / "made").iterdir())
@@ -384,6 +384,34 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tell, tmp_path):
     assert tell(tmp_path / "a.wav", "--output", tmp_path)[2].endswith(
         f"error: {tmp_path}: Is a directory\n"
     )
+
+
+def test_files_that_are_there_are_replaced_only_when_asked(tell, tmp_path):
+    song, table = tmp_path / "song.wav", tmp_path / "found.csv"
+    picture = tmp_path / "song.instruments.png"
+    soundfile.write(song, noise(0.1), RATE)
+    for path in (table, picture, tmp_path / "song.png"):
+        path.write_text("mine")
+    for option, value, named in (("--output", table, table), ("--plot", tmp_path, picture)):
+        code, out, err = tell(song, option, value)
+        assert code == 1 and out == "" and err.count("\n") == 1
+        assert str(named) in err and "--overwrite" in err and named.read_text() == "mine"
+    assert tell(song, "--output", table, "--plot", tmp_path, "--overwrite")[0] == 0
+    assert table.read_text() != "mine" and picture.read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "song.png").read_text() == "mine"  # cover art, not a picture of ours
+
+
+@pytest.mark.parametrize("other_name", [False, True])
+def test_a_song_is_never_replaced(other_name, tell, tmp_path):
+    song = tmp_path / "song.wav"
+    soundfile.write(song, noise(0.1), RATE)
+    before = song.read_bytes()
+    output = song
+    if other_name:
+        output = tmp_path / "found.csv"
+        output.hardlink_to(song)
+    code, _, err = tell(tmp_path / "song.wav", "--output", output, "--overwrite")
+    assert code == 1 and str(output) in err and song.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -404,7 +432,16 @@ def test_usage_errors_are_named(arguments, expected, tell):
     assert code == 2 and out == "" and expected in err and err.count("\n") == 1
 
 
-def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkeypatch):
+def finish(folder, state, value=0.5, **results):
+    """Let `folder` be that of a finished run with this value on validation."""
+    checkpoint.save(folder / "best.valid.macro_f1.pt", state)
+    selection = {"split": "valid", "metric": "macro_f1", "mode": "max", "epoch": 1, "value": value}
+    known = {"corpus": "synthetic", "protocol": "clean", "feature": "logmel"}
+    made = known | {"selection": selection} | results
+    RunFolder(folder).write_results(made)
+
+
+def test_the_best_finished_run_on_validation_is_taken(run, tell, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "ROOT", tmp_path)
     code, _, err = tell(tmp_path, model=None)
     assert (
@@ -413,33 +450,41 @@ def test_the_newest_finished_run_that_hears_is_taken(run, tell, tmp_path, monkey
         and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err
     )
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
-    for age, (name, feature) in enumerate(
-        [("cnn_only", "vggish"), ("ast_unet", "logmel"), ("ast_linear", "logmel")]
-    ):
-        folder = tmp_path / "egs" / "openmic" / "exp" / "corpus" / name / "seed0"
-        checkpoint.save(folder / "best.valid.macro_f1.pt", state)
-        RunFolder(folder).write_results({"feature": feature})
-        os.utime(folder / "results.json", (1e9 - age, 1e9 - age))
-    (tmp_path / "egs" / "openmic" / "exp" / "corpus" / "not_scored" / "seed0").mkdir(parents=True)
+    exp = tmp_path / "egs" / "openmic" / "exp"
+    finish(exp / "synthetic" / "ast_unet" / "seed0", state, 0.61)
+    finish(exp / "synthetic" / "ast_linear" / "seed0", state, 0.60, metrics={"macro_f1": 0.9})
+    finish(exp / "synthetic" / "forest" / "seed0", state, 0.9, feature="vggish")
+    finish(exp / "songs" / "ast_unet" / "seed0", state, 0.9, corpus="songs")
+    finish(exp / "synthetic-paper" / "ast_unet" / "seed0", state, 0.9, protocol="paper")
+    on_test = {"split": "test", "metric": "macro_f1", "mode": "max", "value": 0.9}
+    finish(exp / "synthetic" / "ast_cnn" / "seed0", state, selection=on_test)
+    (exp / "synthetic" / "not_scored" / "seed0").mkdir(parents=True)
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
     code, _, err = tell(tmp_path / "a.wav", model=None)
-    assert code == 0 and err.endswith("corpus/ast_unet/seed0\n")
+    assert code == 0 and "synthetic/ast_unet/seed0, " in err and "0.610 on validation" in err
+    finish(exp / "openmic" / "ast_linear" / "seed0", state, 0.3, corpus="openmic")
+    assert "exp/openmic/ast_linear/seed0, " in tell(tmp_path / "a.wav", model=None)[2]
     with pytest.raises(
         SystemExit
-    ):  # as of a variable that is not set; the newest run would be another model than was meant
+    ):  # as of a variable that is not set; the default would be another model than was meant
         command.run(predict.main, predict.parse(), [str(tmp_path / "a.wav"), "--model", ""])
 
 
-def test_the_reader_may_leave(monkeypatch):
-    """As `| head` does."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as pipe:
-        monkeypatch.setattr(sys, "stdout", pipe)
-        with predict.output(None) as out:
-            out.write("x")
-            out.flush()
-        print("more", flush=True)
+def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "ROOT", tmp_path)
+    state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
+    exp = tmp_path / "egs" / "openmic" / "exp" / "synthetic"
+    finish(exp / "ast_unet" / "seed0", state, 0.5)
+    build = state["about"]["build"] | {"reprogrammer": {"name": "gone.Gain"}}
+    lost = state | {"about": state["about"] | {"build": build}}
+    finish(exp / "mine" / "seed0", lost, 0.9)
+    finish(exp / "cut" / "seed0", state, 0.8)
+    (exp / "cut" / "seed0" / "best.valid.macro_f1.pt").write_bytes(b"PK")
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    code, _, err = tell(tmp_path / "a.wav", model=None)
+    passed, cut, taken = err.splitlines()
+    assert code == 0 and "mine/seed0: passed over" in passed and "gone.Gain" in passed
+    assert "cut/seed0: passed over" in cut and "ast_unet/seed0, " in taken
 
 
 def test_a_long_log_mel_keeps_means_in_few_columns():
@@ -477,7 +522,7 @@ def test_pictures_of_songs_of_one_name_are_kept_apart(tell, tmp_path):
         soundfile.write(tmp_path / name, np.full(1 + 9 * ("two" in name), 0.1), RATE)
     assert tell(tmp_path, "--plot", tmp_path / "pictures")[0] == 0
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
-        "other.png",
-        "song-1.png",
-        "song.png",
+        "other.instruments.png",
+        "song-1.instruments.png",
+        "song.instruments.png",
     ]

@@ -40,6 +40,7 @@ if stage == "fetch":
 if Path("sleep_" + stage).exists():
     try:
         print("asleep", flush=True)
+        Path("asleep_" + stage).touch()
         time.sleep(60)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -58,7 +59,7 @@ def recipe(tmp_path):
     project = tmp_path / "a project"
     shutil.copytree(ROOT / "egs", project / "egs", ignore=shutil.ignore_patterns("data", "exp"))
     (project / "src").mkdir()
-    for stage in STAGES:
+    for stage in (*STAGES, "check"):
         (project / "src" / f"{stage}.py").write_text(STUB)
     (project / "pyproject.toml").write_text(PYPROJECT)
     return project / "egs" / "openmic"
@@ -187,6 +188,7 @@ def test_stages_are_called_as_agreed(recipe, env):
             "--backbone",
             "auto",
         ],
+        ["check", *conf],
         [
             "prepare",
             "--corpus",
@@ -206,7 +208,11 @@ def test_stages_are_called_as_agreed(recipe, env):
             *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --compile --overwrite".split(),
         ],
         ["score", *data, *exp, *conf, *f"--seeds 0,1 {backbone} --device auto".split()],
-        ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
+        [
+            "report",
+            *exp,
+            *"--out exp/synthetic-paper/RESULTS.md --studies conf/studies.yaml".split(),
+        ],
     ]
     assert re.search(r"^\[\d+ s\] train: ast_linear; ast_tiny_synth on synthetic", run.stdout, re.M)
 
@@ -231,6 +237,7 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
             "--backbone",
             "auto",
         ],
+        ["check", *conf],
         ["prepare", *"--corpus custom --root songs.csv".split(), *data, *allowed],
         ["extract", *data, *conf, *allowed],
         [
@@ -241,7 +248,11 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
             *f"--seeds 0 {backbone} --device auto --ngpu 1 --features-in auto".split(),
         ],
         ["score", *data, *exp, *conf, *f"--seeds 0 {backbone} --device auto".split()],
-        ["report", *exp, *"--out RESULTS.md --studies ../openmic/conf/studies.yaml".split()],
+        [
+            "report",
+            *exp,
+            *"--out exp/songs/RESULTS.md --studies ../openmic/conf/studies.yaml".split(),
+        ],
     ]
 
 
@@ -273,8 +284,20 @@ def test_help_names_the_options_of_its_recipe(recipe, env):
 
 def test_from_and_to_choose_stages_and_fetch_always_runs(recipe, env):
     assert bash("source run.sh --from extract --to train --debug", recipe, env).returncode == 0
-    assert [call[0] for call in calls(recipe)] == ["fetch", "extract", "train"]
+    assert [call[0] for call in calls(recipe)] == ["fetch", "check", "extract", "train"]
     assert all(call[-1] == "--debug" for call in calls(recipe))
+
+
+def test_a_wrong_conf_ends_the_recipe_before_any_stage_that_takes_long(recipe, env):
+    (recipe / "fail_check").touch()
+    run = bash("source run.sh; echo rc $?", recipe, env)
+    assert run.stdout.endswith("rc 3\n") and "check of the confs failed (exit 3)" in run.stderr
+    assert [call[0] for call in calls(recipe)] == ["fetch", "check"]
+
+
+def test_what_needs_no_conf_is_not_checked(recipe, env):
+    assert bash("source run.sh --from score", recipe, env).returncode == 0
+    assert [call[0] for call in calls(recipe)] == ["fetch", "score", "report"]
 
 
 @pytest.mark.parametrize(
@@ -306,7 +329,7 @@ def test_ctrl_c_in_an_interactive_shell(recipe, env):
         os.write(terminal, b"\x03")
         os.write(terminal, b'echo "second=$? $x ${PWD##*/}" $([ "$before" = "$-" ] && echo same)\n')
         assert b"second=130 kept openmic same" in read_until(terminal, b" same\r\n")
-        assert [call[0] for call in calls(recipe)] == ["fetch", "prepare"]
+        assert [call[0] for call in calls(recipe)] == ["fetch", "check", "prepare"]
     finally:
         shell.kill()
         shell.wait()
@@ -324,6 +347,26 @@ def test_sigint_gives_130_and_no_stage_survives(recipe, env, command):
         0
     ]  # the pipe ends when the last process of the group has gone
     assert re.fullmatch(rb"\[\d+ s\] train interrupted; .*\nrc 130\n", output)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "train"])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_recipe_that_is_ended_ends_its_stage(recipe, env, stage, number, code):
+    (recipe / f"sleep_{stage}").touch()
+    shell = subprocess.Popen(
+        ["bash", "run.sh"],
+        cwd=recipe,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    end = time.monotonic() + 30
+    while not (recipe / f"asleep_{stage}").exists():
+        assert time.monotonic() < end and shell.poll() is None
+        time.sleep(0.02)
+    shell.send_signal(number)  # to the shell alone
+    output = shell.communicate(timeout=30)[0]  # ends when no process has the pipe open any more
+    assert shell.returncode == code and f"{stage} terminated".encode() in output
 
 
 @pytest.mark.parametrize("name", ["openmic/run.sh", "custom/run.sh", "pretrain/run.sh"])

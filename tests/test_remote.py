@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from ast_repr import catalogue, command
-from ast_repr.corpora.remote import Remote, RemoteError, download, unpack
+from ast_repr.corpora.remote import Remote, RemoteError, download, only_user_of, unpack
 
 ROOT = Path(__file__).parents[1]
 DATA = bytes(range(256)) * 20_000  # 5 MB
@@ -75,6 +76,23 @@ def test_a_part_is_completed_and_equals_the_reference(server, tmp_path, ranges):
     assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"] and not part.exists()
     download(remote(server), tmp_path / "file")
     assert len(server.asked) == 1  # verified, not fetched again
+
+
+def test_two_processes_that_fetch_the_same_wait_for_each_other(server, tmp_path, capsys):
+    def fetch():
+        with only_user_of(tmp_path / "data"):
+            download(remote(server), tmp_path / "data" / "file")
+
+    with only_user_of(tmp_path / "data"):
+        threads = [threading.Thread(target=fetch) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert not server.asked
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(server.asked) == 1 and (tmp_path / "data" / "file").read_bytes() == DATA
+    assert "another process is fetching" in capsys.readouterr().err
 
 
 def test_what_may_pass_is_tried_again(server, tmp_path):

@@ -467,7 +467,10 @@ def test_the_script_writes_everything_without_torch(tmp_path):
     make_run(tmp_path / "exp" / "openmic", "ast_cnn", value=0.8)
     out = tmp_path / "RESULTS.md"
     prelude = "atexit.register(lambda: print('torch imported:', 'torch' in sys.modules))"
-    done = run("--exp", tmp_path / "exp" / "synthetic", "--out", out, prelude=prelude)
+    exp = tmp_path / "exp" / "synthetic"
+    done = run("--exp", exp, "--out", exp / "RESULTS.md")
+    assert done.returncode == 0 and "\n## openmic\n" not in (exp / "RESULTS.md").read_text()
+    done = run("--exp", exp, "--beside", "--out", out, prelude=prelude)
     assert done.returncode == 0, done.stderr
     assert "torch imported: False" in done.stdout
     assert (
@@ -482,6 +485,15 @@ def test_the_script_writes_everything_without_torch(tmp_path):
     assert "torch 2.11.0" in own and "abc1234" in own and "ab" * 32 in own
     assert len(list((tmp_path / "exp/synthetic/figures").glob("*.pdf"))) == 5
     assert (tmp_path / "exp/synthetic/per_instrument.csv").stat().st_size > 0
+
+
+def test_a_page_that_was_not_made_here_is_not_replaced(tmp_path):
+    make_run(tmp_path / "exp" / "synthetic", "ast_linear")
+    out = tmp_path / "notes.md"
+    out.write_text("# Results\n\nof mine\n")
+    done = run("--exp", tmp_path / "exp" / "synthetic", "--out", out)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(out) in done.stderr
+    assert out.read_text() == "# Results\n\nof mine\n"
 
 
 def test_the_script_fails_with_one_line(tmp_path):

@@ -92,10 +92,41 @@ def test_the_seed_decides_every_table(corpus, tmp_path):
         assert bool(differing) != same
 
 
-def test_too_few_clips_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="199 clips are too few.*200 or more"):
-        synthetic.make(tmp_path, clips=199)
+@pytest.mark.parametrize("clips", [199, 20_001])
+def test_a_size_out_of_range_is_refused(clips, tmp_path):
+    with pytest.raises(ValueError, match=f"{clips} clips; expected 200 to 20000"):
+        synthetic.make(tmp_path, clips=clips)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def styles():
+    """Those of all the artists that the largest corpus has."""
+    artists = synthetic.MOST_CLIPS // synthetic.CLIPS_PER_ARTIST
+    return [synthetic._draw_style(0, number) for number in range(artists)]
+
+
+def test_enough_is_rendered_however_high_an_artist_is_tuned(styles):
+    for style in styles:
+        played = style.seconds / 2 ** (style.cents / 1200)
+        assert played > synthetic.CLIP_SECONDS
+    assert max(style.cents for style in styles) > 50  # an eighth of a tone: some are extreme
+
+
+def test_the_default_corpus_does_not_depend_on_the_tuning(styles):
+    """Its clips are what they were before longer ones were rendered where the tuning is high."""
+    artists = synthetic.CLIPS // synthetic.CLIPS_PER_ARTIST
+    assert {style.seconds for style in styles[:artists]} == {10.2}
+
+
+@pytest.mark.parametrize("extreme", [min, max])
+def test_clips_of_the_flattest_and_the_sharpest_artist_are_whole(extreme, styles, tmp_path):
+    number = extreme(range(len(styles)), key=lambda number: styles[number].cents)
+    artist = synthetic.Artist(number, "train", tuple(synthetic.CLASSES[:6]), range(0))
+    synthetic._render_clip((tmp_path, 0, artist, 19_999))
+    sound, rate = soundfile.read(synthetic.audio_path(tmp_path, synthetic.key(19_999)))
+    assert len(sound) == 220_500 and rate == 22_050
+    assert np.abs(sound[-2205:]).max() > 1e-4  # to its end
 
 
 def test_a_clip_is_rendered_to_the_same_bytes_again(tmp_path):

@@ -24,4 +24,4 @@ root=$(cd ../.. && pwd)
 extra=
 source ../environment.sh
 nj=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-"$python" "$root/src/pretrain.py" --out ../../pretrained_models/ast_tiny_synth.safetensors --data data --nj "$nj" "$@"
+run "$root/src/pretrain.py" --out ../../pretrained_models/ast_tiny_synth.safetensors --data data --nj "$nj" "$@"

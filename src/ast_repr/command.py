@@ -1,15 +1,23 @@
 """What every entry point shares: options, and errors in one line with an exit code.
 
-    def main(args): ...                   # args: what parse() found
+    if __name__ == "__main__":
+        from ast_repr import command
+        command.guard_imports()           # first of all: the imports below take seconds
+    import ...
+    def main(args): ...                   # args: the options
     if __name__ == "__main__":
         command.run(main, parse())        # parse() returns a parser made by command.parser(__doc__)
 
-Exit codes: 0 done, 1 run-time error, 2 usage error, 130 interrupted. Anything but the expected kinds of error is a
-bug of ours and keeps its traceback.
+Exit codes: 0 done, 1 run-time error, 2 usage error, and 128 + N where signal N ended it, as in a shell: 130 Ctrl-C,
+143 terminated, 129 terminal closed, 141 nobody reads the output any more. Anything but the expected kinds of error is
+a bug of ours and keeps its traceback. This module imports nothing heavy.
 """
 
 import argparse
+import contextlib
 import errno
+import os
+import signal
 import sys
 import traceback
 
@@ -17,11 +25,10 @@ from . import config, escaping
 from .config import ConfigError
 from .rooms import is_outside, unknown
 
-EXPECTED = (
-    ValueError,
-    OSError,
-    RuntimeError,
-)  # what user, files, network, disk and memory can cause
+# What user, files, network, disk and memory can cause.
+EXPECTED = (ValueError, OSError, RuntimeError, MemoryError)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 LONGEST = 4_000  # characters of a message
 
@@ -164,26 +171,76 @@ def between(kind, least, most=float("inf")):
     return parse
 
 
+class _Terminated(BaseException):
+    """A signal asks this process to end; `args` holds its number."""
+
+
+def guard_imports() -> None:
+    """Let Ctrl-C end the process at once and in one line, until `run` takes over."""
+
+    def leave(number, frame):
+        os.write(2, b"interrupted\n")
+        os._exit(128 + number)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored
+        signal.signal(signal.SIGINT, leave)
+
+
 def run(main, parser, argv=None):
-    """Parse `argv` (default: the command line), call `main` with what was found, and leave with the exit code."""
+    """Parse `argv` (default: the command line), call `main` with the options, and leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    with _signals():
+        code = _call(main, parser, argv)
+    if code:
+        sys.exit(code)
+
+
+def _call(main, parser, argv):
+    """The exit code of `main`; errors are told in one line."""
     try:
         main(parser.parse_args(argv))
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted", 130))
+        return _complain("interrupted", 128 + signal.SIGINT)
+    except _Terminated as error:
+        return _complain("terminated", 128 + error.args[0])
     except EXPECTED as error:
         if "--debug" in argv:
             traceback.print_exc()
-        sys.exit(
-            _complain(
-                f"error: {one_line(error)}",
-                2 if isinstance(error, (UsageError, ConfigError)) else 1,
-            )
-        )
+        if isinstance(error, BrokenPipeError):  # `head` has seen enough
+            _give_up_output()
+            return 128 + signal.SIGPIPE
+        usage = isinstance(error, (UsageError, ConfigError))
+        return _complain(f"error: {one_line(error)}", 2 if usage else 1)
+    return 0
+
+
+@contextlib.contextmanager
+def _signals():
+    """Raise KeyboardInterrupt for Ctrl-C, and _Terminated where this process is to end; ignored signals stay so."""
+
+    def terminate(number, frame):
+        raise _Terminated(number)
+
+    wanted = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: terminate,
+        signal.SIGHUP: terminate,
+    }
+    before = {}
+    for number, handler in wanted.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def one_line(error):
-    """What an expected error says, in one line that a terminal shows as it is and nobody scrolls.
+    """An expected error's text, in one line that a terminal shows as it is and nobody scrolls.
 
     The system's own errors get the file first and a remedy.
     """
@@ -194,23 +251,47 @@ def one_line(error):
 
 
 def _text(error):
+    text = str(error) or type(error).__name__
+    if _out_of_memory(error):
+        return f"out of memory ({text}); take smaller batches or fewer processes"
+    if isinstance(error, RecursionError):
+        return f"nested too deeply ({text}); expected plain settings and tables"
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error) or type(error).__name__
+        return text
     where = f"{error.filename}: " if error.filename is not None else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return (
-            f"{where}disk full ({error.strerror}); free some space and run the same command "
-            "again, what is done stays done"
+            f"{where}disk full ({error.strerror}); "
+            "free some space and run the same command again, what is done stays done"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in NOT_ALLOWED:
         return (
-            f"{where}{error.strerror}; change the permissions, or work in a folder that you "
-            "may write to"
+            f"{where}{error.strerror}; "
+            "change the permissions, or work in a folder that you may write to"
         )
     return f"{where}{error.strerror}"
 
 
+def _out_of_memory(error):
+    """Whether Python, or PyTorch on the CPU or a GPU, got no memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 def _complain(message, code):
-    sys.stdout.flush()  # so that the message comes last where both go to one file
-    print(message, file=sys.stderr)
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()  # so that the message comes last where both go to one file
+        except OSError:
+            _give_up_output()
+    with contextlib.suppress(OSError):  # the terminal has gone
+        print(message, file=sys.stderr)
     return code
+
+
+def _give_up_output():
+    """Drop what is still to be written to the standard output, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,14 +8,12 @@ import contextlib
 import os
 import resource
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from . import batches, experiment, features, launch, parallel, rooms, trainer
+from . import batches, experiment, features, parallel, processes, rooms, trainer
 from . import device as devices
 from .run_folder import RunFolder
 
@@ -58,9 +56,7 @@ def estimate(conf, stock, device, steps=STEPS):
         device: the one that the run would be on.
         steps: of each epoch that is tried.
     """
-    with ProcessPoolExecutor(
-        1, get_context("spawn"), initializer=launch.end_with_parent
-    ) as process:
+    with processes.pool(1) as process:
         return process.submit(_try, conf, stock, device, steps, torch.get_num_threads()).result()
 
 

@@ -6,18 +6,13 @@ is computed from has to be what the manifest says, by its sha256.
 
 import math
 import mmap
-import signal
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import audio, device, features, identity, launch, manifest, store
+from . import audio, device, features, identity, manifest, processes, store
 
 
 class SourceChangedError(ValueError):
@@ -50,7 +45,8 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
     )  # shared with the workers
     each = max(1, store.SHARD_CLIPS // (4 * nj))  # clips that a process is given at once
     with (
-        _workers(nj, data, folder.name, feature, rooms) as pool,
+        # forked: torch is imported once, and has no threads yet
+        processes.pool(nj, _start_worker, (data, folder.name, feature, rooms), "fork") as pool,
         tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar,
     ):
         jobs = (
@@ -72,26 +68,6 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
                 store.write_shard(folder, index, values, identities, feature.spec(), lacking)
 
 
-@contextmanager
-def _workers(nj, *given):
-    """A pool of `nj` processes, given what all calls of `_compute` share.
-
-    Where the work is broken off, it ends with the calls that are running.
-    """
-    pool = ProcessPoolExecutor(
-        nj, get_context("fork"), _start_worker, given
-    )  # torch is imported once, and has no threads yet
-    try:
-        yield pool
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process was killed, most often for want of memory; what is done stays done, "
-            "try a smaller --nj"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _one_ahead(items):
     """The items, each given once the next one is made.
 
@@ -108,10 +84,8 @@ def _one_ahead(items):
 def _start_worker(*given):
     """One thread for each process, which keeps the memory that it frees.
 
-    Ctrl-C is the parent's to handle, and `_compute` gets what all its calls share.
+    `_compute` gets what all its calls share.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    launch.end_with_parent()
     torch.set_num_threads(1)
     device.keep_freed_memory()
     # A job is pickled, which would copy the shared memory; a pool hands nothing to its calls.

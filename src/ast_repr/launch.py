@@ -6,13 +6,12 @@ A process that fails ends all of them, and its error is raised here, as if there
 import contextlib
 import os
 import pickle
-import signal
 import sys
 import tempfile
 import threading
 import traceback
 from datetime import timedelta
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 
 import torch
 from torch import distributed
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from .device import keep_freed_memory
 from .parallel import ALONE, Team
+from .processes import end_with_parent, interrupts_held
 
 PATIENCE = timedelta(
     days=2
@@ -82,7 +82,7 @@ def _start(work, tasks, teams):
             for rank in range(size)
         ]
         try:
-            with _interrupts_held():
+            with interrupts_held():  # it is this process that ends the others
                 for member in members:
                     member.start()
             running = {member.sentinel: member for member in members}
@@ -102,16 +102,6 @@ def _start(work, tasks, teams):
                 member.terminate()
             for member in started:
                 member.join()
-
-
-@contextlib.contextmanager
-def _interrupts_held():
-    """Ctrl-C comes after this, and never to the processes that are started here: it is their parent's to handle, which ends them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _member(work, tasks, number, rank, devices, here, meeting, errors):
@@ -153,16 +143,6 @@ def _sendable(error):
 def _cut(text):
     """The text without its middle where it is too long: what happened mostly stands at one of its ends."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-
-
-def end_with_parent():
-    """From now on, end this process when the one that started it is gone, even if that was killed."""
-
-    def wait():
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -7,11 +7,11 @@ from .rooms import unknown
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
-def build(name, model, lr, head_lr=None, **options):
+def build(name, model, lr=None, head_lr=None, **options):
     """Build the optimiser `name` over the trainable parameters of a Reprogrammed.
 
     Args:
-        lr: learning rate; `head_lr`: the head's, None for the same.
+        lr: learning rate, which has no default; `head_lr`: the head's, None for the same.
         options: the optimiser's own (`betas`, `weight_decay`, `momentum`).
 
     Raises:
@@ -19,6 +19,8 @@ def build(name, model, lr, head_lr=None, **options):
     """
     if name not in OPTIMIZERS:
         raise ValueError(unknown("optimizer", name, OPTIMIZERS))
+    if lr is None:
+        raise ValueError(f"optimizer {name!r} needs: lr")
     head = [p for p in model.head.parameters() if p.requires_grad]
     own = {id(p) for p in head}
     rest = [p for p in model.trainable_parameters() if id(p) not in own]

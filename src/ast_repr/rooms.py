@@ -84,13 +84,42 @@ def build(kind, room, name, kwargs, offered=None):
         ValueError: the name, or a keyword, is not there (the message lists what is), or a value has
             the wrong type.
     """
+    entry = _find(kind, room, name)
+    parameters = inspect.signature(entry).parameters
+    kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
+    _check_options(kind, _name_of(name), parameters, kwargs, kwargs.keys())
+    return entry(**kwargs)
+
+
+def check(kind, room, name, options, offered=()):
+    """Refuse what `build` would refuse for its name and options, without building anything.
+
+    Args:
+        options: keywords that a user has chosen.
+        offered: names of those that the entry will get besides, if it takes them.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    parameters = inspect.signature(_find(kind, room, name)).parameters
+    given = options.keys() | (set(offered) & parameters.keys())
+    _check_options(kind, _name_of(name), parameters, options, given)
+
+
+def _find(kind, room, name):
     entry = name if inspect.isclass(name) else room.get(name)
     if entry is None:
         raise ValueError(unknown(kind, name, room))
-    name = f"{name.__module__}.{name.__qualname__}" if inspect.isclass(name) else name
-    parameters = inspect.signature(entry).parameters
-    kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
-    for key, value in kwargs.items():
+    return entry
+
+
+def _name_of(name):
+    return f"{name.__module__}.{name.__qualname__}" if inspect.isclass(name) else name
+
+
+def _check_options(kind, name, parameters, options, given):
+    """Refuse options that the entry does not take, or of a wrong type, and any that is lacking."""
+    for key, value in options.items():
         if key not in parameters:
             raise ValueError(unknown(f"option of {kind} {name!r}", key, parameters))
         annotation = parameters[key].annotation
@@ -99,10 +128,9 @@ def build(kind, room, name, kwargs, offered=None):
                 f"option {key} of {kind} {name!r}: {typecheck.shown(value)}; "
                 f"expected {typecheck.expected(annotation)}"
             )
-    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in kwargs]
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in given]
     if missing:
         raise ValueError(f"{kind} {name!r} needs: {', '.join(missing)}")
-    return entry(**kwargs)
 
 
 def _import(kind, name):

@@ -1,7 +1,8 @@
 """Files from elsewhere: download (resumed, verified) and unpack (safely).
 
 A file appears under its own name only when its size and checksum are right; before that it is `<name>.part`, which the
-next call goes on with. An archive appears only when it is unpacked whole, and nothing in it can write outside.
+next call resumes. An archive appears only when it is unpacked whole, and nothing in it can write outside. Both are for
+one process at a time: see `only_user_of`.
 """
 
 import gzip
@@ -12,15 +13,18 @@ import os
 import shutil
 import ssl
 import stat
+import sys
 import tarfile
 import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 BLOCK = 1 << 20  # bytes
@@ -62,6 +66,25 @@ class Remote:
     def checksum(self):
         """(algorithm, hexadecimal digits)"""
         return ("sha256", self.sha256) if self.sha256 else ("md5", self.md5)
+
+
+@contextmanager
+def only_user_of(folder: Path):
+    """Let one process at a time fetch into `folder`, which is made if need be; the others wait.
+
+    The lock file stays: deleting it would let two processes in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".fetch.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another process is fetching, waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def download(remote, path, pauses=PAUSES):

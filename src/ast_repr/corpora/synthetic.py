@@ -1,18 +1,16 @@
-"""The built-in corpus: polyphonic music rendered on first use, in OpenMIC-2018's layout, so that nothing needs downloading.
+"""The built-in corpus: polyphonic music rendered on first use, in OpenMIC-2018's layout, without any download.
 
 An artist is a line-up with presets, body sizes, tuning, tempo, room, noise and level of its own; test artists are
 never heard in training. A clip is one to five parts, some entering late, some barely audible, and in three
-clips of ten an instrument that has no label. Labels are what OpenMIC's are: about two a clip, 43 % of them present, most
-absent ones plausible confusions, and each a weighted vote of three listeners who err: no method gets near 100.
+clips of ten an instrument that has no label. Labels are like OpenMIC's: about two per clip, 43 % of them present,
+most absent ones plausible confusions, and each a weighted vote of three listeners who err: no method gets near 100.
 """
 
 import csv
 import io
 import json
-import signal
 import zlib
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +18,16 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from .. import files
+from .. import files, processes
 from .scoring import INSTRUMENTS, UNLABELLED, harmony, siblings, write
 from .soundfont import MAX_PITCH, RENDER_RATE, SPEED_OF_SEMITONE, Room, render
 
 CLASSES = sorted(INSTRUMENTS)  # the twenty of OpenMIC-2018
 CLIPS = 1_000
+FEWEST_CLIPS = 200  # below that some instrument goes unobserved
+MOST_CLIPS = 20_000  # OpenMIC-2018's number: two hours of rendering on one core
 CLIP_SECONDS = 10.0
+SPARE_SECONDS = 0.2  # rendered beyond the clip
 RATE = 22_050  # Hz, of the Ogg files
 CLIPS_PER_ARTIST = 10
 LINE_UP = 6  # instruments an artist has
@@ -34,38 +35,33 @@ TEST_FRACTION = 0.25
 PARTS = (0.18, 0.32, 0.28, 0.15, 0.07)  # probability of 1..5 labelled parts in a clip
 UNLABELLED_SHARE = 0.3  # of clips in which an instrument without a label sounds too
 QUIETEST_DB = 10  # below the loudest part
-PRESENT = (
-    0.43  # fraction of observed labels that are asked about a sounding instrument, as in OpenMIC
-)
+PRESENT = 0.43  # fraction of observed labels that ask about a sounding instrument, as in OpenMIC
 
 
-def make(root, clips=CLIPS, seed=0, nj=1):
+def make(root: str | Path, clips: int = CLIPS, seed: int = 0, nj: int = 1) -> None:
     """Render the corpus into `root` (same seed, same bytes); files that are there already are kept.
 
     Args:
         root: folder, made in OpenMIC-2018's layout.
-        clips: how many clips, at least 200 (below that some instrument goes unobserved).
+        clips: number of clips, from FEWEST_CLIPS to MOST_CLIPS.
         seed: of everything.
         nj: processes.
 
     Raises:
-        ValueError: too few clips.
+        ValueError: too few or too many clips.
+        RuntimeError: a process was killed; the clips that are done stay.
     """
-    if clips < 200:
-        raise ValueError(f"{clips} clips are too few for twenty instruments; expected 200 or more")
+    if not FEWEST_CLIPS <= clips <= MOST_CLIPS:
+        raise ValueError(
+            f"a built-in corpus of {clips} clips; expected {FEWEST_CLIPS} to {MOST_CLIPS} (--clips)"
+        )
     root = Path(root)
     jobs = [(root, seed, artist, clip) for artist in _artists(seed, clips) for clip in artist.clips]
     todo = [job for job in jobs if not audio_path(root, key(job[3])).is_file()]
     if todo:
-        with get_context("spawn").Pool(
-            nj, signal.signal, (signal.SIGINT, signal.SIG_IGN)
-        ) as pool:  # Ctrl-C is the parent's to handle
-            for _ in tqdm(
-                pool.imap_unordered(_render_clip, todo, chunksize=4),
-                "render",
-                len(todo),
-                unit="clip",
-            ):
+        with processes.pool(min(nj, len(todo))) as pool:
+            rendered = pool.map(_render_clip, todo)
+            for _ in tqdm(rendered, "render", len(todo), unit="clip"):
                 pass
     _write_tables(root, jobs)
 
@@ -144,33 +140,63 @@ def _draw_labels(seed, artist, clip):
     return labels
 
 
+@dataclass(frozen=True)
+class Style:
+    """What an artist's clips have in common.
+
+    Attributes:
+        room: a soundfont.Room.
+        tempo: beats per minute.
+        cents: how far the artist is tuned above concert pitch.
+        loudness_db: of the loudest sample.
+        voices: {instrument: (program, semitones of body shift)}.
+    """
+
+    room: Room
+    tempo: float
+    cents: float
+    loudness_db: float
+    voices: dict
+
+    @property
+    def detune(self) -> float:
+        """Factor of all frequencies, and of the speed at which a rendered clip is played."""
+        return 2 ** (self.cents / 1200)
+
+    @property
+    def seconds(self) -> float:
+        """Of sound to render for a whole clip: the higher the tuning, the shorter it is played."""
+        whole = CLIP_SECONDS * self.detune + 10 / RATE
+        return max(CLIP_SECONDS + SPARE_SECONDS, whole)
+
+
+def _draw_style(seed, artist):
+    """The Style of artist number `artist`."""
+    rng = np.random.default_rng([seed, 3, artist])
+    room = Room(rng, RATE, noise_db=(-70, -35))
+    tempo = rng.uniform(70, 150)
+    cents = rng.normal(0, 15)
+    loudness_db = rng.uniform(-15, -1)
+    voices = {
+        name: _voice(rng, instrument) for name, instrument in (INSTRUMENTS | UNLABELLED).items()
+    }
+    return Style(room, tempo, cents, loudness_db, voices)
+
+
 def _render_clip(job):
     root, seed, artist, clip = job
-    style = np.random.default_rng(
-        [seed, 3, artist.number]
-    )  # the artist's, the same in each of its clips
-    room, tempo, cents, loudness_db = (
-        Room(style, RATE, noise_db=(-70, -35)),
-        style.uniform(70, 150),
-        style.normal(0, 15),
-        style.uniform(-15, -1),
-    )
-    voices = {
-        name: _voice(style, instrument) for name, instrument in (INSTRUMENTS | UNLABELLED).items()
-    }
-
+    style = _draw_style(seed, artist.number)
     rng = np.random.default_rng([seed, 4, clip])
-    seconds, song_key = CLIP_SECONDS + 0.2, int(rng.integers(12))
-    bars = harmony(rng, song_key, 240 / (tempo * rng.uniform(0.95, 1.05)), seconds)
-    parts = [
-        _render_part(rng, name, voices[name], bars, song_key, seconds) * 10 ** (level / 20)
-        for name, level in _draw_parts(seed, artist, clip)
-    ]
-    mix = soxr.resample(
-        np.sum(parts, axis=0), RENDER_RATE * 2 ** (cents / 1200), RATE, quality="HQ"
-    )
-    heard = room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
-    heard *= 10 ** ((loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(heard).max()
+    song_key = int(rng.integers(12))
+    bar_seconds = 240 / (style.tempo * rng.uniform(0.95, 1.05))
+    bars = harmony(rng, song_key, bar_seconds, style.seconds)
+    parts = []
+    for name, level in _draw_parts(seed, artist, clip):
+        part = _render_part(rng, name, style.voices[name], bars, song_key, style.seconds)
+        parts.append(part * 10 ** (level / 20))
+    mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * style.detune, RATE, quality="HQ")
+    heard = style.room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
+    heard *= 10 ** ((style.loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(heard).max()
     path = audio_path(root, key(clip))
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, ogg_bytes(heard, RATE, serial=clip))

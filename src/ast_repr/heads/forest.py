@@ -11,7 +11,6 @@ Layout
 
 import numpy as np
 import torch
-from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
 PRESENT = 0.5  # as in `manifest`, which networks do not know
@@ -93,6 +92,8 @@ class ForestHead(nn.Module):
 
     def _grow(self, reads, present, seed):
         """One class's trees, each a dict of arrays with its own nodes counted from 0."""
+        from sklearn.ensemble import RandomForestClassifier  # a second that only this needs
+
         forest = RandomForestClassifier(
             n_estimators=self.trees, max_depth=self.max_depth, random_state=seed
         ).fit(reads, present)

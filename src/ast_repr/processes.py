@@ -1,0 +1,76 @@
+"""Work on several processes, which never outlive the one that started them.
+
+    with processes.pool(nj) as pool:
+        for result in tqdm(pool.map(function, items), total=len(items)):
+            ...
+
+A process that is killed from outside, as the kernel does when memory runs out, is an error of one line, not an endless
+wait. Ctrl-C is the parent's to handle: items that have been begun are finished, the others are dropped.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+
+
+@contextmanager
+def pool(
+    nj: int, start: Callable | None = None, given: tuple = (), method: str = "spawn"
+) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of `nj` processes, which are gone when the block is left.
+
+    Args:
+        nj: number of processes.
+        start: called first in each process, as `start(*given)`.
+        given: its arguments, pickled; under "fork" they are shared with the parent instead.
+        method: how processes are started, see `multiprocessing`.
+
+    Raises:
+        RuntimeError: a process was killed.
+    """
+    executor = ProcessPoolExecutor(nj, get_context(method), _start, (start, given))
+    try:
+        with interrupts_held():
+            for _ in range(nj):
+                executor.submit(os.getpid)  # starts a process
+        yield executor
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process was killed, most often because memory ran out; "
+            "what is done is kept, try a smaller --nj"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is left, and never reach the processes that are started in it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def end_with_parent() -> None:
+    """From now on, end this process when the one that started it is gone, even if that was killed."""
+
+    def wait():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _start(start, given):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
+    end_with_parent()
+    if start is not None:
+        start(*given)

@@ -1,0 +1,144 @@
+"""Entry points end in one line and with the right exit code, whatever ends them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import hears_ctrl_c
+
+from ast_repr import command
+
+SOURCE = Path(command.__file__).parents[1]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """code of a script, keywords of Popen -> its process, once that has made the file `ready`."""
+
+    def begin(code, wait=True, **options):
+        script = tmp_path / "script.py"
+        script.write_text(code)
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(
+            [sys.executable, script],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(SOURCE)},
+            **{"preexec_fn": hears_ctrl_c} | streams | options,
+        )
+        end = time.monotonic() + 60
+        while wait and not (tmp_path / "ready").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        return process
+
+    return begin
+
+
+WAITING = """
+import time
+from pathlib import Path
+from ast_repr import command
+
+def main(args):
+    try:
+        Path("ready").touch()
+        time.sleep(60)
+    finally:
+        Path("tidied").touch()
+
+command.run(main, command.parser("doc"))
+"""
+
+
+@pytest.mark.parametrize(
+    "number, code, said",
+    [
+        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGTERM, 143, "terminated\n"),
+        (signal.SIGHUP, 129, "terminated\n"),
+    ],
+)
+def test_a_script_that_is_ended_tidies_up(start, tmp_path, number, code, said):
+    process = start(WAITING)
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", said) and process.returncode == code
+    assert (tmp_path / "tidied").exists()
+
+
+def test_a_signal_that_was_ignored_stays_ignored(start):
+    """As of `nohup`, and of Ctrl-C in a script's background."""
+    process = start(
+        WAITING.replace("60", "0.5"),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=60) == ("", "") and process.returncode == 0
+
+
+def test_ctrl_c_during_the_imports_is_one_line(start, tmp_path):
+    (tmp_path / "heavy.py").write_text(
+        "import time\nfrom pathlib import Path\nPath('ready').touch()\ntime.sleep(60)\n"
+    )
+    process = start(
+        "if __name__ == '__main__':\n"
+        "    from ast_repr import command\n"
+        "    command.guard_imports()\n"
+        "import heavy\n"
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 130
+
+
+PRINTING = """
+from ast_repr import command
+
+def main(args):
+    for number in range(100_000):
+        print(number)
+
+command.run(main, command.parser("doc"))
+"""
+
+
+def test_the_reader_may_leave(start):
+    """As `| head` does."""
+    process = start(PRINTING, wait=False)
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(timeout=60) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_an_output_without_room_is_one_line(start):
+    with open("/dev/full", "w") as full:
+        process = start(PRINTING, wait=False, stdout=full)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and said.count("\n") == 1 and "disk full" in said
+
+
+def test_an_output_that_is_closed_is_no_error(start):
+    process = start(PRINTING, wait=False, stdout=None, preexec_fn=lambda: os.close(1))
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+def endless(depth):
+    return endless(depth + 1)
+
+
+@pytest.mark.parametrize(
+    "fail, word",
+    [
+        (lambda: bytearray(2**62), "memory"),
+        (lambda: endless(0), "nested"),
+    ],
+)
+def test_want_of_memory_and_endless_nesting_are_one_line(fail, word, capsys):
+    with pytest.raises(SystemExit) as left:
+        command.run(lambda args: fail(), command.parser("doc"), [])
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and said.count("\n") == 1 and word in said

@@ -1,0 +1,112 @@
+"""A process that is killed is an error and no endless wait; none outlives the one that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import hears_ctrl_c
+
+from ast_repr import processes
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_pool_works_in_order_in_processes_of_its_own(method):
+    with processes.pool(2, method=method) as pool:
+        assert list(pool.map(abs, [-3, 2, -1])) == [3, 2, 1]
+        assert pool.submit(os.getpid).result() != os.getpid()
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_process_that_is_killed_is_an_error(method):
+    with (
+        pytest.raises(RuntimeError, match="a process was killed"),
+        processes.pool(2, method=method) as pool,
+    ):
+        assert list(pool.map(os._exit, [1] * 10))
+
+
+def test_an_error_of_the_work_is_raised_as_it_is():
+    with pytest.raises(ValueError, match="'x'"), processes.pool(1) as pool:
+        list(pool.map(int, ["1", "x"]))
+
+
+def start(folder):
+    line = [sys.executable, ROOT / "src" / "prepare.py", "--corpus", "synthetic", "--nj", "2"]
+    line += ["--root", folder / "openmic-2018", "--data", folder, "--clips", "200"]
+    process = subprocess.Popen(
+        line,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hears_ctrl_c,
+    )
+    end = time.monotonic() + 120
+    while not rendered(folder):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+def rendered(folder):
+    return sorted((folder / "openmic-2018" / "audio").rglob("*.ogg"))
+
+
+def workers(pid):
+    """Its children that render; another child keeps track of shared resources."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.parametrize(
+    "how, code, said",
+    [
+        ("worker killed", 1, "try a smaller --nj"),
+        ("killed", -signal.SIGKILL, ""),
+        ("terminated", 143, "terminated"),
+        ("interrupted", 130, "interrupted"),
+    ],
+)
+def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_path):
+    process = start(tmp_path)
+    if how == "worker killed":
+        os.kill(workers(process.pid)[-1], signal.SIGKILL)
+    elif how == "killed":
+        process.kill()
+    elif how == "terminated":
+        process.terminate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    # It comes when no process has standard error open any more.
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    assert err.rstrip().endswith(said)
+    assert rendered(tmp_path)
+    if how != "killed":
+        assert code == 1 or not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_pretraining_ends_with_a_line_when_one_of_its_processes_is_killed(tmp_path):
+    line = [sys.executable, ROOT / "src" / "pretrain.py", "--out", tmp_path / "out.safetensors"]
+    process = subprocess.Popen(
+        [*line, "--data", tmp_path / "data", "--nj", "2"], stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while len(workers(process.pid)) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err.rstrip().endswith("try a smaller --nj")
+    assert "Traceback" not in err and not list(tmp_path.rglob("*.partial"))

@@ -1,0 +1,65 @@
+"""Whatever is wrong with a conf is found before any data are there, and named with its section."""
+
+from pathlib import Path
+
+import pytest
+
+import check
+from ast_repr import command, config, sections
+
+SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+
+
+def tell(capsys, *options):
+    """(exit code, error output) of the script."""
+    code = 0
+    try:
+        command.run(check.main, check.parse(), ["--conf-dir", str(SHIPPED), *options])
+    except SystemExit as left:
+        code = left.code
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("corpus", ["synthetic", "openmic", "custom"])
+@pytest.mark.parametrize("protocol", ["clean", "paper"])
+def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
+    studies = ",".join(config.studies(SHIPPED))
+    options = ["--corpus", corpus, "--protocol", protocol, "--conf", f"all,{studies}"]
+    assert tell(capsys, *options) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "setting, named",
+    [
+        ("reprogrammer.name=unte", "unet"),
+        ("reprogrammer.resid=true", "residual"),
+        ("reprogrammer.learns=none", "learns"),
+        ("reprogrammer.name=nowhere.Gain", "nowhere"),
+        ("feature.bnis=64", "bins"),
+        ("backbone.name=vit", "backbone"),
+        ("backbone.depth=3", "depth"),
+        ("head.nrom=false", "norm"),
+        ("head.name=forrest", "forest"),
+        ("method.targt=soft", "targets"),
+        ("method.name=teacher", "mean_teacher"),
+        ("optimizer.name=adan", "adam"),
+        ("optimizer.name=sgd", "lr"),
+        ("optimizer.betass=1", "betass"),
+        ("schedule.warmpu=1", "warmup"),
+        ("schedule.name=cos", "cosine"),
+        ("train.epoch=5", "train.epochs"),
+    ],
+)
+def test_an_unknown_name_option_or_value_is_a_usage_error(setting, named, capsys):
+    code, said = tell(capsys, "--conf", "ast_unet,ast_linear", "--set", setting)
+    assert code == 2 and said.count("\n") == 1 and named in said
+
+
+def test_what_holds_only_on_a_corpus_without_vggish_is_checked_too(capsys, tmp_path):
+    conf = config.load(SHIPPED, "forest", lacking=["vggish"])
+    sections.check(conf)
+    (tmp_path / "base.yaml").write_text((SHIPPED / "base.yaml").read_text())
+    text = (SHIPPED / "forest.yaml").read_text()
+    (tmp_path / "forest.yaml").write_text(text.replace("name: logmel", "name: logmle"))
+    code, said = tell(capsys, "--conf", "forest", "--conf-dir", str(tmp_path))
+    assert code == 2 and "forest" in said and "logmel" in said

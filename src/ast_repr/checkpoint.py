@@ -9,6 +9,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -93,8 +94,19 @@ def parse(data: bytes) -> dict:
     content, comment = memoryview(data)[:-SEAL_BYTES], data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():
         raise ValueError("its sha256 is not that of its content")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > len(data):
-        raise ValueError("it is compressed, which PyTorch's files are not")
+    refuse_compressed(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def refuse_compressed(file: BinaryIO) -> None:
+    """Refuse a PyTorch file that unpacks to more than its size; PyTorch itself compresses none.
+
+    Raises:
+        ValueError: it is compressed, and might fill the memory.
+    """
+    if not zipfile.is_zipfile(file):  # the older format, which has no compression
+        return
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > file.seek(0, io.SEEK_END):
+        raise ValueError("it is compressed, which PyTorch's files are not")

@@ -157,7 +157,8 @@ def _read(path):
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
-        refuse_compressed(path)
+        with open(path, "rb") as file:
+            refuse_compressed(file)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise WeightsError(

@@ -206,7 +206,11 @@ def test_stages_are_called_as_agreed(recipe, env):
             *f"--seeds 0,1 {backbone} --device auto --ngpu 4 --jobs 3 --features-in disk --recompute --compile --overwrite".split(),
         ],
         ["score", *data, *exp, *conf, *"--seeds 0,1 --device auto".split()],
-        ["report", *exp, *"--out RESULTS.md --studies conf/studies.yaml".split()],
+        [
+            "report",
+            *exp,
+            *"--out RESULTS.md --conf ast_linear --studies conf/studies.yaml".split(),
+        ],
     ]
     assert re.search(r"^\[\d+ s\] train: ast_linear; ast_tiny_synth on synthetic", run.stdout, re.M)
 
@@ -243,7 +247,12 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
             *"--seeds 0 --backbone ast_tiny_synth --weights tiny.safetensors --device auto --ngpu 1 --features-in auto".split(),
         ],
         ["score", *data, *exp, *conf, *"--seeds 0 --device auto".split()],
-        ["report", *exp, *"--out RESULTS.md --studies ../openmic/conf/studies.yaml".split()],
+        [
+            "report",
+            *exp,
+            *"--out RESULTS.md --conf ast_linear,normalisation".split(),
+            *"--studies ../openmic/conf/studies.yaml".split(),
+        ],
     ]
 
 

@@ -1,4 +1,7 @@
-"""Writing files so that a killed process leaves either the old one or the new one, never half of it."""
+"""Text files, and writing so that a killed process leaves the old file or the new one, never half.
+
+Text is UTF-8, whatever the locale.
+"""
 
 import json
 import os
@@ -8,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path`; on success it is flushed to disk and takes the place of `path`."""
+    """Yield a temporary path; on success it is flushed to disk and takes the place of `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -27,9 +30,24 @@ def write_bytes(path, data):
         partial.write_bytes(data)
 
 
+def read_text(path) -> str:
+    """Read a UTF-8 text file, whatever the locale; a byte-order mark is left out.
+
+    Raises:
+        ValueError: it is not UTF-8; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
+
+
 def write_text(path, text):
     """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path, value):

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ast_repr import command, inference, manifest, runs
+from ast_repr import command, files, inference, manifest, runs
 from ast_repr import device as devices
 from ast_repr.report import page, passage, predictions, results, song, style
 
@@ -163,18 +163,18 @@ def span(heard):
 
 def trust(run, model):
     """What this model knows, and how well."""
+    macro_f1 = run["metrics"]["macro_f1"]
+    measured = "unknown" if macro_f1 is None else f"{100 * macro_f1:.0f} %, of at most 100"
     return (
         f"This model was trained on {len(model.classes)} instruments and can name no others: {', '.join(map(style.plain, model.classes))}. "
-        f"On clips of its own corpus ({run['corpus']}) that it had not heard, its macro-F1 is {100 * run['metrics']['macro_f1']:.0f} %, of at "
-        "most 100. On other music it may do worse; a probability is the model's guess, not a fact."
+        f"On clips of its own corpus ({run['corpus']}) that it had not heard, its macro-F1 is "
+        f"{measured}. On other music it may do worse; a probability is the model's guess, not a fact."
     )
 
 
 def read(folder):
     """A results.Run from its folder."""
-    return results.Run(
-        folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), []
-    )
+    return results.Run(folder, json.loads(files.read_text(folder / "results.json")), [])
 
 
 def label(run):

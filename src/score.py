@@ -136,8 +136,10 @@ def score(folder, history, clips, classes, args, device, memory):
             "commit": commit(),
         },
     )
+    value = found["macro_f1"]
+    measured = "no macro-F1" if value is None else f"macro-F1 {value:.3f}"
     print(
-        f"{folder}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})"
+        f"{folder}: {measured} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})"
     )
 
 
@@ -187,6 +189,7 @@ def commit():
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     return run.stdout.strip() or None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from . import rooms
+from . import files, rooms
 
 FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models"
 
@@ -33,7 +33,7 @@ class Entry:
 
     def source_classes(self):
         """Names of the source classes, in order of index, or None where they are in the file's header."""
-        return self.labels and (FOLDER / self.labels).read_text(encoding="utf-8").splitlines()
+        return self.labels and files.read_text(FOLDER / self.labels).splitlines()
 
     @property
     def at_hand(self):
@@ -71,4 +71,4 @@ def zero_shot(name):
 
 
 def _read(file="index.yaml"):
-    return yaml.safe_load((FOLDER / file).read_text(encoding="utf-8"))
+    return yaml.safe_load(files.read_text(FOLDER / file))

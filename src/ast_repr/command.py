@@ -13,7 +13,7 @@ import errno
 import sys
 import traceback
 
-from . import config
+from . import config, files
 from .config import ConfigError
 from .rooms import unknown
 
@@ -130,6 +130,7 @@ def between(kind, least, most=float("inf")):
 def run(main, parser, argv=None):
     """Parse `argv` (default: the command line), call `main` with what was found, and leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    files.write_utf8_to_terminal()
     try:
         main(parser.parse_args(argv))
     except KeyboardInterrupt:

@@ -273,7 +273,7 @@ def read(path):
         ConfigError: missing, not YAML, or no sections.
     """
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(files.read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such conf") from error
     except yaml.YAMLError as error:

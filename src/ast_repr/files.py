@@ -3,10 +3,19 @@
 Text is UTF-8, whatever the locale.
 """
 
+import io
 import json
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def write_utf8_to_terminal():
+    """Make stdout and stderr of this process UTF-8, whatever the locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # and not what a test or a notebook put there
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import audio, catalogue, checkpoint, features, graph, release
+from . import audio, catalogue, checkpoint, features, files, graph, release
 from .backbones import weights
 from .classifier import assemble
 
@@ -279,10 +279,12 @@ def load(path, device="cpu", backbone_file=None):
 
 def _compare_labels(path, classes):
     """Refuse class names in a labels.txt that are not the model's; it need not be there."""
-    if path.is_file() and (
-        found := path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
-    ) != "\n".join(classes):
+    if not path.is_file():
+        return
+    found = files.read_text(path).rstrip("\n")
+    if found != "\n".join(classes):
         raise release.ReleaseError(
-            f"{path}: found {', '.join(found.splitlines())}; the model's classes are {', '.join(classes)}, in this order; "
+            f"{path}: found {', '.join(found.splitlines())}; "
+            f"the model's classes are {', '.join(classes)}, in this order; "
             "put the right one there, or delete it"
         )

@@ -3,6 +3,8 @@
 import json
 import os
 
+from . import files
+
 
 def finished(folders):
     """Run folders anywhere below `folders` that hold whole results and a best checkpoint, the one scored last first.
@@ -26,6 +28,6 @@ def finished(folders):
 def _hears(path):
     """Whether the model of a results.json hears sound; no, where that file is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["feature"] != "vggish"
+        return json.loads(files.read_text(path))["feature"] != "vggish"
     except (ValueError, KeyError, TypeError):
         return False

@@ -85,6 +85,11 @@ def fit(
         raise ValueError(
             f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs"
         )
+    if valid is not None and not valid.mask.any():
+        raise RuntimeError(
+            f"{folder}: no clip of the validation split has a label, nothing to choose an epoch by; "
+            "give some of its clips labels"
+        )
     history = resume(folder, method, optimizer)
     if history and team.rank == 0:
         _write_history(folder, history)
@@ -111,10 +116,6 @@ def fit(
         if team.rank == 0:
             _keep(folder, method, optimizer, history, plan, about)
     team.wait()
-    if valid is not None and best(history, plan.select) is None:
-        raise RuntimeError(
-            f"{folder}: no epoch has a {plan.select['metric']} on the validation split; train longer, or give it labels"
-        )
     return history
 
 
@@ -208,14 +209,16 @@ def resume(folder, method, optimizer):
 def read_history(folder):
     """The epochs of a run folder so far, from history.jsonl."""
     path = Path(folder) / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in files.read_text(path).splitlines()]
 
 
 @contextmanager
 def only_user_of(folder):
     """Hold the run folder's lock, making the folder if need be; a second process that wants it gets an error."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -232,8 +235,17 @@ def describe(history, plan):
     chosen = best(history, plan.select)
     if chosen is None:
         return f"no epoch of {len(history)} could be chosen; train it anew with --overwrite"
-    value = chosen["valid"][plan.select["metric"]]
-    return f"best {plan.select['metric']} on validation {value:.3f} at epoch {chosen['epoch']} of {history[-1]['epoch']}"
+    metric = plan.select["metric"]
+    value = chosen["valid"][metric]
+    if value is None:
+        return (
+            f"epoch {chosen['epoch']}, the last: no class of the validation split has labels of "
+            f"both kinds, so no epoch has a {metric}"
+        )
+    return (
+        f"best {metric} on validation {value:.3f} "
+        f"at epoch {chosen['epoch']} of {history[-1]['epoch']}"
+    )
 
 
 def finished(history, plan):
@@ -250,11 +262,17 @@ def finished(history, plan):
 
 
 def best(history, select):
-    """The epoch of the history that is best by the selection's metric on the validation split, the earliest if several are;
-    None where no epoch has a value."""
+    """The epoch of the history that is best by the selection's metric on the validation split.
+
+    It is the earliest of several, and the last one if the metric has no value in any epoch, for
+    want of labels of both kinds. None if no epoch was validated.
+    """
     sign = 1 if select["mode"] == "max" else -1
-    valued = [row for row in history if row.get("valid", {}).get(select["metric"]) is not None]
-    return max(valued, key=lambda row: sign * row["valid"][select["metric"]], default=None)
+    validated = [row for row in history if "valid" in row]
+    valued = [row for row in validated if row["valid"][select["metric"]] is not None]
+    if not valued:
+        return validated[-1] if validated else None
+    return max(valued, key=lambda row: sign * row["valid"][select["metric"]])
 
 
 def best_path(folder, select):

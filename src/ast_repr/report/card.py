@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from .. import files
 from .results import NAMES, ResultsError
 from .shape import FLOORS, lacking
 
@@ -72,7 +73,7 @@ def read(folder):
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(files.read_text(path))
         wrong = lacking(found)
     except (ValueError, AttributeError) as error:
         raise ResultsError(

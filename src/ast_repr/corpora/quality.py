@@ -6,10 +6,10 @@ from collections import Counter
 from .. import manifest
 
 ENOUGH = 5  # labels of a kind, present or absent, of a class in a split
-ONE_SIDED = {  # what follows in a split if all labels of a class there are of one kind
-    "train": "it can only be learned from labels of both kinds",
-    "valid": "it has no part in choosing the epoch",
-    "test": "it has no score and is left out of every mean",
+ONE_SIDED = {  # what follows in a split for a class that lacks labels of a kind there
+    "train": "what has one kind only cannot be told apart",
+    "valid": "these have no part in choosing the epoch",
+    "test": "these have no score and are left out of every mean",
 }
 
 
@@ -44,13 +44,13 @@ def label_warnings(clips, classes) -> list[str]:
                 few.append(counts)
         if one_sided:
             warnings.append(
-                f"{split} has no label of a kind for {', '.join(one_sided)}: {ONE_SIDED[split]}; "
-                f"label clips of {split} as present and as absent"
+                f"{split} lacks present or absent labels of {', '.join(one_sided)}: "
+                f"{ONE_SIDED[split]}; give clips of {split} labels of both kinds"
             )
         if few:
             warnings.append(
-                f"{split} has fewer than {ENOUGH} labels of a kind for {', '.join(few)}: "
-                f"chance decides much; label more clips of {split}"
+                f"{split} has fewer than {ENOUGH} present or absent labels of {', '.join(few)}: "
+                f"too few to rely on; label more clips of {split}"
             )
     return warnings
 

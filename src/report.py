@@ -77,9 +77,8 @@ def compare_rows(args, found):
         stem, figure = plots.draw_difference(table, difference)
         paths = style.save(figure, args.exp / "figures", stem)
         files.write_json(args.exp / "figures" / f"{stem}.json", difference)
-        print(
-            f"\n{table.title}\n{compare.sentence(difference)}\nWritten: {paths[0].with_suffix('.*')}"
-        )
+        print(f"\n{table.title}\n{compare.sentence(difference)}")
+        print(f"Written: {paths[0].with_suffix('.*')}")
 
 
 def read_studies(path, asked):
@@ -113,7 +112,9 @@ def parse():
     parser.add_argument(
         "--conf",
         default="",
-        help="names that were asked for; a study among them is shown even if rows are missing",
+        metavar="A,B,...",
+        help="what was asked for: studies, confs, variants; their studies are shown though rows "
+        "are missing, others only if all rows are there",
     )
     parser.add_argument(
         "--studies",

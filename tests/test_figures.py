@@ -292,7 +292,8 @@ def test_a_study_is_shown_if_asked_for_or_complete(tmp_path):
         return drawn
 
     assert shown([]) == shown(["ast_unet"]) == {"study.whole"}
-    assert shown(["ast_unet", "partly"]) == {"study.whole", "study.partly"}
+    for asked in (["ast_unet", "partly"], ["ast_unet+a.b=1"]):
+        assert shown(asked) == {"study.whole", "study.partly"}
 
 
 def test_predictions_that_are_damaged_cost_a_study_one_difference(tmp_path):

@@ -6,7 +6,8 @@ normalisation:
   figure: bars        # or labels: macro-F1 against the fraction of training labels; or left out
   against: ast_linear    # optional: difference of each row from this one, with its interval
 
-A study is shown if it was asked for by its name, or if all of its rows were run.
+A study is shown if it was asked for, by its name or that of a variant in it, or if all of its rows
+were run.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Study:
         confs: its rows, in order.
         figure: one of FIGURES, or None.
         against: the conf that the others are compared with, or None.
-        asked: whether it was asked for by its name.
+        asked: whether it was asked for.
     """
 
     name: str
@@ -62,7 +63,7 @@ def parse(found, source, asked=()) -> list[Study]:
     Args:
         found: dict of a study's name to its dict.
         source: the file's name, for messages.
-        asked: names that were asked for; others than studies are ignored.
+        asked: names of studies, confs and variants that were asked for.
 
     Returns:
         list of Study, in the file's order.
@@ -76,7 +77,7 @@ def parse(found, source, asked=()) -> list[Study]:
             f"each with {' and '.join(NEEDED)}"
         )
     return [
-        _study(str(name), about, f"{source}: study {str(name)!r}", name in asked)
+        _study(str(name), about, f"{source}: study {str(name)!r}", asked)
         for name, about in found.items()
     ]
 
@@ -101,4 +102,5 @@ def _study(name, about, where, asked):
         raise StudyError(f"{where}: figure is {about['figure']!r}, expected {' or '.join(FIGURES)}")
     if about.get("against", confs[0]) not in confs:
         raise StudyError(f"{where}: against is {about['against']!r}, expected one of its confs")
-    return Study(name, asked=asked, **about)
+    variants = {conf for conf in confs if "+" in conf}
+    return Study(name, asked=not {name, *variants}.isdisjoint(asked), **about)

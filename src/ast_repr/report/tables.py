@@ -161,13 +161,8 @@ def study_cells(study, table, spread):
 
 
 def caption(table):
-    """Sentences that say what the numbers are: labels scored, metric, and how the epoch was chosen."""
-    chosen = sorted(
-        {
-            "{metric} ({mode}) on the split {split!r}".format(**run["selection"])
-            for run in table.runs
-        }
-    )
+    """Sentences that say what the numbers are: labels, metric, and how the epoch was chosen."""
+    chosen = sorted({_selection(run["selection"]) for run in table.runs})
     one_sided = [
         f"{name} ({scores['present']} present, {scores['absent']} absent)"
         for name, scores in table["metrics"]["per_instrument"].items()
@@ -181,12 +176,21 @@ def caption(table):
     return (
         f"Split {table['split']!r}: {table['clips']:,} clips, "
         f"{table['observed']:,} observed labels, {len(table['classes'])} instruments. "
-        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent over observed labels at threshold "
-        f"{table['threshold']:g}, then the mean over instruments; "
+        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent "
+        f"over observed labels at threshold {table['threshold']:g}, then the mean over "
+        "instruments; "
         f"pos. F1 is the F1 of present alone.{missing} "
-        f"The epoch was chosen by {'; '.join(chosen)}. "
+        f"The epoch is {'; '.join(chosen)}. "
         "Mean ± standard deviation over seeds, (n seeds)."
     )
+
+
+def _selection(selection):
+    """How a run's epoch was chosen, in words."""
+    metric = "{metric} ({mode}) on the split {split!r}".format(**selection)
+    if selection.get("value", 0) is None:
+        return f"the last one, as it has no {metric}"
+    return f"the best one by {metric}"
 
 
 def text(table):
@@ -430,7 +434,8 @@ def _aligned(filled, left):
         for heading, width in zip(filled.headings, widths, strict=True)
     ]
     height = max(map(len, heads))
-    out = [aligned(level) for level in zip(*([""] * (height - len(head)) + head for head in heads))]
+    raised = [[""] * (height - len(head)) + head for head in heads]
+    out = [aligned(level) for level in zip(*raised, strict=True)]
     out.append("-" * max(map(len, out)))
     for name, *values in filled.lines:
         wrapped = textwrap.wrap(name, widths[0], subsequent_indent="  ", break_on_hyphens=False)

@@ -4,6 +4,7 @@
 # A recipe whose only corpus is custom has --manifest in place of the options that choose a corpus, and no clips.
 # A recipe without a folder conf has the configs of openmic. It runs in a bash of its own: run.sh sees to that.
 set -euo pipefail
+export PYTHONUTF8=1 # text and the names of files are UTF-8, whatever the locale
 unset CDPATH
 called_from=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[1]}")"
@@ -275,7 +276,8 @@ stage_score() {
 
 stage_report() {
     log "report: $experiments"
-    run "$root/src/report.py" --exp "$experiments" --out "$experiments/RESULTS.md" --studies "$conf_dir/studies.yaml" "${debug[@]}"
+    run "$root/src/report.py" --exp "$experiments" --out "$experiments/RESULTS.md" --conf "$conf" \
+        --studies "$conf_dir/studies.yaml" "${debug[@]}"
 }
 
 failed() { # stage, exit code

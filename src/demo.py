@@ -185,11 +185,13 @@ def span(heard):
 def trust(run, model):
     """What this model knows, and how well."""
     names = ", ".join(map(escaping.plain, model.classes))
+    macro_f1 = run["metrics"]["macro_f1"]
+    measured = "unknown" if macro_f1 is None else f"{100 * macro_f1:.0f} %, of at most 100"
     return (
         f"This model was trained on {len(model.classes)} instruments and can name no others: "
         f"{names}. On clips of its own corpus ({run['corpus']}) that it had not heard, its macro-F1 "
-        f"is {100 * run['metrics']['macro_f1']:.0f} %, of at most 100. On other music it may do "
-        "worse; a probability is the model's guess, not a fact."
+        f"is {measured}. On other music it may do worse; a probability is the model's guess, not a "
+        "fact."
     )
 
 

@@ -1,8 +1,8 @@
-"""Stage `prepare`: a corpus becomes a manifest, whose validation split keeps groups (artists) whole.
+"""Stage `prepare`: turn a corpus into a manifest, with a validation split that keeps groups whole.
 
 The manifest is left as it is if it says what the corpus holds, the sha256 of each audio file
-included. With --check, a CSV of own data is looked through instead: all that is wrong with it is
-listed, and what is in it is counted.
+included. With --check, a CSV of own data is inspected instead: all that is wrong with it is listed,
+what is in it is counted, and warnings say what can be trained on but not trusted.
 """
 
 if __name__ == "__main__":
@@ -13,8 +13,8 @@ if __name__ == "__main__":
 import shlex
 from pathlib import Path
 
-from ast_repr import command, files, manifest
-from ast_repr.corpora import custom, openmic, synthetic
+from ast_repr import command, files, identity, manifest
+from ast_repr.corpora import custom, openmic, quality, synthetic
 
 VALID_FRACTION, VALID_SEED = 0.15, 20181
 LISTED = 10  # unreadable clips, or problems of a CSV, named where the stage ends with an error
@@ -36,9 +36,13 @@ def main(args):
     own = args.corpus == "custom"
     clips, classes, bad = read_custom(root, data) if own else read_openmic(root, data, args)
     clips = with_validation(drop_unreadable(clips, bad, args.allow_missing))
+    check_splits(root, clips)
     manifest.check(clips, classes)
     clips = manifest.with_hashes(data, clips)
     described = summary(clips, classes, "groups" if own else "artists")
+    if own:
+        for warning in find_warnings(clips, classes, [clip.sha256 for clip in clips]):
+            print(f"  warning: {warning}")
     if is_up_to_date(data, clips, classes):
         print(f"{data}/manifest.jsonl is up to date: {described}")
     else:
@@ -55,7 +59,11 @@ def is_up_to_date(data, clips, classes):
 
 
 def read_openmic(root, data, args):
-    """(clips, classes, {clip: what is wrong with its audio}) of a folder in OpenMIC-2018's layout; the built-in corpus is made first."""
+    """Read a folder in OpenMIC-2018's layout; the built-in corpus is made first.
+
+    Returns:
+        (clips, classes, {clip: what is wrong with its audio})
+    """
     if args.corpus == "synthetic":
         synthetic.make(root, args.clips, nj=args.nj)
     clips, classes = openmic.clips(root, relative_to=data)
@@ -75,13 +83,14 @@ def read_custom(path, data):
     """The same of a CSV of own data; one that has problems is refused."""
     table = custom.read(path, relative_to=data)
     problems = find_problems(table)
+    for note in table.notes:
+        print(f"  note: {note}")
     for problem in problems[:LISTED]:
         print(f"  {line(*problem)}")
     if problems:
         remedy = f"mend them; python src/prepare.py --check {shlex.quote(str(path))} lists them all"
-        raise manifest.ManifestError(
-            f"{path}: {counted(problems, 'problem')}, {min(LISTED, len(problems))} listed above; {remedy}"
-        )
+        listed = f"{min(LISTED, len(problems))} listed above"
+        raise manifest.ManifestError(f"{path}: {counted(problems, 'problem')}, {listed}; {remedy}")
     return (
         table.clips,
         table.classes,
@@ -95,37 +104,69 @@ def read_custom(path, data):
 def check(path):
     """List all that is wrong with a CSV of own data and its audio, and count what is in it."""
     table = custom.read(path, relative_to=path.parent)
-    problems = find_problems(table) + [
-        (table.rows[name], f"{name}: {reason}")
-        for name, reason in custom.unreadable(path.parent, table.clips)
-    ]
-    print(
-        "\n".join(
-            [
-                *(f"  {line(*problem)}" for problem in problems),
-                *counts(with_validation(table.clips), table.classes),
-            ]
-        )
-    )
+    problems = find_problems(table)
+    clips = with_validation(table.clips)
+    hashes = audio_hashes(clips, path.parent)
+    warnings = [] if problems else find_warnings(clips, table.classes, hashes)
+    for name, reason in custom.unreadable(path.parent, table.clips):
+        problems.append((table.rows[name], f"{name}: {reason}"))
+    for note in table.notes:
+        print(f"  note: {note}")
+    for problem in problems:
+        print(f"  {line(*problem)}")
+    print("\n".join(counts(clips, table.classes)))
+    for warning in warnings:
+        print(f"  warning: {warning}")
     if problems:
         raise manifest.ManifestError(
             f"{path}: {counted(problems, 'problem')}, listed above; mend and check again"
         )
+    state = f"in order, with {counted(warnings, 'warning')}" if warnings else "in order"
     print(
-        f"{path} is in order; bash egs/custom/run.sh --manifest {shlex.quote(str(path))} trains on it"
+        f"{path} is {state}; "
+        f"bash egs/custom/run.sh --manifest {shlex.quote(str(path))} trains on it"
     )
 
 
 def find_problems(table):
     """What is wrong with a CSV, its audio excepted: list of (row or None, reason)."""
-    if table.problems or any(clip.split == "valid" for clip in with_validation(table.clips)):
+    if table.problems:
         return table.problems
-    return [
-        (
-            None,
-            "no group of train can be spared for validation; expected more groups there, or rows whose split is valid",
-        )
-    ]
+    clips = with_validation(table.clips)
+    if not any(clip.split == "valid" for clip in clips):
+        lacking = "no group of train can be spared for validation"
+        return [(None, f"{lacking}; expected more groups there, or rows whose split is valid")]
+    return [(None, manifest.without_labels(split)) for split in manifest.unlabelled(clips)]
+
+
+def find_warnings(clips, classes, hashes):
+    """What of own data can be trained on but not trusted: sentences.
+
+    Args:
+        hashes: sha256 of each clip's audio file, None if it cannot be read.
+    """
+    warnings = quality.label_warnings(clips, classes)
+    shared = quality.shared_audio_warnings(clips, hashes)
+    if len(shared) > LISTED:
+        shared = [*shared[:LISTED], f"{len(shared) - LISTED} more files are in several groups"]
+    return warnings + shared
+
+
+def audio_hashes(clips, folder):
+    """sha256 of each clip's audio file below `folder`, None for a file that cannot be read."""
+    known = {}
+    for clip in clips:
+        if clip.audio not in known:
+            known[clip.audio] = audio_hash(folder / clip.audio)
+    return [known[clip.audio] for clip in clips]
+
+
+def audio_hash(path):
+    """sha256 of a file, None if it cannot be read."""
+    try:
+        return identity.of_file(path)
+    except OSError:
+        return None
 
 
 def line(row, reason):
@@ -137,34 +178,41 @@ def counted(things, name):
 
 
 def counts(clips, classes):
-    """Lines that count the clips and groups of each split, then the labels of each class, and where they are observed."""
-    width, out = max(map(len, ("split", "class", *classes))), [""]
+    """Lines that count the clips and groups of each split, and the labels of each class."""
     splits = {split: [clip for clip in clips if clip.split == split] for split in manifest.SPLITS}
-    rows = [
-        ("split", "clips", "groups"),
-        *((split, len(own), len({clip.group for clip in own})) for split, own in splits.items()),
-        (),
-    ]
-    rows.append(("class", "present", "absent", "unknown", *(f"in {split}" for split in splits)))
+    rows = [["split", "clips", "groups"]]
+    for split, own in splits.items():
+        rows.append([split, len(own), len({clip.group for clip in own})])
+    rows.append([""])
+    rows.append(["class", "present", "absent", "unknown", *(f"in {split}" for split in splits)])
     for name in classes:
         values = [clip.labels[name] for clip in clips if name in clip.labels]
         present = sum(value >= manifest.PRESENT for value in values)
-        observed = (sum(name in clip.labels for clip in own) for own in splits.values())
-        rows.append((name, present, len(values) - present, len(clips) - len(values), *observed))
-    out += [
-        " ".join([f"{str(first):{width}}", *(f"{number:>9}" for number in rest)])
-        for first, *rest in (row or ("",) for row in rows)
-    ]
-    return [*(text.rstrip() for text in out), ""]
+        observed = [sum(name in clip.labels for clip in own) for own in splits.values()]
+        rows.append([name, present, len(values) - present, len(clips) - len(values), *observed])
+    width = max(len(first) for first, *_ in rows)
+    lines = [""]
+    for first, *rest in rows:
+        cells = [f"{first:{width}}", *(f"{value:>9}" for value in rest)]
+        lines.append(" ".join(cells).rstrip())
+    return [*lines, ""]
 
 
 def with_validation(clips):
     """The clips with a validation split: the corpus' own, or one that is drawn."""
-    return (
-        clips
-        if any(clip.split == "valid" for clip in clips)
-        else manifest.split_validation(clips, VALID_FRACTION, VALID_SEED)
-    )
+    if any(clip.split == "valid" for clip in clips):
+        return clips
+    return manifest.split_validation(clips, VALID_FRACTION, VALID_SEED)
+
+
+def check_splits(root, clips):
+    """Refuse a corpus without clips for training, validation or test."""
+    lacking = [split for split in manifest.SPLITS if all(clip.split != split for clip in clips)]
+    if lacking:
+        raise manifest.ManifestError(
+            f"{root}: no clip is in {' or '.join(lacking)}; "
+            "expected more groups (artists), and clips in both train and test"
+        )
 
 
 def check_counts(clips):
@@ -178,13 +226,14 @@ def check_counts(clips):
 
 
 def drop_unreadable(clips, bad, allowed):
-    """Leave out clips without usable audio, {name: reason}, if there are no more than `allowed` of them."""
+    """Leave out clips without usable audio, {name: reason}, if these are at most `allowed`."""
     if len(bad) > allowed:
         for reason in list(bad.values())[:LISTED]:
             print(f"  {reason}")
         more = f" (the first {LISTED} are listed above)" if len(bad) > LISTED else ""
         raise manifest.ManifestError(
-            f"{len(bad)} of {len(clips)} clips have no usable audio{more}; mend them, or go on without them by --allow-missing {len(bad)}"
+            f"{len(bad)} of {len(clips)} clips have no usable audio{more}; "
+            f"mend them, or continue without them by --allow-missing {len(bad)}"
         )
     for reason in bad.values():
         print(f"  left out: {reason}")
@@ -201,7 +250,8 @@ def summary(clips, classes, groups):
     present = sum(value >= manifest.PRESENT for value in values)
     cells = len(clips) * len(classes)
     parts.append(
-        f"{len(values)} of {cells} labels observed ({len(values) / cells:.1%}), {present / len(values):.0%} of them present"
+        f"{len(values)} of {cells} labels observed ({len(values) / cells:.1%}), "
+        f"{present / len(values):.0%} of them present"
     )
     return "; ".join(parts)
 
@@ -211,7 +261,7 @@ def parse():
     parser.add_argument("--corpus", choices=("synthetic", "openmic", "custom"))
     parser.add_argument(
         "--root",
-        help="folder in OpenMIC-2018's layout (made here for the synthetic corpus); custom: the CSV",
+        help="folder in OpenMIC-2018's layout (synthetic: made here); custom: the CSV",
     )
     parser.add_argument("--data", help="folder for the manifest")
     parser.add_argument(

@@ -1,8 +1,13 @@
-"""Report: the tables of a corpus' scored runs on the terminal, RESULTS.md, figures, and a CSV per instrument.
+"""Report: tables of a corpus' scored runs on the terminal, RESULTS.md, figures, CSV per instrument.
 
-The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made when asked for, with
---beside, which gives each corpus beside the one given a section: report.py --exp exp/synthetic --beside --out RESULTS.md
-Corpora, protocols and backbones never share a table. With --compare, two rows are compared, paired by clip and seed.
+The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made
+if asked for, with --beside, which gives each corpus beside the one given a section:
+report.py --exp exp/synthetic --beside --out RESULTS.md
+Corpora, protocols and backbones never share a table. With --compare, two methods are compared,
+paired by clip and seed.
+
+A run that is not scored yet, damaged, of another folder or not comparable is left out; stderr says
+which and why, and the exit code stays 0. It is 1 only if no run is left.
 """
 
 if __name__ == "__main__":
@@ -21,9 +26,12 @@ def main(args):
     if not (args.out or args.compare):
         raise command.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
     files.sweep(args.exp)
-    found, unscored = results.read(args.exp)
-    for folder in unscored:
-        print(escaping.terminal(f"{folder}: not scored yet, left out"), file=sys.stderr)
+    found = read_tables(args.exp)
+    if not found:
+        raise results.ResultsError(
+            f"{args.exp}: none of its runs can be reported, the reasons are listed above; "
+            "expected one scored run or more, run: source run.sh"
+        )
     names = [name.strip() for name in args.rows.split(",")] if args.rows else []
     known = {row.conf for table in found for row in table.rows}
     for name in names + (args.compare or []):
@@ -31,36 +39,46 @@ def main(args):
             raise command.UsageError(rooms.unknown("row", name, known))
     if args.out:
         claim(args.out)
-        report(args, found, read_studies(args.studies), names)
+        asked = [name.strip() for name in args.conf.split(",")]
+        report(args, found, read_studies(args.studies, asked), names)
     if args.compare:
         compare_rows(args, found)
 
 
-def report(args, found, asked, names):
-    """Tables and figures of all that was `found`; `asked`: studies, `names`: rows for the bars of instruments."""
+def read_tables(exp):
+    """The tables of a corpus' runs; what is left out is listed on stderr."""
+    found, left_out = results.read(exp)
+    for reason in left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    return found
+
+
+def report(args, found, known, names):
+    """Tables and figures; `known`: studies, `names`: rows for the bars of instruments."""
     figures = args.exp / "figures"
     for table in found:
-        for stem, figure in plots.draw(table, asked, names).items():
+        for stem, figure in plots.draw(table, known, names).items():
             style.save(figure, figures, stem)
     files.write_text(args.exp / "per_instrument.csv", tables.per_instrument(found))
-    files.write_text(args.out, tables.document(sections(args.exp, found, args.beside), asked))
+    files.write_text(args.out, tables.document(sections(args.exp, found, args.beside), known))
     for table in found:
         if table.main.rows:
             print(f"\n{tables.text(table.main)}")
-        for study in asked:
+        for study in known:
             rows = study.table(table)
-            if rows and any(row.settings for row in rows.rows):
+            if rows:
                 print(f"\n{tables.study_text(study, rows)}")
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
 
 
 def compare_rows(args, found):
-    """Compare two rows wherever they share a table: a line, a figure, and all numbers as JSON beside it."""
+    """Compare two rows wherever they share a table: a line, a figure, and all numbers as JSON."""
     shared = [table for table in found if len(table.only(args.compare).rows) == 2]
     if not shared:
         raise results.ResultsError(
-            f"{' and '.join(args.compare)} are in no common table; expected two rows of one protocol and backbone"
+            f"{' and '.join(args.compare)} are in no common table; "
+            "expected two rows of one protocol and backbone"
         )
     for table in shared:
         difference = compare.compare(*table.only(args.compare).rows)
@@ -71,12 +89,12 @@ def compare_rows(args, found):
         print("", *map(escaping.terminal, said), sep="\n")
 
 
-def read_studies(path):
-    """The studies of a YAML file; none without a file."""
+def read_studies(path, asked):
+    """The studies of a YAML file, those that were `asked` for marked; none without a file."""
     if path is None:
         return []
     try:
-        return studies.parse(yaml_file.read(path), path)
+        return studies.parse(yaml_file.read(path), path, asked)
     except yaml_file.YamlError as error:
         raise studies.StudyError(str(error)) from error
 
@@ -93,7 +111,9 @@ def sections(exp, found, beside):
     if beside:
         folders = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")}
         for folder in sorted(folders - {exp}):
-            out[folder.name] = results.read(folder)[0]
+            others = read_tables(folder)
+            if others:
+                out[folder.name] = others
     return out
 
 
@@ -116,6 +136,13 @@ def parse():
         "--beside",
         action="store_true",
         help="give each corpus beside this one a section of the page",
+    )
+    parser.add_argument(
+        "--conf",
+        default="",
+        metavar="A,B,...",
+        help="what was asked for: studies, confs, variants; their studies are shown though rows "
+        "are missing, others only if all rows are there",
     )
     parser.add_argument(
         "--studies",

@@ -159,10 +159,9 @@ def score(run, conf, clips, classes, args, device, memory, allow):
             "files": {path.name: identity.of_file(path) for path in written},
         },
     )
-    print(
-        f"{run}: macro-F1 {found['macro_f1']:.3f} on {len(test)} {SPLIT} clips "
-        f"(epoch {chosen['epoch']} of {epochs})"
-    )
+    value = found["macro_f1"]
+    measured = "no macro-F1" if value is None else f"macro-F1 {value:.3f}"
+    print(f"{run}: {measured} on {len(test)} {SPLIT} clips (epoch {chosen['epoch']} of {epochs})")
 
 
 def finished(run, conf):

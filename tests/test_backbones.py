@@ -189,6 +189,93 @@ def test_dims_that_shapes_cannot_tell_come_from_the_config_beside_the_file(tmp_p
         weights.read_header(path)
 
 
+def author_file(folder, tiny_ast, columns, stride=10, patch=16):
+    """A file as the authors' recipes leave it, for an input of so many columns of patches."""
+    frames = (columns - 1) * stride + patch
+    backbone = tiny_ast(frames=frames, mels=128, stride=stride, patch=patch)
+    path = folder / "best_audio_model.pth"
+    torch.save(author_layout(backbone.state_dict()), path)
+    return path, backbone
+
+
+# Columns are those of the authors' recipes: AudioSet 1024 frames, ESC-50 512, Speech Commands 128.
+@pytest.mark.parametrize(
+    ("stride", "columns", "frames"),
+    [
+        (10, 101, 1024),
+        (12, 85, 1024),
+        (14, 73, 1024),
+        (16, 64, 1024),
+        (10, 50, 512),
+        (10, 12, 128),
+        (16, 8, 128),
+        (10, 30, 306),  # three seconds
+        (10, 35, 356),  # as many patches as stride 12 has of 512 frames
+        (16, 31, 496),
+    ],
+)
+def test_stride_and_length_follow_from_the_position_embeddings(
+    stride, columns, frames, tmp_path, tiny_ast
+):
+    path, backbone = author_file(tmp_path, tiny_ast, columns, stride)
+    dims = weights.read_header(path)["dims"]
+    assert (dims["stride"], dims["frames"], dims["mels"]) == (stride, frames, 128)
+    again = weights.load(backbones.build("ast", **dims | {"num_heads": 2}), path)
+    assert again.grid == backbone.grid
+    assert weights.fingerprint(again) == weights.fingerprint(backbone)
+
+
+@pytest.mark.parametrize(("columns", "first"), [(30, None), (101, 0), (120, 9)])
+def test_position_embeddings_of_any_length_serve_ten_seconds(columns, first, tmp_path, tiny_ast):
+    path, backbone = author_file(tmp_path, tiny_ast, columns)
+    dims = weights.read_header(path)["dims"] | {"frames": 1024}
+    ten = weights.load(backbones.build("ast", **dims), path)
+    assert ten.grid == (12, 101)
+    assert ten(torch.randn(1, 1, 1024, 128)).source_logits.isfinite().all()
+    if first is not None:
+        old, new = (one.pos_embed[0, 2:].unflatten(0, one.grid) for one in (backbone, ten))
+        assert torch.equal(new, old[:, first : first + 101])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3, "best": 0.459},
+        lambda state: {"model": state, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {key.removeprefix("module."): tensor for key, tensor in state.items()},
+        lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+    ],
+    ids=["state_dict", "model", "nested", "module twice", "no module", "both"],
+)
+def test_tensors_of_a_training_checkpoint_are_unwrapped(wrap, tmp_path, tiny_ast):
+    path, backbone = author_file(tmp_path, tiny_ast, 12)
+    torch.save(wrap(torch.load(path)), path)
+    assert weights.read_header(path)["layout"] == "author"
+    again = weights.load(tiny_ast(**backbone.dims), path)
+    assert weights.fingerprint(again) == weights.fingerprint(backbone)
+
+
+@pytest.mark.parametrize(
+    "value", [{"epoch": 3}, {"state_dict": [1]}, {"model": {"a": 1}}, [torch.zeros(2)]]
+)
+def test_what_holds_no_tensors_by_name_is_refused(value, tmp_path):
+    torch.save(value, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="x.pth: .*state_dict"):
+        weights.read_header(tmp_path / "x.pth")
+
+
+def test_a_byte_order_mark_in_config_json_changes_nothing(tmp_path, spread):
+    path, _ = in_layout("hub", tmp_path, spread, ODD)
+    config = tmp_path / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    assert weights.read_header(path)["dims"] == ODD
+    config.write_text("{")
+    with pytest.raises(WeightsError, match="config.json: not JSON"):
+        weights.read_header(path)
+
+
 def test_saved_statistics_come_back_with_the_header(tmp_path, tiny_ast):
     weights.save(tiny_ast(mean=-7.5, std=3.25), tmp_path / "x.safetensors")
     header = weights.read_header(tmp_path / "x.safetensors")

@@ -223,6 +223,7 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_rows(read):
         )
     )
     assert found.pop().startswith("flute has no label in training")
+    assert found.pop().startswith("no clip in test has a label")  # a wrong cell counts as empty
     rows = [line.split(":")[0] for line in found]
     assert rows == ["row 2", "row 4", "row 4", "row 4", "row 5", "row 6", "row 6"]
 
@@ -240,12 +241,13 @@ def test_one_mistake_is_one_problem(read):
         (b"", "empty; expected a header"),
         ("path,Flöte\na.wav,1".encode("latin-1"), "no UTF-8 text"),
         (b"PK\x03\x04\xff\xfe\x00", "no UTF-8 text"),
-        (b'path,x\n"a.wav,1\nb.wav,0\n', "not a CSV"),
+        (b'path,x\na.wav,1\n"b.wav,0\nc.wav,0\n', "row 3: a quotation mark"),
+        (b'path,x\n"a" b.wav,1\n', "row 2: a quotation mark"),
     ],
 )
 def test_what_is_no_csv_is_refused_in_one_line(content, message, tmp_path):
     (tmp_path / "songs.csv").write_bytes(content)
-    with pytest.raises(ManifestError, match=f"songs.csv: .*{message}") as caught:
+    with pytest.raises(ManifestError, match=f"songs.csv[:,] .*{message}") as caught:
         custom.read(tmp_path / "songs.csv", tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -304,7 +306,7 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
         ["banjo", "3", "1", "2"],
         ["flute", "2", "3", "1"],
     ]
-    assert lines[7][-1] == "1" and lines[8][-1] == "2" and "order;" in lines[-1]
+    assert lines[7][-1] == "1" and lines[8][-1] == "2" and "order," in lines[-1]
     assert {path.name for path in folder.iterdir()} == {
         "data",
         "songs.csv",

@@ -23,6 +23,7 @@ from ast_repr.report import (
     sweep,
     tables,
 )
+from ast_repr.run_folder import RunFolder
 
 ALWAYS = {"methods", "accuracy_vs_parameters", "heatmap", "instruments"}
 NO_AST = {"name": "tiny", "weights": "none", "sha256": None}
@@ -106,7 +107,7 @@ def test_unobserved_instruments_are_left_blank(tmp_path):
                 "present": 0,
                 "absent": 0,
             }
-        (folder / "results.json").write_text(json.dumps(found))
+        RunFolder(folder).write_results(found)
     table = only(tmp_path / "synthetic")
     assert [text.get_text() for text in instruments.heatmap(table).axes[0].texts] == [
         "70.0",
@@ -256,7 +257,8 @@ def test_a_study_shows_its_rows_in_its_order_and_names_the_missing(tmp_path):
         "confs": ["ast_linear+input.norm=none", "missing+a=b", "ast_linear"],
         "figure": "bars",
     }
-    (study,) = studies.parse({"norm": about | {"against": "ast_linear"}}, "studies.yaml")
+    known = {"norm": about | {"against": "ast_linear"}}
+    (study,) = studies.parse(known, "studies.yaml", asked=["norm"])
     table = study.table(only(exp))
     assert [row.conf for row in table.rows] == ["ast_linear+input.norm=none", "ast_linear"]
     text = tables.study_text(study, table)
@@ -267,8 +269,47 @@ def test_a_study_shows_its_rows_in_its_order_and_names_the_missing(tmp_path):
     assert plain[-1] == "-" and none[-1][0] in "+-" and "[" in none[-1]
     assert "#### Study norm: Which norm?" in tables.markdown(only(exp), [study])
     assert names(plots.draw(only(exp), [study])) == ALWAYS | {"curves", "study.norm"}
-    other = studies.parse({"x": {"question": "?", "confs": ["ast_linear", "ast_cnn"]}}, "f")[0]
+    other = {"x": {"question": "?", "confs": ["ast_linear", "ast_cnn"]}}
+    other = studies.parse(other, "f", asked=["x"])[0]
     assert other.table(only(exp)) is None and "Study x" not in tables.markdown(only(exp), [other])
+
+
+def test_a_study_is_shown_if_asked_for_or_complete(tmp_path):
+    for conf in ("ast_linear", "ast_unet"):
+        make_run(tmp_path / "synthetic", conf)
+    known = {
+        "partly": {"question": "?", "confs": ["ast_linear", "ast_unet", "ast_unet+a.b=1"]},
+        "whole": {"question": "?", "confs": ["ast_unet", "ast_linear"]},
+    }
+    table = only(tmp_path / "synthetic")
+
+    def shown(asked):
+        found = studies.parse(
+            {name: x | {"figure": "bars"} for name, x in known.items()}, "f", asked
+        )
+        drawn = {name for name in names(plots.draw(table, found)) if name.startswith("study.")}
+        page = tables.markdown(table, found)
+        assert drawn == {f"study.{name}" for name in known if f"Study {name}:" in page}
+        return drawn
+
+    assert shown([]) == shown(["ast_unet"]) == {"study.whole"}
+    for asked in (["ast_unet", "partly"], ["ast_unet+a.b=1"]):
+        assert shown(asked) == {"study.whole", "study.partly"}
+
+
+def test_predictions_that_are_damaged_cost_a_study_one_difference(tmp_path):
+    for conf in ("ast_linear", "ast_unet", "ast_noise"):
+        scored(tmp_path / "synthetic", conf, 0, arrays(0))
+    bad = tmp_path / "synthetic" / "ast_unet" / "seed0" / "predictions.npz"
+    bad.write_bytes(b"PK")
+    about = {"question": "?", "confs": ["ast_linear", "ast_unet", "ast_noise"]}
+    (study,) = studies.parse({"x": about | {"against": "ast_linear"}}, "f")
+    table = study.table(only(tmp_path / "synthetic"))
+    filled = tables.study_cells(study, table, spread=False)
+    assert [line[-1] for line in filled.lines[2:4]] == ["-", "-"] and "[" in filled.lines[4][-1]
+    (note,) = filled.notes
+    assert "ast_unet" in note and str(bad) in note
+    assert str(bad) in tables.markdown(table, [study])
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,8 @@ WITHIN = {
         "label_enhancement": {"supervised"},
     },
     "corpora": {
-        "openmic": {"remote"},
+        "custom": {"table"},
+        "openmic": {"remote", "table"},
         "synthetic": {"scoring", "soundfont"},
         "sounds": {"soundfont"},
     },

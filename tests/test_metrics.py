@@ -32,6 +32,7 @@ OPENMIC = {
     "violin": (394, 237),
     "voice": (224, 150),
 }
+NOTHING = dict.fromkeys(metrics.PER_INSTRUMENT)
 JUNK = (0.0, 1.0, math.nan, 1e9, -1.0, math.inf)
 
 
@@ -157,34 +158,10 @@ def one(truth, scores):
             [0.5, 0.49],
             {"positive_f1": 1, "absent_f1": 1, "present": 1, "absent": 1},
         ),  # 0.5 is present
-        (
-            [0, 0],
-            [0, 0],
-            {
-                "positive_f1": None,
-                "absent_f1": 1,
-                "macro_f1": 1,
-                "weighted_f1": 1,
-                "ap": None,
-                "auroc": None,
-            },
-        ),
-        (
-            [1, 1],
-            [1, 1],
-            {"positive_f1": 1, "absent_f1": None, "macro_f1": 1, "ap": 1, "auroc": None},
-        ),
-        (
-            [0, 0],
-            [1, 0],
-            {"positive_f1": 0, "absent_f1": 2 / 3, "macro_f1": 1 / 3},
-        ),  # predicted, so it counts
-        (
-            [],
-            [],
-            dict.fromkeys(("positive_f1", "absent_f1", "macro_f1", "weighted_f1", "ap", "auroc"))
-            | {"present": 0},
-        ),
+        ([0], [0], NOTHING | {"present": 0, "absent": 1}),  # "always absent" is no 100 %
+        ([0, 0], [1, 0], NOTHING | {"present": 0, "absent": 2}),
+        ([1, 1], [1, 1], NOTHING | {"present": 2, "absent": 0}),
+        ([], [], NOTHING | {"present": 0, "absent": 0}),
     ],
 )
 def test_small_cases_by_hand(truth, scores, expected):
@@ -201,8 +178,21 @@ def test_instruments_without_a_value_are_left_out_of_the_mean():
     )
     rows = found["per_instrument"]
     assert rows["c"]["macro_f1"] is None and rows["b"]["ap"] is None
-    assert found["macro_f1"] == pytest.approx((rows["a"]["macro_f1"] + 1.0) / 2, abs=1e-12)
+    assert found["macro_f1"] == rows["a"]["macro_f1"] == pytest.approx(1 / 3, abs=1e-12)
     assert found["map"] == rows["a"]["ap"] == 1.0 and found["auroc"] == 1.0
+
+
+@pytest.mark.parametrize("side", [0.0, 1.0])
+def test_which_instruments_count_depends_on_labels_alone(side):
+    """With a one-sided instrument added, every metric of every prediction stays what it was."""
+    targets, mask, scores = case()
+    targets[:, 0] = side
+    for threshold in (0.0, 0.5, 1.0):
+        found = metrics.evaluate(targets, mask, scores, threshold)
+        without = metrics.evaluate(targets[:, 1:], mask[:, 1:], scores[:, 1:], threshold)
+        assert [found[name] for name in metrics.SUMMARY] == [
+            without[name] for name in metrics.SUMMARY
+        ]
 
 
 def test_nothing_observed_has_no_value():

@@ -154,6 +154,32 @@ def test_a_table_that_says_something_impossible_is_refused(file, old, new, messa
 
 
 @pytest.mark.parametrize("file", ["class-map.json", LABEL_FILE, METADATA, TRAIN, TEST])
+def test_a_byte_order_mark_changes_nothing(file, corpus):
+    before = read(corpus)
+    path = corpus / file
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(corpus) == before
+
+
+@pytest.mark.parametrize("file", [LABEL_FILE, METADATA])
+@pytest.mark.parametrize("row", [2, 3])
+def test_an_open_quote_is_named_by_its_row(row, file, corpus):
+    lines = (corpus / file).read_text().splitlines()
+    lines[row - 1] = '"' + lines[row - 1]
+    (corpus / file).write_text("\n".join(lines) + "\n")
+    with pytest.raises(ManifestError, match=f"{file}, row {row}: .*quotation mark"):
+        read(corpus)
+
+
+@pytest.mark.parametrize("file", ["class-map.json", LABEL_FILE, METADATA, TRAIN])
+def test_a_table_in_another_encoding_is_named(file, corpus):
+    path = corpus / file
+    path.write_bytes(path.read_bytes().replace(b"0", b"\xe4"))
+    with pytest.raises(ManifestError, match=file):
+        read(corpus)
+
+
+@pytest.mark.parametrize("file", ["class-map.json", LABEL_FILE, METADATA, TRAIN, TEST])
 def test_a_missing_table_is_named(file, corpus):
     (corpus / file).unlink()
     with pytest.raises(ManifestError, match=f"{file.split('/')[-1]}.*OpenMIC-2018's layout"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ast_repr.report import results, shape, tables
+from ast_repr import identity
+from ast_repr.report import compare, plots, results, shape, tables
+from ast_repr.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "src" / "report.py"
 CLASSES = ["accordion", "banjo", "voice"]
@@ -87,7 +90,7 @@ def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
     }
     folder = exp / conf / f"seed{seed}"
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(found | changes))
+    RunFolder(folder).write_results(found | changes)
     lines = (
         {
             "epoch": e,
@@ -111,6 +114,12 @@ def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
     return folder
 
 
+def left_out(exp):
+    """The one sentence that says why something in `exp` is left out."""
+    _, (reason,) = results.read(exp)
+    return reason
+
+
 def lines_of(text, start):
     """The lines of a table that begin with `start`, split at two spaces or more."""
     return [
@@ -125,14 +134,14 @@ def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
     for seed, value in enumerate(values):
         make_run(tmp_path / "synthetic", seed=seed, value=value)
     make_run(tmp_path / "synthetic", "ast_linear", value=0.612)
-    (table,), unscored = results.read(tmp_path / "synthetic")
-    assert unscored == []
+    (table,), left_out = results.read(tmp_path / "synthetic")
+    assert left_out == []
     text = tables.text(table)
     mean, deviation = 100 * sum(values) / 3, 100 * statistics.stdev(values)
     unet = lines_of(text, "Row of ast_unet")[0]
     assert unet[1:4] == ["none", "5,125", f"{mean:.1f} ± {deviation:.1f} (3)"]
     assert unet[4:7] == [f"{mean - 10:.1f}", f"{mean - 20:.1f}", "50.0"]
-    assert unet[7:] == ["2", "-"]
+    assert unet[7:] == ["2"]
     assert lines_of(text, "Row of ast_unet")[1][1:] == [
         "5,125",
         "2,860,000",
@@ -140,7 +149,6 @@ def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
         "31.0",
         "3",
         "93 s",
-        "-",
     ]
     assert lines_of(text, "Row of ast_linear")[0][3] == "61.2 (1)"
     assert f"| {mean - 20:.1f} ± {deviation:.1f} |" in tables.markdown(table)
@@ -236,9 +244,7 @@ def test_commands_quote_variants_where_the_shell_needs_it(tmp_path, conf, writte
         f"source run.sh --corpus synthetic --protocol clean --conf {written} --seeds 0"
     ]
     (folder / "results.json").write_text("{}")
-    with pytest.raises(results.ResultsError) as caught:
-        results.read(tmp_path / "synthetic")
-    assert f"--conf {written} --seeds 0 --from score" in str(caught.value)
+    assert f"--conf {written} --seeds 0 --from score" in left_out(tmp_path / "synthetic")
 
 
 def test_commands_of_own_data_name_its_csv(tmp_path):
@@ -248,11 +254,8 @@ def test_commands_of_own_data_name_its_csv(tmp_path):
         "source run.sh --manifest '.../my songs.csv' --protocol clean --conf ast_unet --seeds 0"
     ]
     (folder / "results.json").write_text("{}")
-    with pytest.raises(
-        results.ResultsError,
-        match="source run.sh --manifest '.../my songs.csv' --conf ast_unet --seeds 0 --from score",
-    ):
-        results.read(tmp_path / "custom" / "exp" / "my songs")
+    remedy = "source run.sh --manifest '.../my songs.csv' --conf ast_unet --seeds 0 --from score"
+    assert remedy in left_out(folder.parents[1])
 
 
 @pytest.mark.parametrize("key", ["feature", "macs", "label_fraction", "total_parameters"])
@@ -260,9 +263,9 @@ def test_results_of_an_older_form_are_to_be_scored_again(tmp_path, key):
     path = make_run(tmp_path / "synthetic") / "results.json"
     found = json.loads(path.read_text())
     del found[key]
-    path.write_text(json.dumps(found))
-    with pytest.raises(results.ResultsError, match=rf"incomplete, expected '{key}'.*--from score"):
-        results.read(tmp_path / "synthetic")
+    path.write_text(json.dumps(identity.seal(found)))
+    reason = left_out(tmp_path / "synthetic")
+    assert reason.startswith(f"{path}: ") and f"'{key}'" in reason and "--from score" in reason
 
 
 def test_text_fits_the_terminal(tmp_path):
@@ -284,26 +287,38 @@ def test_text_fits_the_terminal(tmp_path):
     assert "86,204,180" in text and "AUROC" in text
 
 
-@pytest.mark.parametrize(("corpus", "elsewhere"), [("synthetic", True), ("openmic", False)])
-def test_published_numbers_name_source_and_corpus(tmp_path, corpus, elsewhere):
-    published = {
-        "macro_f1": [80.0, 82.0],
-        "source": "The paper",
-        "corpus": "OpenMIC-2018",
-        "protocol": "chosen on test",
-    }
+PUBLISHED = {
+    "macro_f1": [80.0, 82.0],
+    "source": "The paper",
+    "corpus": "OpenMIC-2018",
+    "protocol": "chosen on test",
+}
+COPY = {"clips": 5_085, "observed": 10_522}  # of OpenMIC-2018's test split
+
+
+@pytest.mark.parametrize(("corpus", "counts"), [("openmic", {}), ("my_copy", COPY)])
+def test_published_numbers_name_their_source(tmp_path, corpus, counts):
     for conf in CONFS:
-        make_run(tmp_path / corpus, conf, published=published | {"trainable_parameters": 0.018})
-    filled = tables.cells(results.read(tmp_path / corpus)[0][0], spread=True)
-    assert [line[-1] for line in filled.lines] == ["-", "-", *["81.0 (2) [1]"] * 3]
-    assert (
-        tables.complexity(results.read(tmp_path / corpus)[0][0], filled.notes).lines[0][-1]
-        == "0.018 M [1]"
+        published = PUBLISHED | {"trainable_parameters": 0.018}
+        make_run(tmp_path / corpus, conf, published=published, **counts)
+    make_run(tmp_path / corpus, "mine", **counts)
+    (table,), _ = results.read(tmp_path / corpus)
+    accuracy, costs = tables.with_published(
+        table, tables.cells(table, spread=True), tables.complexity(table)
     )
-    (note,) = filled.notes
-    assert (
-        "The paper" in note and "chosen on test" in note and ("another corpus" in note) == elsewhere
-    )
+    assert "published" in accuracy.headings[-1] and "published" in costs.headings[-1]
+    assert sorted(line[-1] for line in accuracy.lines) == ["-"] * 3 + ["81.0 (2) [1]"] * 3
+    assert sorted(line[-1] for line in costs.lines) == ["-"] + ["0.018 M [1]"] * 3
+    (note,) = costs.notes
+    assert all(word in note for word in ("The paper", "chosen on test", "OpenMIC-2018"))
+
+
+@pytest.mark.parametrize("corpus", ["synthetic", "songs", "openmic-mini"])
+def test_published_numbers_stand_beside_no_other_corpus(tmp_path, corpus):
+    make_run(tmp_path / corpus, published=PUBLISHED | {"trainable_parameters": 0.018})
+    (table,), _ = results.read(tmp_path / corpus)
+    for page in (tables.text(table), tables.markdown(table)):
+        assert "published" not in page.lower() and "The paper" not in page
 
 
 @pytest.mark.parametrize(
@@ -342,28 +357,35 @@ def test_random_frozen_weights_stand_beside_pretrained_ones_and_say_so(tmp_path)
 @pytest.mark.parametrize(
     ("key", "value"), [("clips", 249), ("threshold", 0.4), ("backbone", OTHER_WEIGHTS)]
 )
-def test_runs_scored_on_other_labels_or_weights_are_refused(tmp_path, key, value):
+def test_a_run_scored_on_other_labels_or_weights_is_left_out(tmp_path, key, value):
     make_run(tmp_path / "synthetic", "ast_linear")
-    make_run(tmp_path / "synthetic", "ast_unet", **{key: value})
-    with pytest.raises(
-        results.ResultsError, match=rf"ast_unet/seed0/results.json: {key}.*not comparable"
-    ):
-        results.read(tmp_path / "synthetic")
+    make_run(tmp_path / "synthetic", "ast_noise")
+    odd = make_run(tmp_path / "synthetic", "ast_cnn", **{key: value})
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert [row.conf for row in table.rows] == ["ast_linear", "ast_noise"]
+    assert reason.startswith(f"{odd / 'results.json'}: {key}") and "not comparable" in reason
+
+
+def test_seeds_of_a_conf_with_other_settings_are_left_out(tmp_path):
+    for seed, norm in enumerate(("corpus", "none", "none")):
+        make_run(tmp_path / "synthetic", seed=seed, norm=norm)
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert table.rows[0].values("seed") == [1, 2] and "seed0/results.json: norm" in reason
 
 
 def test_a_run_that_is_not_scored_yet_is_left_out_and_named(tmp_path):
     make_run(tmp_path / "synthetic")
     waiting = make_run(tmp_path / "synthetic", seed=1)
     (waiting / "results.json").unlink()
-    (table,), unscored = results.read(tmp_path / "synthetic")
-    assert len(table.runs) == 1 and unscored == [waiting]
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert len(table.runs) == 1 and reason.startswith(str(waiting))
 
 
 def test_no_runs_is_an_error(tmp_path):
     with pytest.raises(results.ResultsError, match="no such folder"):
         results.read(tmp_path / "synthetic")
-    (make_run(tmp_path / "synthetic") / "results.json").unlink()
-    with pytest.raises(results.ResultsError, match="none of 1 run folders"):
+    (tmp_path / "synthetic").mkdir()
+    with pytest.raises(results.ResultsError, match="no run"):
         results.read(tmp_path / "synthetic")
 
 
@@ -378,46 +400,66 @@ def damage(text):
         "no floors": json.dumps({key: value for key, value in whole.items() if key != "floors"}),
         "no metric": json.dumps(whole | {"metrics": {"macro_f1": 0.5}}),
         "an instrument less": json.dumps(whole | {"classes": [*CLASSES, "violin"]}),
+        "no instruments": json.dumps(whole | {"classes": []}),
+        "lists for names": json.dumps(whole | {"classes": [["banjo"], ["voice"]]}),
+        "published words": json.dumps(whole | {"published": PUBLISHED | {"macro_f1": ["a"]}}),
+        "deep": "[" * 100_000,
         "text for a number": json.dumps(whole | {"clips": "250"}),
+        "another number": json.dumps(whole | {"metrics": whole["metrics"] | {"map": 0.9}}),
     }
 
 
 @pytest.mark.parametrize("kind", damage("{}"))
-def test_damaged_results_are_named_with_a_remedy(tmp_path, kind):
+def test_damaged_results_are_left_out_with_a_remedy(tmp_path, kind):
     make_run(tmp_path / "synthetic", "ast_linear")
     path = make_run(tmp_path / "synthetic", "ast_unet", 1) / "results.json"
     path.write_text(damage(path.read_text())[kind])
-    with pytest.raises(results.ResultsError) as caught:
-        results.read(tmp_path / "synthetic")
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    assert (
-        "expected" in message
-        and "source run.sh --corpus synthetic --conf ast_unet --seeds 1 --from score" in message
-    )
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert [row.conf for row in table.rows] == ["ast_linear"]
+    assert reason.startswith(f"{path}: ") and "\n" not in reason
+    assert "--corpus synthetic --conf ast_unet --seeds 1 --from score" in reason
 
 
 def test_a_copied_run_folder_is_not_counted_twice(tmp_path):
     folder = make_run(tmp_path / "synthetic")
-    folder.with_name("seed1").mkdir()
-    for name in ("results.json", "history.jsonl"):
-        folder.with_name("seed1").joinpath(name).write_bytes(folder.joinpath(name).read_bytes())
-    with pytest.raises(results.ResultsError, match="holds ast_unet/seed0"):
-        results.read(tmp_path / "synthetic")
+    shutil.copytree(folder, folder.with_name("seed1"))
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert [run.folder for run in table.runs] == [folder]
+    assert "seed1" in reason and "ast_unet/seed0" in reason
 
 
-def test_damaged_history_or_example_is_named(tmp_path):
+def test_a_run_of_another_corpus_is_left_out(tmp_path):
+    make_run(tmp_path / "synthetic", "ast_linear")
+    make_run(tmp_path / "songs", "ast_unet")
+    shutil.copytree(tmp_path / "songs" / "ast_unet", tmp_path / "synthetic" / "ast_unet")
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert (table.corpus, [row.conf for row in table.rows]) == ("synthetic", ["ast_linear"])
+    assert "synthetic/ast_unet/seed0" in reason and "corpus songs" in reason
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, '{"epoch": 1, "lo', "[1]\n", "{}\n", '{"epoch": 1, "valid": [0.5]}\n', b"\xff\xfe\x00"],
+)
+def test_a_damaged_history_costs_a_run_its_curve_only(tmp_path, content):
+    make_run(tmp_path / "synthetic", seed=1)
+    path = make_run(tmp_path / "synthetic") / "history.jsonl"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert reason.startswith(f"{path}: ") and "--from train" in reason
+    assert [len(run.history) for run in table.runs] == [0, 3]
+    plots.draw(table)
+
+
+def test_a_damaged_example_costs_a_run_its_figure_only(tmp_path):
     folder = make_run(tmp_path / "synthetic", example=True)
     (folder / "example.npz").write_bytes(b"not an archive")
-    (table,), _ = results.read(tmp_path / "synthetic")
-    with pytest.raises(results.ResultsError, match="example.npz: damaged"):
-        table.runs[0].example()
-    (folder / "history.jsonl").write_text("{")
-    with pytest.raises(results.ResultsError, match="history.jsonl: not JSON.*--from train"):
-        results.read(tmp_path / "synthetic")
-    (folder / "history.jsonl").unlink()
-    with pytest.raises(results.ResultsError, match="history.jsonl: missing"):
-        results.read(tmp_path / "synthetic")
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert reason.startswith(f"{folder / 'example.npz'}: ")
+    assert not any("example" in name for name in plots.draw(table))
 
 
 def test_csv_has_every_instrument_of_every_row_and_floor(tmp_path):
@@ -434,7 +476,7 @@ def test_csv_has_every_instrument_of_every_row_and_floor(tmp_path):
     assert float(rows[-1]["macro_f1_std"]) == pytest.approx(statistics.stdev((0.62, 0.72)))
 
 
-def test_unobserved_instruments_are_left_blank_not_zero(tmp_path):
+def test_one_sided_instruments_are_left_blank_and_named(tmp_path):
     found = {
         "metrics": scores(0.6),
         "floors": {"always_absent": scores(0.3), "always_present": scores(0.3)},
@@ -442,14 +484,31 @@ def test_unobserved_instruments_are_left_blank_not_zero(tmp_path):
     for one in (found["metrics"], *found["floors"].values()):
         one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {
             "present": 0,
-            "absent": 0,
+            "absent": 1,
         }
     for seed in (0, 1):
         make_run(tmp_path / "synthetic", seed=seed, **found)
     (table,), _ = results.read(tmp_path / "synthetic")
-    assert "want of labels: banjo" in tables.text(table)
+    caption = tables.caption(table)
+    assert "banjo (0 present, 1 absent)" in caption and "voice" not in caption
+    assert "banjo (0 present, 1 absent)" in " ".join(tables.text(table).split())
     rows = csv.DictReader(tables.per_instrument([table]).splitlines())
     assert {row["macro_f1_mean"] for row in rows if row["instrument"] == "banjo"} == {""}
+
+
+def test_a_split_that_allows_no_score_has_a_table_of_dashes(tmp_path):
+    nothing = scores(0.5)
+    nothing |= dict.fromkeys(("macro_f1", "positive_f1", "weighted_f1", "map", "auroc"))
+    blank = dict.fromkeys(shape.PER_INSTRUMENT) | {"present": 3, "absent": 0}
+    nothing["per_instrument"] = {name: blank for name in CLASSES}
+    floors = dict.fromkeys(shape.FLOORS, nothing)
+    for conf in ("ast_linear", "ast_unet"):
+        make_run(tmp_path / "synthetic", conf, metrics=nothing, floors=floors)
+    (table,), left_out = results.read(tmp_path / "synthetic")
+    assert left_out == [] and plots.draw(table) == {}
+    assert lines_of(tables.text(table), "Row of ast_unet")[0][3:7] == ["-"] * 4
+    with pytest.raises(results.ResultsError, match="both kinds"):
+        compare.compare(*table.rows)
 
 
 def run(*args, prelude=""):
@@ -494,6 +553,25 @@ def test_a_page_that_was_not_made_here_is_not_replaced(tmp_path):
     done = run("--exp", tmp_path / "exp" / "synthetic", "--out", out)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(out) in done.stderr
     assert out.read_text() == "# Results\n\nof mine\n"
+
+
+def test_bad_runs_are_listed_and_the_others_reported(tmp_path):
+    make_run(tmp_path / "exp" / "synthetic", "ast_linear")
+    bad = make_run(tmp_path / "exp" / "synthetic", "ast_unet") / "results.json"
+    bad.write_text("{")
+    elsewhere = make_run(tmp_path / "exp" / "songs") / "results.json"
+    elsewhere.write_text("[1]")
+    options = ("--exp", tmp_path / "exp" / "synthetic", "--out", tmp_path / "RESULTS.md")
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    assert "Row of ast_linear" in done.stdout and "Row of ast_unet" not in done.stdout
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        ["left out", str(path)] for path in (bad, elsewhere)
+    ]
+    bad.with_name("results.json").parents[2].joinpath("ast_linear/seed0/results.json").unlink()
+    done = run(*options)
+    assert done.returncode == 1 and done.stderr.count("left out: ") == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_the_script_fails_with_one_line(tmp_path):

@@ -62,6 +62,7 @@ def start(tiny_dims, tiny_clips):
         name="adamw",
         noise=0.0,
         learns=True,
+        relabel=None,
     ):
         torch.manual_seed(own_plan.seed)
         model = assemble(
@@ -79,11 +80,14 @@ def start(tiny_dims, tiny_clips):
         )
         own = optimizer.build(name, model, lr)
         method = methods.build("supervised", model=model)
+        valid = tiny_clips(20, 1, "valid")
+        if relabel:
+            relabel(valid)
         history = trainer.fit(
             Method(method, noise, interrupt),
             own if learns else None,
             train or tiny_clips(12),
-            None if select_on_test else tiny_clips(20, 1, "valid"),
+            None if select_on_test else valid,
             folder,
             own_plan,
             CPU,
@@ -191,12 +195,18 @@ def test_a_model_of_which_nothing_learns_is_kept_as_it_is(start, tmp_path):
     assert (tmp_path / "test" / "epoch.000.pt").is_file()
 
 
-def test_a_validation_split_without_labels_is_an_error(start, tiny_clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        trainer.metrics, "evaluate", lambda *_: dict.fromkeys(trainer.metrics.SUMMARY)
-    )
-    with pytest.raises(RuntimeError, match="no epoch has a map on the validation split"):
-        start(tmp_path, plan(epochs=1))
+def test_a_validation_split_without_labels_is_an_error_before_training(start, tmp_path):
+    with pytest.raises(RuntimeError, match="no clip of the validation split has a label"):
+        start(tmp_path, plan(epochs=1), relabel=lambda valid: valid.mask.zero_())
+    assert trainer.read_history(tmp_path) == []
+
+
+def test_where_validation_has_labels_of_one_kind_only_the_last_epoch_is_taken(start, tmp_path):
+    own = plan(epochs=3, patience=1)
+    history, _, _ = start(tmp_path, own, relabel=lambda valid: valid.targets.zero_())
+    assert [row["valid"]["map"] for row in history] == [None] * 3
+    assert checkpoint.load(trainer.best_path(tmp_path, own.select))["epoch"] == 3
+    assert "the last" in trainer.describe(history, own)
 
 
 def rows(*values):
@@ -212,7 +222,8 @@ def rows(*values):
         ("min", [0.5, 0.2, 0.2], 2),
         ("max", [None, 0.1, None], 2),
         ("min", [None, 7.0], 2),
-        ("max", [None, None], None),
+        ("max", [None, None], 2),
+        ("max", [], None),
         ("max", [0.0], 1),
     ],
 )

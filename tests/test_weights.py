@@ -1,4 +1,4 @@
-"""Weight files are read strictly and safely, and position embeddings are fitted as AST's authors do."""
+"""Weight files are read strictly and safely; position embeddings are fitted as AST's authors do."""
 
 import pickle
 
@@ -105,6 +105,26 @@ def test_a_file_that_is_no_weights_is_refused(name, content, tmp_path):
         weights.read_header(tmp_path / name)
     with pytest.raises(WeightsError, match="no such"):
         weights.read_header(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("name", ["audioset.pth", "tiny.safetensors"])
+def test_a_git_lfs_pointer_is_called_one(name, tmp_path, tiny_ast):
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 346404948\n"
+    )
+    for read in (weights.read_header, lambda path: weights.load(tiny_ast(), path)):
+        with pytest.raises(WeightsError, match=f"{name}: a Git LFS pointer.*git lfs pull"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_by_its_name(value, file, tiny_ast):
+    backbone = tiny_ast()
+    before = weights.fingerprint(backbone)
+    changed(file, lambda tensors: tensors["blocks.1.mlp.fc1.bias"].__setitem__(3, value))
+    with pytest.raises(WeightsError, match=r"ast.safetensors: NaN.*blocks\.1\.mlp\.fc1\.bias"):
+        weights.load(backbone, file)
+    assert weights.fingerprint(backbone) == before
 
 
 def positions(rows, columns, width=6, seed=0):

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import identity, rooms, yaml_file
+from . import files, identity, rooms, yaml_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models"
 
@@ -32,7 +32,7 @@ class Entry:
 
     def source_classes(self):
         """Names of the source classes, in order of index, or None where they are in the file's header."""
-        return self.labels and (FOLDER / self.labels).read_text(encoding="utf-8").splitlines()
+        return self.labels and files.read_text(FOLDER / self.labels).splitlines()
 
     @property
     def at_hand(self):

@@ -21,7 +21,7 @@ import signal
 import sys
 import traceback
 
-from . import config, escaping
+from . import config, escaping, files
 from .config import ConfigError
 from .rooms import is_outside, unknown
 
@@ -189,6 +189,7 @@ def guard_imports() -> None:
 def run(main, parser, argv=None):
     """Parse `argv` (default: the command line), call `main` with the options, and leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    files.write_utf8_to_terminal()
     with _signals():
         code = _call(main, parser, argv)
     if code:

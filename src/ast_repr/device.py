@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from . import files
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of the C library's mallopt
 GROUPS = {  # Linux' control groups, version 2 and 1: files with the limit and the use of memory, and what of it only caches files
     "": ("memory.max", "memory.current", "inactive_file"),
@@ -49,10 +51,10 @@ def keep_freed_memory():
 def memory_left(proc=Path("/proc"), groups=Path("/sys/fs/cgroup")):
     """Bytes of the machine's memory that this process may still take: what is free, what only caches files included, or what
     its container or job leaves it, if that is less. The arguments are where Linux says so."""
-    fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
+    fields = dict(line.split(":") for line in files.read_text(proc / "meminfo").splitlines())
     left = 1024 * int(fields["MemAvailable"].split()[0])
     for _, kind, path in (
-        line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()
+        line.split(":", 2) for line in files.read_text(proc / "self" / "cgroup").splitlines()
     ):
         group = groups / kind / path.lstrip("/")
         for folder in (group, *group.parents) if kind in GROUPS else ():
@@ -61,12 +63,12 @@ def memory_left(proc=Path("/proc"), groups=Path("/sys/fs/cgroup")):
             ):  # no such group here, or it sets no limit
                 limit, used, cached = GROUPS[kind]
                 stat = dict(
-                    line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                    line.split() for line in files.read_text(folder / "memory.stat").splitlines()
                 )
                 left = min(
                     left,
-                    int((folder / limit).read_text())
-                    - int((folder / used).read_text())
+                    int(files.read_text(folder / limit))
+                    - int(files.read_text(folder / used))
                     + int(stat[cached]),
                 )
     return max(left, 0)

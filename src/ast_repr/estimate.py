@@ -78,7 +78,10 @@ def _try(conf, stock, device, steps, threads):
         "epochs", 0
     )  # of a method's first stage, none of which may be chosen
     short = conf | {"train": conf["train"] | {"epochs": epochs, "patience": None}}
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+    ):
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             stock = replace(
                 stock,

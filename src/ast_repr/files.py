@@ -1,15 +1,18 @@
-"""Writing files so that a killed process leaves either the old one or the new one, never half of it.
+"""Text files, and writing so that a killed process leaves the old file or the new one, never half.
 
-A file is written under a hidden name of its own, `.<name>.<random>.partial`, and locked while its writer lives. What a
-killed process has left is nobody's: it goes when the same file is written again, and by `sweep`.
+Text is UTF-8, whatever the locale. A file is written under a hidden name of its own,
+`.<name>.<random>.partial`, and locked while its writer lives. Leftovers of killed processes are
+removed when the same file is written again, and by `sweep`.
 """
 
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import secrets
+import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,13 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 TOKEN_BYTES = 8
 PARTIAL = "." + "[0-9a-f]" * 2 * TOKEN_BYTES + ".partial"  # how a partial file's name ends
 ABANDONED_S = 24 * 3600.0  # age of a partial file that is nobody's where locks do not work
+
+
+def write_utf8_to_terminal():
+    """Make stdout and stderr of this process UTF-8, whatever the locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # and not what a test or a notebook put there
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
@@ -129,9 +139,24 @@ def write_bytes(path, data):
         partial.write_bytes(data)
 
 
+def read_text(path) -> str:
+    """Read a UTF-8 text file, whatever the locale; a byte-order mark is left out.
+
+    Raises:
+        ValueError: it is not UTF-8; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8"
+        ) from error
+
+
 def write_text(path, text):
     """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path, value):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import audio, catalogue, checkpoint, features, graph, release, rooms, typecheck
+from . import audio, catalogue, checkpoint, features, files, graph, release, rooms, typecheck
 from .backbones import weights
 from .classifier import assemble
 from .model_spec import ModelSpec, SpecError
@@ -370,9 +370,10 @@ def _compare_labels(path, classes):
     """Refuse class names in a labels.txt that are not the model's; it need not be there."""
     if not path.is_file():
         return
-    found = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    found = files.read_text(path).rstrip("\n")
     if found != "\n".join(classes):
         raise release.ReleaseError(
-            f"{path}: found {', '.join(found.splitlines())}; the model's classes are "
-            f"{', '.join(classes)}, in this order; put the right one there, or delete it"
+            f"{path}: found {', '.join(found.splitlines())}; "
+            f"the model's classes are {', '.join(classes)}, in this order; "
+            "put the right one there, or delete it"
         )

@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
+from . import files
 from .device import keep_freed_memory
 from .parallel import ALONE, Team
 from .processes import end_with_parent, interrupts_held
@@ -107,6 +108,7 @@ def _start(work, tasks, teams):
 def _member(work, tasks, number, rank, devices, here, meeting, errors):
     """What a started process does: rank `rank` of team `number`, one of `here` processes that share the machine's threads."""
     end_with_parent()
+    files.write_utf8_to_terminal()
     torch.set_num_threads(max(1, torch.get_num_threads() // here))
     if devices[rank].type == "cpu":
         keep_freed_memory()
@@ -161,7 +163,7 @@ def _joined(rank, size, here, meeting, device):
 @contextlib.contextmanager
 def _quiet(out, bars):
     """Without what is printed (`out`), or shown as progress (`bars`)."""
-    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as stack:
         if out:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         if bars:

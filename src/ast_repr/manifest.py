@@ -175,8 +175,9 @@ def check(clips, classes):
     """Refuse what would spoil an experiment silently.
 
     Raises:
-        ManifestError: a clip twice or in two splits, a group in both train and test, an unknown split or instrument,
-            a relevance outside 0..1, or a class that is never observed in training.
+        ManifestError: a clip twice or in two splits, a group in two splits, an unknown split or
+            instrument, a relevance outside 0..1, a class that is never observed in training, or
+            a validation or test split in which nothing is observed.
     """
     splits, groups, observed = {}, {}, set()
     for clip in clips:
@@ -206,8 +207,24 @@ def check(clips, classes):
             )
     if unseen := [name for name in classes if name not in observed]:
         raise ManifestError(
-            f"never observed in training: {', '.join(unseen)}; give these classes labels or leave them out"
+            f"never observed in training: {', '.join(unseen)}; "
+            "give these classes labels or leave them out"
         )
+    for split in unlabelled(clips):
+        raise ManifestError(without_labels(split))
+
+
+def unlabelled(clips) -> list[str]:
+    """Validation and test splits that have clips but not one label."""
+    labelled = {clip.split for clip in clips if clip.labels}
+    there = {clip.split for clip in clips}
+    return [split for split in ("valid", "test") if split in there - labelled]
+
+
+def without_labels(split) -> str:
+    """What is wrong with a split of `unlabelled`."""
+    purpose = {"valid": "choose an epoch by", "test": "score"}[split]
+    return f"no clip in {split} has a label: nothing to {purpose}; give some of its clips labels"
 
 
 def split_validation(clips, fraction, seed):

@@ -7,17 +7,19 @@ Conventions
     Inputs are never modified. Values are fractions from 0 to 1, None where undefined.
 
 Metrics
-    macro_f1      the field's, and the paper's: per instrument the mean of the F1 of "present" and the F1 of "absent",
-                  then the mean over instruments (Gururani et al. 2019; Chen and Lerch 2023). Not sklearn's multilabel
-                  macro-F1, which is positive_f1 here.
+    macro_f1      the field's, and the paper's: per instrument the mean of the F1 of "present" and
+                  the F1 of "absent", then the mean over instruments (Gururani et al. 2019; Chen
+                  and Lerch 2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
     positive_f1   the F1 of "present", mean over instruments.
     weighted_f1   both F1s weighted by how often each side is observed, mean over instruments.
     map, auroc    average precision and area under the ROC curve, mean over instruments.
 
-Empty cases
-    F1 = 2 TP / (2 TP + FP + FN); a side that is neither observed nor predicted has no F1 and is left out of the
-    instrument's mean, as in sklearn's classification report. An instrument without observed cells has no value
-    and is left out of the mean over instruments; so is one without a present cell (map) or with one side only (auroc).
+One-sided instruments
+    F1 = 2 TP / (2 TP + FP + FN). An instrument is scored only if present and absent cells of it are
+    observed: with one side alone, a constant prediction would be perfect. Without both it has no
+    value in any metric and is left out of every mean, so that all metrics and all models are means
+    over the same instruments, whatever was predicted. Where both sides are observed, every value
+    equals sklearn's (classification_report, average_precision_score, roc_auc_score).
 """
 
 import numpy as np
@@ -25,19 +27,31 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .manifest import PRESENT
 
-SUMMARY = ("macro_f1", "positive_f1", "weighted_f1", "map", "auroc")
+SUMMARY_OF = {  # a summary, and which value of the instruments it is the mean of
+    "macro_f1": "macro_f1",
+    "positive_f1": "positive_f1",
+    "weighted_f1": "weighted_f1",
+    "map": "ap",
+    "auroc": "auroc",
+}
+SUMMARY = tuple(SUMMARY_OF)
+PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "weighted_f1", "ap", "auroc")
 
 
 def validate(targets, mask, scores):
     """Check shapes and values; returns the three as (float, bool, float) arrays.
 
     Raises:
-        ValueError: shapes differ, an observed target is outside 0..1, or an observed score is not a probability.
+        ValueError: shapes differ, an observed target is outside 0..1, or an observed score is not
+            a probability.
     """
-    targets, mask, scores = np.asarray(targets, float), np.asarray(mask), np.asarray(scores, float)
+    targets = np.asarray(targets, float)
+    mask = np.asarray(mask)
+    scores = np.asarray(scores, float)
     if not targets.ndim == 2 or not targets.shape == mask.shape == scores.shape:
         raise ValueError(
-            f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; expected one shape (N, K)"
+            f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; "
+            "expected one shape (N, K)"
         )
     if mask.dtype != bool:
         raise ValueError(f"mask has type {mask.dtype}; expected bool")
@@ -56,8 +70,8 @@ def evaluate(targets, mask, scores, threshold=0.5, classes=None):
         classes: K names for `per_instrument`; default "0", "1", ...
 
     Returns:
-        dict: the names in SUMMARY, and per_instrument {name: {macro_f1, positive_f1, absent_f1, weighted_f1, ap, auroc,
-        present, absent}}, the last two being numbers of observed cells.
+        dict: the names in SUMMARY, and per_instrument {name: {macro_f1, positive_f1, absent_f1,
+        weighted_f1, ap, auroc, present, absent}}, the last two being numbers of observed cells.
 
     Raises:
         ValueError: see `validate`.
@@ -70,16 +84,18 @@ def evaluate(targets, mask, scores, threshold=0.5, classes=None):
         per_instrument[name] = _one_instrument(
             targets[observed, k] >= PRESENT, scores[observed, k], threshold
         )
-    columns = dict(zip(SUMMARY, ("macro_f1", "positive_f1", "weighted_f1", "ap", "auroc")))
     summary = {
         name: _mean(row[column] for row in per_instrument.values())
-        for name, column in columns.items()
+        for name, column in SUMMARY_OF.items()
     }
     return summary | {"per_instrument": per_instrument}
 
 
 def floors(targets, mask, classes=None):
-    """What constant predictions score: {"always_absent": ..., "always_present": ...}, each as `evaluate` returns."""
+    """What constant predictions score: {"always_absent": ..., "always_present": ...}.
+
+    Each is what `evaluate` returns.
+    """
     shape = np.shape(targets)
     return {
         "always_absent": evaluate(targets, mask, np.zeros(shape), classes=classes),
@@ -88,28 +104,27 @@ def floors(targets, mask, classes=None):
 
 
 def f1(truth, predicted):
-    """F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,); None where the side is neither observed nor predicted."""
-    hits, total = np.sum(truth & predicted), truth.sum() + predicted.sum()
-    return float(2 * hits / total) if total else None
+    """F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,), of which one at least has a True."""
+    return float(2 * np.sum(truth & predicted) / (truth.sum() + predicted.sum()))
 
 
 def _one_instrument(truth, scores, threshold):
+    present = int(truth.sum())
+    absent = len(truth) - present
+    counts = {"present": present, "absent": absent}
+    if not (present and absent):
+        return dict.fromkeys(PER_INSTRUMENT) | counts
     predicted = scores >= threshold
-    positive, absent = f1(truth, predicted), f1(~truth, ~predicted)
-    present_cells, absent_cells = int(truth.sum()), int((~truth).sum())
-    weighted = None
-    if len(truth):
-        weighted = ((positive or 0.0) * present_cells + (absent or 0.0) * absent_cells) / len(truth)
+    positive_f1 = f1(truth, predicted)
+    absent_f1 = f1(~truth, ~predicted)
     return {
-        "macro_f1": _mean((positive, absent)),
-        "positive_f1": positive,
-        "absent_f1": absent,
-        "weighted_f1": weighted,
-        "ap": float(average_precision_score(truth, scores)) if present_cells else None,
-        "auroc": float(roc_auc_score(truth, scores)) if present_cells and absent_cells else None,
-        "present": present_cells,
-        "absent": absent_cells,
-    }
+        "macro_f1": (positive_f1 + absent_f1) / 2,
+        "positive_f1": positive_f1,
+        "absent_f1": absent_f1,
+        "weighted_f1": (positive_f1 * present + absent_f1 * absent) / len(truth),
+        "ap": float(average_precision_score(truth, scores)),
+        "auroc": float(roc_auc_score(truth, scores)),
+    } | counts
 
 
 def _mean(values):

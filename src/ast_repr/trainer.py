@@ -101,6 +101,11 @@ def fit(
         raise ValueError(
             f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs"
         )
+    if valid is not None and not valid.mask.any():
+        raise RuntimeError(
+            f"{run}: no clip of the validation split has a label, nothing to choose an epoch by; "
+            "give some of its clips labels"
+        )
     state = read_last(run)
     history, kept = resume(state, method, optimizer)
     if state is not None and team.rank == 0:
@@ -128,11 +133,6 @@ def fit(
         if team.rank == 0:
             _keep(run, method, optimizer, history, plan, about, kept)
     team.wait()
-    if valid is not None and best(history, plan.select) is None:
-        raise RuntimeError(
-            f"{run}: no epoch has a {plan.select['metric']} on the validation split; "
-            "train longer, or give it labels"
-        )
     return history
 
 
@@ -291,9 +291,15 @@ def describe(history, plan):
     chosen = best(history, plan.select)
     if chosen is None:
         return f"no epoch of {len(history)} could be chosen; train it again with --overwrite"
-    value = chosen["valid"][plan.select["metric"]]
+    metric = plan.select["metric"]
+    value = chosen["valid"][metric]
+    if value is None:
+        return (
+            f"epoch {chosen['epoch']}, the last: no class of the validation split has labels of "
+            f"both kinds, so no epoch has a {metric}"
+        )
     return (
-        f"best {plan.select['metric']} on validation {value:.3f} "
+        f"best {metric} on validation {value:.3f} "
         f"at epoch {chosen['epoch']} of {history[-1]['epoch']}"
     )
 
@@ -312,11 +318,17 @@ def finished(history, plan):
 
 
 def best(history, select):
-    """The epoch that is best by the selection's metric on the validation split, the earliest of
-    several; None where no epoch has a value."""
+    """The epoch of the history that is best by the selection's metric on the validation split.
+
+    It is the earliest of several, and the last one if the metric has no value in any epoch, for
+    want of labels of both kinds. None if no epoch was validated.
+    """
     sign = 1 if select["mode"] == "max" else -1
-    valued = [row for row in history if row.get("valid", {}).get(select["metric"]) is not None]
-    return max(valued, key=lambda row: sign * row["valid"][select["metric"]], default=None)
+    validated = [row for row in history if "valid" in row]
+    valued = [row for row in validated if row["valid"][select["metric"]] is not None]
+    if not valued:
+        return validated[-1] if validated else None
+    return max(valued, key=lambda row: sign * row["valid"][select["metric"]])
 
 
 def _split(batch, size):

@@ -1,21 +1,24 @@
 """Own data: one CSV with a row for each clip and a column for each class, whatever the classes are.
 
     path         an audio file, relative to the CSV's folder
-    start        optional: where in the file the clip of ten seconds begins, in seconds; 0 where empty
-    group        optional: what must stay in one split, such as the artist; where empty each file is its own
+    start        optional: where in the file the clip of ten seconds begins, in seconds; 0 if empty
+    group        optional: what must stay in one split, such as the artist; by default the file
     split        optional: train, test or valid, in every row or in none
-    any other    a class: 1 present, 0 absent, a relevance between, or nothing where it is not known
+    any other    a class: 1 present, 0 absent, a relevance between, or nothing if it is not known
 
-Commas, semicolons or tabs stand between cells, as Excel writes them: then with a decimal comma where cells are divided otherwise.
-Text is UTF-8, or UTF-16 (Excel's "Unicode text"). Where no row has a split, whole groups are drawn for test until it
-holds a quarter of the rows, the proportion of OpenMIC-2018; the draw is seeded and does not depend on the order of rows.
+Commas, semicolons or tabs stand between cells, as Excel writes them, with a decimal comma if it
+does not separate cells. Text is UTF-8, or UTF-16 (Excel's "Unicode text"). Excel's line `sep=;`,
+blank lines and the row index of pandas are skipped. A path may have backslashes, or accents that
+are composed in another way than on disk (macOS): the file that exists is taken.
+
+If no row has a split, whole groups are drawn for test until it holds a quarter of the rows, the
+proportion of OpenMIC-2018; the draw is seeded and does not depend on the order of rows.
 """
 
-import codecs
-import csv
-import io
 import math
 import os
+import re
+import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,48 +27,59 @@ from pathlib import Path
 import soundfile
 
 from .. import manifest
-from ..manifest import Clip, ManifestError
+from ..manifest import Clip
 from ..rooms import unknown
+from . import table
 
 COLUMNS = ("path", "start", "group", "split")
 DELIMITERS = ",;\t"
+SEPARATOR = re.compile(r'"?sep=([,;|\t])"?')  # Excel's first line, which names the delimiter
 TEST_FRACTION, TEST_SEED = 0.25, 20182
 BREAKS = ("Cc", "Zl", "Zp")  # Unicode categories that would break a line of a manifest
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a CSV says: clips, class names, {clip: its row}, and all that is wrong: list of (row or None, reason). The header is row 1."""
+    """What a CSV says.
+
+    Attributes:
+        clips, classes: usable if there are no problems.
+        rows: {clip: its row}; the first line of the file is row 1.
+        problems: all that is wrong, list of (row or None, reason).
+        notes: what was skipped though it is not empty, list of sentences.
+    """
 
     clips: list
     classes: list
     rows: dict
     problems: list
+    notes: list
 
 
-def read(path, relative_to):
-    """Read an own CSV. What is wrong with its rows is collected, not raised; audio is not looked at (see `unreadable`).
+def read(path, relative_to) -> Table:
+    """Read an own CSV. What is wrong with its rows is collected, not raised; see `unreadable`.
 
     Args:
         path: the CSV.
         relative_to: folder that the clips' audio paths shall be relative to.
 
-    Returns:
-        Table; its clips are usable where there are no problems.
-
     Raises:
         ManifestError: it is not text, or not a CSV.
         OSError: it cannot be read.
     """
-    header, records, decimal = _records(Path(path))
-    columns, problems = _columns(header, records)
+    (top, header), records, decimal = _records(Path(path))
+    columns, problems, notes = _columns(top, header, records)
     classes = [name for name in columns if name not in COLUMNS]
     if not classes:
-        problems.append((1, f"no class; expected a column for each, beside {', '.join(COLUMNS)}"))
+        problems.append((top, f"no class; expected a column for each, beside {', '.join(COLUMNS)}"))
     if "path" not in columns:
-        found = ", ".join(filter(None, header)) or "nothing"
-        return Table([], classes, {}, [*problems, (1, f"no column path; found {found}")])
-    folder, data, clips, rows = Path(path).parent.resolve(), Path(relative_to).resolve(), [], {}
+        names = ", ".join(filter(None, header)) or "nothing"
+        problems.append((top, f"no column path; found {names}"))
+        return Table([], classes, {}, problems, notes)
+    folder = Path(path).parent.resolve()
+    data = Path(relative_to).resolve()
+    clips = []
+    rows = {}
     for row, cells in records:  # Excel leaves out delimiters at the end of rows
         texts = {
             name: cells[place] if place < len(cells) else "" for name, place in columns.items()
@@ -86,11 +100,14 @@ def read(path, relative_to):
         )
         clips = [replace(clip, split="test") if clip.split == "valid" else clip for clip in drawn]
     problems += _gaps(clips, classes)
-    return Table(clips, classes, rows, sorted(problems, key=lambda problem: problem[0] or math.inf))
+    problems.sort(key=lambda problem: problem[0] or math.inf)
+    return Table(clips, classes, rows, problems, notes)
 
 
 def unreadable(folder, clips):
-    """Clips whose audio is missing, not audio, or over before they start: list of (clip name, reason). Reads headers only.
+    """Clips whose audio is missing, not audio, or over before they start: [(clip name, reason)].
+
+    Reads headers only.
 
     Args:
         folder: what the clips' audio paths are relative to.
@@ -109,94 +126,104 @@ def unreadable(folder, clips):
 
 
 def _records(path):
-    """(cells of the header, [(row, cells)] of the rows that are not empty, whether a decimal comma is possible)."""
-    data = path.read_bytes()
-    try:
-        text = data.decode(
-            "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    """Split a CSV: (row, cells) of the header, the same of the other rows that are not empty,
+    and whether a comma may be a decimal point."""
+    text = table.read_text(path)
+    start = next((line for line in text.splitlines() if line.strip()), "")
+    separator = SEPARATOR.fullmatch(start.strip(" "))
+    delimiter = separator[1] if separator else _delimiter(path, text)
+    records = [
+        (row, cells)
+        for row, cells in enumerate(table.read_rows(path, text, delimiter), 1)
+        if any(cell.strip() for cell in cells)
+    ]
+    if separator:
+        records = records[1:]
+    if not records:
+        raise manifest.ManifestError(
+            f"{path}: empty; expected a header with path and a column for each class"
         )
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"{path}: found no UTF-8 text, expected a CSV; from Excel, save it as 'CSV UTF-8'"
-        ) from error
+    (top, header), *others = records
+    return (top, [name.strip() for name in header]), others, delimiter != ","
 
-    def reader(delimiter):
-        return csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-        )
+
+def _delimiter(path, text):
+    """The delimiter that splits the header into the most cells."""
 
     def width(delimiter):
         try:
-            return len(next(reader(delimiter), []))
-        except csv.Error:
+            rows = table.read_rows(path, text, delimiter)
+        except manifest.ManifestError:
             return 0
+        return len(next(filter(any, rows), []))
 
-    delimiter = max(DELIMITERS, key=width)
-    try:
-        records = list(enumerate(reader(delimiter), 1))
-    except csv.Error as error:
-        raise ManifestError(
-            f"{path}: not a CSV ({error}); expected quotes around whole cells, doubled inside"
-        ) from error
-    if not records:
-        raise ManifestError(
-            f"{path}: empty; expected a header with path and a column for each class"
-        )
-    return (
-        [name.strip() for name in records[0][1]],
-        [(row, cells) for row, cells in records[1:] if any(map(str.strip, cells))],
-        delimiter != ",",
-    )
+    return max(DELIMITERS, key=width)
 
 
-def _columns(header, records):
-    """({name: place of its cell in a row}, problems)."""
-    columns, problems = {}, []
+def _columns(top, header, records):
+    """({name: place of its cell in a row}, problems, notes); `top`: row of the header."""
+    columns = {}
+    problems = []
+    notes = []
     for place, name in enumerate(header):
         name = name.lower() if name.lower() in COLUMNS else name
-        if not name:
-            if row := next(
-                (row for row, cells in records if len(cells) > place and cells[place].strip()), None
-            ):
-                problems.append(
-                    (
-                        row,
-                        f"a cell in column {place + 1}, which has no name; expected none, or name the column",
-                    )
-                )
+        if _is_index(name, place, records):
+            notes.append("column 1, which has no name and numbers the rows, is ignored")
+        elif not name:
+            row = _first_filled(records, place)
+            if row is not None:
+                found = f"a cell in column {place + 1}, which has no name"
+                problems.append((row, f"{found}; expected none, or name the column"))
         elif name in columns:
-            problems.append((1, f"column {name!r} comes twice; expected once"))
+            problems.append((top, f"column {name!r} comes twice; expected once"))
         elif _breaks(name):
-            problems.append(
-                (
-                    1,
-                    f"column {name!r} has a line break or control character; expected a name in one line",
-                )
-            )
+            found = f"column {name!r} has a line break or control character"
+            problems.append((top, f"{found}; expected a name in one line"))
         else:
             columns[name] = place
     for row, cells in records:
-        if any(map(str.strip, cells[len(header) :])):  # beyond the last column
-            problems.append(
-                (
-                    row,
-                    f"{len(cells)} cells, expected {len(header)}; text with the delimiter in it needs quotes",
-                )
-            )
-    return columns, problems
+        if any(cell.strip() for cell in cells[len(header) :]):  # beyond the last column
+            found = f"{len(cells)} cells, expected {len(header)}"
+            problems.append((row, f"{found}; text with the delimiter in it needs quotes"))
+    return columns, problems, notes
+
+
+def _is_index(name, place, records):
+    """Whether a column is the index that pandas writes: the first, unnamed, of distinct numbers."""
+    if place > 0 or name not in ("", "Unnamed: 0"):
+        return False
+    cells = [cells[0].strip() for _, cells in records]
+    return all(cell.isdecimal() for cell in cells) and len(set(cells)) == len(cells) > 0
+
+
+def _first_filled(records, place):
+    """The first row that has something in the column at `place`, or None."""
+    for row, cells in records:
+        if len(cells) > place and cells[place].strip():
+            return row
+    return None
 
 
 def _clip(cells, folder, data, decimal):
-    """A row, {column: text}, as (Clip, what is wrong with it); a cell that is wrong counts as empty."""
-    path, wrong, start, labels = cells.pop("path"), [], 0.0, {}
+    """A row, {column: text}, as (Clip, what is wrong with it); a wrong cell counts as empty."""
+    path = cells.pop("path")
     own = {name: cells.pop(name, "").strip() for name in COLUMNS[1:]}
-    name = os.path.normpath(path) if path.strip() else ""
+    wrong = []
+    start = 0.0
+    labels = {}
+    name = _form_on_disk(folder, os.path.normpath(path)) if path.strip() else ""
     if not name:
         wrong.append("no path")
+    elif _is_misread(folder, name):
+        wrong.append(
+            f"path {name!r} names no file, but file names are read as "
+            f"{sys.getfilesystemencoding()} in this locale; set PYTHONUTF8=1 in the environment"
+        )
     for what, text in (("path", path), ("group", own["group"])):
         if _breaks(text):
             wrong.append(
-                f"{what} {text!r} has a line break or control character; expected one without, rename it"
+                f"{what} {text!r} has a line break or control character; "
+                "expected one without, rename it"
             )
     if own["start"]:
         start = _number(own["start"], decimal)
@@ -206,14 +233,17 @@ def _clip(cells, folder, data, decimal):
     if own["split"] and own["split"] not in manifest.SPLITS:
         wrong.append(unknown("split", own["split"], manifest.SPLITS))
     for label, text in cells.items():
-        if text := text.strip():
-            value = _number(text, decimal)
-            if value is not None and 0 <= value <= 1:
-                labels[label] = value
-            else:
-                wrong.append(
-                    f"{label} is {text!r}; expected 1, 0, a number between, or nothing where it is not known"
-                )
+        text = text.strip()
+        if not text:
+            continue
+        value = _number(text, decimal)
+        if value is not None and 0 <= value <= 1:
+            labels[label] = value
+        else:
+            wrong.append(
+                f"{label} is {text!r}; expected 1, 0, a number between, "
+                "or nothing if it is not known"
+            )
     clip = f"{name}@{start:.15g}" if name and start else name
     return Clip(
         clip,
@@ -225,37 +255,47 @@ def _clip(cells, folder, data, decimal):
     ), wrong
 
 
+def _form_on_disk(folder, path):
+    """The form of `path` that names a file: as it is, with slashes for backslashes, its accents
+    composed or decomposed (macOS); as it is if none does."""
+    for slashes in (path, path.replace("\\", "/")):
+        for form in (
+            slashes,
+            unicodedata.normalize("NFC", slashes),
+            unicodedata.normalize("NFD", slashes),
+        ):
+            if os.path.isfile(folder / form):
+                return os.path.normpath(form)
+    return path
+
+
+def _is_misread(folder, path):
+    """Whether `path` may be missing only because this locale does not read file names as UTF-8."""
+    utf8 = sys.getfilesystemencoding().lower() == "utf-8"
+    return not utf8 and not path.isascii() and not os.path.isfile(folder / path)
+
+
 def _conflicts(clips, rows):
-    """Files with two groups, groups in two splits, and splits that only some rows have: [(row, reason)]."""
-    problems, groups, splits = [], {}, {}
+    """Files with two groups, groups in two splits, splits in some rows only: [(row, reason)]."""
+    problems = []
+    groups = {}
+    splits = {}
     for clip in clips:
         row = rows[clip.clip]
         group, first = groups.setdefault(clip.audio, (clip.group, row))
         if group != clip.group:
-            problems.append(
-                (
-                    row,
-                    f"{clip.clip} is of group {clip.group!r}, the same file in row {first} of {group!r}; expected one for a file",
-                )
-            )
+            found = f"{clip.clip} is of group {clip.group!r}, the same file in row {first} of"
+            problems.append((row, f"{found} {group!r}; expected one for a file"))
         if clip.split not in manifest.SPLITS:
             continue
         split, first = splits.setdefault(clip.group, (clip.split, row))
         if split != clip.split:
-            problems.append(
-                (
-                    row,
-                    f"group {clip.group!r} is in {clip.split}, in row {first} in {split}; expected in one split only",
-                )
-            )
+            found = f"group {clip.group!r} is in {clip.split}, in row {first} in {split}"
+            problems.append((row, f"{found}; expected in one split only"))
     without = [rows[clip.clip] for clip in clips if not clip.split]
     if without and len(without) < len(clips):
-        problems.append(
-            (
-                without[0],
-                f"no split, as in {len(without)} of {len(clips)} rows; expected one in every row, or in none",
-            )
-        )
+        found = f"no split, as in {len(without)} of {len(clips)} rows"
+        problems.append((without[0], f"{found}; expected one in every row, or in none"))
     return problems
 
 
@@ -263,22 +303,19 @@ def _gaps(clips, classes):
     """What training or scoring would lack: [(None, reason)]."""
     if not clips:
         return [(None, "no rows with a path")]
+    problems = []
     splits = {clip.split for clip in clips}
-    lacking = (
-        [split for split in ("train", "test") if split not in splits]
-        if splits <= set(manifest.SPLITS)
-        else []
-    )
-    problems = [
-        (None, f"no row is in {split}; expected both train and test, and three groups or more")
-        for split in lacking
-    ]
+    if splits <= set(manifest.SPLITS):
+        for split in ("train", "test"):
+            if split not in splits:
+                expected = "expected both train and test, and three groups or more"
+                problems.append((None, f"no row is in {split}; {expected}"))
+        problems += [(None, manifest.without_labels(split)) for split in manifest.unlabelled(clips)]
     observed = {name for clip in clips if clip.split == "train" for name in clip.labels}
-    problems += [
-        (None, f"{name} has no label in training; give it some, or leave the column out")
-        for name in classes
-        if name not in observed
-    ]
+    for name in classes:
+        if name not in observed:
+            expected = "give it some, or leave the column out"
+            problems.append((None, f"{name} has no label in training; {expected}"))
     return problems
 
 

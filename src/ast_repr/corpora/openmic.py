@@ -1,10 +1,10 @@
-"""OpenMIC-2018 (Humphrey, Durand and McFee 2018): 20,000 clips of 10 s, twenty instruments, a tenth of the labels observed.
+"""OpenMIC-2018 (Humphrey, Durand and McFee 2018): 20,000 clips of 10 s, twenty instruments.
 
-Labels are read from the aggregated CSV, never from openmic-2018.npz, whose loading would run pickled code. Any corpus
-in the same layout, with other classes or sizes, is read by the same code.
+A tenth of the labels are observed. They are read from the aggregated CSV, never from
+openmic-2018.npz, whose loading would run pickled code. Any corpus in the same layout, with other
+classes or sizes, is read by the same code.
 """
 
-import csv
 import json
 import math
 import os
@@ -13,8 +13,10 @@ from pathlib import Path
 
 import soundfile
 
+from .. import files
 from ..manifest import Clip, ManifestError
 from ..rooms import unknown
+from . import table
 from .remote import Remote
 
 ARCHIVE = Remote(
@@ -22,7 +24,10 @@ ARCHIVE = Remote(
     bytes=2_623_376_754,
     md5="e4ccf187e2bb5ab2e115416e8aafe7f4",
 )
-LICENCE = "labels and compilation CC BY 4.0; most of the audio carries a NonCommercial licence: do not pass it on"
+LICENCE = (
+    "labels and compilation CC BY 4.0; "
+    "most of the audio carries a NonCommercial licence: do not pass it on"
+)
 BIBTEX = """@inproceedings{humphrey2018openmic,
   title = {{OpenMIC-2018}: An Open Data-set for Multiple Instrument Recognition},
   author = {Humphrey, Eric J. and Durand, Simon and McFee, Brian},
@@ -41,32 +46,31 @@ def clips(root, relative_to):
     """Read the corpus at `root`.
 
     Args:
-        root: folder with class-map.json, the aggregated labels, the metadata, partitions/ and audio/.
+        root: folder with class-map.json, aggregated labels, metadata, partitions/ and audio/.
         relative_to: folder that the clips' audio paths shall be relative to.
 
     Returns:
         (list of Clip with splits train and test, list of class names).
 
     Raises:
-        ManifestError: a table is missing or says something impossible; the message names the file and the row.
+        ManifestError: a table is missing or says something impossible; file and row are named.
     """
     root = Path(root)
     classes = _classes(root)
     splits = _splits(root)
     artists = {
         row["sample_key"]: f"artist {row['artist_id']}"
-        for row in _rows(root / METADATA, "sample_key", "artist_id")
+        for _, row in _rows(root / METADATA, "sample_key", "artist_id")
     }
     labels = {name: {} for name in splits}
-    for number, row in enumerate(_rows(root / LABELS, "sample_key", "instrument", "relevance"), 2):
-        name, instrument, where = (
-            row["sample_key"],
-            row["instrument"],
-            f"{root / LABELS}, line {number}",
-        )
+    for number, row in _rows(root / LABELS, "sample_key", "instrument", "relevance"):
+        name = row["sample_key"]
+        instrument = row["instrument"]
+        where = f"{root / LABELS}, line {number}"
         if name not in labels:
             raise ManifestError(
-                f"{where}: a label for {name}, which is in neither partition; expected only clips of the partitions"
+                f"{where}: a label for {name}, which is in neither partition; "
+                "expected only clips of the partitions"
             )
         if instrument not in classes:
             raise ManifestError(f"{where}: {unknown('instrument', instrument, classes)}")
@@ -109,7 +113,7 @@ def _complaint(path):
 def _classes(root):
     path = root / "class-map.json"
     try:
-        indices = json.loads(path.read_text())
+        indices = json.loads(files.read_text(path))
         classes = sorted(indices, key=indices.get)
         consistent = [indices[name] for name in classes] == list(range(len(classes)))
     except FileNotFoundError as error:
@@ -131,7 +135,7 @@ def _splits(root):
         path = root / "partitions" / f"split01_{split}.csv"
         if not path.is_file():
             raise ManifestError(f"{path}: missing; expected a folder in OpenMIC-2018's layout")
-        for name in path.read_text().split():
+        for name in table.read_text(path).split():
             if name in splits:
                 found = "twice in" if splits[name] == split else "in both partitions, train and"
                 raise ManifestError(f"{path}: {name} is {found} {split}; expected once")
@@ -142,18 +146,26 @@ def _splits(root):
 
 
 def _rows(path, *columns):
+    """(row, {column: cell}) of a CSV's rows, None for a missing cell; the header is row 1."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
-                raise ManifestError(
-                    f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ['nothing'])}"
-                )
-            yield from reader
+        rows = table.read_rows(path, table.read_text(path))
     except FileNotFoundError as error:
         raise ManifestError(
             f"{path}: missing; expected a folder in OpenMIC-2018's layout"
         ) from error
+    header = rows[0] if rows else []
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ManifestError(
+            f"{path}: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}"
+        )
+    places = {name: header.index(name) for name in columns}
+    for number, cells in enumerate(rows[1:], 2):
+        if cells:
+            yield (
+                number,
+                {name: cells[at] if at < len(cells) else None for name, at in places.items()},
+            )
 
 
 def _relevance(text, where):

@@ -8,6 +8,7 @@ import json
 
 import torch
 
+from .. import files
 from ..manifest import sidecar
 
 FRAMES, BINS = 10, 128  # one frame each 0.96 s of ten seconds
@@ -43,7 +44,7 @@ class VGGish:
         """
         path = sidecar(audio_path, "vggish")
         try:
-            frames = json.loads(path.read_text(encoding="utf-8"))["features"]
+            frames = json.loads(files.read_text(path))["features"]
         except FileNotFoundError as error:
             raise VGGishError(
                 f"{path}: no such file; expected the VGGish of {audio_path}, as OpenMIC-2018 carries it"

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from .. import typecheck, yaml_file
+from .. import files, typecheck, yaml_file
 from ..escaping import markdown, markdown_code
 from .results import NAMES, ResultsError
 from .shape import FLOORS, lacking
@@ -115,7 +115,7 @@ def read(folder):
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(files.read_text(path))
         wrong = lacking(found)
     except (ValueError, AttributeError, RecursionError) as error:
         raise ResultsError(

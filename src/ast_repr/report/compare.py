@@ -1,8 +1,10 @@
-"""Paired comparison of two rows: the difference of macro-F1, and how far it would vary with other test clips.
+"""Paired comparison of two rows: the difference of macro-F1, and how far other test clips vary it.
 
-A bootstrap over clips (Efron and Tibshirani 1993, percentile interval): clips are drawn with replacement, the same draw for
-both rows and for every seed, and the differences of the seeds that both rows have are averaged. What the interval covers is
-the choice of test clips; the seeds are those that were run. F1 is that of ast_repr.metrics, its empty cases included.
+A bootstrap over clips (Efron and Tibshirani 1993, percentile interval): clips are drawn with
+replacement, the same draw for both rows and for every seed, and the differences of the seeds that
+both rows have are averaged. What the interval covers is the choice of test clips; the seeds are
+those that were run. F1 is that of ast_repr.metrics: an instrument of which a draw has labels of one
+kind only is left out of that draw's mean, for both rows alike.
 """
 
 import numpy as np
@@ -25,46 +27,55 @@ def compare(a, b, resamples=RESAMPLES, seed=0):
         seed: of these draws.
 
     Returns:
-        dict: a, b (names of confs), seeds, clips, resamples, level; "macro_f1" and, by name, "per_instrument": each
-        {a, b, difference, low, high} as fractions, None where no label allows a value; "by_seed" {seed: difference}.
+        dict: a, b (names of confs), seeds, clips, resamples, level; "macro_f1" and, by name,
+        "per_instrument": each {a, b, difference, low, high} as fractions, None if no label allows
+        a value; "by_seed" {seed: difference}.
 
     Raises:
-        ResultsError: no seed is common, or the two were not scored on the same clips and labels, or their predictions are
-            missing or disagree with their results.
+        ResultsError: nothing could be scored, no seed is common, or the two were not scored on the
+            same clips and labels, or their predictions are missing or disagree with their results.
     """
+    if a["metrics"]["macro_f1"] is None:
+        raise ResultsError(
+            f"{a.conf} and {b.conf} have no macro-F1 to compare: no class of the split "
+            f"{a['split']!r} has labels of both kinds, present and absent; label more clips there"
+        )
     runs = [{run["seed"]: run for run in row.runs} for row in (a, b)]
     seeds = sorted(runs[0].keys() & runs[1].keys())
     if not seeds:
         found = " and ".join(
-            f"{row.conf} has {', '.join(map(str, own))}" for row, own in zip((a, b), runs)
+            f"{row.conf} has {', '.join(map(str, own))}"
+            for row, own in zip((a, b), runs, strict=True)
         )
         raise ResultsError(
-            f"no seed in common: {found}; expected one or more that both have; run the missing with --seeds"
+            f"no seed in common: {found}; expected one or more that both have; "
+            "run the missing with --seeds"
         )
     first = predictions(runs[0][seeds[0]])
     pairs = [[aligned(predictions(own[one]), first, own[one]) for own in runs] for one in seeds]
     threshold, names = a["threshold"], a["classes"]
-    observed = np.stack([[macro_f1(*cells(found, threshold)) for found in pair] for pair in pairs])[
-        :, :, 0
-    ]  # (seeds, 2, K + 1)
-    for one, values in zip(seeds, observed):
-        for own, value in zip(runs, values[:, -1]):
+    values = [[macro_f1(*cells(found, threshold))[0] for found in pair] for pair in pairs]
+    observed = np.stack(values)  # (seeds, 2, K + 1)
+    for one, values in zip(seeds, observed, strict=True):
+        for own, value in zip(runs, values[:, -1], strict=True):
             if abs(value - own[one]["metrics"]["macro_f1"]) > 1e-6:
                 raise ResultsError(
-                    f"{own[one].folder}: predictions.npz and results.json disagree; delete both and run the stage score"
+                    f"{own[one].folder}: predictions.npz and results.json disagree; "
+                    "delete both and run the stage score"
                 )
     low, high = intervals(pairs, threshold, resamples, seed)
     middle = observed.mean(0)
     parts = [
         {"a": left, "b": right, "difference": right - left, "low": least, "high": most}
-        for left, right, least, most in zip(*middle, low, high)
+        for left, right, least, most in zip(*middle, low, high, strict=True)
     ]
     parts = [
         {key: None if np.isnan(value) else float(value) for key, value in part.items()}
         for part in parts
     ]
     by_seed = {
-        str(one): float(values[1, -1] - values[0, -1]) for one, values in zip(seeds, observed)
+        str(one): float(values[1, -1] - values[0, -1])
+        for one, values in zip(seeds, observed, strict=True)
     }
     about = {
         "a": a.conf,
@@ -76,7 +87,7 @@ def compare(a, b, resamples=RESAMPLES, seed=0):
     }
     return about | {
         "macro_f1": parts[-1],
-        "per_instrument": dict(zip(names, parts)),
+        "per_instrument": dict(zip(names, parts[:-1], strict=True)),
         "by_seed": by_seed,
     }
 
@@ -86,9 +97,11 @@ def sentence(found):
     overall, seeds = found["macro_f1"], found["seeds"]
     sure = "excludes" if overall["low"] > 0 or overall["high"] < 0 else "includes"
     return (
-        f"{found['b']} - {found['a']}: {100 * overall['difference']:+.1f} points of macro-F1, {found['level']} % interval "
+        f"{found['b']} - {found['a']}: {100 * overall['difference']:+.1f} points of macro-F1, "
+        f"{found['level']} % interval "
         f"[{100 * overall['low']:+.1f}, {100 * overall['high']:+.1f}] {sure} zero "
-        f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {found['clips']:,} clips, {found['resamples']:,} resamples)"
+        f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {found['clips']:,} clips, "
+        f"{found['resamples']:,} resamples)"
     )
 
 
@@ -104,19 +117,24 @@ def predictions(run):
         found[key].shape != shape for key in ARRAYS[2:]
     ):
         raise ResultsError(
-            f"{run.folder}: predictions.npz is not of the classes of results.json; delete both and run the stage score"
+            f"{run.folder}: predictions.npz is not of the classes of results.json; "
+            "delete both and run the stage score"
         )
     return found
 
 
 def aligned(found, first, run):
-    """`found` in the order of the clips of `first`; both must hold the same clips with the same labels."""
+    """`found` in the order of the clips of `first`; both hold the same clips and labels, or error."""
     own, expected = np.argsort(found["clips"]), np.argsort(first["clips"])
-    remedy = "expected the same test clips and labels for both; delete the predictions.npz that is out of date and run the stage score"
+    remedy = (
+        "expected the same test clips and labels for both; "
+        "delete the predictions.npz that is out of date and run the stage score"
+    )
     if not np.array_equal(found["clips"][own], first["clips"][expected]):
         missing = len(set(first["clips"].tolist()) - set(found["clips"].tolist()))
         raise ResultsError(
-            f"{run.folder}: {missing} of {len(first['clips'])} clips to compare with are not in predictions.npz; {remedy}"
+            f"{run.folder}: {missing} of {len(first['clips'])} clips to compare with are not in "
+            f"predictions.npz; {remedy}"
         )
     order = np.empty_like(own)
     order[expected] = own
@@ -127,13 +145,14 @@ def aligned(found, first, run):
     )
     if not same:
         raise ResultsError(
-            f"{run.folder}: the labels in predictions.npz differ from those to compare with; {remedy}"
+            f"{run.folder}: the labels in predictions.npz differ from those to compare with; "
+            f"{remedy}"
         )
     return found
 
 
 def intervals(pairs, threshold, resamples, seed):
-    """(low, high), arrays (K + 1,): bounds of the difference of each instrument and, last, of their mean."""
+    """(low, high), arrays (K + 1,): bounds of the difference per instrument and, last, of the mean."""
     rng, differences = np.random.default_rng(seed), []
     clips = len(pairs[0][0]["clips"])
     counted = [[cells(found, threshold) for found in pair] for pair in pairs]
@@ -152,7 +171,7 @@ def intervals(pairs, threshold, resamples, seed):
 
 
 def cells(found, threshold):
-    """(present, predicted, observed): float arrays (N, K) of what is 1 in the observed cells."""
+    """(present, predicted, observed): float arrays (N, K), 1 in observed cells that are so."""
     mask = found["mask"]
     present, predicted = mask & (found["targets"] >= PRESENT), mask & (found["scores"] >= threshold)
     return present.astype(float), predicted.astype(float), mask.astype(float)
@@ -172,11 +191,10 @@ def macro_f1(present, predicted, observed, weights=None):
     hits, total, found, said = (
         weights @ part for part in (present * predicted, observed, present, predicted)
     )
-    sides = [
-        _ratio(2 * hits, found + said),
-        _ratio(2 * (total - found - said + hits), 2 * total - found - said),
-    ]
-    per_instrument = _mean(np.stack(sides))
+    positive_f1 = _ratio(2 * hits, found + said)
+    absent_f1 = _ratio(2 * (total - found - said + hits), 2 * total - found - said)
+    both_sides = (found > 0) & (found < total)
+    per_instrument = np.where(both_sides, (positive_f1 + absent_f1) / 2, np.nan)
     return np.concatenate([per_instrument, _mean(per_instrument.T)[:, None]], axis=1)
 
 

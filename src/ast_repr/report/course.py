@@ -1,4 +1,4 @@
-"""Figures of single runs: validation score against the epoch, and a clip before and after the reprogrammer."""
+"""Figures of runs: validation score per epoch, and a clip before and after the reprogrammer."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ ACROSS = 3  # panels side by side
 
 
 def curve(run):
-    """{epoch: macro-F1 in per cent} on the validation split; empty under a protocol that has none."""
+    """{epoch: macro-F1 in per cent} on the validation split; empty if there is none."""
     seen = {line["epoch"]: (line.get("valid") or {}).get("macro_f1") for line in run.history}
     return {epoch: 100 * score for epoch, score in seen.items() if score is not None}
 
@@ -21,16 +21,20 @@ def learning(table):
 
 
 def curves(table):
-    """Validation macro-F1 against the epoch, a panel a row: thin for a seed, thick for the mean, a dot at the epoch chosen."""
+    """Validation macro-F1 against the epoch, a panel per row.
+
+    Thin lines are seeds, the thick one is their mean, dots mark the chosen epochs.
+    """
     rows = learning(table)
     columns = min(ACROSS, len(rows))
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(style.WIDTH, 0.6 + 1.75 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
-    for panel, row in zip(panels, rows):
+    for panel, row in zip(panels, rows, strict=False):
         colour, _ = style.KIND[row.kind]
-        seeds = [curve(run) for run in row.runs]
-        for run, seed in zip(row.runs, seeds):
+        runs = [run for run in row.runs if curve(run)]
+        seeds = [curve(run) for run in runs]
+        for run, seed in zip(runs, seeds, strict=True):
             panel.plot(seed.keys(), seed.values(), color=colour, linewidth=0.6, alpha=0.6)
             chosen = run["selection"]["epoch"]
             if chosen in seed:

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from .. import escaping
 from . import style
-from .results import KINDS, same_corpus
+from .results import KINDS, published
 
 NONE_TRAINED = 4  # such rows stand this factor to the left of the smallest others: a logarithmic axis has no zero
 # Where a point's number may stand, in points from its centre: the nearest place that is free.
@@ -18,7 +18,8 @@ def boxes(table):
     """macro-F1 of each row as a box with its runs as points, and the floors; the paper's runs where the corpus is the paper's."""
     figure = Figure(figsize=(style.WIDTH, 1.3 + 0.34 * len(table.rows)), layout="constrained")
     axes = figure.add_subplot()
-    places, published = np.arange(len(table.rows)), False
+    places = np.arange(len(table.rows))
+    crosses = False
     for place, row in zip(places, table.rows):
         colour, marker = style.KIND[row.kind]
         runs = style.percent(row.runs)
@@ -38,11 +39,12 @@ def boxes(table):
         )
         spread = place + 0.1 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
         axes.plot(runs, spread, marker, color=colour, alpha=0.85, zorder=3, **style.DOT)
-        if row["published"] and same_corpus(row["published"], table.corpus):
-            published = row["published"]["macro_f1"]
+        compared = published(row, table)
+        if compared:
+            crosses = True
             axes.plot(
-                published,
-                np.full(len(published), place + 0.38),
+                compared["macro_f1"],
+                np.full(len(compared["macro_f1"]), place + 0.38),
                 "x",
                 color="#D55E00",
                 markersize=5,
@@ -60,7 +62,7 @@ def boxes(table):
     )
     also = (
         [Line2D([], [], linestyle="", marker="x", color="#D55E00", label="published run")]
-        if published
+        if crosses
         else []
     )
     figure.legend(

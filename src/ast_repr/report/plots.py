@@ -14,13 +14,17 @@ def draw(table, studies=(), names=None):
 
     Args:
         table: `results.Table`; its variants stand in the figures of studies alone.
-        studies: list of `studies.Study`; those with fewer than two rows in the table are left out.
+        studies: list of `studies.Study`; see there which of them are shown.
         names: rows that the bars of instruments show; default see `instruments.chosen`.
 
     Returns:
-        dict of a file's stem to its Figure: methods, accuracy_vs_parameters, heatmap and instruments; curves, where a validation
-        split was looked at; an example for each row that has a reprogrammer and saved one; and study.<name> for each study.
+        dict of a file's stem to its Figure: methods, accuracy_vs_parameters, heatmap and
+        instruments; curves, if there was a validation split; an example for each row that has a
+        reprogrammer and saved one; and study.<name> for each study. Empty if nothing could be
+        scored, for want of labels of both kinds.
     """
+    if table["metrics"]["macro_f1"] is None:
+        return {}
     main, figures = table.main, {}
     with matplotlib.rc_context(style.STYLE):
         if main.rows:
@@ -31,7 +35,7 @@ def draw(table, studies=(), names=None):
         if course.learning(main):
             figures["curves"] = course.curves(main)
         for row in main.rows:
-            saved = next((run for run in row.runs if (run.folder / "example.npz").is_file()), None)
+            saved = next((run for run in row.runs if run.has_example), None)
             if saved and row["reprogrammer"] != "none":
                 figures[f"example.{row.conf}"] = course.example(row, saved)
         for study in studies:

@@ -1,20 +1,24 @@
 """Run folders in, tables out: what may stand side by side, and in which order.
 
 Conventions
-    run folder: exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl, predictions.npz and, for some, example.npz.
-    <conf> may be a variant: a conf and the settings laid over it, ast_unet+input.norm=corpus.
-    A table holds the runs of one (corpus, protocol, backbone): others never share it. Rows without AST stand in it too.
+    run folder: exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl, predictions.npz and,
+    for some, example.npz. <conf> may be a variant: a conf and settings, ast_unet+input.norm=corpus.
+    A table holds the runs of one (corpus, protocol, backbone): others never share it. Rows without
+    AST stand in it too.
+    One bad run never hides another: what cannot be used is left out, with a sentence that says why.
 """
 
 import json
 import re
 import shlex
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
+from .. import files
 from . import shape
 
 SETTING = [  # what the seeds of a conf share
@@ -36,11 +40,19 @@ KINDS = (
     "reprogrammed AST",
     "fine-tuned AST",
 )  # in the order of a table
+COMPARABLE = [
+    "split",
+    "clips",
+    "observed",
+    "threshold",
+    "classes",
+]  # what the runs of a table share
 NAMES = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: what publications call it
+TEST_SPLITS = {(5_085, 10_522): "OpenMIC-2018"}  # (clips, observed labels): the same, of a copy
 
 
 def corpus_options(name, recipe):
-    """Options of a recipe's run.sh that choose the corpus of experiments called `name` (egs/README.md says how they are called).
+    """Options of a recipe's run.sh that choose the corpus of experiments called `name`.
 
     >>> corpus_options("synthetic", "openmic"), corpus_options("synthetic-20000", "openmic")
     ('--corpus synthetic', '--corpus synthetic --clips 20000')
@@ -57,46 +69,56 @@ def corpus_options(name, recipe):
 
 
 def recipe(folder):
-    """Name of the recipe that a run folder is of, egs/<recipe>/exp/<corpus>/<conf>/seed<k>; "" where it lies elsewhere.
+    """Name of the recipe that a run folder belongs to, "" if it lies elsewhere.
 
-    >>> recipe(Path("/ast_repr/egs/custom/exp/songs/ast_unet/seed0")), recipe(Path("/songs/ast_unet/seed0"))
-    ('custom', '')
+    >>> recipe(Path("/ast_repr/egs/custom/exp/songs/ast_unet/seed0"))
+    'custom'
     """
     return "".join(folder.resolve().parts[-5:-4])
 
 
-def same_corpus(published, corpus):
-    """Whether published numbers are of the corpus called `corpus`, or of another, with which nothing compares.
+def published(row, table):
+    """What was published of a row, if it is of the table's corpus; None if it is not.
 
-    >>> same_corpus({"corpus": "OpenMIC-2018"}, "openmic"), same_corpus({"corpus": "OpenMIC-2018"}, "synthetic")
-    (True, False)
+    The corpus is known by its name, or by the counts of its test split.
     """
-    return published["corpus"] == NAMES.get(corpus)
+    counted = TEST_SPLITS.get((table["clips"], table["observed"]))
+    name = NAMES.get(table.corpus, counted)
+    if row["published"] is None or row["published"]["corpus"] != name:
+        return None
+    return row["published"]
 
 
 class ResultsError(ValueError):
-    """Results that are missing, damaged, or not comparable; the message names the file and what to do."""
+    """Results that are missing, damaged, or not comparable; the message names file and remedy."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained and scored run: its folder, its results.json and its history, one dict an epoch."""
+    """One trained and scored run.
+
+    Attributes:
+        folder: the run folder.
+        results: its results.json.
+        history: one dict per epoch; empty if it is damaged or missing.
+        has_example: whether the folder holds a whole example.npz.
+    """
 
     folder: Path
     results: dict
     history: list
+    has_example: bool = False
 
     def __getitem__(self, key):
         return self.results[key]
 
-    def example(self):
-        """The clip before and after the reprogrammer (dict of arrays of example.npz), or None where there is none."""
-        there = (self.folder / "example.npz").is_file()
-        return (
-            self.arrays("example.npz", ("before", "after", "clip", "instruments"))
-            if there
-            else None
-        )
+    def example(self) -> dict:
+        """The arrays of example.npz: a clip before and after the reprogrammer, and its labels.
+
+        Raises:
+            ResultsError: see `arrays`.
+        """
+        return self.arrays("example.npz", ("before", "after", "clip", "instruments"))
 
     def arrays(self, file, keys):
         """The arrays called `keys` in an .npz of the run folder, as a dict.
@@ -153,7 +175,7 @@ class Row:
 
     @property
     def kind(self):
-        """One of KINDS. Fine-tuned is what trains more than half of all its parameters: a reprogrammer and a head are small."""
+        """One of KINDS. Fine-tuned is what trains more than half of all its parameters."""
         if self["backbone"]["weights"] == "none":
             return KINDS[0]
         if self["trainable_parameters"] > self["total_parameters"] / 2:
@@ -207,38 +229,51 @@ class Table:
         return re.sub(r"[^\w.-]+", "_", f"{self.protocol}.{self.backbone}")
 
 
-def read(exp):
+def read(exp) -> tuple[list[Table], list[str]]:
     """Read every scored run of a corpus.
 
     Args:
         exp: the corpus' folder of runs, exp/<corpus>.
 
     Returns:
-        (tables, unscored): list of Table in order of protocol and backbone, with rows in order of KINDS, then by trainable
-        parameters; and the run folders that hold no results.json yet.
+        (tables, left_out): tables in order of protocol and backbone, with rows in order of KINDS,
+        then by trainable parameters; and a sentence for each run or file that is left out because
+        it is not there yet, damaged, incomplete, of another folder, or not comparable with the
+        other runs. There may be no table.
 
     Raises:
-        ResultsError: no run is scored, a file is damaged or incomplete, or runs of one table are not comparable.
+        ResultsError: there is no such folder, or no run in it.
     """
     exp = Path(exp)
     folders = sorted(path for path in exp.glob("*/seed*") if path.is_dir())
-    unscored = [folder for folder in folders if not (folder / "results.json").is_file()]
-    runs = [_run(folder) for folder in folders if folder not in unscored]
-    if not runs:
-        found = (
-            "no such folder"
-            if not exp.is_dir()
-            else f"none of {len(folders)} run folders holds a results.json"
-        )
+    if not folders:
+        reason = "no run in this folder" if exp.is_dir() else "no such folder"
         raise ResultsError(
-            f"{exp}: {found}, expected scored runs (<conf>/seed<k>/results.json); run: source run.sh"
+            f"{exp}: {reason}, expected scored runs (<conf>/seed<k>/results.json); "
+            "run: source run.sh"
         )
-    keys = sorted({_key(run) for run in runs})
-    return [_table(key, [run for run in runs if _key(run) == key]) for key in keys], unscored
+    runs = []
+    left_out = []
+    for folder in folders:
+        try:
+            run, damage = _run(folder)
+        except ResultsError as error:
+            left_out.append(str(error))
+        else:
+            runs.append(run)
+            left_out += damage
+    runs = _of_one_corpus(exp, runs, left_out)
+    tables = [
+        _table(key, [run for run in runs if _key(run) == key], left_out)
+        for key in sorted({_key(run) for run in runs})
+    ]
+    return tables, left_out
 
 
 def mean_std(values):
-    """(mean, standard deviation with n - 1, n) of the values that are not None; None where there are too few.
+    """(mean, standard deviation with n - 1, n) of the values that are not None.
+
+    Mean and deviation are None if there are too few values.
 
     >>> mean_std([1.0, 3.0, None])
     (2.0, 1.4142135623730951, 2)
@@ -254,8 +289,28 @@ def _key(run):
 
 
 def _run(folder):
+    """(Run, what is wrong with its other files); ResultsError if its results cannot be used."""
+    run = Run(folder, _results(folder), [])
+    damage = []
+    try:
+        run = replace(run, history=_history(folder))
+    except ResultsError as error:
+        damage.append(str(error))
+    if (folder / "example.npz").is_file():
+        try:
+            run.example()
+            run = replace(run, has_example=True)
+        except ResultsError as error:
+            damage.append(str(error))
+    return run, damage
+
+
+def _results(folder):
+    """The results.json of a run folder, checked."""
     path = folder / "results.json"
-    results = _json(path, path.read_text(encoding="utf-8", errors="replace"))
+    if not path.is_file():
+        raise ResultsError(f"{folder}: not scored yet")
+    results = _object(path, _text(path))
     wrong = shape.lacking(results)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -264,52 +319,97 @@ def _run(folder):
         )
     if (results["conf"], f"seed{results['seed']}") != (folder.parent.name, folder.name):
         raise ResultsError(
-            f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its folder; "
-            "move it to its own, or delete it if it is a copy"
+            f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its "
+            "folder; move it to its own, or delete it if it is a copy"
         )
-    return Run(folder, results, _history(folder))
+    return results
 
 
 def _history(folder):
+    """The lines of a run folder's history.jsonl, checked."""
     path = folder / "history.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise ResultsError(
             f"{path}: missing, expected a line for each epoch; {_remedy(folder, path.name)}"
+        )
+    lines = [_object(path, line) for line in _text(path).splitlines()]
+    for line in lines:
+        if shape.lacking_in_history(line):
+            raise ResultsError(
+                f"{path}: found {json.dumps(line)[:80]}, expected an epoch and its values; "
+                f"{_remedy(folder, path.name)}"
+            )
+    return lines
+
+
+def _text(path):
+    try:
+        return files.read_text(path)
+    except (ValueError, OSError) as error:
+        raise ResultsError(
+            f"{path}: not readable ({error}); {_remedy(path.parent, path.name)}"
         ) from error
-    return [_json(path, line) for line in lines]
 
 
-def _json(path, text):
+def _object(path, text):
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(
-            f"{path}: not JSON ({error}), expected what the run wrote; {_remedy(path.parent, path.name)}"
+            f"{path}: not JSON ({error}), expected what the run wrote; "
+            f"{_remedy(path.parent, path.name)}"
         ) from error
     if not isinstance(value, dict):
         raise ResultsError(
-            f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path.parent, path.name)}"
+            f"{path}: holds a {type(value).__name__}, expected an object; "
+            f"{_remedy(path.parent, path.name)}"
         )
     return value
 
 
 def _remedy(folder, file="results.json"):
-    """What makes `file` of a run folder anew: the stages leave alone what they find done."""
+    """How to remake `file` of a run folder: the stages leave alone what they find done."""
     corpus, conf, seed = folder.resolve().parts[-3:]
     stage = "train" if file == "history.jsonl" else "score"
     protocol = " --protocol paper" if corpus.endswith("-paper") else ""
     options = f"{corpus_options(corpus.removesuffix('-paper'), recipe(folder))}{protocol}"
-    return f"delete {folder / file} and run: source run.sh {options} --conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')} --from {stage}"
+    return (
+        f"delete {folder / file} and run: source run.sh {options} "
+        f"--conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')} --from {stage}"
+    )
 
 
-def _table(key, runs):
-    confs = sorted({run["conf"] for run in runs})
-    rows = [
-        Row(conf, sorted((run for run in runs if run["conf"] == conf), key=lambda run: run["seed"]))
-        for conf in confs
-    ]
+def _of_one_corpus(exp, runs, left_out):
+    """The runs whose corpus is the folder's; the others were copied there and are left out.
+
+    In a folder of another name than any run's corpus, all runs stay.
+    """
+    own = [run for run in runs if exp.name in (run["corpus"], f"{run['corpus']}-{run['protocol']}")]
+    if not own:
+        return runs
+    for run in runs:
+        if run not in own:
+            left_out.append(
+                f"{run.folder / 'results.json'}: is of corpus {run['corpus']}, protocol "
+                f"{run['protocol']}, expected {exp.name} as its folder says; move it to its own"
+            )
+    return own
+
+
+def _table(key, runs, left_out):
+    """The Table of `runs`, less those that do not compare with most of the others."""
+    kept = []
+    for conf in sorted({run["conf"] for run in runs}):
+        kept += _agreeing([run for run in runs if run["conf"] == conf], SETTING, left_out)
+    kept = _agreeing(kept, COMPARABLE, left_out)
+    # Pre-trained weights under one name are one file; random ones differ from seed to seed.
+    pretrained = [run for run in kept if run["backbone"]["weights"] not in ("random", "none")]
+    others = [run for run in kept if run["backbone"]["weights"] in ("random", "none")]
+    kept = _agreeing(pretrained, ["backbone.sha256"], left_out) + others
+    rows = []
+    for conf in sorted({run["conf"] for run in kept}):
+        own = [run for run in kept if run["conf"] == conf]
+        rows.append(Row(conf, sorted(own, key=lambda run: run["seed"])))
     rows.sort(
         key=lambda row: (
             KINDS.index(row.kind),
@@ -318,26 +418,26 @@ def _table(key, runs):
             row.conf,
         )
     )
-    for row in rows:
-        _refuse_difference(row.runs, SETTING)
-    _refuse_difference(runs, ["split", "clips", "observed", "threshold", "classes"])
-    # Random weights differ from seed to seed; pre-trained ones under one name are one file; rows without AST have none.
-    _refuse_difference(
-        [run for run in runs if run["backbone"]["weights"] not in ("random", "none")],
-        ["backbone.sha256"],
-    )
     return Table(*key, rows)
 
 
-def _refuse_difference(runs, keys):
+def _agreeing(runs, keys, left_out):
+    """The runs that have the most frequent value of each key; the others are left out."""
     for key in keys:
-        values = [_dig(run.results, key.split(".")) for run in runs]
-        for run, value in zip(runs, values):
-            if value != values[0]:
-                raise ResultsError(
-                    f"{run.folder / 'results.json'}: {key} is {value!r}, expected {values[0]!r} as in {runs[0].folder}: "
-                    f"not comparable; delete the folder of the two that is out of date and run: source run.sh"
+        values = [json.dumps(_dig(run.results, key.split("."))) for run in runs]
+        if len(set(values)) < 2:
+            continue
+        ((expected, _),) = Counter(values).most_common(1)
+        like = runs[values.index(expected)].folder
+        for run, value in zip(runs, values, strict=True):
+            if value != expected:
+                left_out.append(
+                    f"{run.folder / 'results.json'}: {key} is {value}, expected {expected} as in "
+                    f"{like}: not comparable; delete the folder of the two that is out of date "
+                    "and run: source run.sh"
                 )
+        runs = [run for run, value in zip(runs, values, strict=True) if value == expected]
+    return runs
 
 
 def _dig(value, keys):

@@ -1,9 +1,11 @@
 """What a whole results.json holds, and what a damaged or outdated one lacks.
 
-Metrics are fractions 0..1, or None where no label allows one (an instrument with one class observed has no AUROC).
+Metrics are fractions 0..1, or None if no label allows one (see ast_repr.metrics).
 """
 
 import math
+
+from .. import identity
 
 FLOORS = {
     "always_absent": "always absent",
@@ -12,10 +14,7 @@ FLOORS = {
 METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # what a table shows of a run
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "ap", "auroc")
 NUMBER, OPTIONAL_NUMBER = (int, float), (int, float, type(None))
-SCORES = dict.fromkeys(METRICS, OPTIONAL_NUMBER) | {
-    "macro_f1": NUMBER,
-    "per_instrument": dict,
-}
+SCORES = dict.fromkeys(METRICS, OPTIONAL_NUMBER) | {"per_instrument": dict}
 SHAPE = {
     "corpus": str,
     "protocol": str,
@@ -52,45 +51,54 @@ INSTRUMENT = dict.fromkeys(PER_INSTRUMENT, OPTIONAL_NUMBER) | {
 }
 
 
-def lacking(results):
-    """List of what a results.json lacks, or holds as another type, as "'key' (type)"; empty for a whole one."""
-    return list(_wrong(results, SHAPE)) or list(_wrong_parts(results))
+def lacking(results) -> list[str]:
+    """What a results.json lacks, or holds as another type: "'key' (type)"; empty if it is whole."""
+    wrong = list(_wrong(results, SHAPE)) or list(_wrong_parts(results))
+    if not wrong and not identity.is_sealed(results):
+        wrong.append("'sha256' (of what was written)")
+    return wrong
+
+
+def lacking_in_history(line) -> list[str]:
+    """The same for a line of history.jsonl, of which only what is drawn is looked at."""
+    valid = {} if line.get("valid") is None else {"valid": {"macro_f1": OPTIONAL_NUMBER}}
+    return list(_wrong(line, {"epoch": int} | valid))
 
 
 def _wrong(found, shape, prefix=""):
     for key, kind in shape.items():
         value = found.get(key)
         if isinstance(kind, dict):
-            yield from (
-                _wrong(value, kind, f"{prefix}{key}.")
-                if isinstance(value, dict)
-                else [f"{prefix + key!r} (object)"]
-            )
-        elif (
-            key not in found
-            or not isinstance(value, kind)
-            or isinstance(value, float)
-            and not math.isfinite(value)
-        ):
+            if isinstance(value, dict):
+                yield from _wrong(value, kind, f"{prefix}{key}.")
+            else:
+                yield f"{prefix + key!r} (object)"
+            continue
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if key not in found or not isinstance(value, kind) or infinite:
             kinds = kind if isinstance(kind, tuple) else (kind,)
-            yield f"{prefix + key!r} ({' or '.join(k.__name__ for k in kinds if k is not type(None))})"
+            names = [k.__name__ for k in kinds if k is not type(None)]
+            yield f"{prefix + key!r} ({' or '.join(names)})"
 
 
 def _wrong_parts(results):
-    """The same for what hangs on the list of classes and on the published numbers."""
-    places = {"metrics": results["metrics"]} | {
-        f"floors.{name}": floor for name, floor in results["floors"].items()
-    }
+    """The same for what depends on the list of classes, and for the published numbers."""
+    classes = results["classes"]
+    if not classes or not all(isinstance(name, str) for name in classes):
+        yield "'classes' (names)"
+        return
+    places = {"metrics": results["metrics"]}
+    for name in FLOORS:
+        places[f"floors.{name}"] = results["floors"][name]
     for place, scores in places.items():
-        for name in results["classes"]:
-            yield from _wrong(
-                scores["per_instrument"], {name: INSTRUMENT}, f"{place}.per_instrument."
-            )
-    if results["published"] is not None:
+        for name in classes:
+            shape = {name: INSTRUMENT}
+            yield from _wrong(scores["per_instrument"], shape, f"{place}.per_instrument.")
+    published = results["published"]
+    if published is not None:
         # The published count of trained parameters, in millions, is known for some rows only.
-        counted = (
-            {"trainable_parameters": NUMBER}
-            if "trainable_parameters" in results["published"]
-            else {}
-        )
-        yield from _wrong(results["published"], PUBLISHED | counted, "published.")
+        counted = {"trainable_parameters": NUMBER} if "trainable_parameters" in published else {}
+        yield from _wrong(published, PUBLISHED | counted, "published.")
+        values = published.get("macro_f1")
+        if isinstance(values, list) and not all(isinstance(value, NUMBER) for value in values):
+            yield "'published.macro_f1' (numbers)"

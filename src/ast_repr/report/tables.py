@@ -1,8 +1,9 @@
 """Tables as aligned text for a terminal, Markdown for RESULTS.md, CSV per instrument.
 
-Each corpus, protocol and backbone has two: accuracy (macro-F1 and its company) and complexity (parameters, multiply-accumulates,
-time), both of the plain confs; then an accuracy table for each study. Numbers are percentages, mean +- standard deviation
-(n - 1) over seeds, with n in brackets; "-" stands for none.
+Each corpus, protocol and backbone has two: accuracy (macro-F1 and its company) and complexity
+(parameters, multiply-accumulates, time), both of the plain confs; then an accuracy table for each
+study. Numbers are percentages, mean +- standard deviation (n - 1) over seeds, with n in brackets;
+"-" stands for none. Published numbers have a column if they are of the table's own corpus.
 """
 
 import csv
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from .. import escaping
 from .compare import LEVEL, RESAMPLES, compare
-from .results import corpus_options, mean_std, recipe, same_corpus
+from .results import ResultsError, corpus_options, mean_std, published, recipe
 from .shape import FLOORS, METRICS, PER_INSTRUMENT
 
 WIDTH = 120  # columns of a terminal
@@ -26,7 +27,6 @@ HEADINGS = [
     "mAP %",
     "AUROC %",
     "epoch",
-    "published macro-F1 %",
 ]
 COMPLEXITY = [
     "method",
@@ -36,14 +36,16 @@ COMPLEXITY = [
     "s per epoch",
     "epochs",
     "training time",
-    "published trained parameters",
 ]
-COSTS = "MAC: multiply-accumulates of one clip's prediction. Times are those of the machines and commits that RESULTS.md names."
+COSTS = (
+    "MAC: multiply-accumulates of one clip's prediction. "
+    "Times are those of the machines and commits that RESULTS.md names."
+)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A table as strings: headings, `lines` of one cell a heading, and the footnotes that its cells refer to."""
+    """A table as strings: headings, `lines` of one cell per heading, and notes for below it."""
 
     headings: list
     lines: list
@@ -51,16 +53,17 @@ class Cells:
 
 
 def cells(table, spread):
-    """Fill the accuracy table.
+    """Fill the accuracy table, without published numbers.
 
     Args:
         table: `results.Table`.
-        spread: whether every metric shows its deviation; without, only macro-F1 does, which fits a terminal.
+        spread: whether every metric shows its deviation; if not, only macro-F1 does, which fits a
+            terminal.
 
     Returns:
         Cells: the two floors first, then the table's rows.
     """
-    notes, lines = [], []
+    lines = []
     for floor, name in FLOORS.items():
         lines.append(
             [
@@ -68,7 +71,6 @@ def cells(table, spread):
                 "-",
                 "0",
                 *(_percent([table["floors"][floor][metric]], False) for metric in METRICS),
-                "-",
                 "-",
             ]
         )
@@ -80,21 +82,12 @@ def cells(table, spread):
         ]
         epoch, _, _ = mean_std(row.values("selection", "epoch"))
         trained = f"{row['trainable_parameters']:,}"
-        lines.append(
-            [
-                row.label,
-                row["norm"],
-                trained,
-                *scores,
-                f"{round(epoch, 1):g}",
-                _published(row["published"], table, notes),
-            ]
-        )
-    return Cells(HEADINGS, lines, notes)
+        lines.append([row.label, row["norm"], trained, *scores, f"{round(epoch, 1):g}"])
+    return Cells(HEADINGS, lines, [])
 
 
-def complexity(table, notes):
-    """Fill the complexity table; a footnote that is not among `notes` yet is added to them."""
+def complexity(table):
+    """Fill the complexity table, without published numbers."""
     lines = []
     for row in table.rows:
         total, seconds, epochs, time = (
@@ -111,84 +104,123 @@ def complexity(table, notes):
                 f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
                 f"{round(epochs, 1):g}",
                 _duration(time),
-                _published_parameters(row["published"], table, notes),
             ]
         )
-    return Cells(COMPLEXITY, lines, notes)
+    return Cells(COMPLEXITY, lines, [])
+
+
+def with_published(table, accuracy, costs):
+    """The two tables with a last column of published numbers, if some are of the table's corpus.
+
+    Args:
+        table: `results.Table`.
+        accuracy, costs: its Cells, see `cells` and `complexity`.
+
+    Returns:
+        (accuracy, costs), the latter with the footnotes of both.
+    """
+    notes = []
+    scores = ["-"] * len(FLOORS)
+    parameters = []
+    for row in table.rows:
+        numbers = published(row, table)
+        scores.append(_published(numbers, notes))
+        parameters.append(_published_parameters(numbers, notes))
+    accuracy = _with_column(accuracy, "published macro-F1 %", scores)
+    costs = _with_column(costs, "published trained parameters", parameters)
+    return accuracy, Cells(costs.headings, costs.lines, notes)
+
+
+def _with_column(filled, heading, column):
+    """`filled` with one more column, unless there is nothing in it."""
+    if set(column) <= {"-"}:
+        return filled
+    lines = [[*line, cell] for line, cell in zip(filled.lines, column, strict=True)]
+    return Cells([*filled.headings, heading], lines, filled.notes)
 
 
 def study_cells(study, table, spread):
-    """Fill the accuracy table of a study, without published numbers: a variant has none.
+    """Fill the accuracy table of a study.
 
     Args:
         study: `studies.Study`.
-        table: `study.table(...)`; where the study has `against`, its runs need their predictions.npz.
+        table: `study.table(...)`.
         spread: see `cells`.
+
+    Returns:
+        Cells; if the study has `against`, with differences from it, and a note for each row whose
+        predictions do not allow one.
     """
     filled = cells(table, spread)
-    lines, headings = [line[:-1] for line in filled.lines], HEADINGS[:-1]
-    if study.against in {row.conf for row in table.rows}:
-        (base,) = table.only([study.against]).rows
-        differences = ["-"] * len(FLOORS) + [_difference(base, row) for row in table.rows]
-        headings, lines = (
-            [*headings, "difference, points"],
-            [[*line, one] for line, one in zip(lines, differences)],
-        )
-    return Cells(headings, lines, [])
+    if study.against not in {row.conf for row in table.rows}:
+        return filled
+    (base,) = table.only([study.against]).rows
+    notes = []
+    differences = ["-"] * len(FLOORS) + [_difference(base, row, notes) for row in table.rows]
+    filled = _with_column(filled, "difference, points", differences)
+    return Cells(filled.headings, filled.lines, notes)
 
 
 def caption(table, escape):
-    """Sentences on a table's numbers: the labels scored, the metric, and what chose the epoch.
+    """Sentences that say what the numbers are: labels, metric, and how the epoch was chosen.
 
     Args:
         escape: for names of classes and metrics, such as `escaping.markdown`.
     """
-    chosen = sorted(
-        {
-            "{metric} ({mode}) on the split {split!r}".format(**run["selection"])
-            for run in table.runs
-        }
-    )
-    unobserved = [
-        name
+    chosen = sorted({_selection(run["selection"]) for run in table.runs})
+    one_sided = [
+        f"{name} ({scores['present']} present, {scores['absent']} absent)"
         for name, scores in table["metrics"]["per_instrument"].items()
         if scores["macro_f1"] is None
     ]
-    missing = (
-        f" Left out of every mean, for want of labels: {escape(', '.join(unobserved))}."
-        if unobserved
-        else ""
-    )
+    missing = ""
+    if one_sided:
+        names = escape("; ".join(one_sided))
+        missing = f" Left out of every mean, for want of labels of both kinds: {names}."
     return (
-        f"Split {table['split']!r}: {table['clips']:,} clips, {table['observed']:,} observed labels, "
-        f"{len(table['classes'])} instruments. macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of "
-        f"absent over observed labels at threshold {table['threshold']:g}, then the mean over instruments; "
+        f"Split {table['split']!r}: {table['clips']:,} clips, "
+        f"{table['observed']:,} observed labels, {len(table['classes'])} instruments. "
+        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent "
+        f"over observed labels at threshold {table['threshold']:g}, then the mean over "
+        "instruments; "
         f"pos. F1 is the F1 of present alone.{missing} "
-        f"The epoch was chosen by {escape('; '.join(chosen))}. Mean ± standard deviation over seeds, (n seeds)."
+        f"The epoch is {escape('; '.join(chosen))}. "
+        "Mean ± standard deviation over seeds, (n seeds)."
     )
+
+
+def _selection(selection):
+    """How a run's epoch was chosen, in words."""
+    metric = "{metric} ({mode}) on the split {split!r}".format(**selection)
+    if selection.get("value", 0) is None:
+        return f"the last one, as it has no {metric}"
+    return f"the best one by {metric}"
 
 
 def text(table):
-    """The accuracy and complexity of a table for the terminal, at most WIDTH columns; the footnotes stand below."""
-    accuracy = cells(table, spread=False)
-    second = complexity(table, accuracy.notes)
-    notes = map(escaping.terminal, second.notes)
+    """Accuracy and complexity for the terminal, at most WIDTH columns, with footnotes below."""
+    accuracy, costs = with_published(table, cells(table, spread=False), complexity(table))
+    notes = map(escaping.terminal, costs.notes)
     sentences = (caption(table, escaping.terminal), COSTS, *notes)
     below = [textwrap.fill(line, WIDTH) for line in sentences]
     title = escaping.terminal(table.title)
-    return "\n".join([title, "", *_aligned(accuracy, 2), "", *_aligned(second, 1), "", *below])
+    return "\n".join([title, "", *_aligned(accuracy, 2), "", *_aligned(costs, 1), "", *below])
 
 
 def study_text(study, table):
-    """The same for a study: its question, its rows, and which were not run; `table` is study.table(...)."""
-    notes = map(escaping.terminal, _study_notes(study, table))
+    """The same for a study: its question, its rows, and which were not run.
+
+    `table` is study.table(...).
+    """
+    filled = study_cells(study, table, False)
+    notes = map(escaping.terminal, _study_notes(study, table) + filled.notes)
     below = [textwrap.fill(line, WIDTH) for line in notes]
     return "\n".join(
         [
             escaping.terminal(f"Study {study.name}: {study.question}"),
             escaping.terminal(table.title),
             "",
-            *_aligned(study_cells(study, table, False), 2),
+            *_aligned(filled, 2),
             "",
             *below,
         ]
@@ -200,32 +232,33 @@ def markdown(table, studies=()):
 
     Args:
         table: `results.Table` of plain confs and variants.
-        studies: list of `studies.Study`; those with fewer than two rows in the table are left out.
+        studies: list of `studies.Study`; see there which of them are shown.
     """
     out, main = [f"### {escaping.markdown(table.title)}", ""], table.main
     if main.rows:
-        accuracy = cells(main, spread=True)
-        second = complexity(main, accuracy.notes)
+        accuracy, costs = with_published(main, cells(main, spread=True), complexity(main))
         out += [caption(main, escaping.markdown), "", *_bars(accuracy, 2), ""]
-        out += [COSTS, "", *_bars(second, 1)]
-        for note in second.notes:
+        out += [COSTS, "", *_bars(costs, 1)]
+        for note in costs.notes:
             number, _, said = note.partition(" ")
             out += ["", f"{number} {escaping.markdown(said)}"]
         out += ["", *_provenance(main)]
     for study in studies:
         rows = study.table(table)
         if rows:
+            filled = study_cells(study, rows, True)
             notes = []
-            for note in _study_notes(study, rows):
+            for note in _study_notes(study, rows) + filled.notes:
                 notes += [escaping.markdown(note), ""]
             out += [
                 "",
                 f"#### {escaping.markdown(f'Study {study.name}: {study.question}')}",
                 "",
-                *_bars(study_cells(study, rows, True), 2),
+                *_bars(filled, 2),
                 "",
-                *notes,
             ]
+            for note in notes:
+                out += [note, ""]
             out += _provenance(rows)
     return "\n".join(out)
 
@@ -235,7 +268,7 @@ def document(sections, studies=()):
 
     Args:
         sections: dict of the name of a corpus' folder in exp/ to its list of Table.
-        studies: list of `studies.Study`, shown for every table that has two or more of their rows.
+        studies: list of `studies.Study`; see there which of them are shown.
     """
     out = [
         "# Results",
@@ -258,10 +291,9 @@ def commands(table):
     Returns:
         list of "source run.sh --corpus ... --protocol ... --conf a,b --seeds 0,1,2"
     """
-    start, confs = (
-        f"source run.sh {corpus_options(table.corpus, recipe(table.rows[0].runs[0].folder))} --protocol {table.protocol}",
-        {},
-    )
+    corpus = corpus_options(table.corpus, recipe(table.rows[0].runs[0].folder))
+    start = f"source run.sh {corpus} --protocol {table.protocol}"
+    confs = {}
     for row in table.rows:
         confs.setdefault(",".join(str(run["seed"]) for run in row.runs), []).append(row.conf)
     return [
@@ -312,8 +344,8 @@ def per_instrument(tables):
 
 def _percent(values, spread, count=False):
     """
-    >>> _percent([0.7, 0.72], True, count=True), _percent([0.7, 0.72], False), _percent([None], True)
-    ('71.0 ± 1.4 (2)', '71.0', '-')
+    >>> _percent([0.7, 0.72], True, count=True), _percent([None], True)
+    ('71.0 ± 1.4 (2)', '-')
     """
     middle, deviation, n = mean_std(values)
     if middle is None:
@@ -322,41 +354,48 @@ def _percent(values, spread, count=False):
     return f"{100 * middle:.1f}{shown}" + (f" ({n})" if count else "")
 
 
-def _difference(base, row):
-    """A row's difference from `base` in points of macro-F1, with its bootstrap interval; "-" without a seed in common."""
+def _difference(base, row, notes):
+    """A row's difference from `base` in points of macro-F1, with its bootstrap interval.
+
+    "-" if the two have no seed in common, or cannot be compared; for the latter a note is added.
+    """
     if row is base or not set(base.values("seed")) & set(row.values("seed")):
         return "-"
-    found = compare(base, row)["macro_f1"]
-    return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(
-        **{key: 100 * value for key, value in found.items()}
-    )
-
-
-def _published(published, table, notes):
-    """Mean of published macro-F1s, with the number of its footnote, which is added to `notes` when new."""
-    if published is None:
+    try:
+        difference = compare(base, row)["macro_f1"]
+    except ResultsError as error:
+        notes.append(f"No difference for {row.conf}: {error}.")
         return "-"
-    return f"{_percent([value / 100 for value in published['macro_f1']], False, count=True)} {_footnote(published, table, notes)}"
+    points = {key: 100 * value for key, value in difference.items()}
+    return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**points)
 
 
-def _published_parameters(published, table, notes):
+def _published(numbers, notes):
+    """Mean of published macro-F1s with the number of its footnote, which `notes` gets if new."""
+    if numbers is None:
+        return "-"
+    mean = _percent([value / 100 for value in numbers["macro_f1"]], False, count=True)
+    return f"{mean} {_footnote(numbers, notes)}"
+
+
+def _published_parameters(numbers, notes):
     """The same for the published number of trained parameters, in millions."""
-    if published is None or "trainable_parameters" not in published:
+    if numbers is None or "trainable_parameters" not in numbers:
         return "-"
-    return f"{published['trainable_parameters']:.3f} M {_footnote(published, table, notes)}"
+    return f"{numbers['trainable_parameters']:.3f} M {_footnote(numbers, notes)}"
 
 
-def _footnote(published, table, notes):
-    """ "[1]", the number of the footnote that says what published numbers are of; it is added to `notes` when new."""
-    elsewhere = (
-        "" if same_corpus(published, table.corpus) else f": another corpus than {table.corpus}"
+def _footnote(numbers, notes):
+    """The number, "[1]", of the footnote that says where published numbers are from."""
+    note = (
+        f"Published on {numbers['corpus']}; protocol: {numbers['protocol']}; "
+        f"source: {numbers['source']}"
     )
-    note = f"Published on {published['corpus']}{elsewhere}; protocol: {published['protocol']}; source: {published['source']}"
-    numbers = [text.split("] ", 1)[1] for text in notes]
-    if note not in numbers:
+    texts = [text.split("] ", 1)[1] for text in notes]
+    if note not in texts:
         notes.append(f"[{len(notes) + 1}] {note}")
-        numbers.append(note)
-    return f"[{numbers.index(note) + 1}]"
+        texts.append(note)
+    return f"[{texts.index(note) + 1}]"
 
 
 def _duration(seconds):
@@ -392,7 +431,7 @@ def _aligned(filled, left):
     filled = _escaped(filled, left, escaping.terminal)
     widths = [
         max(map(len, [*column, *heading.split()]))
-        for heading, *column in zip(filled.headings, *filled.lines)
+        for heading, *column in zip(filled.headings, *filled.lines, strict=True)
     ]
     widths[0] = min(
         max(len(line[0]) for line in filled.lines),
@@ -402,15 +441,16 @@ def _aligned(filled, left):
     def aligned(values):
         sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
         return "  ".join(
-            side(value, width) for side, value, width in zip(sides, values, widths)
+            side(value, width) for side, value, width in zip(sides, values, widths, strict=True)
         ).rstrip()
 
     heads = [
         textwrap.wrap(heading, width, break_on_hyphens=False)
-        for heading, width in zip(filled.headings, widths)
+        for heading, width in zip(filled.headings, widths, strict=True)
     ]
     height = max(map(len, heads))
-    out = [aligned(level) for level in zip(*([""] * (height - len(head)) + head for head in heads))]
+    raised = [[""] * (height - len(head)) + head for head in heads]
+    out = [aligned(level) for level in zip(*raised, strict=True)]
     out.append("-" * max(map(len, out)))
     for name, *values in filled.lines:
         wrapped = textwrap.wrap(name, widths[0], subsequent_indent="  ", break_on_hyphens=False)
@@ -441,8 +481,8 @@ def _study_notes(study, table):
     notes = [f"Not run: {', '.join(missing)}."] if missing else []
     if study.against in {row.conf for row in table.rows}:
         notes.append(
-            f"Difference: macro-F1 minus that of {study.against}, paired by seed and clip, with a {LEVEL} % bootstrap interval over "
-            f"the test clips ({RESAMPLES:,} resamples)."
+            f"Difference: macro-F1 minus that of {study.against}, paired by seed and clip, "
+            f"with a {LEVEL} % bootstrap interval over the test clips ({RESAMPLES:,} resamples)."
         )
     return notes
 

@@ -1,0 +1,53 @@
+"""Read tables as spreadsheets and scripts write them; errors name file and row."""
+
+import codecs
+import csv
+import io
+from pathlib import Path
+
+from ..manifest import ManifestError
+
+
+def read_text(path) -> str:
+    """Read a table's text with its line ends, as `csv` expects it.
+
+    It is UTF-8, with or without a byte-order mark, or UTF-16 (Excel's "Unicode text").
+
+    Raises:
+        ManifestError: it is neither.
+        OSError: it cannot be read.
+    """
+    data = Path(path).read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{path}: found no UTF-8 text, expected a CSV; from Excel, save it as 'CSV UTF-8'"
+        ) from error
+
+
+def read_rows(path, text, delimiter=",") -> list[list[str]]:
+    """Split a table's text into rows of cells; blank lines are rows without cells.
+
+    Args:
+        path: the file that `text` is from, for messages.
+        text: what `read_text` gave.
+        delimiter: the character between cells.
+
+    Raises:
+        ManifestError: a quotation mark is not closed, or stands where none may; the row is named.
+    """
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    rows = []
+    try:
+        for cells in reader:
+            rows.append(cells)
+    except csv.Error as error:
+        raise ManifestError(
+            f"{path}, row {len(rows) + 1}: a quotation mark that is not closed or stands inside a "
+            f"cell ({error}); expected them around whole cells, doubled inside: correct this row"
+        ) from error
+    return rows

@@ -37,7 +37,7 @@ class MeanTeacher(Supervised):
             )
         self.weight, self.decay, self.steps = weight, decay, 0
         self.pairs = []
-        self.teacher = model.twin()
+        self.teacher = model.copy_with_shared_backbone()
         student = dict(model.named_parameters())
         for name, own in self.teacher.named_parameters():
             if own.requires_grad:

@@ -1,4 +1,4 @@
-"""The CPU kernels compute what PyTorch's compute, forward and backward, whatever is done to a model that uses them."""
+"""The CPU kernels equal PyTorch's, forward and backward, whatever is done to the model."""
 
 import copy
 

@@ -2,42 +2,60 @@
 
 Conventions
     targets (N, K): relevances from 0 to 1, present from 0.5 on; unobserved cells may hold anything.
-    mask (N, K) bool: True where observed. Only observed cells are ever scored.
+    mask (N, K) bool: True where observed. Only observed cells are scored.
     scores (N, K): probabilities from 0 to 1; predicted present from `threshold` on.
-    Inputs are never modified. Values are fractions from 0 to 1, None where undefined.
+    Inputs are never modified. Values are fractions from 0 to 1, None if undefined.
 
 Metrics
-    macro_f1      the field's, and the paper's: per instrument the mean of the F1 of "present" and the F1 of "absent",
-                  then the mean over instruments (Gururani et al. 2019; Chen and Lerch 2023). Not sklearn's multilabel
-                  macro-F1, which is positive_f1 here.
+    macro_f1      the field's and the paper's: per instrument the mean of the F1 of "present" and
+                  the F1 of "absent", then the mean over instruments (Gururani et al. 2019; Chen and
+                  Lerch 2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
     positive_f1   the F1 of "present", mean over instruments.
-    weighted_f1   both F1s weighted by how often each side is observed, mean over instruments.
+    weighted_f1   both F1s weighted by the number of observed cells of each side, mean over
+                  instruments.
     map, auroc    average precision and area under the ROC curve, mean over instruments.
 
 Empty cases
-    F1 = 2 TP / (2 TP + FP + FN); a side that is neither observed nor predicted has no F1 and is left out of the
-    instrument's mean, as in sklearn's classification report. An instrument without observed cells has no value
-    and is left out of the mean over instruments; so is one without a present cell (map) or with one side only (auroc).
+    F1 = 2 TP / (2 TP + FP + FN); a side that is neither observed nor predicted has no F1 and is
+    left out of the instrument's mean, as in sklearn's classification report. An instrument without
+    observed cells has no value and is left out of the mean over instruments; so is one without a
+    present cell (map) or with one side only (auroc).
 """
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .manifest import PRESENT
 
-SUMMARY = ("macro_f1", "positive_f1", "weighted_f1", "map", "auroc")
+# Names of the means over instruments, and of the values per instrument that they are means of.
+COLUMNS = {
+    "macro_f1": "macro_f1",
+    "positive_f1": "positive_f1",
+    "weighted_f1": "weighted_f1",
+    "map": "ap",
+    "auroc": "auroc",
+}
+SUMMARY = tuple(COLUMNS)
 
 
-def validate(targets, mask, scores):
-    """Check shapes and values; returns the three as (float, bool, float) arrays.
+def validate(
+    targets: np.ndarray, mask: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check shapes and values; return the three as (float, bool, float) arrays.
 
     Raises:
-        ValueError: shapes differ, an observed target is outside 0..1, or an observed score is not a probability.
+        ValueError: shapes differ, an observed target is outside 0..1, or an observed score is not
+            a probability.
     """
-    targets, mask, scores = np.asarray(targets, float), np.asarray(mask), np.asarray(scores, float)
+    targets = np.asarray(targets, float)
+    mask = np.asarray(mask)
+    scores = np.asarray(scores, float)
     if not targets.ndim == 2 or not targets.shape == mask.shape == scores.shape:
         raise ValueError(
-            f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; expected one shape (N, K)"
+            f"targets {targets.shape}, mask {mask.shape} and scores {scores.shape}; "
+            "expected one shape (N, K)"
         )
     if mask.dtype != bool:
         raise ValueError(f"mask has type {mask.dtype}; expected bool")
@@ -47,8 +65,14 @@ def validate(targets, mask, scores):
     return targets, mask, scores
 
 
-def evaluate(targets, mask, scores, threshold=0.5, classes=None):
-    """All metrics.
+def evaluate(
+    targets: np.ndarray,
+    mask: np.ndarray,
+    scores: np.ndarray,
+    threshold: float = 0.5,
+    classes: Sequence[str] | None = None,
+) -> dict:
+    """Compute all metrics.
 
     Args:
         targets, mask, scores: see Conventions.
@@ -56,8 +80,8 @@ def evaluate(targets, mask, scores, threshold=0.5, classes=None):
         classes: K names for `per_instrument`; default "0", "1", ...
 
     Returns:
-        dict: the names in SUMMARY, and per_instrument {name: {macro_f1, positive_f1, absent_f1, weighted_f1, ap, auroc,
-        present, absent}}, the last two being numbers of observed cells.
+        dict: the names in SUMMARY, and per_instrument {name: {macro_f1, positive_f1, absent_f1,
+        weighted_f1, ap, auroc, present, absent}}, the last two being numbers of observed cells.
 
     Raises:
         ValueError: see `validate`.
@@ -70,16 +94,19 @@ def evaluate(targets, mask, scores, threshold=0.5, classes=None):
         per_instrument[name] = _one_instrument(
             targets[observed, k] >= PRESENT, scores[observed, k], threshold
         )
-    columns = dict(zip(SUMMARY, ("macro_f1", "positive_f1", "weighted_f1", "ap", "auroc")))
-    summary = {
-        name: _mean(row[column] for row in per_instrument.values())
-        for name, column in columns.items()
-    }
+    summary = {}
+    for name, column in COLUMNS.items():
+        summary[name] = _mean(values[column] for values in per_instrument.values())
     return summary | {"per_instrument": per_instrument}
 
 
-def floors(targets, mask, classes=None):
-    """What constant predictions score: {"always_absent": ..., "always_present": ...}, each as `evaluate` returns."""
+def floors(
+    targets: np.ndarray, mask: np.ndarray, classes: Sequence[str] | None = None
+) -> dict[str, dict]:
+    """Evaluate constant predictions: {"always_absent": ..., "always_present": ...}.
+
+    Each is as `evaluate` returns it.
+    """
     shape = np.shape(targets)
     return {
         "always_absent": evaluate(targets, mask, np.zeros(shape), classes=classes),
@@ -87,16 +114,22 @@ def floors(targets, mask, classes=None):
     }
 
 
-def f1(truth, predicted):
-    """F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,); None where the side is neither observed nor predicted."""
-    hits, total = np.sum(truth & predicted), truth.sum() + predicted.sum()
+def f1(truth: np.ndarray, predicted: np.ndarray) -> float | None:
+    """Compute F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,).
+
+    None if the side is neither observed nor predicted.
+    """
+    hits = np.sum(truth & predicted)
+    total = truth.sum() + predicted.sum()
     return float(2 * hits / total) if total else None
 
 
-def _one_instrument(truth, scores, threshold):
+def _one_instrument(truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict:
     predicted = scores >= threshold
-    positive, absent = f1(truth, predicted), f1(~truth, ~predicted)
-    present_cells, absent_cells = int(truth.sum()), int((~truth).sum())
+    positive = f1(truth, predicted)
+    absent = f1(~truth, ~predicted)
+    present_cells = int(truth.sum())
+    absent_cells = int((~truth).sum())
     weighted = None
     if len(truth):
         weighted = ((positive or 0.0) * present_cells + (absent or 0.0) * absent_cells) / len(truth)
@@ -112,7 +145,7 @@ def _one_instrument(truth, scores, threshold):
     }
 
 
-def _mean(values):
-    """Mean of those that are defined; None if none is."""
-    values = [value for value in values if value is not None]
-    return float(np.mean(values)) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the defined values; None if there are none."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None

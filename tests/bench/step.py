@@ -391,7 +391,7 @@ class Fronted(nn.Module):
 
 
 def step_of(model, precision, batch, target):
-    """A function that makes a training step and returns its loss; a rate of 0 keeps steps equal."""
+    """A function that makes a training step and returns its loss; at rate 0 all are the same."""
     generator = torch.Generator().manual_seed(1)
     x, targets = (
         torch.randn(batch, *size, generator=generator).to(target)
@@ -413,7 +413,7 @@ def step_of(model, precision, batch, target):
 
 
 def useful_operations(model, batch):
-    """Operations of a step: `multiply_accumulates` forward, as many backward, twice in attention."""
+    """Operations of a step: the forward ones, as many backward, in attention twice as many."""
     tokens, width = model.backbone.pos_embed.shape[1], model.backbone.embed_dim
     attended = (len(model.backbone.blocks) - 1) * 4 * tokens**2 * width
     return batch * (2 * 2 * multiply_accumulates(model, (1, FRAMES, BINS)) + attended)

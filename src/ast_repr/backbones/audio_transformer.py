@@ -114,7 +114,8 @@ class AudioTransformer(nn.Module):
         """
         if x.ndim != 4 or x.shape[1:] != (1, self.frames, self.mels):
             raise ValueError(
-                f"ast expects an input of (B, 1, {self.frames}, {self.mels}), found {tuple(x.shape)}"
+                f"ast expects an input of (B, 1, {self.frames}, {self.mels}), "
+                f"found {tuple(x.shape)}"
             )
         patches = self.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
         cls_token = self.cls_token.expand(len(x), -1, -1)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ast_repr import backbones
-from ast_repr.backbones import weights
+from ast_repr.backbones import cpu_kernels, weights
 from ast_repr.backbones.weights import WeightsError
 
 DIMS = {
@@ -145,11 +145,13 @@ COMPILE = pytest.param(
 )
 
 
-@pytest.mark.parametrize("way", ["as it is", "recompute", COMPILE])
+@pytest.mark.parametrize("way", ["plain", "cpu_kernels", "grad_checkpointing", COMPILE])
 def test_the_gradient_of_the_input_is_that_of_transformers(way, tmp_path, spread):
     path, model = in_layout("transformers", tmp_path, spread)
     backbone = weights.load(backbones.build("ast", **DIMS), path).requires_grad_(False)
-    backbone.recompute = way == "recompute"
+    backbone.grad_checkpointing = way == "grad_checkpointing"
+    if way != "plain":
+        cpu_kernels.enable(backbone)
     if way == "compile":
         backbone.compile()
     x = torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -161,17 +163,23 @@ def test_the_gradient_of_the_input_is_that_of_transformers(way, tmp_path, spread
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
-def test_recomputing_keeps_less_for_the_way_back(tiny_ast):
-    backbone, kept = tiny_ast(depth=4).requires_grad_(False), {}
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_ast):
+    backbone = tiny_ast(depth=4).requires_grad_(False)
     x = torch.randn(2, 1, 64, 32, requires_grad=True)
-    for backbone.recompute in (False, True):
+
+    def kept_bytes(checkpointing):
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor, sizes=sizes: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
-        ):
+
+        def pack(tensor):
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        backbone.grad_checkpointing = checkpointing
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             backbone(x)
-        kept[backbone.recompute] = sum(sizes)
-    assert kept[True] < 0.5 * kept[False]
+        return sum(sizes)
+
+    assert kept_bytes(True) < 0.5 * kept_bytes(False)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

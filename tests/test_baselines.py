@@ -156,12 +156,12 @@ def published_attention(vggish, state):
                 0,
             )
         x = x + clip
-        attention, verdicts = (
+        attention, classified = (
             sigmoid(x @ state[f"head.{n}.weight"][..., 0].T + state[f"head.{n}.bias"])
-            for n in ("attention", "verdict")
+            for n in ("attention", "classifier")
         )
         attention = np.clip(attention, 1e-7, 1 - 1e-7)
-        out.append((attention / attention.sum(0) * verdicts).sum(0))
+        out.append((attention / attention.sum(0) * classified).sum(0))
     return np.array(out)
 
 
@@ -192,12 +192,12 @@ def test_attention_weighs_the_frames_by_hand():
     head = heads.build("attention", n_classes=1, embed_dim=2)
     with (
         torch.no_grad()
-    ):  # the first dimension is the logit of the attention, the second that of the verdict
+    ):  # the first dimension is the logit of the attention, the second that of the classification
         head.attention.weight.copy_(torch.tensor([[[1.0], [0.0]]]))
-        head.verdict.weight.copy_(torch.tensor([[[0.0], [1.0]]]))
+        head.classifier.weight.copy_(torch.tensor([[[0.0], [1.0]]]))
     frames = torch.logit(
         torch.tensor([[[0.2, 0.6], [0.9, 0.1]]])
-    )  # attention 0.2 and 0.6, verdicts 0.9 and 0.1
+    )  # attention 0.2 and 0.6, probabilities 0.9 and 0.1
     assert head(Output(frames, None)).sigmoid().item() == pytest.approx(
         (0.2 * 0.9 + 0.6 * 0.1) / 0.8, abs=1e-6
     )
@@ -214,7 +214,7 @@ def test_the_attention_network_starts_as_published():
     assert weight.abs().max() <= (6 / 128) ** 0.5 and weight.std() == pytest.approx(
         (2 / 128) ** 0.5, rel=0.02
     )
-    assert not built.head.verdict.bias.any() and (built.backbone.norm.weight == 1).all()
+    assert not built.head.classifier.bias.any() and (built.backbone.norm.weight == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_attention_network_starts_as_published():
         ),
         (
             lambda: heads.build("forest", 3).fit(noise(4, 2), noise(4, 2), noise(4, 2) > 0, 0),
-            r"forest: reads \(4, 2\), targets \(4, 2\)",
+            r"forest: embeddings \(4, 2\), targets \(4, 2\)",
         ),
     ],
 )

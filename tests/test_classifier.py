@@ -165,22 +165,24 @@ def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_a
 
 
 @pytest.mark.parametrize("finetune", [False, True])
-def test_a_twin_learns_on_its_own_and_shares_only_what_is_frozen(finetune, tiny_ast):
+def test_a_copy_is_trained_separately_and_shares_only_the_frozen_backbone(finetune, tiny_ast):
     model = build(tiny_ast, "unet", finetune=finetune)
     for one in (model, Probe(model)):
-        twin = one.twin()
-        shared = {id(p) for p in one.parameters()} & {id(p) for p in twin.parameters()}
+        other = one.copy_with_shared_backbone()
+        shared = {id(p) for p in one.parameters()} & {id(p) for p in other.parameters()}
         assert shared == (set() if finetune else {id(p) for p in model.backbone.parameters()})
 
 
 def test_multiply_accumulates_are_those_of_the_layers(tiny_ast, tiny_dims):
-    """By hand: patches; a block's qkv, proj and MLP (12 D^2 a token) and attention (2 N D a token), of the last one but keys and
-    values for all tokens and the rest for two."""
+    """By hand: patches; per token a block's qkv, proj and MLP (12 D^2) and attention (2 N D).
+
+    Of the last block qkv is computed for all tokens and the rest for two.
+    """
     model, d = build(tiny_ast), tiny_dims
     rows, columns = model.backbone.grid
     tokens, width = 2 + rows * columns, d["embed_dim"]
     blocks = (d["depth"] - 1) * tokens * (12 * width**2 + 2 * tokens * width)
-    last = tokens * 2 * width**2 + 2 * (10 * width**2 + 2 * tokens * width)
+    last = tokens * 3 * width**2 + 2 * (9 * width**2 + 2 * tokens * width)
     expected = (
         rows * columns * d["patch"] ** 2 * width + blocks + last + width * (d["n_source"] + 3)
     )

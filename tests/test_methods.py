@@ -32,7 +32,7 @@ class Line(torch.nn.Module):
     def forward(self, x):
         return x * self.w
 
-    def twin(self):
+    def copy_with_shared_backbone(self):
         return Line(self.w.item())
 
     def learned_state(self):

@@ -405,7 +405,7 @@ def damage(text):
         "published words": json.dumps(whole | {"published": PUBLISHED | {"macro_f1": ["a"]}}),
         "deep": "[" * 100_000,
         "text for a number": json.dumps(whole | {"clips": "250"}),
-        "another number": json.dumps(whole | {"metrics": whole["metrics"] | {"map": 0.9}}),
+        "another number": json.dumps(whole | {"label_fraction": 0.9}),
     }
 
 

@@ -1,27 +1,33 @@
-"""Augmentation of log-mels on the device they are on, drawn from a generator so that a run can be repeated."""
+"""Augmentation of log-mels on their device, drawn from a generator so that a run is repeatable."""
 
 import torch
 
 
-def mask_stripes(x, generator, time=0, freq=0, fill=0.0):
-    """SpecAugment (Park et al. 2019): hide one stripe of frames and one of bands in each clip.
+def mask_stripes(
+    x: torch.Tensor, generator: torch.Generator, time: int = 0, freq: int = 0, fill: float = 0.0
+) -> torch.Tensor:
+    """Mask one stripe of frames and one of bands in each clip: SpecAugment (Park et al. 2019).
 
     Args:
         x: (B, C, T, F).
-        generator: a CPU torch.Generator.
-        time, freq: longest stripe, in frames and in bands; a stripe's length is uniform from 0 to that.
-        fill: value that a hidden cell gets. AST's recipe hides with 0 in the un-normalised log-mel.
+        generator: on the CPU.
+        time, freq: longest stripe, in frames and in bands; the length is uniform from 0 to that.
+        fill: value of a masked cell. AST's recipe masks with 0 in the un-normalised log-mel.
 
     Returns:
         (B, C, T, F); `x` itself is not changed.
     """
-    for dim, longest in ((2, time), (3, freq)):
-        if not longest:
-            continue
-        size = x.shape[dim]
-        length = torch.randint(min(longest, size) + 1, (len(x), 1), generator=generator)
-        first = (torch.rand(len(x), 1, generator=generator) * (size - length + 1)).long()
-        place = torch.arange(size)
-        hidden = ((place >= first) & (place < first + length)).to(x.device)
-        x = x.masked_fill(hidden[:, None, :, None] if dim == 2 else hidden[:, None, None, :], fill)
+    if time:
+        x = x.masked_fill(_stripes(x, 2, time, generator)[:, None, :, None], fill)
+    if freq:
+        x = x.masked_fill(_stripes(x, 3, freq, generator)[:, None, None, :], fill)
     return x
+
+
+def _stripes(x: torch.Tensor, dim: int, longest: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw a stripe along `dim` for each clip: (B, size of that dimension) bool."""
+    size = x.shape[dim]
+    length = torch.randint(min(longest, size) + 1, (len(x), 1), generator=generator)
+    first = (torch.rand(len(x), 1, generator=generator) * (size - length + 1)).long()
+    place = torch.arange(size)
+    return ((place >= first) & (place < first + length)).to(x.device)

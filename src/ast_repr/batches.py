@@ -1,12 +1,15 @@
 """Clips of one split as tensors, and the batches of an epoch.
 
-Features stay float16, on the GPU or in memory where they fit (5.2 GB for OpenMIC); otherwise they are read from disk, each shard
-once an epoch, as a whole, while the batches before it are used. The order of an epoch depends on (seed, epoch) alone, so a
-resumed run sees what an uninterrupted one would have seen; from disk it is another order than in memory, since clips are
-shuffled within windows of a few shards, themselves in random order.
+Features stay float16, on the GPU or in memory if they fit (5.2 GB for OpenMIC); otherwise they are
+read from disk, each shard once per epoch, as a whole, while the batches before it are used. The
+order of an epoch depends on (seed, epoch) alone, so a resumed run gets the same batches as an
+uninterrupted one. From disk the order is another than in memory: clips are shuffled within windows
+of a few shards, themselves in random order.
 """
 
 import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,22 +20,32 @@ from .device import memory_left
 from .rooms import unknown
 
 PLACES = ("auto", "device", "memory", "disk")  # where features can be kept
-SHARES = {"device": 0.25, "memory": 0.5}  # of what is free there that they may take by "auto"
-WINDOW = 4  # shards; three windows are in memory at most, where one ends and the next begins: 0.8 GB of log-mels
+SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory there that "auto" may use
+# Shards per window. At most three windows are in memory, when one ends and the next begins: 0.8 GB
+# of log-mels.
+WINDOW = 4
 
 
 class Batch(NamedTuple):
-    """features (B, C, T, F) float32, or (B, D) embeddings; targets (B, K) relevances; mask (B, K), True where observed."""
+    """Some clips.
+
+    Attributes:
+        features: (B, C, T, F) float32, or (B, D) embeddings.
+        targets: (B, K) relevances.
+        mask: (B, K), True where observed.
+    """
 
     features: torch.Tensor
     targets: torch.Tensor
     mask: torch.Tensor
 
-    def to(self, device):
-        """The same batch on `device`, its features widened to float32 there."""
-        move = (t.to(device, non_blocking=True) for t in self)
-        features, targets, mask = move
-        return Batch(features.float(), targets, mask)
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch on `device`, its features converted to float32 there."""
+        return Batch(
+            self.features.to(device, non_blocking=True).float(),
+            self.targets.to(device, non_blocking=True),
+            self.mask.to(device, non_blocking=True),
+        )
 
 
 class Clips:
@@ -41,71 +54,91 @@ class Clips:
     Args:
         clips: list of manifest.Clip.
         classes: names of the K classes.
-        features: anything that maps row numbers to a float16 tensor (n, ...).
-        shards: row numbers as lists, those of a list best read together; None where the order of reading does not matter.
+        features: function from a tensor of row numbers (n,) to a float16 tensor (n, ...).
+        shards: lists of row numbers, each best read as a whole; None if the order of reading does
+            not matter.
     """
 
-    def __init__(self, clips, classes, features, shards=None):
+    def __init__(
+        self,
+        clips: Sequence[manifest.Clip],
+        classes: Sequence[str],
+        features: Callable[[torch.Tensor], torch.Tensor],
+        shards: list[list[int]] | None = None,
+    ):
         self.names = [clip.clip for clip in clips]
         targets, mask = manifest.targets(clips, classes)
-        self.targets, self.mask = torch.from_numpy(targets), torch.from_numpy(mask)
-        self._features, self._shards = features, shards
+        self.targets = torch.from_numpy(targets)
+        self.mask = torch.from_numpy(mask)
+        self._features = features
+        self._shards = shards
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def batch(self, rows):
-        """The Batch of the given row numbers, in their order."""
+    def batch(self, rows: torch.Tensor) -> Batch:
+        """Return the Batch of the given row numbers, in their order."""
         return Batch(self._features(rows), self.targets[rows], self.mask[rows])
 
-    def batches(self, size):
-        """All clips in order, in batches of `size`; the last may be smaller."""
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Iterate over all clips in order, in batches of `size`; the last may be smaller."""
         if self._shards is None:
-            return (
-                self.batch(torch.arange(start, min(start + size, len(self))))
-                for start in range(0, len(self), size)
-            )
-        return cut(ahead(map(self.batch, map(torch.tensor, self._shards))), size)
+            return map(self.batch, torch.arange(len(self)).split(size))
+        blocks = map(self.batch, map(torch.tensor, self._shards))
+        return rebatch(prefetch(blocks), size)
 
-    def shuffled(self, size, seed, epoch):
-        """All clips in the order of (seed, epoch), in batches of `size`; the last may be smaller."""
+    def shuffled(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Iterate over all clips in the order of (seed, epoch), in batches of `size`.
+
+        The last batch may be smaller.
+        """
         random = generator(seed, epoch)
         if self._shards is None:
             return map(self.batch, torch.randperm(len(self), generator=random).split(size))
-        return cut(ahead(map(self.batch, windows(self._shards, random))), size)
+        blocks = map(self.batch, windows(self._shards, random))
+        return rebatch(prefetch(blocks), size)
 
-    def with_features(self, tensor):
-        """The same clips with other features (N, ...), held in memory."""
+    def with_features(self, tensor: torch.Tensor) -> "Clips":
+        """Return the same clips with other features (N, ...), held in memory."""
         other = copy.copy(self)
-        other._features, other._shards = tensor.__getitem__, None
+        other._features = tensor.__getitem__
+        other._shards = None
         return other
 
-    def with_labels(self, targets, mask):
-        """The same clips with other targets (N, K) and mask (N, K)."""
+    def with_labels(self, targets: torch.Tensor, mask: torch.Tensor) -> "Clips":
+        """Return the same clips with other targets (N, K) and mask (N, K)."""
         other = copy.copy(self)
-        other.targets, other.mask = targets, mask
+        other.targets = targets
+        other.mask = mask
         return other
 
-    def thinned(self, fraction, seed):
-        """The same clips with a fraction of the observed labels, at least one; less is always a part of more."""
+    def thinned(self, fraction: float, seed: int) -> "Clips":
+        """Return the same clips with a random fraction of the observed labels, at least one.
+
+        The labels of a smaller fraction are a subset of those of a larger one.
+        """
         observed = self.mask.nonzero()
-        kept = observed[
-            torch.randperm(len(observed), generator=generator(seed))[
-                : max(1, round(fraction * len(observed)))
-            ]
-        ]
+        order = torch.randperm(len(observed), generator=generator(seed))
+        kept = observed[order[: max(1, round(fraction * len(observed)))]]
         mask = torch.zeros_like(self.mask)
         mask[kept[:, 0], kept[:, 1]] = True
         return self.with_labels(self.targets, mask)
 
 
-def load(clips, classes, store, keep="auto", device="cpu"):
-    """Clips backed by a feature store.
+def load(
+    clips: Sequence[manifest.Clip],
+    classes: Sequence[str],
+    store,
+    keep: str = "auto",
+    device: torch.device | str = "cpu",
+) -> Clips:
+    """Load clips from a feature store.
 
     Args:
         clips, classes: as for Clips.
         store: store.Store.
-        keep: where the features stay: on the "device", in "memory", or on "disk"; "auto" takes the first where they fit.
+        keep: place of the features: on the "device", in "memory", or on "disk"; "auto" takes the
+            first in which they fit.
         device: the one on which they will be used.
 
     Raises:
@@ -113,86 +146,95 @@ def load(clips, classes, store, keep="auto", device="cpu"):
     """
     if keep not in PLACES:
         raise ValueError(unknown("place of features", keep, PLACES))
-    names, device = [clip.clip for clip in clips], torch.device(device)
+    device = torch.device(device)
+    names = [clip.clip for clip in clips]
+    shards = store.together(names)
+
+    def read(rows: Iterable[int]) -> torch.Tensor:
+        return torch.from_numpy(store.read([names[row] for row in rows]))
+
     if keep == "auto":
         keep = fitting(len(names), store.shape, device)
     if keep == "disk":
-        return Clips(
-            clips,
-            classes,
-            lambda rows: torch.from_numpy(store.read([names[row] for row in rows])),
-            store.together(names),
-        )
-    features = torch.empty(
-        (len(names), *store.shape),
-        dtype=torch.float16,
-        device=device if keep == "device" else "cpu",
-    )
-    for rows in store.together(names):
-        features[rows[0] : rows[-1] + 1] = torch.from_numpy(
-            store.read([names[row] for row in rows])
-        )
+        return Clips(clips, classes, read, shards)
+    place = device if keep == "device" else "cpu"
+    features = torch.empty((len(names), *store.shape), dtype=torch.float16, device=place)
+    for rows in shards:
+        features[rows[0] : rows[-1] + 1] = read(rows)
     return Clips(clips, classes, features.__getitem__)
 
 
-def fitting(count, shape, device, processes=1):
-    """The first of the places where features of `shape` fit, of `count` clips for each of the processes of one machine."""
-    device, needed = torch.device(device), count * 2 * int(torch.tensor(shape).prod())
-    sizes = {"device": needed, "memory": needed * processes}  # a GPU is one process's
-    return next(
-        (
-            place
-            for place, share in SHARES.items()
-            if sizes[place] <= share * free_memory(place, device)
-        ),
-        "disk",
-    )
+def fitting(
+    count: int, shape: Sequence[int], device: torch.device | str, processes: int = 1
+) -> str:
+    """Choose the first place in which the features fit: "device", "memory" or "disk".
+
+    Args:
+        count: clips of each process.
+        shape: of the features of a clip.
+        device: the one on which they will be used.
+        processes: number of them on this machine, which share its memory; each has its own GPU.
+    """
+    device = torch.device(device)
+    needed = count * 2 * math.prod(shape)
+    sizes = {"device": needed, "memory": needed * processes}
+    for place, share in SHARES.items():
+        if sizes[place] <= share * free_memory(place, device):
+            return place
+    return "disk"
 
 
-def free_memory(place, device):
-    """Bytes that are free on a GPU, 0 without one, or in the memory that this process may use."""
-    if place == "device":
-        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    return memory_left()
+def free_memory(place: str, device: torch.device) -> int:
+    """Return the free bytes of a GPU, 0 without one, or of the memory this process may use."""
+    if place == "memory":
+        return memory_left()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def windows(shards, random):
-    """All row numbers in random order, as one tensor for each few shards, so that each shard is read once."""
-    order = torch.randperm(len(shards), generator=random).tolist()
-    for start in range(0, len(order), WINDOW):
-        rows = torch.tensor(
-            [row for shard in order[start : start + WINDOW] for row in shards[shard]]
-        )
+def windows(shards: list[list[int]], random: torch.Generator) -> Iterator[torch.Tensor]:
+    """Iterate over all row numbers in random order, a few shards at a time.
+
+    So each shard is read once.
+    """
+    for window in torch.randperm(len(shards), generator=random).split(WINDOW):
+        rows = torch.cat([torch.tensor(shards[shard]) for shard in window])
         yield rows[torch.randperm(len(rows), generator=random)]
 
 
-def ahead(items):
-    """The items, each of which is made in a thread while the one before is used."""
+def prefetch(items: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterate over the items, each of which a thread computes while the one before is used."""
     items = iter(items)
     with ThreadPoolExecutor(1) as thread:
-        made = thread.submit(next, items, None)
-        while (item := made.result()) is not None:
-            made = thread.submit(next, items, None)
+        future = thread.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = thread.submit(next, items, None)
             yield item
 
 
-def cut(blocks, size):
-    """Batches of `size`, whatever the sizes of those that they are cut from; the last may be smaller."""
-    parts, lacking = [], size
+def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Iterate over batches of `size` made from blocks of any sizes; the last may be smaller."""
+    parts = []
+    missing = size
     for block in blocks:
         while len(block.mask):
-            parts.append(Batch(*(tensor[:lacking] for tensor in block)))
-            block = Batch(*(tensor[lacking:] for tensor in block))
-            lacking -= len(parts[-1].mask)
-            if not lacking:
-                yield Batch(*map(torch.cat, zip(*parts)))
-                parts, lacking = [], size
+            part = Batch(*(tensor[:missing] for tensor in block))
+            block = Batch(*(tensor[missing:] for tensor in block))
+            parts.append(part)
+            missing -= len(part.mask)
+            if not missing:
+                yield _concatenate(parts)
+                parts = []
+                missing = size
     if parts:
-        yield Batch(*map(torch.cat, zip(*parts)))
+        yield _concatenate(parts)
 
 
-def generator(*numbers):
-    """A torch Generator seeded by a few integers together."""
+def _concatenate(parts: list[Batch]) -> Batch:
+    return Batch(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """Return a torch Generator seeded by a few integers together."""
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + int(number) + 1) % (2**63)

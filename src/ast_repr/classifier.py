@@ -1,13 +1,15 @@
 """The reprogrammed classifier: log-mel -> normalisation -> reprogrammer -> frozen backbone -> head.
 
-Freeze policy, stated once: the reprogrammer and the head learn. The backbone does not: its parameters need no
-gradient, and it stays in eval mode whatever mode the classifier is put in; gradients only pass through it to the
-reprogrammer. With `finetune` the backbone learns too, except for its source head where the head does not read it.
-Also here is what a classifier is asked: probabilities, what it costs.
+Freeze policy, stated once: the reprogrammer and the head are trained. The backbone is not: its
+parameters need no gradient, and it stays in eval mode whatever mode the classifier is put in;
+gradients only pass through it to the reprogrammer. With `finetune` the backbone is trained too,
+except for its source head if the classifier's head does not use it.
+
+Also here: evaluating a classifier (`probabilities`) and its cost (`multiply_accumulates`).
 """
 
 import copy
-import math
+from collections.abc import Collection, Iterable
 from itertools import chain
 
 import numpy as np
@@ -16,129 +18,166 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import backbones, heads, reprogrammers
+from .backbones import cpu_kernels
 from .rooms import resolve, unknown
 
 NORMS = ("backbone", "none", "corpus")
 
 
 class Reprogrammed(nn.Module):
-    """Un-normalised log-mels (B, 1, T, F) to logits (B, K).
+    """Classifier of un-normalised log-mels: (B, 1, T, F) -> logits (B, K).
 
     Args:
-        reprogrammer, backbone, head: from their rooms.
-        norm: what happens to the input before the reprogrammer: "backbone" applies (x - mean) / (2 std) with the
-            backbone's own statistics, a pair (mean, std) does so with those, "none" leaves it (as the authors' code did).
+        reprogrammer, backbone, head: modules of these packages.
+        norm: normalisation before the reprogrammer: "backbone" applies (x - mean) / (2 std) with
+            the backbone's statistics, a pair (mean, std) does so with these, "none" applies
+            nothing (as the authors' code).
         finetune: train the backbone as well.
     """
 
-    def __init__(self, reprogrammer, backbone, head, norm="backbone", finetune=False):
+    def __init__(
+        self,
+        reprogrammer: nn.Module,
+        backbone: nn.Module,
+        head: nn.Module,
+        norm: str | tuple[float, float] = "backbone",
+        finetune: bool = False,
+    ):
         super().__init__()
         if norm == "backbone":
-            norm = (backbone.mean, backbone.std)
-        self.mean, self.std = (0.0, 0.5) if norm == "none" else norm
+            self.mean, self.std = backbone.mean, backbone.std
+        elif norm == "none":
+            self.mean, self.std = 0.0, 0.5
+        else:
+            self.mean, self.std = norm
         if not self.std > 0:
             raise ValueError(f"input norm: a deviation of {self.std}; expected one above 0")
-        self.reprogrammer, self.backbone, self.head = reprogrammer, backbone, head
+        self.reprogrammer = reprogrammer
+        self.backbone = backbone
+        self.head = head
         self.finetune = finetune
         backbone.requires_grad_(finetune)
         if backbone.n_source and head.reads != "source_logits":
             backbone.source_head.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "Reprogrammed":
         """Set the mode; a frozen backbone stays in eval mode."""
         super().train(mode)
         if not self.finetune:
             self.backbone.eval()
         return self
 
-    def normalise(self, x):
-        """(B, 1, T, F) log-mel -> (B, 1, T, F), what the reprogrammer gets."""
+    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise a log-mel (B, 1, T, F) for the reprogrammer."""
         return (x - self.mean) / (2 * self.std)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, T, F) un-normalised log-mel -> logits (B, K)."""
         return self.head(self.backbone(self.reprogrammer(self.normalise(x))))
 
     @property
-    def is_probe(self):
-        """Whether nothing before the head changes in the present mode, so that what it reads can be computed once for each clip."""
-        learns = any(p.requires_grad for p in self.reprogrammer.parameters())
-        counts = any(
+    def is_probe(self) -> bool:
+        """True if only the head is trained in the present mode.
+
+        Its input then never changes and can be computed once per clip.
+        """
+        trained = any(p.requires_grad for p in self.reprogrammer.parameters())
+        updates_statistics = any(
             isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules()
         )
-        return not (self.finetune or learns or counts)
+        return not (self.finetune or trained or updates_statistics)
 
     @torch.no_grad()
-    def read(self, x):
-        """What the head reads, (B, D) or (B, S), for (B, 1, T, F) un-normalised log-mels."""
+    def read(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the head's input, (B, D) or (B, S), for (B, 1, T, F) un-normalised log-mels."""
         return getattr(self.backbone(self.reprogrammer(self.normalise(x))), self.head.reads)
 
-    def trainable_parameters(self):
-        """The parameters that learn, as a list."""
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """List the parameters that are trained."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def twin(self):
-        """A copy that learns on its own but shares the frozen backbone."""
+    def copy_with_shared_backbone(self) -> "Reprogrammed":
+        """Return a copy that is trained separately but shares the frozen backbone."""
         shared = {} if self.finetune else {id(self.backbone): self.backbone}
         return copy.deepcopy(self, shared)
 
-    def learned_state(self):
-        """Tensors that training changes (buffers such as BatchNorm's included): kilobytes unless fine-tuned."""
-        kept = ("reprogrammer.", "head.") + (("backbone.",) if self.finetune else ())
-        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(kept)}
+    def learned_state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that training changes, buffers such as BatchNorm's included.
 
-    def load_learned(self, state):
-        """Put back what `learned_state` gave; strict.
+        These are kilobytes unless the backbone is fine-tuned.
+        """
+        trained = ("reprogrammer.", "head.")
+        if self.finetune:
+            trained += ("backbone.",)
+        state = self.state_dict()
+        return {name: state[name] for name in state if name.startswith(trained)}
+
+    def load_learned(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `learned_state` returned.
 
         Raises:
             ValueError: keys are missing or unexpected; they are named.
         """
-        if differing := sorted(self.learned_state().keys() ^ state.keys()):
+        differing = sorted(self.learned_state().keys() ^ state.keys())
+        if differing:
             raise ValueError(
                 f"checkpoint of another model: {', '.join(differing)} on one side only"
             )
-        self.load_state_dict(
-            state, strict=False
-        )  # the frozen rest is not in it; the line above made sure of the others
+        self.load_state_dict(state, strict=False)  # the state lacks the frozen rest, no more
 
 
 class Probe(nn.Module):
-    """A Reprogrammed of which the head alone learns, on what its `read` gave: (B, D) or (B, S) to logits (B, K)."""
+    """Head of a Reprogrammed, trained alone on what `Reprogrammed.read` returns.
 
-    def __init__(self, model):
+    (B, D) or (B, S) -> logits (B, K).
+    """
+
+    def __init__(self, model: Reprogrammed):
         super().__init__()
         self.model = model
-        self.head, self.learned_state, self.load_learned = (
-            model.head,
-            model.learned_state,
-            model.load_learned,
-        )
+        self.head = model.head
 
-    def forward(self, read):
-        """What the head reads -> logits (B, K)."""
-        return self.head(
-            backbones.Output(**{"embedding": None, "source_logits": None, self.head.reads: read})
-        )
+    def forward(self, read: torch.Tensor) -> torch.Tensor:
+        """Input of the head -> logits (B, K)."""
+        empty = backbones.Output(embedding=None, source_logits=None)
+        return self.head(empty._replace(**{self.head.reads: read}))
 
-    def trainable_parameters(self):
-        """The head's parameters that learn, as a list."""
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """List the head's parameters that are trained."""
         return [p for p in self.head.parameters() if p.requires_grad]
 
-    def twin(self):
-        """A copy with a head of its own."""
-        return Probe(self.model.twin())
+    def copy_with_shared_backbone(self) -> "Probe":
+        """Return a copy with a separate head."""
+        return Probe(self.model.copy_with_shared_backbone())
+
+    def learned_state(self) -> dict[str, torch.Tensor]:
+        """Return the state of the whole model, see `Reprogrammed.learned_state`."""
+        return self.model.learned_state()
+
+    def load_learned(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `learned_state` returned."""
+        self.model.load_learned(state)
 
 
-def assemble(classes, norm, reprogrammer, backbone, head, allow=()):
-    """Build a classifier from plain values, which a checkpoint stores so that it can be built again.
+def assemble(
+    classes: list[str],
+    norm: str | list[float],
+    reprogrammer: dict,
+    backbone: dict,
+    head: dict,
+    allow: Collection[str] = (),
+) -> Reprogrammed:
+    """Build a classifier from plain values, which a checkpoint stores for this purpose.
+
+    On a CPU its backbone uses the faster kernels of `backbones.cpu_kernels`.
 
     Args:
-        classes: list of K names.
+        classes: names of the K classes.
         norm: "backbone", "none", or [mean, std].
-        reprogrammer, head: {"name": ..., its options}.
-        backbone: {"name": of its class, "options": of its constructor, "seed", "finetune", "file"};
-            without a file its weights are random, drawn with the seed.
+        reprogrammer, head: {"name": ..., and its options}.
+        backbone: {"name": ..., "options": keywords of its constructor, "file": its weights, or
+            None for random ones drawn with "seed", "finetune": whether it is trained}.
         allow: names of classes outside of the package that may be built, see `rooms.resolve`.
 
     Raises:
@@ -155,6 +194,9 @@ def assemble(classes, norm, reprogrammer, backbone, head, allow=()):
         source = backbones.build(**network)
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
+    cpu_kernels.enable(source)
+    frames = backbone["options"]["frames"]
+    bins = backbone["options"]["mels"]
     return Reprogrammed(
         reprogrammers.build(frames=options["frames"], bins=options["mels"], **reprogrammer),
         source,
@@ -167,34 +209,37 @@ def assemble(classes, norm, reprogrammer, backbone, head, allow=()):
 
 
 @torch.no_grad()
-def multiply_accumulates(model, shape):
-    """Multiply-accumulates of the matrix products, attention and convolutions in one forward pass of a feature of `shape` (C, T, F)."""
-    mode, device = (
-        model.training,
-        next((tensor.device for tensor in chain(model.parameters(), model.buffers())), "cpu"),
-    )
-    on_cpu = {  # kernels that the counter does not know by itself
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
-            sdpa_flop_count(q, k, v)
-        ),
-        torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: (
-            2 * math.prod(x) * weight[0]
-        ),
-    }
-    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Count the multiply-accumulates of one forward pass of a feature of `shape` (C, T, F).
+
+    Matrix products, attention and convolutions count, nothing else.
+    """
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    device = "cpu" if tensor is None else tensor.device
+    mode = model.training
+    # Kernels on a CPU that torch's counter lacks.
+    formulas = cpu_kernels.flop_formulas()
+    formulas[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _sdpa_flops
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))
     model.train(mode)
     return counter.get_total_flops() // 2
 
 
+def _sdpa_flops(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(q_shape, k_shape, v_shape)
+
+
 @torch.no_grad()
-def probabilities(model, batches, device):
-    """Sigmoid outputs of `model` over an iterable of Batch, in float32: array (N, K); the mode is put back afterwards."""
+def probabilities(model: nn.Module, batches: Iterable, device: torch.device | str) -> np.ndarray:
+    """Compute the sigmoid outputs of `model` for Batches: float32 array (N, K).
+
+    The model's mode is restored.
+    """
     mode = model.training
     model.eval()
     try:
-        return np.concatenate(
-            [model(batch.to(device).features).sigmoid().cpu().numpy() for batch in batches]
-        )
+        outputs = [model(batch.to(device).features).sigmoid().cpu().numpy() for batch in batches]
+        return np.concatenate(outputs)
     finally:
         model.train(mode)

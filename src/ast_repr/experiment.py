@@ -90,7 +90,7 @@ def train(folder, conf, stock, team, device):
         conf, feature, splits["train"], stock.backbone, stock.weights, stock.sources
     )
     model = assemble(stock.classes, **build, allow=allow).to(device)
-    model.backbone.recompute = stock.recompute
+    model.backbone.grad_checkpointing = stock.recompute
     masks = {key: conf["augment"][key] for key in ("time", "freq")}
     fill = model.mean if conf["augment"]["fill"] == "mean" else 0.0
     noising = partial(augment.mask_stripes, fill=fill, **masks) if any(masks.values()) else None

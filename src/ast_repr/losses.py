@@ -1,30 +1,41 @@
 """Losses over partly observed labels: pure functions.
 
-Means divide by the number of observed cells; a batch with none gives zero and finite gradients; whatever an
-unobserved target holds, NaN included, changes nothing.
+Means divide by the number of observed cells; a batch without any gives zero and finite gradients;
+the value of an unobserved target, NaN included, has no influence.
 """
 
 import torch
 from torch.nn import functional
 
 
-def masked_bce(logits, targets, mask, count=None):
-    """Binary cross-entropy averaged over observed cells.
+def masked_bce(
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, count: int | None = None
+) -> torch.Tensor:
+    """Compute the binary cross-entropy averaged over observed cells.
 
     Args:
         logits: (B, K), not probabilities.
         targets: (B, K), from 0 to 1; may be soft.
         mask: (B, K) bool, True where observed.
-        count: what to divide the sum by, where these are a part of a batch: its observed cells; default: those here.
+        count: divisor of the sum; the number of observed cells of the whole batch, if these rows
+            are a micro-batch of it. Default: the number observed here.
 
     Returns:
-        scalar; 0 where nothing is observed.
+        scalar; 0 if nothing is observed.
     """
     targets = torch.where(mask, targets, 0.0)
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return torch.where(mask, cells, 0.0).sum() / max(int(mask.sum()) if count is None else count, 1)
+    if count is None:
+        count = int(mask.sum())
+    return torch.where(mask, cells, 0.0).sum() / max(count, 1)
 
 
-def consistency(probabilities, aims, count=None):
-    """Mean squared difference of two models' probabilities (B, K) over all cells, observed or not; `count`: see masked_bce."""
-    return (probabilities - aims).square().sum() / (count or aims.numel())
+def consistency(
+    probabilities: torch.Tensor, target_probabilities: torch.Tensor, count: int | None = None
+) -> torch.Tensor:
+    """Compute the mean squared difference of two models' probabilities (B, K).
+
+    The mean is over all cells, observed or not; `count`: see masked_bce.
+    """
+    difference = (probabilities - target_probabilities).square()
+    return difference.sum() / (count or target_probabilities.numel())

@@ -2,16 +2,17 @@
 
 Conventions
     targets (N, K): relevances from 0 to 1, present from 0.5 on; unobserved cells may hold anything.
-    mask (N, K) bool: True where observed. Only observed cells are ever scored.
+    mask (N, K) bool: True where observed. Only observed cells are scored.
     scores (N, K): probabilities from 0 to 1; predicted present from `threshold` on.
-    Inputs are never modified. Values are fractions from 0 to 1, None where undefined.
+    Inputs are never modified. Values are fractions from 0 to 1, None if undefined.
 
 Metrics
-    macro_f1      the field's, and the paper's: per instrument the mean of the F1 of "present" and
-                  the F1 of "absent", then the mean over instruments (Gururani et al. 2019; Chen
-                  and Lerch 2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
+    macro_f1      the field's and the paper's: per instrument the mean of the F1 of "present" and
+                  the F1 of "absent", then the mean over instruments (Gururani et al. 2019; Chen and
+                  Lerch 2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
     positive_f1   the F1 of "present", mean over instruments.
-    weighted_f1   both F1s weighted by how often each side is observed, mean over instruments.
+    weighted_f1   both F1s weighted by the number of observed cells of each side, mean over
+                  instruments.
     map, auroc    average precision and area under the ROC curve, mean over instruments.
 
 One-sided instruments
@@ -22,24 +23,29 @@ One-sided instruments
     equals sklearn's (classification_report, average_precision_score, roc_auc_score).
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .manifest import PRESENT
 
-SUMMARY_OF = {  # a summary, and which value of the instruments it is the mean of
+# Names of the means over instruments, and of the values per instrument that they are means of.
+COLUMNS = {
     "macro_f1": "macro_f1",
     "positive_f1": "positive_f1",
     "weighted_f1": "weighted_f1",
     "map": "ap",
     "auroc": "auroc",
 }
-SUMMARY = tuple(SUMMARY_OF)
+SUMMARY = tuple(COLUMNS)
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "weighted_f1", "ap", "auroc")
 
 
-def validate(targets, mask, scores):
-    """Check shapes and values; returns the three as (float, bool, float) arrays.
+def validate(
+    targets: np.ndarray, mask: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check shapes and values; return the three as (float, bool, float) arrays.
 
     Raises:
         ValueError: shapes differ, an observed target is outside 0..1, or an observed score is not
@@ -61,8 +67,14 @@ def validate(targets, mask, scores):
     return targets, mask, scores
 
 
-def evaluate(targets, mask, scores, threshold=0.5, classes=None):
-    """All metrics.
+def evaluate(
+    targets: np.ndarray,
+    mask: np.ndarray,
+    scores: np.ndarray,
+    threshold: float = 0.5,
+    classes: Sequence[str] | None = None,
+) -> dict:
+    """Compute all metrics.
 
     Args:
         targets, mask, scores: see Conventions.
@@ -84,17 +96,18 @@ def evaluate(targets, mask, scores, threshold=0.5, classes=None):
         per_instrument[name] = _one_instrument(
             targets[observed, k] >= PRESENT, scores[observed, k], threshold
         )
-    summary = {
-        name: _mean(row[column] for row in per_instrument.values())
-        for name, column in SUMMARY_OF.items()
-    }
+    summary = {}
+    for name, column in COLUMNS.items():
+        summary[name] = _mean(values[column] for values in per_instrument.values())
     return summary | {"per_instrument": per_instrument}
 
 
-def floors(targets, mask, classes=None):
-    """What constant predictions score: {"always_absent": ..., "always_present": ...}.
+def floors(
+    targets: np.ndarray, mask: np.ndarray, classes: Sequence[str] | None = None
+) -> dict[str, dict]:
+    """Evaluate constant predictions: {"always_absent": ..., "always_present": ...}.
 
-    Each is what `evaluate` returns.
+    Each is as `evaluate` returns it.
     """
     shape = np.shape(targets)
     return {
@@ -103,12 +116,12 @@ def floors(targets, mask, classes=None):
     }
 
 
-def f1(truth, predicted):
-    """F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,), of which one at least has a True."""
+def f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Compute F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,); one at least has a True."""
     return float(2 * np.sum(truth & predicted) / (truth.sum() + predicted.sum()))
 
 
-def _one_instrument(truth, scores, threshold):
+def _one_instrument(truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict:
     present = int(truth.sum())
     absent = len(truth) - present
     counts = {"present": present, "absent": absent}
@@ -127,7 +140,7 @@ def _one_instrument(truth, scores, threshold):
     } | counts
 
 
-def _mean(values):
-    """Mean of those that are defined; None if none is."""
-    values = [value for value in values if value is not None]
-    return float(np.mean(values)) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the defined values; None if there are none."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None

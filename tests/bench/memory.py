@@ -70,7 +70,7 @@ def measure(args):
     ):  # so that what is resident is what is in use
         target = device.choose(args.device)
     model = step.own_model(step.SMALL if args.quick else step.BASE, target)
-    model.backbone.recompute = again
+    model.backbone.grad_checkpointing = again
     take = step.step_of(model, precision, batch, target)
     if target.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,21 +1,29 @@
 """One training step: a U-Net in front of a frozen AST-base, a linear head behind it
 
-Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what learns; input 1024 x 128, 1,214 tokens.
-There are four tables:
+Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what is
+trained; input 1024 x 128, 1,214 tokens. There are four tables:
 
-1. **ceiling**: the speed of a product of large square matrices on this machine, by PyTorch's own product or by oneDNN's. The products take turns with the
-   steps, so that a slow minute of a shared machine meets both.
-2. **step**: all have the same weights and U-Net, give the same loss, and take turns in one process. transformers is
-   `ASTForAudioClassification` with its fused attention (SDPA). unfused stands for the authors' step: the same network with attention as plain
-   products and softmax, in batches of 4, in float16 on a GPU and in float32 on a CPU; it takes part where this project has the precision
-   that `train.py` takes by default. "Memory given back" is the C library as it is, and comes first; "kept" is `train.py`'s way on a CPU
-   and PyTorch's on a GPU: what tensors free stays with the process. Useful operations are those that the step cannot do without. transformers
-   and unfused do about 8 % more than are counted, because they compute the last block for all tokens, of which only two are read; what
-   is computed twice to save memory is not counted either. "Of ceiling" is the median over turns of the step's share of
-   the quicker product of its precision in the same turn. Goals compare the quickest row of each side.
-3. **variant**: this project's step, and what it takes with one thing removed or added; memory is kept.
-4. **component**: each part of the step alone, forwards and backwards, with inputs of the same sizes; memory is kept. "AST: rest" is the whole AST less
-   its products and its attention: norms, GELU, sums, the patches, the last block and whatever moves data between them. Loss and AdamW are left out.
+1. **ceiling**: the speed of a product of large square matrices on this machine, by PyTorch's
+   own product or by oneDNN's. The products take turns with the steps, so that other load on the
+   machine affects both.
+2. **step**: all have the same weights and U-Net, give the same loss, and take turns in one
+   process. transformers is `ASTForAudioClassification` with its fused attention (SDPA). unfused
+   stands for the authors' step: the same network with attention as plain products and softmax,
+   in batches of 4, in float16 on a GPU and in float32 on a CPU; it takes part in the precision
+   that `train.py` takes by default. "Memory given back" is the C library's default, and comes
+   first; "kept" is `train.py`'s setting on a CPU and PyTorch's on a GPU: memory that tensors
+   free stays with the process. Useful operations are those that the step cannot do without.
+   transformers and unfused do about 7 % more than are counted, because they compute the last
+   block for all tokens, of which only two are pooled; recomputed activations are not counted
+   either. "Of ceiling" is the median over turns of the step's share of the faster product of
+   its precision in the same turn. Goals compare the fastest row of each side.
+3. **variant**: this project's step, and its time with one thing removed or added; memory is
+   kept. `cpu_kernels` is src/ast_repr/backbones/cpu_kernels.py, without which AST consists of
+   plain timm blocks.
+4. **component**: each part of the step alone, forward and backward, with inputs of the same
+   sizes; memory is kept. "AST: rest" is the whole AST less its products and its attention:
+   norms, GELU, sums, the patches, the last block and memory traffic between them. Loss and AdamW
+   are left out.
 """
 
 import copy
@@ -29,12 +37,12 @@ import numpy as np
 import record
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import Attention
 from torch import nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ast_repr import backbones, device, losses, reprogrammers
-from ast_repr.backbones import attention, product
+from ast_repr.backbones import cpu_kernels
 from ast_repr.backbones.audio_transformer import AudioTransformer
 from ast_repr.classifier import Reprogrammed, multiply_accumulates
 from ast_repr.heads.embedding import EmbeddingHead
@@ -100,7 +108,9 @@ def main(args):
 
 
 def entrants(models, precision, batch, target, unfused):
-    """{(whose, its precision): step} of those that take turns, the unfused step among them or not; each gives the same loss as this project's.
+    """Make the steps that take turns: {(name, precision): step}.
+
+    The unfused step is among them or not; each must give the same loss as this project's.
 
     Raises:
         RuntimeError: it does not, so it is not the same network.
@@ -113,13 +123,17 @@ def entrants(models, precision, batch, target, unfused):
         expected, found = step_of(models["this project"], p, batch, target)().item(), step().item()
         if abs(found - expected) > TOLERANCE[p]:
             raise RuntimeError(
-                f"{name} in {said(p)} is another network: its loss is {found}, this project's {expected}"
+                f"{name} in {said(p)} is another network: "
+                f"its loss is {found}, this project's {expected}"
             )
     return work
 
 
 def with_both_memories(passes, target, repeats):
-    """{pass: {(whose, precision, memory): seconds}}: all passes with freed memory given back, on a CPU, then all with it kept, from then on."""
+    """Measure {pass: {(name, precision, memory): seconds}}.
+
+    On a CPU all passes run with freed memory given back first, then all with it kept.
+    """
     taken = {key: {} for key in passes}
     for memory in ("given back", "kept") if target.type == "cpu" else ("kept",):
         if target.type == "cpu" and memory == "kept":
@@ -140,7 +154,10 @@ def speeds_of(taken, operations, product_operations):
 
 
 def compare(taken, speeds, batch, target):
-    """Rows of one pass: the speed of each step against the ceiling, and against this project's best; the quickest of each side has a goal."""
+    """Make the rows of one pass: each step's speed against the ceiling and this project's best.
+
+    The fastest of each side has a goal.
+    """
     spreads = {
         who: record.spread(seconds, "s")
         for who, seconds in taken.items()
@@ -186,7 +203,7 @@ def compare(taken, speeds, batch, target):
 
 
 def gains(model, precision, batch, target, repeats):
-    """What each measure brings: the full step, and that with one thing removed or added."""
+    """Make the rows of the variants: the full step, and the step with one thing changed."""
     step = step_of(model, precision, batch, target)
     compiled = copy.deepcopy(model)
     compiled.backbone.compile()
@@ -196,17 +213,17 @@ def gains(model, precision, batch, target, repeats):
             step, sdpa_kernel, SDPBackend.MATH
         )
     else:
-        work["without own attention (PyTorch's fused kernel)"] = patched(
-            step, attention, "attend", functional.scaled_dot_product_attention
-        )
-    if target.type == "cpu" and precision == torch.float32:
-        work["without oneDNN in linear layers (PyTorch's BLAS)"] = patched(
-            step, product, "quick", lambda x: False
-        )
+        removed = {"without cpu_kernels (plain timm blocks)": [Attention, nn.Linear]}
+        if precision == torch.float32:  # in bfloat16 the linear layers are plain anyway
+            removed["without the attention of cpu_kernels (PyTorch's fused)"] = [Attention]
+            removed["without the linear layers of cpu_kernels (PyTorch's BLAS)"] = [nn.Linear]
+        for name, layers in removed.items():
+            plain = without_kernels(model, layers)
+            work[name] = step_of(plain, precision, batch, target)
     work["without the shortened last block (all its tokens)"] = patched(
         step, AudioTransformer, "forward", whole_forward
     )
-    work["with --recompute"] = patched(step, model.backbone, "recompute", True)
+    work["with --recompute"] = patched(step, model.backbone, "grad_checkpointing", True)
     work["with --compile"] = step_of(compiled, precision, batch, target)
     taken = record.alternate(
         {"the full step": step}
@@ -224,8 +241,18 @@ def gains(model, precision, batch, target, repeats):
     ]
 
 
+def without_kernels(model, layers):
+    """A copy of the model in which these layers of AST's blocks are timm's and torch's."""
+    plain = copy.deepcopy(model)
+    for kind in layers:
+        for layer in plain.backbone.blocks.modules():
+            if type(layer) is cpu_kernels.KERNELS[kind]:
+                layer.__class__ = kind
+    return plain
+
+
 def runs(name, step):
-    """Whether a step runs here, which --compile does not without a compiler; if not, stderr says why."""
+    """True if a step runs here (--compile needs a compiler); if not, the reason is on stderr."""
     try:
         step()
     except Exception as error:  # of whatever kind: the other figures are wanted all the same
@@ -238,7 +265,10 @@ def runs(name, step):
 
 
 def components(model, precision, batch, target, repeats):
-    """Where the time of a step goes: each part alone, forwards and backwards, at its place's sizes; the backbone's rest is what is left of it."""
+    """Make the rows of the components: each part alone, forward and backward, at its true sizes.
+
+    The backbone's rest is computed by difference.
+    """
     ast, context = (
         model.backbone,
         partial(torch.autocast, target.type, precision, enabled=precision != torch.float32),
@@ -252,7 +282,7 @@ def components(model, precision, batch, target, repeats):
     attn, mlp = ast.blocks[0].attn, ast.blocks[0].mlp
 
     def both_ways(inputs, forward, *args):
-        """`forward`, and the gradients of `inputs` from one of its result that is there beforehand."""
+        """A function that runs `forward` and computes the gradients of `inputs`."""
         with context():
             gradient = torch.ones_like(forward(*args))
 
@@ -263,20 +293,17 @@ def components(model, precision, batch, target, repeats):
 
         return run
 
-    def linear(own, layer):
-        return both_ways([own], product.linear, own, layer.weight, layer.bias)
-
     work = {
         "U-Net": [both_ways(list(model.reprogrammer.parameters()), model.reprogrammer, x)],
         "AST": [both_ways([x], lambda: ast(x).embedding)],
         "AST: matrix products": [
-            linear(hidden, attn.qkv),
-            linear(hidden, attn.proj),
-            linear(hidden, mlp.fc1),
-            linear(wide, mlp.fc2),
+            both_ways([hidden], attn.qkv, hidden),
+            both_ways([hidden], attn.proj, hidden),
+            both_ways([hidden], mlp.fc1, hidden),
+            both_ways([wide], mlp.fc2, wide),
         ]
         * blocks,
-        "AST: attention": [both_ways([q, k, v], attention.attend, q, k, v)] * blocks,
+        "AST: attention": [both_ways([q, k, v], cpu_kernels.attend, q, k, v)] * blocks,
         "head": [
             both_ways(
                 [embedding, *model.head.parameters()], model.head, backbones.Output(embedding, None)
@@ -308,6 +335,7 @@ def own_model(dims, target):
     """This project's model with random weights: U-Net, AST of `dims`, linear head."""
     torch.manual_seed(0)
     backbone = backbones.build("ast", **dims, n_source=CLASSES, frames=FRAMES, mels=BINS)
+    cpu_kernels.enable(backbone)
     unet = reprogrammers.build("unet", frames=FRAMES, bins=BINS, residual=True)
     return (
         Reprogrammed(unet, backbone, EmbeddingHead(CLASSES, dims["embed_dim"]), norm="none")
@@ -317,7 +345,10 @@ def own_model(dims, target):
 
 
 def contestants(dims, target):
-    """{name: model}: modules from log-mels (B, 1, T, F) to logits (B, K) with the same weights, of which U-Net and head learn."""
+    """Make {name: model}: log-mels (B, 1, T, F) -> logits (B, K), all with the same weights.
+
+    U-Net and head are trained.
+    """
     from transformers import ASTConfig, ASTForAudioClassification
 
     own = own_model(dims, "cpu")
@@ -360,7 +391,7 @@ class Fronted(nn.Module):
 
 
 def step_of(model, precision, batch, target):
-    """The training step of a model as a function that returns its loss; the rate is 0, so that each step is the same."""
+    """A function that makes a training step and returns its loss; at rate 0 all are the same."""
     generator = torch.Generator().manual_seed(1)
     x, targets = (
         torch.randn(batch, *size, generator=generator).to(target)
@@ -382,21 +413,24 @@ def step_of(model, precision, batch, target):
 
 
 def useful_operations(model, batch):
-    """Operations of a step: forwards those of `multiply_accumulates`; backwards as many, and in attention twice as many."""
+    """Operations of a step: the forward ones, as many backward, in attention twice as many."""
     tokens, width = model.backbone.pos_embed.shape[1], model.backbone.embed_dim
     attended = (len(model.backbone.blocks) - 1) * 4 * tokens**2 * width
     return batch * (2 * 2 * multiply_accumulates(model, (1, FRAMES, BINS)) + attended)
 
 
 def products(target, precisions, size, many):
-    """{("product by ...", precision): `many` products in a row of square matrices, so that on a GPU their launch does not matter}."""
+    """Make {("product by ...", precision): function that multiplies square matrices `many` times}.
+
+    They are many so that on a GPU the launch of a kernel does not matter.
+    """
     work = {}
     for precision in precisions:
         a, b = (torch.randn(size, size, device=target, dtype=precision) for _ in range(2))
         work["product by PyTorch", precision] = lambda a=a, b=b: [a @ b for _ in range(many)]
         if target.type == "cpu" and precision == torch.float32:
             work["product by oneDNN", precision] = lambda a=a, b=b: [
-                product.times_transposed(a, b) for _ in range(many)
+                cpu_kernels.onednn_linear(a, b) for _ in range(many)
             ]
     return work
 

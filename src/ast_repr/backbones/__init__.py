@@ -1,8 +1,10 @@
-"""Backbones: the source model that is reprogrammed. (B, 1, T, F) in, `Output(embedding, source_logits)` out.
+"""Backbones: the model that is reprogrammed, (B, 1, T, F) -> Output(embedding, source_logits).
 
-"ast" is pre-trained. The others stand in its place where a baseline has no source model: `pool` and `summary` learn
-nothing, `frame_network` learns from scratch. They have no source classes.
+"ast" is pre-trained. The others replace it in baselines without a source model, and have no source
+classes: `pool` and `summary` have no parameters, `frame_network` is trained from scratch.
 """
+
+from torch import nn
 
 from .. import rooms
 from . import weights
@@ -22,10 +24,10 @@ BACKBONES = {
 __all__ = ["AUDIOSET_MEAN", "AUDIOSET_STD", "BACKBONES", "Output", "build", "weights"]
 
 
-def build(name, **dims):
-    """Build the backbone `name` with random weights; `weights.load` fills them from a file.
+def build(name: str, **dims) -> nn.Module:
+    """Build the backbone `name` with random weights; `weights.load` loads a file into it.
 
     Raises:
-        ValueError: an unknown name or keyword; the message lists what there is.
+        ValueError: an unknown name or keyword; the message lists the valid ones.
     """
     return rooms.build("backbone", BACKBONES, name, dims)

@@ -1,24 +1,26 @@
-"""The network under the attention baseline (Gururani, Sharma and Lerch 2019): each frame is embedded by itself."""
+"""Embedding of single frames, under the attention baseline (Gururani, Sharma and Lerch 2019)."""
 
+import torch
 from torch import nn
 from torch.nn import functional
 
 from .output import Output
-from .padding import heard
+from .padding import frame_mask
 
 DEEPEST = 1_000  # layers
 
 
 class FrameNetwork(nn.Module):
-    """Frames of F dimensions to as many embedded frames: BatchNorm, `layers` of [1 x 1 convolution, BatchNorm, ReLU, dropout], plus the input.
+    """Embed each frame of F dimensions by itself.
 
-    50,176 parameters for 128 dimensions and three layers. A longer input is first averaged to `steps` frames, its
-    padding left out.
+    BatchNorm, `layers` of [1 x 1 convolution, BatchNorm, ReLU, dropout], plus the input: 50,176
+    parameters for 128 dimensions and three layers. A longer input is first averaged to `steps`
+    frames, without its padding.
 
     Args:
         frames, mels: size of the input (T, F); F is the width throughout.
         mean, std: of the feature, for (x - mean) / (2 std).
-        steps: frames that the network sees (VGGish: the ten that there are).
+        steps: frames that the network gets (VGGish: all ten).
         layers: number of convolutions.
         dropout: probability.
 
@@ -45,26 +47,25 @@ class FrameNetwork(nn.Module):
             )
         if not 0 <= layers <= DEEPEST:
             raise ValueError(f"frame_network: layers {layers}; expected from 0 to {DEEPEST}")
-        self.embed_dim, self.steps, self.mean, self.std = mels, steps, mean, std
+        self.embed_dim = mels
+        self.steps = steps
+        self.mean = mean
+        self.std = std
         self.norm = nn.BatchNorm1d(mels)
-        self.layers = nn.Sequential(*(layer(mels, dropout) for _ in range(layers)))
+        self.layers = nn.Sequential(*(_layer(mels, dropout) for _ in range(layers)))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) -> Output(embedding (B, F, steps), None)."""
-        weight = heard(x, self.mean, self.std)
-        share = functional.adaptive_avg_pool2d(
-            weight, (self.steps, 1)
-        )  # of each step's frames that are sound
-        frames = functional.adaptive_avg_pool2d(
-            weight * x, (self.steps, self.embed_dim)
-        ) / share.where(share > 0, 1.0)
-        frames = frames.squeeze(1).transpose(
-            1, 2
-        )  # (B, F, steps); a step of padding alone is zeros
+        weight = frame_mask(x, self.mean, self.std)
+        # The fraction of each step's frames that is audio.
+        share = functional.adaptive_avg_pool2d(weight, (self.steps, 1))
+        sums = functional.adaptive_avg_pool2d(weight * x, (self.steps, self.embed_dim))
+        means = sums / share.where(share > 0, 1.0)  # zeros for a step of padding alone
+        frames = means.squeeze(1).transpose(1, 2)  # (B, F, steps)
         return Output(self.layers(self.norm(frames)) + frames, None)
 
 
-def layer(width, dropout):
+def _layer(width: int, dropout: float) -> nn.Sequential:
     convolution = nn.Conv1d(width, width, 1, bias=False)
     nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout))

@@ -1,4 +1,4 @@
-"""What every backbone returns."""
+"""Output of every backbone."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,12 @@ import torch
 
 
 class Output(NamedTuple):
-    """embedding (B, D): the pooled token, or (B, D, T) frames for the head attention; source_logits (B, S), or None where the backbone has no source classes."""
+    """Outputs of a backbone.
+
+    Attributes:
+        embedding: (B, D), the pooled token, or (B, D, T), frames for the attention head.
+        source_logits: (B, S), or None if the backbone has no source classes.
+    """
 
     embedding: torch.Tensor
     source_logits: torch.Tensor | None

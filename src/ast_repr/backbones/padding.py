@@ -1,15 +1,18 @@
-"""Which frames are padding: log-mels end in frames of zeros where the sound is over."""
+"""Which frames of a log-mel are padding: it ends in frames of zeros after the end of the audio."""
 
-ROUNDING = 1e-5
+import torch
+
+TOLERANCE = 1e-5  # of rounding
 
 
-def heard(x, mean, std):
-    """(B, 1, T, F) -> (B, 1, T, 1) of 1 where a frame is sound and 0 where it is padding.
+def frame_mask(x: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """Mark the frames of audio: (B, 1, T, F) -> (B, 1, T, 1), 1 for audio and 0 for padding.
 
-    Padding is zero in all bins before normalisation, so it is zero where nobody normalised, and -mean / (2 std) where
-    the network's own statistics did. Silence has another value, and is sound. Normalised otherwise, no frame is padding.
+    Padding is zero in all bins before normalisation, so it is zero in an un-normalised input, and
+    -mean / (2 std) in one normalised by the network's own statistics. Silence has another value
+    and counts as audio. In an input normalised otherwise no frame is padding.
     """
     low, high = x.aminmax(dim=-1, keepdim=True)
     zero = -mean / (2 * std)
-    padding = (low == 0) & (high == 0) | (low > zero - ROUNDING) & (high < zero + ROUNDING)
+    padding = (low == 0) & (high == 0) | (low > zero - TOLERANCE) & (high < zero + TOLERANCE)
     return (~padding).to(x.dtype)

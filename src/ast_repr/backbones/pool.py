@@ -1,8 +1,12 @@
-"""No source model: the input averaged over a grid of cells. What a reprogrammer is worth by itself (CNN-BS, U-Net only)."""
+"""No source model: the input averaged over a grid of cells, for CNN-BS and U-Net only.
+
+It shows what a reprogrammer is worth by itself.
+"""
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +19,7 @@ NONLINEARITIES = {"none": nn.Identity, "relu": nn.ReLU}
 class Pool(nn.Module):
     """Means over cells of the input, flattened frame by frame. No parameters.
 
-    Where a side is no multiple of its number of cells, neighbouring cells overlap by a frame or a bin.
+    If a side is no multiple of its number of cells, neighbouring cells overlap by a frame or bin.
 
     Args:
         frames, mels: size of the input (T, F).
@@ -24,7 +28,8 @@ class Pool(nn.Module):
         nonlinearity: "none" or "relu", before the means.
 
     Raises:
-        ValueError: an unknown nonlinearity, or cells that are not two numbers from 1 to the input's sides.
+        ValueError: an unknown nonlinearity, or cells that are not two numbers from 1 to the
+            input's sides.
     """
 
     n_source = None
@@ -43,14 +48,16 @@ class Pool(nn.Module):
             raise ValueError(unknown("nonlinearity of pool", nonlinearity, NONLINEARITIES))
         if len(cells) != 2 or not 1 <= cells[0] <= frames or not 1 <= cells[1] <= mels:
             raise ValueError(
-                f"pool: cells {list(cells)}; expected two numbers, from 1 to {frames} frames and from 1 to {mels} bins"
+                f"pool: cells {list(cells)}; expected two numbers, "
+                f"from 1 to {frames} frames and from 1 to {mels} bins"
             )
-        self.cells, self.mean, self.std = tuple(cells), mean, std
+        self.cells = tuple(cells)
+        self.mean = mean
+        self.std = std
         self.embed_dim = math.prod(cells)
         self.nonlinearity = NONLINEARITIES[nonlinearity]()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) -> Output(embedding (B, cells[0] * cells[1]), None)."""
-        return Output(
-            functional.adaptive_avg_pool2d(self.nonlinearity(x), self.cells).flatten(1), None
-        )
+        means = functional.adaptive_avg_pool2d(self.nonlinearity(x), self.cells)
+        return Output(means.flatten(1), None)

@@ -1,4 +1,4 @@
-"""No source model: statistics over time, which is all that a random forest sees of a clip (OpenMIC-2018's baseline)."""
+"""No source model: statistics over time, the input of OpenMIC-2018's random forests."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,15 @@ from torch import nn
 
 from ..rooms import unknown
 from .output import Output
-from .padding import heard
+from .padding import frame_mask
 
 STATISTICS = ("mean", "std")
 
 
 class Summary(nn.Module):
-    """Mean, or mean and standard deviation, of each bin over the frames that are not padding. No parameters.
+    """Mean, or mean and standard deviation, of each bin over all frames but padding.
+
+    No parameters.
 
     Args:
         frames, mels: size of the input (T, F).
@@ -40,15 +42,21 @@ class Summary(nn.Module):
         for name in statistics:
             if name not in STATISTICS:
                 raise ValueError(unknown("statistic of summary", name, STATISTICS))
-        self.statistics, self.mean, self.std = tuple(statistics), mean, std
+        self.statistics = tuple(statistics)
+        self.mean = mean
+        self.std = std
         self.embed_dim = mels * len(statistics)
 
-    def forward(self, x):
-        """(B, 1, T, F) -> Output(embedding (B, F * number of statistics), None); zeros for a clip of nothing but padding."""
-        weight = heard(x, self.mean, self.std)
+    def forward(self, x: torch.Tensor) -> Output:
+        """(B, 1, T, F) -> Output(embedding (B, F * number of statistics), None).
+
+        A clip of nothing but padding gives zeros.
+        """
+        weight = frame_mask(x, self.mean, self.std)
         count = weight.sum(dim=2).clamp(min=1)  # (B, 1, 1)
         mean = (weight * x).sum(dim=2) / count  # (B, 1, F)
-        found = {"mean": mean}
+        values = {"mean": mean}
         if "std" in self.statistics:
-            found["std"] = ((weight * (x - mean[:, :, None]).square()).sum(dim=2) / count).sqrt()
-        return Output(torch.cat([found[name] for name in self.statistics], dim=1).flatten(1), None)
+            squares = weight * (x - mean[:, :, None]).square()
+            values["std"] = (squares.sum(dim=2) / count).sqrt()
+        return Output(torch.cat([values[name] for name in self.statistics], dim=1).flatten(1), None)

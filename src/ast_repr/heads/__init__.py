@@ -1,4 +1,6 @@
-"""Heads: the output mapping, `Output(embedding (B, D), source_logits (B, S)) -> logits (B, K)`."""
+"""Heads: the output mapping, Output(embedding (B, D), source_logits (B, S)) -> logits (B, K)."""
+
+from torch import nn
 
 from .. import rooms
 from . import labelmap
@@ -17,11 +19,16 @@ HEADS = {
 __all__ = ["HEADS", "build", "labelmap"]
 
 
-def build(name, n_classes, embed_dim=None, n_source=None, **kwargs):
-    """Build the head `name` for `n_classes` classes; it takes of `embed_dim` and `n_source` what it needs.
+def build(
+    name: str, n_classes: int, embed_dim: int | None = None, n_source: int | None = None, **kwargs
+) -> nn.Module:
+    """Build the head `name` for `n_classes` classes; `embed_dim` and `n_source` are optional.
+
+    Each head takes of these two the ones it needs.
 
     Raises:
-        ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
+        ValueError: an unknown name or keyword (the message lists the valid ones), or a value out
+            of range.
     """
     return rooms.build(
         "head",

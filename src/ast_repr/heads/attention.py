@@ -1,19 +1,18 @@
-"""Attention over frames (Gururani, Sharma and Lerch 2019): each class weighs the frames, and its own verdict on each, by itself."""
+"""Attention over frames (Gururani, Sharma and Lerch 2019): each class has a weight per frame."""
 
 import torch
 from torch import nn
 
-CLAMP = 1e-7  # of the attention, so that its sum over the frames is never 0
-SURE = (
-    1e-6  # a clip's probability is kept this far from 0 and 1, so that its logit is within +-13.8
-)
+EPS_ATTENTION = 1e-7  # attention is at least this, so that its sum over the frames is never 0
+EPS = 1e-6  # probabilities stay this far from 0 and 1, so that logits are within +-13.8
 
 
 class AttentionHead(nn.Module):
-    """Two 1 x 1 convolutions with sigmoids: attention, divided by its sum over the frames, and verdicts; 5,160 parameters for 128 and twenty.
+    """Two 1 x 1 convolutions with sigmoids: attention, and classification of each frame.
 
-    A clip's probability is the attention-weighted mean of the frames' verdicts; the published network ends there,
-    and this one in its logit.
+    A clip's probability is the mean of its frames' probabilities, weighted by the attention. The
+    published network returns it; this one returns its logit. 5,160 parameters for 128 dimensions
+    and twenty classes.
 
     Args:
         n_classes: K.
@@ -25,22 +24,24 @@ class AttentionHead(nn.Module):
     def __init__(self, n_classes: int = 20, embed_dim: int = 128):
         super().__init__()
         self.attention = nn.Conv1d(embed_dim, n_classes, 1)
-        self.verdict = nn.Conv1d(embed_dim, n_classes, 1)
-        for convolution in (self.attention, self.verdict):
+        self.classifier = nn.Conv1d(embed_dim, n_classes, 1)
+        for convolution in (self.attention, self.classifier):
             nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
 
-    def forward(self, output):
+    def forward(self, output) -> torch.Tensor:
         """Output with an embedding (B, D, T) -> logits (B, K).
 
         Raises:
             ValueError: the embedding has no frames.
         """
-        if output.embedding.ndim != 3:
+        frames = output.embedding
+        if frames.ndim != 3:
             raise ValueError(
-                f"attention expects an embedding of (B, D, T), found {tuple(output.embedding.shape)}; use backbone frame_network"
+                f"attention expects an embedding of (B, D, T), found {tuple(frames.shape)}; "
+                "use backbone frame_network"
             )
-        attention = self.attention(output.embedding).float().sigmoid().clamp(CLAMP, 1 - CLAMP)
-        verdicts = self.verdict(output.embedding).float().sigmoid()
-        probabilities = (attention * verdicts).sum(-1) / attention.sum(-1)
-        return torch.logit(probabilities, eps=SURE)
+        attention = self.attention(frames).float().sigmoid()
+        attention = attention.clamp(EPS_ATTENTION, 1 - EPS_ATTENTION)
+        probabilities = self.classifier(frames).float().sigmoid()
+        return torch.logit((attention * probabilities).sum(-1) / attention.sum(-1), eps=EPS)

@@ -1,5 +1,6 @@
-"""The paper's label mapping: a freshly trained LayerNorm and linear layer on the pooled token."""
+"""The paper's label mapping: LayerNorm and linear layer on the pooled token."""
 
+import torch
 from torch import nn
 
 
@@ -11,13 +12,13 @@ class EmbeddingHead(nn.Module):
         norm: with False, the linear layer alone.
     """
 
-    reads = "embedding"  # which part of the backbone's output it uses
+    reads = "embedding"  # the field of the backbone's Output that it uses
 
     def __init__(self, n_classes: int = 20, embed_dim: int = 768, norm: bool = True):
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.linear = nn.Linear(embed_dim, n_classes)
 
-    def forward(self, output):
+    def forward(self, output) -> torch.Tensor:
         """Output -> logits (B, K)."""
         return self.linear(self.norm(output.embedding))

@@ -1,32 +1,42 @@
-"""One random forest for each class, on its observed clips alone: OpenMIC-2018's own baseline (Humphrey et al. 2018).
+"""A random forest per class, on its observed clips: OpenMIC-2018's baseline (Humphrey et al. 2018).
 
-scikit-learn grows the trees. They are then copied into tensors, from which alone the head predicts: a checkpoint needs
-neither pickle nor scikit-learn's version of the day.
+scikit-learn grows the trees. They are then copied into tensors, from which alone the head
+predicts: a checkpoint needs neither pickle nor one version of scikit-learn.
 
 Layout
-    M nodes, of all trees of all classes in one row; `branches[m]` are the nodes to go to where `feature[m]` of the
-    input is at most `threshold[m]`, and where it is above. A leaf leads to itself. `roots[k, t]`: the first node of
-    tree t of class k. `value[m]`: the fraction present among the training clips of node m.
+    M nodes, of all trees of all classes in one row; `branches[m]` are the next nodes if
+    `feature[m]` of the input is at most `threshold[m]`, and if it is above. A leaf leads to itself.
+    `roots[k, t]` is the first node of tree t of class k, `value[m]` the fraction present among the
+    training clips of node m.
 """
 
 import numpy as np
 import torch
 from torch import nn
 
-PRESENT = 0.5  # as in `manifest`, which networks do not know
+PRESENT = 0.5  # as in `manifest`, which networks do not import
+EPS = 1e-7  # probabilities stay this far from 0 and 1, so that their logits are finite
 MOST_TREES = 100_000
 DEEPEST = 1_000
-SURE = 1e-7  # probabilities are kept this far from 0 and 1, so that their logits are finite
+DTYPES = {
+    "feature": np.int32,
+    "threshold": np.float32,
+    "branches": np.int32,
+    "value": np.float32,
+}
 
 
 class ForestHead(nn.Module):
-    """Embeddings (B, D) to the logit of the forests' probabilities; nothing here learns by gradient.
+    """Embeddings (B, D) to the logit of the forests' probabilities.
 
-    Before `fit` every probability is 0.5.
+    Nothing here is trained by gradient. Before `fit` every probability is 0.5.
 
     Args:
         n_classes: K.
         trees, max_depth: of each forest; the defaults are the baseline's.
+
+    Raises:
+        ValueError: a number below 1.
     """
 
     reads = "embedding"
@@ -38,68 +48,72 @@ class ForestHead(nn.Module):
                 f"forest: trees {trees}, max_depth {max_depth}; "
                 f"expected from 1 to {MOST_TREES} and from 1 to {DEEPEST}"
             )
-        self.trees, self.max_depth = trees, max_depth
+        self.trees = trees
+        self.max_depth = max_depth
         self.register_buffer("feature", torch.zeros(1, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(1))
         self.register_buffer("branches", torch.zeros(1, 2, dtype=torch.int32))
         self.register_buffer("value", torch.full((1,), 0.5))
         self.register_buffer("roots", torch.zeros(n_classes, trees, dtype=torch.int32))
 
-    def fit(self, reads, targets, mask, seed):
-        """Grow the forests, one a class, in place of what was there.
+    def fit(
+        self, embeddings: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, seed: int
+    ) -> None:
+        """Grow the forests, one per class, in place of the present ones.
 
-        A class of which only one side is observed gets that side's probability, 0 or 1; one that is not observed, 0.
+        A class with only one side observed gets the probability of that side, 0 or 1; a class that
+        is not observed gets 0.
 
         Args:
-            reads: (N, D) embeddings.
-            targets, mask: (N, K) relevances, and where they are observed.
+            embeddings: (N, D).
+            targets, mask: (N, K) relevances, and True where they are observed.
             seed: of every forest, as in the baseline.
 
         Raises:
             ValueError: shapes do not fit.
         """
-        reads, targets, mask = (
-            np.asarray(torch.as_tensor(array).cpu()) for array in (reads, targets, mask)
-        )
-        if (
-            reads.ndim != 2
-            or targets.shape != (len(reads), len(self.roots))
-            or mask.shape != targets.shape
-        ):
-            shapes = f"reads {reads.shape}, targets {targets.shape}, mask {mask.shape}"
-            raise ValueError(f"forest: {shapes}; expected (N, D) and twice (N, {len(self.roots)})")
-        nodes, roots, count = [], [], 0
-        for observed, relevance in zip(mask.T.astype(bool), targets.T):
-            present = relevance[observed] >= PRESENT
-            grown = (
-                self._grow(reads[observed], present, seed)
-                if len(set(present.tolist())) == 2
-                else [leaf(float(present.any()))]
+        x = np.asarray(torch.as_tensor(embeddings).cpu())
+        targets = np.asarray(torch.as_tensor(targets).cpu())
+        mask = np.asarray(torch.as_tensor(mask).cpu()).astype(bool)
+        n_classes = len(self.roots)
+        if x.ndim != 2 or targets.shape != (len(x), n_classes) or mask.shape != targets.shape:
+            raise ValueError(
+                f"forest: embeddings {x.shape}, targets {targets.shape}, mask {mask.shape}; "
+                f"expected (N, D) and twice (N, {n_classes})"
             )
+        trees = []
+        roots = []
+        n_nodes = 0
+        for k in range(n_classes):
+            observed = mask[:, k]
+            present = targets[observed, k] >= PRESENT
+            if present.any() and not present.all():
+                grown = self._grow(x[observed], present, seed)
+            else:
+                grown = [_leaf(float(present.any()))] * self.trees
             starts = []
             for tree in grown:
-                starts.append(count)
-                nodes.append(tree | {"branches": tree["branches"] + count})
-                count += len(tree["value"])
-            roots.append(starts if len(starts) > 1 else starts * self.trees)
+                starts.append(n_nodes)
+                trees.append(tree | {"branches": tree["branches"] + n_nodes})
+                n_nodes += len(tree["value"])
+            roots.append(starts)
         device = self.value.device
-        for name in ("feature", "threshold", "branches", "value"):
-            joined = np.concatenate([tree[name] for tree in nodes]).astype(
-                np.float32 if name in ("threshold", "value") else np.int32
-            )
+        for name, dtype in DTYPES.items():
+            joined = np.concatenate([tree[name] for tree in trees]).astype(dtype)
             setattr(self, name, torch.from_numpy(joined).to(device))
         self.roots = torch.tensor(roots, dtype=torch.int32, device=device)
 
-    def _grow(self, reads, present, seed):
-        """One class's trees, each a dict of arrays with its own nodes counted from 0."""
+    def _grow(self, x, present, seed):
+        """The trees of one class, each a dict of arrays with its nodes counted from 0."""
         from sklearn.ensemble import RandomForestClassifier  # a second that only this needs
 
         forest = RandomForestClassifier(
             n_estimators=self.trees, max_depth=self.max_depth, random_state=seed
-        ).fit(reads, present)
-        return [nodes_of(estimator.tree_) for estimator in forest.estimators_]
+        )
+        forest.fit(x, present)
+        return [_arrays_of(estimator.tree_) for estimator in forest.estimators_]
 
-    def forward(self, output):
+    def forward(self, output) -> torch.Tensor:
         """Output -> logits (B, K)."""
         x = output.embedding.float()
         node = self.roots.long().flatten().expand(len(x), -1)  # (B, K * trees)
@@ -107,13 +121,14 @@ class ForestHead(nn.Module):
             above = x.gather(1, self.feature[node].long()) > self.threshold[node]
             node = self.branches[node, above.long()].long()
         probabilities = self.value[node].unflatten(1, self.roots.shape).double().mean(-1)
-        return torch.logit(probabilities, eps=SURE).float()
+        return torch.logit(probabilities, eps=EPS).float()
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name in ("feature", "threshold", "branches", "value"):  # one entry per stored node
-            if prefix + name in state_dict:
-                device = self.value.device
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=device))
+        """Load forests of any number of nodes."""
+        for name, buffer in self._buffers.items():
+            stored = state_dict.get(prefix + name)
+            if stored is not None:
+                setattr(self, name, torch.empty_like(stored, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
         if not (self.value.is_meta or self._leads_to_nodes()):
             errors = args[-1]
@@ -130,8 +145,8 @@ class ForestHead(nn.Module):
         return bool(inside.all()) and bool((self.feature >= 0).all())
 
 
-def leaf(value):
-    """A tree that always says `value`."""
+def _leaf(value: float) -> dict[str, np.ndarray]:
+    """A tree that always gives `value`."""
     return {
         "feature": np.zeros(1),
         "threshold": np.zeros(1),
@@ -140,21 +155,20 @@ def leaf(value):
     }
 
 
-def nodes_of(tree):
-    """A scikit-learn tree as arrays; thresholds are rounded down to float32, which float32 inputs cannot tell from the original."""
+def _arrays_of(tree) -> dict[str, np.ndarray]:
+    """Convert a scikit-learn tree to arrays.
+
+    Thresholds are rounded down to float32, which gives the same branches for float32 inputs.
+    """
     is_leaf = tree.children_left < 0
-    own = np.arange(tree.node_count)
-    near = tree.threshold.astype(np.float32)
-    below = np.nextafter(near, np.float32(-np.inf))
+    nodes = np.arange(tree.node_count)
+    left = np.where(is_leaf, nodes, tree.children_left)
+    right = np.where(is_leaf, nodes, tree.children_right)
+    rounded = tree.threshold.astype(np.float32)
+    below = np.nextafter(rounded, np.float32(-np.inf))
     return {
         "feature": np.where(is_leaf, 0, tree.feature),
-        "threshold": np.where(near > tree.threshold, below, near),
-        "branches": np.stack(
-            [
-                np.where(is_leaf, own, tree.children_left),
-                np.where(is_leaf, own, tree.children_right),
-            ],
-            axis=1,
-        ),
+        "threshold": np.where(rounded > tree.threshold, below, rounded),
+        "branches": np.stack([left, right], axis=1),
         "value": tree.value[:, 0, 1],
     }

@@ -1,9 +1,13 @@
-"""Mapping the source classes to the target classes, as reprogramming first did it.
+"""Mapping of the source classes to the target classes, as reprogramming first did it.
 
 "linear": a trainable linear layer on the S source logits.
-"groups": nothing trained; a target's logit is the mean of its source logits (Yang et al. 2021, many-to-one mapping).
-"names": nothing trained; a target sounds where any of the sources that mean it does (zero-shot).
+"groups": nothing is trained; a target's logit is the mean of its source logits (many-to-one
+    mapping, Yang et al. 2021).
+"names": nothing is trained; a target is present if any source class with its meaning is
+    (zero-shot).
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -20,14 +24,15 @@ class LabelMap(nn.Module):
     Args:
         n_classes, n_source: K and S.
         kind: "linear", "groups" or "names".
-        groups: K lists of source indices, one list a class; a source may be in several. Default of "groups":
-            consecutive groups of S // K; "names" needs them (see the function `groups`).
-        activation: of the source classes, for "names": "sigmoid" where they were trained independently of each other,
-            1 - prod(1 - p); "softmax" where they exclude each other, the sum of their probabilities.
+        groups: K lists of source indices, one per class; a source may be in several. Default of
+            "groups": consecutive groups of S // K; "names" needs them (see the function `groups`).
+        activation: of the source classes, for "names": "sigmoid" if they were trained
+            independently of each other, 1 - prod(1 - p); "softmax" if they exclude each other, the
+            sum of their probabilities.
 
     Raises:
-        ValueError: an unknown kind or activation, no source classes, or groups that are not K non-empty lists of
-            different source indices below S.
+        ValueError: an unknown kind or activation, no source classes, or groups that are not K
+            non-empty lists of different source indices below S.
     """
 
     reads = "source_logits"
@@ -49,27 +54,22 @@ class LabelMap(nn.Module):
             raise ValueError(
                 "labelmap: the backbone has no source classes; use backbone ast, or another head"
             )
-        self.kind, self.activation = kind, activation
+        self.kind = kind
+        self.activation = activation
         if kind == "linear":
             self.map = nn.Linear(n_source, n_classes)
             return
-        if kind == "names" and groups is None:
+        if groups is None:
+            if kind == "names":
+                raise ValueError(
+                    f"labelmap: kind names needs groups, {n_classes} lists of source indices"
+                )
+            size = n_source // n_classes
+            groups = [list(range(k * size, (k + 1) * size)) for k in range(n_classes)]
+        if len(groups) != n_classes or not all(_is_group(group, n_source) for group in groups):
             raise ValueError(
-                f"labelmap: kind names needs groups, {n_classes} lists of source indices"
-            )
-        size = n_source // n_classes
-        groups = (
-            groups
-            if groups is not None
-            else [list(range(k * size, (k + 1) * size)) for k in range(n_classes)]
-        )
-        fits = all(
-            group and len(set(group)) == len(group) and all(0 <= s < n_source for s in group)
-            for group in groups
-        )
-        if len(groups) != n_classes or not fits:
-            raise ValueError(
-                f"labelmap: expected {n_classes} non-empty groups of source indices from 0 to {n_source - 1}, none twice in a group"
+                f"labelmap: expected {n_classes} non-empty groups of source indices "
+                f"from 0 to {n_source - 1}, none twice in a group"
             )
         member = torch.zeros(n_classes, n_source)
         for k, group in enumerate(groups):
@@ -81,11 +81,11 @@ class LabelMap(nn.Module):
             self.register_buffer("member", member.bool(), persistent=False)
             self.groups = [list(group) for group in groups]
 
-    def forward(self, output):
+    def forward(self, output) -> torch.Tensor:
         """Output -> logits (B, K)."""
-        if self.kind != "names":
-            return self.map(output.source_logits)
         sources = output.source_logits
+        if self.kind != "names":
+            return self.map(sources)
         if self.activation == "sigmoid":
             return torch.stack([any_of(sources[:, group]) for group in self.groups], dim=1)
         inside = sources[:, None].masked_fill(~self.member, -torch.inf)
@@ -93,10 +93,16 @@ class LabelMap(nn.Module):
         return inside.logsumexp(-1) - outside.logsumexp(-1)
 
 
-def any_of(logits):
+def _is_group(group: Sequence[int], n_source: int) -> bool:
+    different = len(set(group)) == len(group)
+    return len(group) > 0 and different and all(0 <= index < n_source for index in group)
+
+
+def any_of(logits: torch.Tensor) -> torch.Tensor:
     """Logit of 1 - prod(1 - sigmoid(logits)) over the last dimension: (B, G) -> (B,).
 
-    The odds of "a or b" are those of a, plus those of b, plus their product; so it stays exact however sure the sources are.
+    The odds of "a or b" are those of a, plus those of b, plus their product; computed so, the
+    result stays exact for sources close to certainty.
     """
     either, *others = logits.unbind(-1)
     for other in others:
@@ -104,8 +110,10 @@ def any_of(logits):
     return either
 
 
-def groups(table, classes, source_labels):
-    """Source indices of each class, from names.
+def groups(
+    table: Mapping[str, Sequence[str]], classes: Sequence[str], source_labels: Sequence[str]
+) -> list[list[int]]:
+    """Look up the source indices of each class by name.
 
     Args:
         table: {class: names of the source classes that mean it}; other classes may be in it.
@@ -116,15 +124,22 @@ def groups(table, classes, source_labels):
         K lists of indices.
 
     Raises:
-        ValueError: classes that the table lacks or has no names for, or names that the source does not have; all are listed.
+        ValueError: classes without names in the table, or names that the source does not have;
+            all are listed.
     """
-    if missing := [name for name in classes if not table.get(name)]:
+    missing = [name for name in classes if not table.get(name)]
+    if missing:
+        mapped = sorted(name for name in table if table[name])
         raise ValueError(
-            f"zero-shot: no source names for {', '.join(missing)}; the table has {', '.join(sorted(k for k in table if table[k]))}"
+            f"zero-shot: no source names for {', '.join(missing)}; "
+            f"the table has {', '.join(mapped)}"
         )
-    places = {label: index for index, label in enumerate(source_labels)}
-    if strangers := sorted({name for k in classes for name in table[k]} - places.keys()):
+    indices = {label: index for index, label in enumerate(source_labels)}
+    wanted = {name for k in classes for name in table[k]}
+    unknown_labels = sorted(wanted - indices.keys())
+    if unknown_labels:
         raise ValueError(
-            f"zero-shot: {', '.join(map(repr, strangers))} not among the {len(places)} source classes; correct the table"
+            f"zero-shot: {', '.join(map(repr, unknown_labels))} not among the "
+            f"{len(indices)} source classes; correct the table"
         )
-    return [[places[name] for name in table[k]] for k in classes]
+    return [[indices[name] for name in table[k]] for k in classes]

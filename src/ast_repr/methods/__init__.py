@@ -1,6 +1,12 @@
-"""Methods: how a model is taught. `step(batch, epoch) -> {"loss": scalar, parts}`; the trainer does not know which it runs."""
+"""Methods: how a model is trained, `step(batch, epoch) -> {"loss": scalar, and its parts}`.
+
+The trainer does not know which method it runs.
+"""
+
+from torch import nn
 
 from .. import rooms
+from .base import Method
 from .label_enhancement import LabelEnhancement
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
@@ -12,10 +18,10 @@ METHODS = {
 }
 
 
-def build(name, model, **kwargs):
+def build(name: str, model: nn.Module, **kwargs) -> Method:
     """Build the method `name` around a model that maps features to logits.
 
     Raises:
-        ValueError: an unknown name or keyword; the message lists what there is.
+        ValueError: an unknown name or keyword; the message lists the valid ones.
     """
     return rooms.build("method", METHODS, name, {"model": model, **kwargs})

@@ -1,43 +1,52 @@
-"""What every method has: a model that learns, the one that is used, and what must be kept to go on."""
+"""Base class of methods: training model, evaluation model and resumable state."""
 
+import torch
 from torch import nn
 
 
 class Method(nn.Module):
-    """Teaches `model`, which maps features to logits (B, K): a Reprogrammed or a Probe. Subclasses say `step`."""
+    """Train `model`, which maps features to logits (B, K): a Reprogrammed or a Probe.
 
-    def __init__(self, model):
+    Subclasses define `step`.
+    """
+
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     @property
-    def model_for_eval(self):
+    def model_for_eval(self) -> nn.Module:
         """The model that validation, selection and prediction use."""
         return self.model
 
-    def start_epoch(self, epoch, clips, optimizer, device):
-        """The training clips of this epoch: batches.Clips, the same ones or with other labels."""
+    def start_epoch(self, epoch: int, clips, optimizer, device):
+        """Return the training clips of this epoch: batches.Clips, as given or with other labels."""
         return clips
 
-    def selectable(self, epoch):
-        """Whether the model of this epoch may be chosen."""
+    def selectable(self, epoch: int) -> bool:
+        """True if the model of this epoch may be selected."""
         return True
 
-    def step(self, batch, epoch, whole=None):
-        """A batch's losses: {"loss": scalar to be minimised, parts}; without a gradient where nothing is to be learned from it.
+    def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch: {"loss": scalar to be minimised, and its parts}.
+
+        The loss has no gradient if the batch has nothing to train on.
 
         Args:
-            whole: the batch that `batch` is a part of, where it is taken in parts: their losses add up to the whole's.
+            batch: a batches.Batch.
+            epoch: number of the epoch, counted from 0.
+            whole: the batch that `batch` is a micro-batch of, if any; the losses of micro-batches
+                add up to that of the whole.
         """
         raise NotImplementedError
 
-    def after_step(self):
-        """Called after each optimiser step."""
+    def after_step(self) -> None:
+        """Update what follows the model; called after each step of the optimiser."""
 
-    def learned_state(self):
-        """Plain values and tensors from which `load_learned` goes on."""
+    def learned_state(self) -> dict:
+        """Return the plain values and tensors that resuming needs."""
         return {"model": self.model.learned_state()}
 
-    def load_learned(self, state):
-        """Go back to where `learned_state` was taken."""
+    def load_learned(self, state: dict) -> None:
+        """Load what `learned_state` returned."""
         self.model.load_learned(state["model"])

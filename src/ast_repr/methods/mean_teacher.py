@@ -1,23 +1,26 @@
-"""Mean teacher (Tarvainen and Valpola 2017), as Gururani and Lerch (2021) use it for partly observed labels.
+"""Mean teacher (Tarvainen and Valpola 2017), as in Gururani and Lerch (2021) for partial labels.
 
-loss = masked BCE(student) + weight * mean((sigmoid(student) - sigmoid(teacher))^2) over every output, observed or not.
-Student and teacher see the same input; dropout and BatchNorm make the difference, so the teacher stays in train mode.
-After each step the teacher's parameters, not its BatchNorm statistics, follow the student's:
-teacher = a * teacher + (1 - a) * student, with a = min(1 - 1 / (step + 1), decay), step counted from 1.
+loss = masked BCE(student) + weight * mean((sigmoid(student) - sigmoid(teacher))^2)
+with the mean over every output, observed or not. Student and teacher get the same input; dropout
+and BatchNorm make the difference, so the teacher stays in train mode. After each step the teacher's
+parameters, not its BatchNorm statistics, follow the student's:
+teacher = a * teacher + (1 - a) * student, with a = min(1 - 1 / (step + 1), decay) and steps counted
+from 1.
 """
 
 import torch
+from torch import nn
 
 from ..losses import consistency
 from .supervised import Supervised
 
 
 class MeanTeacher(Supervised):
-    """Works around any model; the frozen backbone is shared by student and teacher.
+    """Mean teacher around any model; student and teacher share the frozen backbone.
 
-    The authors draw the teacher's first weights separately; here it starts as a copy of the student, which the first
-    steps (a = 0.5, 0.67, ...) make a small difference. The teacher is the model that is used: their code reports the
-    student under the teacher's name.
+    The authors draw the teacher's initial weights separately; here it starts as a copy of the
+    student, which the first steps (a = 0.5, 0.67, ...) make a small difference. The teacher is the
+    evaluation model: the authors' code reports the student under the teacher's name.
 
     Args:
         model: the student.
@@ -29,54 +32,58 @@ class MeanTeacher(Supervised):
         ValueError: a weight below 0, or a decay outside 0..1.
     """
 
-    def __init__(self, model, weight: float = 3.0, decay: float = 0.999, targets: str = "hard"):
+    def __init__(
+        self, model: nn.Module, weight: float = 3.0, decay: float = 0.999, targets: str = "hard"
+    ):
         super().__init__(model, targets)
         if weight < 0 or not 0 <= decay <= 1:
             raise ValueError(
-                f"mean_teacher: weight {weight}, decay {decay}; expected a weight of at least 0 and a decay from 0 to 1"
+                f"mean_teacher: weight {weight}, decay {decay}; "
+                "expected a weight of at least 0 and a decay from 0 to 1"
             )
-        self.weight, self.decay, self.steps = weight, decay, 0
+        self.weight = weight
+        self.decay = decay
+        self.steps = 0
+        self.teacher = model.copy_with_shared_backbone()
         self.pairs = []
-        self.teacher = model.twin()
         student = dict(model.named_parameters())
-        for name, own in self.teacher.named_parameters():
-            if own.requires_grad:
-                self.pairs.append((own.requires_grad_(False), student[name]))
+        for name, parameter in self.teacher.named_parameters():
+            if parameter.requires_grad:
+                self.pairs.append((parameter.requires_grad_(False), student[name]))
 
     @property
-    def model_for_eval(self):
+    def model_for_eval(self) -> nn.Module:
         """The teacher."""
         return self.teacher
 
-    def step(self, batch, epoch, whole=None):
-        """{"loss": both, "bce": ..., "consistency": before its weight}"""
+    def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
+        """Compute {"loss": both, "bce": ..., "consistency": before its weight}."""
+        whole = whole or batch
         with torch.no_grad():
-            aim = self.teacher(batch.features).float().sigmoid()
-        logits, whole = self.model(batch.features).float(), whole or batch
-        bce, agreement = (
-            self.bce(logits, batch, whole),
-            consistency(logits.sigmoid(), aim, whole.mask.numel()),
-        )
-        return {"loss": bce + self.weight * agreement, "bce": bce, "consistency": agreement}
+            targets = self.teacher(batch.features).float().sigmoid()
+        logits = self.model(batch.features).float()
+        bce = self.bce(logits, batch, whole)
+        difference = consistency(logits.sigmoid(), targets, whole.mask.numel())
+        return {"loss": bce + self.weight * difference, "bce": bce, "consistency": difference}
 
     @torch.no_grad()
-    def after_step(self):
-        """The teacher follows."""
+    def after_step(self) -> None:
+        """Move the teacher towards the student."""
         self.steps += 1
         a = min(1 - 1 / (self.steps + 1), self.decay)
         for teacher, student in self.pairs:
             teacher.lerp_(student, 1 - a)
 
-    def learned_state(self):
-        """Both models, and the number of steps."""
+    def learned_state(self) -> dict:
+        """Return the states of both models, and the number of steps."""
         return {
             "model": self.model.learned_state(),
             "teacher": self.teacher.learned_state(),
             "steps": self.steps,
         }
 
-    def load_learned(self, state):
-        """Go back to where `learned_state` was taken."""
+    def load_learned(self, state: dict) -> None:
+        """Load what `learned_state` returned."""
         self.model.load_learned(state["model"])
         self.teacher.load_learned(state["teacher"])
         self.steps = state["steps"]

@@ -1,11 +1,14 @@
 """Supervised training on the observed labels (Chen and Lerch 2023): masked binary cross-entropy."""
 
 import torch
+from torch import nn
 
 from ..losses import masked_bce
 from ..manifest import PRESENT
 from ..rooms import unknown
 from .base import Method
+
+TARGETS = ("soft", "hard")
 
 
 class Supervised(Method):
@@ -13,24 +16,30 @@ class Supervised(Method):
 
     Args:
         model: features -> logits (B, K).
-        targets: "soft" (relevances, as the authors) or "hard" (present or absent, cut at 0.5).
+        targets: "soft" (relevances, as the authors) or "hard" (present or absent, split at 0.5).
+
+    Raises:
+        ValueError: other targets.
     """
 
-    def __init__(self, model, targets: str = "soft"):
+    def __init__(self, model: nn.Module, targets: str = "soft"):
         super().__init__(model)
-        if targets not in ("soft", "hard"):
-            raise ValueError(unknown("targets", targets, ("soft", "hard")))
+        if targets not in TARGETS:
+            raise ValueError(unknown("targets", targets, TARGETS))
         self.hard = targets == "hard"
 
-    def step(self, batch, epoch, whole=None):
-        """{"loss": masked BCE}. Clips without an observed label are left out, of BatchNorm's statistics as well."""
+    def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
+        """Compute {"loss": masked BCE}.
+
+        Clips without an observed label are left out, of BatchNorm's statistics as well.
+        """
         rows = batch.mask.any(dim=1)
         if not rows.any():
             return {"loss": torch.zeros((), device=rows.device)}
-        labelled = batch._make(part[rows] for part in batch)
+        labelled = type(batch)(*(tensor[rows] for tensor in batch))
         return {"loss": self.bce(self.model(labelled.features), labelled, whole or batch)}
 
-    def bce(self, logits, batch, whole):
-        """Masked BCE of logits (B, K) against the batch's labels, a share of the mean over all that `whole` has observed."""
+    def bce(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:
+        """Compute the masked BCE of logits (B, K), averaged over the observed cells of `whole`."""
         targets = (batch.targets >= PRESENT).float() if self.hard else batch.targets
         return masked_bce(logits.float(), targets, batch.mask, int(whole.mask.sum()))

@@ -1,9 +1,10 @@
 """Reprogrammers: small trainable transformations of the input, (B, 1, T, F) -> (B, 1, T, F).
 
-To add one, write a module with `__init__(self, frames, bins, ...)` in a file here and name it below; a conf then
-chooses it by `reprogrammer: {name: ..., its options}`.
+To add one, write a module with `__init__(self, frames, bins, ...)` in a file here and name it
+below; a conf then chooses it by `reprogrammer: {name: ..., its options}`.
 """
 
+import torch
 from torch import nn
 
 from .. import rooms
@@ -21,7 +22,7 @@ class Identity(nn.Module):
     def __init__(self, frames: int = 1024, bins: int = 128):
         super().__init__()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, T, F) -> itself."""
         return x
 
@@ -37,11 +38,12 @@ REPROGRAMMERS = {
 }
 
 
-def build(name, frames=1024, bins=128, **kwargs):
+def build(name: str, frames: int = 1024, bins: int = 128, **kwargs) -> nn.Module:
     """Build the reprogrammer `name` for inputs of frames x bins.
 
     Raises:
-        ValueError: an unknown name or keyword (the message lists what there is), or a value out of range.
+        ValueError: an unknown name or keyword (the message lists the valid ones), or a value out
+            of range.
     """
     return rooms.build(
         "reprogrammer", REPROGRAMMERS, name, {"frames": frames, "bins": bins, **kwargs}

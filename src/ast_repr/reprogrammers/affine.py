@@ -1,14 +1,19 @@
-"""Affine reprogramming: scale and offset, all that it takes to undo a wrong normalisation. Not in the paper; it asks what the paper's gain is."""
+"""Affine reprogramming: scale and offset, which suffice to undo a wrong normalisation.
+
+Not in the paper; it shows how much of the paper's gain is re-normalisation.
+"""
 
 import torch
 from torch import nn
 
 
 class Affine(nn.Module):
-    """x * scale + offset, starting at the identity: two parameters, or two a band.
+    """x * scale + offset, starting at the identity: two parameters, or two per band.
 
     Args:
-        per_band: each mel band has a scale and an offset of its own, an equaliser (256 parameters at 128 bands).
+        frames, bins: size of the input (T, F).
+        per_band: a scale and an offset for each mel band, an equaliser (256 parameters at 128
+            bands).
     """
 
     def __init__(self, frames: int = 1024, bins: int = 128, per_band: bool = False):
@@ -17,6 +22,6 @@ class Affine(nn.Module):
         self.scale = nn.Parameter(torch.ones(size))
         self.offset = nn.Parameter(torch.zeros(size))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, T, F) -> (B, 1, T, F)."""
         return x * self.scale + self.offset

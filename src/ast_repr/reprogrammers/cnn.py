@@ -1,5 +1,9 @@
-"""CNN reprogramming (AST-CNNRP, Chen and Lerch 2023): two 3 x 3 convolutions, as published without a nonlinearity."""
+"""CNN reprogramming (AST-CNNRP, Chen and Lerch 2023): two 3 x 3 convolutions.
 
+As published there is no nonlinearity between them.
+"""
+
+import torch
 from torch import nn
 
 from ..rooms import unknown
@@ -8,15 +12,20 @@ NONLINEARITIES = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU, "tanh":
 
 
 class CNN(nn.Module):
-    """conv 1 -> width, nonlinearity, conv width -> 1, with bias: 20 parameters as published (an affine 5 x 5 filter).
+    """conv 1 -> width, nonlinearity, conv width -> 1, with bias.
 
-    As published it starts at random kernels, not at the identity. `residual` adds the input and starts the last
-    convolution at zero, so that training starts at the identity.
+    As published it has 20 parameters (an affine 5 x 5 filter) and starts at random kernels, not at
+    the identity. `residual` adds the input and starts the last convolution at zero, so that
+    training starts at the identity.
 
     Args:
+        frames, bins: size of the input (T, F).
         width: channels between the two convolutions.
         nonlinearity: "none", "relu", "gelu" or "tanh".
         residual: see above.
+
+    Raises:
+        ValueError: an unknown nonlinearity, or a width below 1.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class CNN(nn.Module):
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, T, F) -> (B, 1, T, F)."""
-        out = self.last(self.nonlinearity(self.first(x)))
-        return x + out if self.residual else out
+        y = self.last(self.nonlinearity(self.first(x)))
+        return x + y if self.residual else y

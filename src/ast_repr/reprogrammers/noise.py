@@ -1,4 +1,4 @@
-"""Noise reprogramming (AST-NRP, Chen and Lerch 2023): one trainable tensor, added to every input."""
+"""Noise reprogramming (AST-NRP, Chen and Lerch 2023): a trainable tensor, added to every input."""
 
 import torch
 from torch import nn
@@ -13,13 +13,19 @@ STARTS = {
 
 
 class Noise(nn.Module):
-    """x + delta, with delta (1, 1, T, F) the same for all inputs: 131,072 parameters at 1024 x 128.
+    """x + delta, with the same delta (1, 1, T, F) for all inputs.
+
+    131,072 parameters at 1024 x 128.
 
     Args:
-        start: "zero" (the identity), "normal" (N(0, 1), as the authors' first code: not near the identity, about the
-            size of a normalised input) or "uniform" (Xavier: within +-0.07).
-        rank: None for a full tensor; else delta is the product of (T, rank) and (rank, F), only the latter starting at
-            zero: rank (T + F) parameters, from "zero" only.
+        frames, bins: size of the input (T, F).
+        start: "zero" (the identity), "normal" (N(0, 1), as the authors' first code: not near the
+            identity, about the size of a normalised input) or "uniform" (Xavier: within +-0.07).
+        rank: None for a full tensor; otherwise delta is the product of (T, rank) and (rank, F),
+            of which only the latter starts at zero: rank (T + F) parameters, start "zero" only.
+
+    Raises:
+        ValueError: an unknown start, or a rank that is below 1 or does not start at zero.
     """
 
     def __init__(
@@ -30,20 +36,18 @@ class Noise(nn.Module):
             raise ValueError(unknown("start of noise", start, STARTS))
         if rank is not None and (rank < 1 or start != "zero"):
             raise ValueError(
-                f"noise: rank {rank}, start {start!r}; expected a rank of 1 or more, which starts at zero"
+                f"noise: rank {rank}, start {start!r}; "
+                "expected a rank of 1 or more, which starts at zero"
             )
         self.rank = rank
-        if rank is not None:
-            self.times, self.bands = (
-                nn.Parameter(torch.randn(frames, rank) / rank**0.5),
-                nn.Parameter(torch.zeros(rank, bins)),
-            )
-            return
-        delta = STARTS[start](
-            torch.empty(frames, bins)
-        )  # two-dimensional, so that Xavier's fans are its sides
-        self.delta = nn.Parameter(delta[None, None])
+        if rank is None:
+            delta = STARTS[start](torch.empty(frames, bins))  # 2-d: Xavier's fans are its sides
+            self.delta = nn.Parameter(delta[None, None])
+        else:
+            self.times = nn.Parameter(torch.randn(frames, rank) / rank**0.5)
+            self.bands = nn.Parameter(torch.zeros(rank, bins))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, T, F) -> (B, 1, T, F)."""
-        return x + (self.delta if self.rank is None else self.times @ self.bands)
+        delta = self.delta if self.rank is None else self.times @ self.bands
+        return x + delta

@@ -232,7 +232,9 @@ def commit():
     """Short name of the code's commit; None outside a repository, or without git."""
     line = ["git", "rev-parse", "--short", "HEAD"]
     try:
-        run = subprocess.run(line, cwd=Path(__file__).parent, capture_output=True, text=True)
+        run = subprocess.run(
+            line, cwd=Path(__file__).parent, capture_output=True, text=True, encoding="utf-8"
+        )
     except OSError:
         return None
     return run.stdout.strip() or None

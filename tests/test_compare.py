@@ -8,6 +8,7 @@ from test_report import make_run, run
 
 from ast_repr import metrics
 from ast_repr.report import compare, results
+from ast_repr.run_folder import RunFolder
 
 CLASSES = ["accordion", "banjo", "voice"]
 
@@ -167,8 +168,8 @@ def spoil(found, kind):
 def test_what_is_not_paired_is_refused(tmp_path, kind):
     scored(tmp_path / "synthetic", "ast_linear", 0, arrays(0))
     scored(tmp_path / "synthetic", "ast_unet", 0, spoil(arrays(1), kind))
-    path = tmp_path / "synthetic" / "ast_unet" / "seed0" / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"clips": 24}))
+    run = RunFolder(tmp_path / "synthetic" / "ast_unet" / "seed0")
+    run.write_results(run.read_results() | {"clips": 24})
     with pytest.raises(
         results.ResultsError, match="seed0: .*expected the same test clips and labels"
     ):

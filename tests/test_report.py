@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ast_repr import identity
+from ast_repr import escaping, identity
 from ast_repr.report import compare, plots, results, shape, tables
 from ast_repr.run_folder import RunFolder
 
@@ -489,7 +489,7 @@ def test_one_sided_instruments_are_left_blank_and_named(tmp_path):
     for seed in (0, 1):
         make_run(tmp_path / "synthetic", seed=seed, **found)
     (table,), _ = results.read(tmp_path / "synthetic")
-    caption = tables.caption(table)
+    caption = tables.caption(table, escaping.terminal)
     assert "banjo (0 present, 1 absent)" in caption and "voice" not in caption
     assert "banjo (0 present, 1 absent)" in " ".join(tables.text(table).split())
     rows = csv.DictReader(tables.per_instrument([table]).splitlines())
@@ -561,7 +561,13 @@ def test_bad_runs_are_listed_and_the_others_reported(tmp_path):
     bad.write_text("{")
     elsewhere = make_run(tmp_path / "exp" / "songs") / "results.json"
     elsewhere.write_text("[1]")
-    options = ("--exp", tmp_path / "exp" / "synthetic", "--out", tmp_path / "RESULTS.md")
+    options = (
+        "--exp",
+        tmp_path / "exp" / "synthetic",
+        "--out",
+        tmp_path / "RESULTS.md",
+        "--beside",
+    )
     done = run(*options)
     assert done.returncode == 0, done.stderr
     assert "Row of ast_linear" in done.stdout and "Row of ast_unet" not in done.stdout

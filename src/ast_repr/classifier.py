@@ -195,8 +195,6 @@ def assemble(
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
     cpu_kernels.enable(source)
-    frames = backbone["options"]["frames"]
-    bins = backbone["options"]["mels"]
     return Reprogrammed(
         reprogrammers.build(frames=options["frames"], bins=options["mels"], **reprogrammer),
         source,

@@ -21,7 +21,7 @@ from .product import linear
 
 AUDIOSET_MEAN = -4.2677393  # of the log-mel, from the authors' AudioSet recipe
 AUDIOSET_STD = 4.5689974
-DEEPEST = 1_000  # blocks
+DEEPEST = 100  # blocks
 LARGEST = 100_000  # of every other size
 
 

@@ -1,5 +1,6 @@
 """The page: what it shows of a song, what it says of what cannot be heard, and that a real browser gets all of it from this computer alone."""
 
+import http.client
 import json
 import os
 import re
@@ -217,6 +218,54 @@ def test_no_run_no_gradio_and_a_taken_port_are_one_line_each(exp, tmp_path):
         and "by --port" in refused.stderr
     )
     assert all(one.stderr.count("\n") == 1 for one in (told, without, refused))
+
+
+@pytest.fixture
+def empty_page():
+    """Address and port of a page without anything on it, served by gradio."""
+    gradio = pytest.importorskip("gradio", reason="needs the extra `demo`")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with gradio.Blocks(analytics_enabled=False) as blocks:
+        gradio.Markdown("Here.")
+    demo.launch(blocks, port)
+    yield port
+    blocks.close(verbose=False)
+
+
+def ask(port, path="/", method="GET", **headers):
+    """Status of a request with these headers in place of the usual ones."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.putrequest(method, path, skip_host=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_the_page_answers_its_own_host_and_origin_alone(empty_page):
+    """Another host is what a foreign name says that was rebound to 127.0.0.1."""
+    port = empty_page
+    api = ("/gradio_api/call/x", "POST")
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert ask(port, Host=host) == 200
+        assert ask(port, Host=host, Origin=f"http://{host}") == 200
+        assert ask(port, *api, Host=host, Origin=f"http://{host}") != 403
+        for origin in ("http://evil.example", "null", "http://localhost:1", f"https://{host}"):
+            assert ask(port, Host=host, Origin=origin) == 403
+            assert ask(port, *api, Host=host, Origin=origin) == 403
+    for host in (
+        f"evil.example:{port}",
+        "evil.example",
+        f"127.0.0.1.evil.example:{port}",
+        f"localhost:{port + 1}",
+        "",
+    ):
+        assert ask(port, Host=host) == 403
+        assert ask(port, "/gradio_api/info", Host=host) == 403
+        assert ask(port, *api, Host=host, Origin=f"http://{host}") == 403
 
 
 @pytest.fixture

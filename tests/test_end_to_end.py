@@ -314,3 +314,16 @@ def test_a_reprogrammer_is_added_as_egs_readme_says(finished, tmp_path):
         json.loads((folder / "results.json").read_text())["reprogrammer"] == "mine.Gain"
         and "mine.Gain" in done.stdout
     )
+    command = section.split("```\nPYTHONPATH")[2].splitlines()[0].split()
+    assert command[:2] == ["=~/mine", "python"] and command[-3:-1] == ["--allow-class", "mine.Gain"]
+    song = next(iter(sorted((recipe_folder / "data").rglob("*.ogg"))))
+    predict = [sys.executable, ROOT / "src" / "predict.py", "--model", folder, song]
+    for options, code in ((command[-3:-1], 0), ([], 1)):
+        done = subprocess.run(
+            [*predict, *options],
+            env=environment() | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code and ("--allow-class mine.Gain" in done.stderr) == bool(code)

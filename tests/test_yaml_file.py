@@ -1,4 +1,4 @@
-"""YAML is read as plain values, whatever the locale; what is no such file is named with its line."""
+"""YAML is read as plain values, whatever the locale; anything else is named with its line."""
 
 import os
 import subprocess

@@ -85,6 +85,9 @@ class ModelSpec:
         Raises:
             SpecError: a value is missing, of another type, or out of range.
         """
+        about = {"threshold": THRESHOLD, "feature_spec": None} | _get(
+            {"about": about}, "about", dict
+        )
         build = _get(about, "build", dict)
         backbone = _get(build, "backbone", dict)
         spec = cls(
@@ -94,16 +97,16 @@ class ModelSpec:
             reprogrammer=_section(build, "reprogrammer"),
             backbone=BackboneSpec(
                 name=_get(backbone, "name", str),
-                options=_options(_get(backbone, "options", dict), "backbone"),
+                options=_options(backbone, "options"),
                 source=_get(backbone, "source", str),
                 file=_get(backbone, "file", str | None),
                 seed=_get(backbone, "seed", int),
                 finetune=_get(backbone, "finetune", bool),
             ),
             head=_section(build, "head"),
-            threshold=_get({"threshold": THRESHOLD} | about, "threshold", float),
+            threshold=_get(about, "threshold", float),
             backbone_sha256=_get(about, "backbone_sha256", str),
-            feature_spec=_get({"feature_spec": None} | about, "feature_spec", dict | None),
+            feature_spec=_get(about, "feature_spec", dict | None),
         )
         _check_classes(spec.classes)
         _check_norm(spec.norm)
@@ -132,29 +135,26 @@ class ModelSpec:
         }
 
 
-def _get(values, key, annotation):
-    if not isinstance(values, dict):
-        raise SpecError(
-            f"found {typecheck.shown(values)} around {key!r}, expected names and values"
-        )
+def _get(values, key, annotation, where=""):
     if key not in values:
-        raise SpecError(f"found no {key!r}, expected {typecheck.expected(annotation)}")
+        raise SpecError(f"found no {where + key!r}, expected {typecheck.expected(annotation)}")
     if not typecheck.matches(values[key], annotation):
         found = typecheck.shown(values[key])
-        raise SpecError(f"{key}: found {found}, expected {typecheck.expected(annotation)}")
+        raise SpecError(f"{where}{key}: found {found}, expected {typecheck.expected(annotation)}")
     return values[key]
 
 
-def _section(values, key):
-    section = _options(_get(values, key, dict), key)
-    _get(section, "name", str)
-    return section
-
-
 def _options(values, key):
-    if not typecheck.matches(list(values), list[str]):
-        raise SpecError(f"{key}: found {typecheck.shown(values)}, expected options by name")
-    return values
+    options = _get(values, key, dict)
+    if not typecheck.matches(list(options), list[str]):
+        raise SpecError(f"{key}: found {typecheck.shown(options)}, expected options by name")
+    return options
+
+
+def _section(values, key):
+    section = _options(values, key)
+    _get(section, "name", str, f"{key}.")
+    return section
 
 
 def _check_classes(classes):

@@ -22,7 +22,7 @@ from .output import Output
 # Statistics of the log-mel in the authors' AudioSet recipe.
 AUDIOSET_MEAN = -4.2677393
 AUDIOSET_STD = 4.5689974
-DEEPEST = 1_000  # blocks
+DEEPEST = 100  # blocks
 LARGEST = 100_000  # of every other size
 
 

@@ -1,8 +1,12 @@
-"""Report: the tables of a corpus' scored runs on the terminal, RESULTS.md, figures, and a CSV per instrument.
+"""Report: tables of a corpus' scored runs on the terminal and as RESULTS.md, figures, and a CSV.
 
-The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made when asked for, with
---beside, which gives each corpus beside the one given a section: report.py --exp exp/synthetic --beside --out RESULTS.md
-Corpora, protocols and backbones never share a table. With --compare, two rows are compared, paired by clip and seed.
+The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made
+when asked for, with a section for each corpus beside the one given:
+
+    python src/report.py --exp exp/synthetic --beside --out RESULTS.md --studies conf/studies.yaml
+
+Corpora, protocols and backbones never share a table. With --compare, two rows are compared, paired
+by clip and seed.
 """
 
 if __name__ == "__main__":
@@ -39,7 +43,13 @@ def main(args):
 
 
 def report(args, found, asked, names):
-    """Tables and figures of all that was `found`; `asked`: studies, `names`: rows for the bars of instruments."""
+    """Tables and figures.
+
+    Args:
+        found: list of results.Table.
+        asked: list of studies.Study.
+        names: rows for the bars of instruments.
+    """
     figures = args.exp / "figures"
     for table in found:
         for stem, figure in plots.draw(table, asked, names).items():
@@ -57,11 +67,12 @@ def report(args, found, asked, names):
 
 
 def compare_rows(args, found):
-    """Compare two rows wherever they share a table: a line, a figure, and all numbers as JSON beside it."""
+    """Compare two rows wherever they share a table: a line, a figure, and its numbers as JSON."""
     shared = [table for table in found if len(table.only(args.compare).rows) == 2]
     if not shared:
         raise results.ResultsError(
-            f"{' and '.join(args.compare)} are in no common table; expected two rows of one protocol and backbone"
+            f"{' and '.join(args.compare)} are in no common table; "
+            "expected two rows of one protocol and backbone"
         )
     for table in shared:
         difference = compare.compare(*table.only(args.compare).rows)
@@ -69,7 +80,8 @@ def compare_rows(args, found):
         paths = style.save(figure, args.exp / "figures", stem)
         files.write_json(args.exp / "figures" / f"{stem}.json", difference)
         print(
-            f"\n{table.title}\n{compare.sentence(difference)}\nWritten: {paths[0].with_suffix('.*')}"
+            f"\n{table.title}\n{compare.sentence(difference)}\n"
+            f"Written: {paths[0].with_suffix('.*')}"
         )
 
 

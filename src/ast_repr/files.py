@@ -1,7 +1,8 @@
-"""Writing files so that a killed process leaves either the old one or the new one, never half of it.
+"""Writing files so that a killed process leaves either the old one or the new one.
 
-A file is written under a hidden name of its own, `.<name>.<random>.partial`, and locked while its writer lives. What a
-killed process has left is nobody's: it goes when the same file is written again, and by `sweep`.
+A file is written under a hidden name of its own, `.<name>.<random>.partial`, and locked while its
+writer lives. What a killed process has left is nobody's: it goes when the same file is written
+again, and by `sweep`.
 """
 
 import errno
@@ -24,11 +25,12 @@ ABANDONED_S = 24 * 3600.0  # age of a partial file that is nobody's where locks 
 def replacing(path):
     """Yield a temporary path beside `path`; on success it is flushed to disk and replaces `path`.
 
-    What the body writes there may be opened by several libraries in turn; HDF5 needs `locking=False`, since the file
-    is locked already.
+    What the body writes there may be opened by several libraries in turn; HDF5 needs
+    `locking=False`, since the file is locked already.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, also where a library says otherwise or nothing.
+        OSError: it cannot be written; the error names `path`, also where a library says otherwise
+            or nothing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,7 @@ def _flush_folder(folder):
 
 
 def _raise_for_disk(error, path):
-    """Raise an OSError with `path` if what was behind `error`, whatever a library made of it, was a full or broken disk."""
+    """Raise an OSError that names `path` if a full or broken disk is behind a library's `error`."""
     cause = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:

@@ -15,7 +15,8 @@ def build(name, model, lr=None, head_lr=None, **options):
         options: the optimiser's own (`betas`, `weight_decay`, `momentum`).
 
     Raises:
-        ValueError: an unknown name or option (the message lists what there is), or nothing to train.
+        ValueError: an unknown name or option (the message lists what there is), no lr, or nothing
+            to train.
     """
     if name not in OPTIMIZERS:
         raise ValueError(unknown("optimizer", name, OPTIMIZERS))
@@ -31,7 +32,8 @@ def build(name, model, lr=None, head_lr=None, **options):
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise ValueError(
-            "nothing to train: neither the reprogrammer, nor the head, nor the backbone has trainable parameters"
+            "nothing to train: "
+            "neither the reprogrammer, nor the head, nor the backbone has trainable parameters"
         )
     try:
         return OPTIMIZERS[name](groups, **options)

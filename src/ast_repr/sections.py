@@ -1,10 +1,9 @@
 """The sections of a conf, checked against what they choose from, before anything is computed.
 
-What is quick to build is built, so that values out of range are refused as well; of the rest, names and keywords are
-compared with the constructors.
+What is quick to build is built, so that values out of range are refused as well; of the rest, names
+and keywords are compared with the constructors.
 """
 
-import torch
 from torch import nn
 
 from . import backbones, features, heads, methods, optimizer, reprogrammers, rooms, schedule
@@ -16,7 +15,8 @@ def check(conf: dict) -> None:
     """Refuse a resolved conf whose sections name something that is not there.
 
     Raises:
-        ValueError: an unknown name or option, or a value out of range; the message lists what there is.
+        ValueError: an unknown name or option, or a value out of range; the message lists what there
+            is.
     """
     feature = features.build(**conf["feature"])
     reprogrammers.build(frames=feature.frames, bins=feature.bins, **conf["reprogrammer"])

@@ -24,7 +24,7 @@ USAGE
         cat <<USAGE
   --corpus NAME          $(one_of "${corpora[@]}") (default $corpus: openmic where it is at hand, else synthetic)
   --data-root DIR        a copy of OpenMIC-2018 on disk, or another corpus in its layout
-  --clips N              size of the synthetic corpus (default $clips)
+  --clips N              size of the synthetic corpus, 200 to 20000 (default $clips)
 USAGE
     fi
 }

@@ -1,4 +1,4 @@
-"""Check confs: each section against what it chooses from. Computes nothing, reads neither data nor weights.
+"""Check confs: each section against what it chooses from, without data and weights.
 
 python src/check.py --conf-dir egs/openmic/conf --conf all
 """

@@ -1,12 +1,14 @@
-"""Make a trained run into what can be handed on: its tensors in kilobytes, a model card, the names of its classes.
+"""Export a trained run: its tensors in kilobytes, a model card, the names of its classes.
 
-    python src/export.py egs/openmic/exp/synthetic/ast_unet/seed0 shared/ast_unet            # needs the backbone where it is used
-    python src/export.py egs/openmic/exp/synthetic/ast_unet/seed0 shared/ast_unet --merge    # the backbone's tensors inside
-    python src/export.py egs/openmic/exp/synthetic/ast_unet/seed0 shared/ast_unet --onnx     # model.onnx as well
+    run=egs/openmic/exp/synthetic/ast_unet/seed0
+    python src/export.py $run shared/ast_unet            # needs the backbone where it is used
+    python src/export.py $run shared/ast_unet --merge    # the backbone's tensors inside
+    python src/export.py $run shared/ast_unet --onnx     # model.onnx as well
 
-Writes model.safetensors, labels.txt, README.md and, if asked for, model.onnx: one graph from the log-mel to probabilities,
-which is compared to the model under onnxruntime before it is kept (optional packages `onnx` in pyproject.toml).
-src/predict.py --model takes the folder and each of the two files. What is there already is replaced only by --overwrite.
+Writes model.safetensors, labels.txt, README.md and, if asked for, model.onnx: one graph from the
+log-mel to probabilities, which is compared to the model under onnxruntime before it is kept
+(optional packages `onnx` in pyproject.toml). src/predict.py --model takes the folder and each of
+the two files. What is there already is replaced only by --overwrite.
 """
 
 if __name__ == "__main__":
@@ -53,9 +55,10 @@ def main(args):
         else "self-contained"
     )
     print(f"{args.out / MODEL}: {size(args.out / MODEL)}, {needs}")
-    print(
-        f"{args.out / CARD}: {'the run was not scored, so it has no results' if results is None else 'read it before you share the model'}"
-    )
+    if results is None:
+        print(f"{args.out / CARD}: the run was not scored, so it has no results")
+    else:
+        print(f"{args.out / CARD}: read it before you share the model")
 
 
 def claim(out, backbone, overwrite):
@@ -83,7 +86,7 @@ def claim(out, backbone, overwrite):
 
 
 def portable(about, feature, inside):
-    """What an exported file says of its model: enough to build it again, without this machine's paths, and where its backbone comes from."""
+    """What an exported file says of its model: enough to build it, no paths of this machine."""
     backbone = about["build"]["backbone"]
     source = origin(about)
     kept = (
@@ -103,7 +106,7 @@ def portable(about, feature, inside):
 
 
 def origin(about):
-    """Name, usual file name, sha256, address and licence of the file that the backbone's weights came from; None for what there is not."""
+    """Name, file name, sha256, address and licence of the backbone's weights; None if unknown."""
     backbone, sha256 = about["build"]["backbone"], about["config"]["run"]["weights_sha256"]
     if backbone["file"] is None:
         return dict.fromkeys(("name", "file", "file_sha256", "url", "licence"))

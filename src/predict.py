@@ -1,12 +1,13 @@
-"""Instruments of one's own music: files, folders and patterns in, each file's instruments with their probabilities out.
+"""Instruments of one's own music: files, folders and patterns in, probabilities out.
 
     python src/predict.py ~/music                               # with the best run that is finished
-    python src/predict.py --model egs/openmic/exp/synthetic/ast_unet/seed0 --timeline --plot pictures song.mp3 "more/*.flac"
+    python src/predict.py --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
+    python src/predict.py --timeline --plot pictures song.mp3 "more/*.flac"
     python src/predict.py --format csv --output found.csv --threshold 0.3 ~/music
-    python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote: the folder, or a file of it
+    python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote
 
-wav, flac, ogg and mp3 of any rate, number of channels and length. Files are heard in windows of ten seconds. One that
-cannot be read is left out, and listed at the end; the exit code is then 1.
+wav, flac, ogg and mp3 of any rate, number of channels and length. Files are heard in windows of ten
+seconds. One that cannot be read is left out, and listed at the end; the exit code is then 1.
 """
 
 if __name__ == "__main__":
@@ -74,7 +75,8 @@ def main(args):
         for reason in failed:
             print(f"  {reason}", file=sys.stderr)
         raise audio.AudioError(
-            f"{len(failed)} of {len(paths)} files cannot be read, as listed above; the others are done"
+            f"{len(failed)} of {len(paths)} files cannot be read, as listed above; "
+            "the others are done"
         )
 
 
@@ -117,9 +119,10 @@ def hear(model, paths, view, failed, pictures, bar, args):
 
 
 def find(given):
-    """The files that are meant, each once: folders with all that is below them, patterns that no file is called by.
+    """The files that are meant, each once: those below folders, and those that patterns match.
 
-    What is not there stays in the list, to be reported with what else cannot be read; so does a folder without audio.
+    What is not there stays in the list, to be reported with what else cannot be read; so does a
+    folder without audio.
     """
     found = []
     for path in given:
@@ -162,7 +165,7 @@ def say(line):
 
 @contextlib.contextmanager
 def output(path):
-    """Yield a file to write text to: the standard output, a device or pipe, or a file that appears once it is whole."""
+    """Yield a text file: the standard output, a device or pipe, or one that appears when whole."""
     if path is None:
         # A file's name may hold what the terminal cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")

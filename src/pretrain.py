@@ -1,7 +1,8 @@
-"""Make the shipped backbone from nothing but code: a small AST that tells 175 General MIDI sounds apart.
+"""Make the shipped backbone from code alone: a small AST that tells 175 General MIDI sounds apart.
 
-Renders crops of single sounds (`corpora/sounds.py`), trains with cross-entropy on 2.56 s, then extends the position
-embedding to 10.24 s along time, as AST itself does with ImageNet's. Interrupted, it resumes from the last epoch.
+Renders crops of single sounds (`corpora/sounds.py`), trains with cross-entropy on 2.56 s, then
+extends the position embedding to 10.24 s along time, as AST itself does with ImageNet's.
+Interrupted, it resumes from the last epoch.
 """
 
 if __name__ == "__main__":
@@ -141,7 +142,7 @@ def fit(model, train, valid, args):
 
 
 def augmented(x, seed):
-    """(B, 320, 128) -> (B, 1, 256, 128): one place in time for the batch; a level and two masks for each crop."""
+    """(B, 320, 128) -> (B, 1, 256, 128): a place in time per batch, a level and masks per crop."""
     draw = torch.Generator().manual_seed(seed)
     start = int(torch.randint(STORED_FRAMES - FRAMES + 1, (), generator=draw))
     x = x[:, None, start : start + FRAMES].float() + torch.randn(len(x), 1, 1, 1, generator=draw)

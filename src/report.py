@@ -1,8 +1,10 @@
-"""Report: tables of a corpus' scored runs on the terminal, RESULTS.md, figures, CSV per instrument.
+"""Report: tables of a corpus' scored runs on the terminal and as RESULTS.md, figures, and a CSV.
 
 The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made
-if asked for, with --beside, which gives each corpus beside the one given a section:
-report.py --exp exp/synthetic --beside --out RESULTS.md
+if asked for, with a section for each corpus beside the one given:
+
+    python src/report.py --exp exp/synthetic --beside --out RESULTS.md --studies conf/studies.yaml
+
 Corpora, protocols and backbones never share a table. With --compare, two methods are compared,
 paired by clip and seed.
 
@@ -49,12 +51,18 @@ def read_tables(exp):
     """The tables of a corpus' runs; what is left out is listed on stderr."""
     found, left_out = results.read(exp)
     for reason in left_out:
-        print(f"left out: {reason}", file=sys.stderr)
+        print(escaping.terminal(f"left out: {reason}"), file=sys.stderr)
     return found
 
 
 def report(args, found, known, names):
-    """Tables and figures; `known`: studies, `names`: rows for the bars of instruments."""
+    """Tables and figures.
+
+    Args:
+        found: list of results.Table.
+        known: list of studies.Study.
+        names: rows for the bars of instruments.
+    """
     figures = args.exp / "figures"
     for table in found:
         for stem, figure in plots.draw(table, known, names).items():

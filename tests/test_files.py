@@ -1,4 +1,4 @@
-"""A file is whole or the old one; what killed writers leave is swept, what living ones write stays."""
+"""A file is whole or the old one; what killed writers leave is swept, what others write stays."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""A process that is killed is an error and no endless wait; none outlives the one that started it."""
+"""A process that is killed is an error, no endless wait; none outlives the one that started it."""
 
 import os
 import signal

@@ -8,9 +8,10 @@
     if __name__ == "__main__":
         command.run(main, parse())        # parse() returns a parser made by command.parser(__doc__)
 
-Exit codes: 0 done, 1 run-time error, 2 usage error, and 128 + N where signal N ended it, as in a shell: 130 Ctrl-C,
-143 terminated, 129 terminal closed, 141 nobody reads the output any more. Anything but the expected kinds of error is
-a bug of ours and keeps its traceback. This module imports nothing heavy.
+Exit codes: 0 done, 1 run-time error, 2 usage error, and 128 + N where signal N ended it, as in a
+shell: 130 Ctrl-C, 143 terminated, 129 terminal closed, 141 nobody reads the output any more.
+Anything but the expected kinds of error is a bug of ours and keeps its traceback. This module
+imports nothing heavy.
 """
 
 import argparse
@@ -38,7 +39,10 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake raises UsageError and names the nearest option or choice; options are never abbreviated."""
+    """argparse, but a mistake raises UsageError and names the nearest option or choice.
+
+    Options are never abbreviated.
+    """
 
     def parse_args(self, args=None, namespace=None):
         options, rest = self.parse_known_intermixed_args(
@@ -187,7 +191,7 @@ def guard_imports() -> None:
 
 
 def run(main, parser, argv=None):
-    """Parse `argv` (default: the command line), call `main` with the options, and leave with the exit code."""
+    """Parse `argv` (default: the command line), call `main` with it, leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     files.write_utf8_to_terminal()
     with _signals():
@@ -219,7 +223,10 @@ def _call(main, parser, argv):
 
 @contextlib.contextmanager
 def _signals():
-    """Raise KeyboardInterrupt for Ctrl-C, and _Terminated where this process is to end; ignored signals stay so."""
+    """Raise KeyboardInterrupt for Ctrl-C and _Terminated for other requests to end.
+
+    Signals that are ignored stay so.
+    """
 
     def terminate(number, frame):
         raise _Terminated(number)
@@ -294,5 +301,5 @@ def _complain(message, code):
 
 
 def _give_up_output():
-    """Drop what is still to be written to the standard output, which Python would try again at its end."""
+    """Drop what is still to be written to the standard output, or Python tries again at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

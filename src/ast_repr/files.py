@@ -34,11 +34,12 @@ def write_utf8_to_terminal():
 def replacing(path):
     """Yield a temporary path beside `path`; on success it is flushed to disk and replaces `path`.
 
-    What the body writes there may be opened by several libraries in turn; HDF5 needs `locking=False`, since the file
-    is locked already.
+    What the body writes there may be opened by several libraries in turn; HDF5 needs
+    `locking=False`, since the file is locked already.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, also where a library says otherwise or nothing.
+        OSError: it cannot be written; the error names `path`, also where a library says otherwise
+            or nothing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ def _flush_folder(folder):
 
 
 def _raise_for_disk(error, path):
-    """Raise an OSError with `path` if what was behind `error`, whatever a library made of it, was a full or broken disk."""
+    """Raise an OSError that names `path` if a full or broken disk is behind a library's `error`."""
     cause = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:

@@ -1,6 +1,7 @@
-"""Starts the processes of a run, a team, and several teams side by side where there is room for more than one run.
+"""Starts the processes of a run, a team, and several teams side by side.
 
-A process that fails ends all of them, and its error is raised here, as if there were this process alone.
+A process that fails ends all of them, and its error is raised here, as if there were this process
+alone.
 """
 
 import contextlib
@@ -22,27 +23,31 @@ from .device import keep_freed_memory
 from .parallel import ALONE, Team
 from .processes import end_with_parent, interrupts_held
 
-PATIENCE = timedelta(
-    days=2
-)  # how long a process waits for another that neither answers nor ends: rank 0 may embed all clips by itself
-LONGEST = 4000  # characters of an error's text, and of its traceback, that go from a process to its parent
+# How long a process waits for another that neither answers nor ends: rank 0 may embed all clips.
+PATIENCE = timedelta(days=2)
+# Characters of an error's text, and of its traceback, that go from a process to its parent.
+LONGEST = 4000
 ROOM = 2**15  # bytes of an error that go to a pipe which nobody reads yet; Linux' holds twice that
 
 
 def run(work, tasks, teams):
     """Call work(team, device, tasks) in each process of each team.
 
-    One team of one process is this process. Others are started here, and a part of the tasks is dealt to each team. Where
-    torchrun has started this process, it is one of a team of torchrun's size, with the device of its local rank.
+    One team of one process is this process. Others are started here, and a part of the tasks is
+    dealt to each team. Where torchrun has started this process, it is one of a team of torchrun's
+    size, with the device of its local rank.
 
     Args:
         work: a function that can be pickled.
         tasks: a list of plain values.
-        teams: the devices of each team's processes: a list of lists of torch.device, each of one length.
+        teams: the devices of each team's processes: a list of lists of torch.device, each of one
+            length.
 
     Raises:
-        RuntimeError: a process was ended from outside, or its error is too long or cannot be pickled, and this says what it was.
-        Exception: what the first process that failed has raised, with its traceback as a note; the others are ended.
+        RuntimeError: a process was ended from outside, or its error is too long or cannot be
+            pickled, and this says what it was.
+        Exception: what the first process that failed has raised, with its traceback as a note; the
+            others are ended.
     """
     if distributed.is_torchelastic_launched():
         _under_torchrun(work, tasks, teams[0][0])
@@ -95,7 +100,8 @@ def _start(work, tasks, teams):
                         raise errors.get()
                     if member.exitcode:
                         raise RuntimeError(
-                            f"{member.name} was ended (exit {member.exitcode}); the same command goes on from there"
+                            f"{member.name} was ended (exit {member.exitcode}); "
+                            "the same command resumes there"
                         )
         finally:
             started = [member for member in members if member.pid]
@@ -106,7 +112,7 @@ def _start(work, tasks, teams):
 
 
 def _member(work, tasks, number, rank, devices, here, meeting, errors):
-    """What a started process does: rank `rank` of team `number`, one of `here` processes that share the machine's threads."""
+    """Work as rank `rank` of team `number`, one of `here` processes on this machine's threads."""
     end_with_parent()
     files.write_utf8_to_terminal()
     torch.set_num_threads(max(1, torch.get_num_threads() // here))
@@ -127,7 +133,7 @@ def _member(work, tasks, number, rank, devices, here, meeting, errors):
 
 
 def _sendable(error):
-    """The error with its traceback as a note; a RuntimeError that names it in short if it would not arrive, or is too long."""
+    """The error with its traceback as a note; a RuntimeError in its place if it cannot be sent."""
     note, short = (
         _cut(traceback.format_exc()),
         RuntimeError(_cut(f"{type(error).__name__}: {error}")),
@@ -143,7 +149,7 @@ def _sendable(error):
 
 
 def _cut(text):
-    """The text without its middle where it is too long: what happened mostly stands at one of its ends."""
+    """The text without its middle if it is too long: what matters mostly stands at its ends."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 

@@ -4,8 +4,9 @@
         for result in tqdm(pool.map(function, items), total=len(items)):
             ...
 
-A process that is killed from outside, as the kernel does when memory runs out, is an error of one line, not an endless
-wait. Ctrl-C is the parent's to handle: items that have been begun are finished, the others are dropped.
+A process that is killed from outside, as the kernel does when memory runs out, is an error of one
+line, not an endless wait. Ctrl-C is the parent's to handle: items that have been begun are
+finished, the others are dropped.
 """
 
 import os
@@ -50,7 +51,7 @@ def pool(
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is left, and never reach the processes that are started in it."""
+    """Let Ctrl-C wait until the block is left, and never reach processes that are started in it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -59,7 +60,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """From now on, end this process when the one that started it is gone, even if that was killed."""
+    """From now on, end this process when the one that started it is gone, even if it was killed."""
 
     def wait():
         parent_process().join()

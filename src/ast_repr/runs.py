@@ -1,4 +1,4 @@
-"""Finished runs: the folders whose model was trained, scored, and can hear sound; and which of them to take unasked."""
+"""Finished runs: trained, scored, with a model that can hear sound; and the one to take unasked."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def finished(folders: Iterable[Path]) -> list[Path]:
 
 
 def ranked(folders: Iterable[Path]) -> list[Candidate]:
-    """Those of the `finished` runs that were chosen on validation as in the main job, the best one first.
+    """The `finished` runs that were chosen on validation as in the main job, the best one first.
 
     Runs on OpenMIC-2018 come before those on the built-in corpus, and these before all others.
     """

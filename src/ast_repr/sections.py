@@ -1,7 +1,7 @@
 """The sections of a conf, checked against what they choose from, before anything is computed.
 
-What is quick to build is built, so that values out of range are refused as well; of the rest, names and keywords are
-compared with the constructors.
+What is quick to build is built, so that values out of range are refused as well; of the rest, names
+and keywords are compared with the constructors.
 """
 
 from torch import nn
@@ -16,7 +16,8 @@ def check(conf: dict) -> None:
     """Refuse a resolved conf whose sections name something that is not there.
 
     Raises:
-        ValueError: an unknown name or option, or a value out of range; the message lists what there is.
+        ValueError: an unknown name or option, or a value out of range; the message lists what there
+            is.
     """
     allow = rooms.outside(conf)  # whoever writes a config may name any class
     conf = conf | {kind: rooms.resolve(kind, conf[kind], allow) for kind in CLASSES}

@@ -1,8 +1,10 @@
-"""Music for the built-in corpus: which instruments there are, and the notes that each could plausibly play.
+"""Music for the built-in corpus: its instruments, and the notes that each could plausibly play.
 
 Conventions
-    harmony: list of (start seconds, end seconds, pitch classes of the chord); bars of a common chord progression.
-    notes: list of (start seconds, duration seconds, MIDI pitch, velocity), as `soundfont.render` takes them.
+    harmony: list of (start seconds, end seconds, pitch classes of the chord); bars of a common
+        chord progression.
+    notes: list of (start seconds, duration seconds, MIDI pitch, velocity), as `soundfont.render`
+        takes them.
 """
 
 from dataclasses import dataclass
@@ -25,13 +27,20 @@ PROGRESSIONS = (
 
 @dataclass(frozen=True)
 class Instrument:
-    """programs: General MIDI presets that count as it (none: the drum kit); low, high: MIDI range; roles: what it may play."""
+    """An instrument of the corpus.
+
+    Attributes:
+        programs: General MIDI presets that count as it; none stands for the drum kit.
+        low, high: MIDI range.
+        roles: parts that it may play.
+        shift: semitones by which its body may be made larger or smaller.
+    """
 
     programs: tuple
     low: int
     high: int
     roles: tuple
-    shift: tuple = (-2, 2)  # semitones by which its body may be made larger or smaller
+    shift: tuple = (-2, 2)
 
 
 INSTRUMENTS = {
@@ -118,7 +127,7 @@ def _velocity(rng, centre=88):
 
 
 def _melody(rng, bars, scale, low, high, repeats=1):
-    """A walk on the scale that lands on chord tones at each bar; each note is repeated `repeats` times an eighth (tremolo)."""
+    """A walk on the scale that lands on chord tones at each bar, `repeats` notes per eighth."""
     pitches = _within(scale, low, high)
     place = rng.integers(len(pitches) // 4, max(len(pitches) // 4 + 1, 3 * len(pitches) // 4))
     beat = (bars[0][1] - bars[0][0]) / 4

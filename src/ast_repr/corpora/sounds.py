@@ -1,8 +1,8 @@
-"""The source task of the shipped backbone: which General MIDI preset, or which drum sound, sounds alone?
+"""The source task of the shipped backbone: which General MIDI preset or drum sounds alone?
 
-128 presets and 47 percussion keys give 175 classes, of which none is a label of the target task, and no crop is a
-mixture. Each crop plays one of them: notes, chords or hits at random pitches, with its formants shifted, in a room
-of its own, at a random level.
+128 presets and 47 percussion keys give 175 classes, of which none is a label of the target task,
+and no crop is a mixture. Each crop plays one of them: notes, chords or hits at random pitches, with
+its formants shifted, in a room of its own, at a random level.
 """
 
 import numpy as np
@@ -23,7 +23,8 @@ def draw(seed, index):
     """Crop number `index` of the stream `seed`.
 
     Returns:
-        (waveform float32 (51440,) at 16 kHz, class index): the classes take turns, so every run of 175 has each once.
+        (waveform float32 (51440,) at 16 kHz, class index): the classes take turns, so every run of
+        175 has each once.
     """
     rng = np.random.default_rng([seed, index])
     label = index % len(CLASSES)

@@ -1,9 +1,10 @@
-"""The built-in corpus: polyphonic music rendered on first use, in OpenMIC-2018's layout, without any download.
+"""The built-in corpus: polyphonic music in OpenMIC-2018's layout, rendered on first use.
 
-An artist is a line-up with presets, body sizes, tuning, tempo, room, noise and level of its own; test artists are
-never heard in training. A clip is one to five parts, some entering late, some barely audible, and in three
-clips of ten an instrument that has no label. Labels are like OpenMIC's: about two per clip, 43 % of them present,
-most absent ones plausible confusions, and each a weighted vote of three listeners who err: no method gets near 100.
+An artist is a line-up with presets, body sizes, tuning, tempo, room, noise and level of its own;
+test artists are never heard in training. A clip is one to five parts, some entering late, some
+barely audible, and in three clips of ten an instrument that has no label. Labels are like
+OpenMIC's: about two per clip, 43 % of them present, most absent ones plausible confusions, and each
+a weighted vote of three listeners who err: no method gets near 100.
 """
 
 import csv
@@ -85,7 +86,7 @@ class Artist:
 
 
 def _artists(seed, clips):
-    """Deal line-ups from shuffled decks of the twenty classes, so that each class is played equally often."""
+    """Deal line-ups from shuffled decks of the classes, so that each is played equally often."""
     rng = np.random.default_rng([seed, 0])
     count = -(-clips // CLIPS_PER_ARTIST)
     test = set(rng.choice(count, round(TEST_FRACTION * count), replace=False).tolist())
@@ -105,18 +106,18 @@ def _artists(seed, clips):
 
 
 def _draw_parts(seed, artist, clip):
-    """Which instruments sound in a clip, and how loud: list of (name, level dB), the loudest at 0 dB."""
+    """The instruments of a clip: list of (name, level in dB), the loudest at 0 dB."""
     rng = np.random.default_rng([seed, 1, clip])
     count = 1 + rng.choice(len(PARTS), p=PARTS)
     names = list(rng.choice(artist.line_up, count, replace=False))
     if rng.random() < UNLABELLED_SHARE:
         names.append(rng.choice(sorted(UNLABELLED)))
     levels = rng.uniform(-QUIETEST_DB, 0, len(names))
-    return list(zip(map(str, names), levels - levels.max()))
+    return list(zip(map(str, names), levels - levels.max(), strict=True))
 
 
 def _draw_labels(seed, artist, clip):
-    """Observed labels of a clip: {instrument: relevance}, votes of three listeners weighted by how much each is trusted."""
+    """Observed labels of a clip, {instrument: relevance}: three votes, weighted by trust."""
     levels = dict(_draw_parts(seed, artist, clip))
     present = [name for name in levels if name in INSTRUMENTS]
     confusable = sorted({other for name in present for other in siblings(name)} - set(present))
@@ -209,7 +210,7 @@ def _voice(rng, instrument):
 
 
 def _render_part(rng, name, voice, bars, song_key, seconds):
-    """One part, (seconds * 44100,) at an RMS of 1 while it plays; drawn again where the renderer diverges."""
+    """One part, (seconds * 44100,) at an RMS of 1 while it plays."""
     instrument = (INSTRUMENTS | UNLABELLED)[name]
     program, shift = voice
     speed = SPEED_OF_SEMITONE**shift
@@ -242,7 +243,7 @@ def _render_part(rng, name, voice, bars, song_key, seconds):
 
 
 def ogg_bytes(sound, rate, serial):
-    """Encode (n,) as Ogg Vorbis with a given stream serial number, which the encoder would draw from the clock."""
+    """Encode (n,) as Ogg Vorbis with a given serial number; the encoder would ask the clock."""
     buffer = io.BytesIO()
     soundfile.write(buffer, sound, rate, format="OGG", subtype="VORBIS")
     data = bytearray(buffer.getvalue())
@@ -261,7 +262,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_checksum(page):
-    """Ogg's CRC-32: zlib's polynomial with the bits the other way round, starting at zero and without inversion."""
+    """Ogg's CRC-32: zlib's polynomial with reversed bits, starting at zero, without inversion."""
     reflected = zlib.crc32(bytes(page).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)
 

@@ -80,7 +80,7 @@ def score(run, conf, clips, classes, args, device, memory, allow):
         "feature": feature.spec(),
     }
     results = run.read_results()
-    if results and results["made_from"] == made_from and run.matches(results["files"]):
+    if results and results.get("made_from") == made_from and run.matches(results["files"]):
         print(f"{run}: scored before")
         return
     name, select, history = conf["feature"]["name"], conf["select"], state["history"]

@@ -75,7 +75,8 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
             {"epoch": 2, "seconds": 2.0},
         ]  # the first pays for what is done once
         about = {"prepare_seconds": 3.0, "shared_seconds": 2.0}
-        checkpoint.save(folder / "last.pt", {"history": rows, "about": about})
+        state = {"history": rows, "about": about, "method": {}, "hashes": {}}
+        checkpoint.save(folder / "last.pt", state)
 
     monkeypatch.setattr(experiment, "train", train)
     cost = estimate._try(

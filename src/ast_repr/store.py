@@ -11,6 +11,7 @@ carries its own sha256. So what was made with other settings or from other audio
 reused, and damage is noticed wherever it is.
 """
 
+import io
 import json
 import zlib
 from dataclasses import asdict, dataclass
@@ -76,12 +77,11 @@ def write_shard(folder, index, features, identities, spec, left_out=None):
     checksums = [zlib.crc32(row) for row in features]
     header = Header(spec, identities, left_out or {}, checksums)
     # Made in memory, so that a full disk is an error of writing a file like any other.
-    with h5py.File("shard", "w", libver=FORMAT, driver="core", backing_store=False) as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=FORMAT) as file:
         file["features"] = features
         file["header"] = json.dumps(identity.seal(asdict(header)))
-        file.flush()
-        image = file.id.get_file_image()
-    files.write_bytes(shard_path(folder, index), image)
+    files.write_bytes(shard_path(folder, index), image.getvalue())
 
 
 def read_header(path: Path) -> Header:

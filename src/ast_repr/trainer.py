@@ -233,11 +233,15 @@ def read_last(run: RunFolder) -> dict | None:
     """What last.pt holds; None for a run that has not finished an epoch.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or another file.
     """
     if not run.last.is_file():
         return None
-    return checkpoint.load(run.last, f"delete the folder {run} and train again")
+    remedy = f"delete the folder {run} and train again"
+    state = checkpoint.load(run.last, remedy)
+    if not {"history", "about", "method", "hashes"} <= state.keys():
+        raise checkpoint.CheckpointError(f"{run.last}: another kind of checkpoint; {remedy}")
+    return state
 
 
 def read_history(folder: str | Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Own data: a CSV is read as Excel writes it, all that is wrong with it is said at once, and it equals the same corpus in OpenMIC's layout."""
+"""Own data: a CSV is read as Excel writes it, and all that is wrong with it is said at once."""
 
 import csv
 import io

@@ -174,6 +174,13 @@ def vggish_frames():
     return np.random.default_rng(3).integers(0, 256, (10, 128)).tolist()
 
 
+def test_a_byte_order_mark_before_vggish_changes_nothing(tmp_path):
+    text = json.dumps({"features": vggish_frames()})
+    feature = features.build("vggish")
+    plain = feature.read(sidecar(tmp_path / "plain", text))
+    assert torch.equal(feature.read(sidecar(tmp_path / "marked", "\ufeff" + text)), plain)
+
+
 def test_vggish_lies_beside_the_audio():
     audio = "/x/openmic-2018/audio/000/000046_3840.ogg"
     assert manifest.sidecar(audio, "vggish") == Path("/x/openmic-2018/vggish/000/000046_3840.json")

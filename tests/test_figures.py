@@ -1,4 +1,4 @@
-"""Figures and studies: made from the run folders alone, the same bytes each time, nothing on top of anything else."""
+"""Figures and studies: from run folders alone, the same bytes each time, nothing overlaps."""
 
 import itertools
 import json
@@ -58,7 +58,7 @@ def test_figures_are_whole_files(tmp_path):
         make_run(tmp_path / "synthetic", "ast_unet", seed, example=seed == 1)
     make_run(tmp_path / "synthetic", "ast_unet+input.norm=corpus", example=True)
     figures = plots.draw(only(tmp_path / "synthetic"))
-    # What has no reprogrammer has nothing to show before and after; a variant stands in studies alone.
+    # What has no reprogrammer has nothing to show before and after; variants are in studies alone.
     assert names(figures) == ALWAYS | {"curves", "example.ast_unet"}
     for stem, figure in figures.items():
         png, pdf = style.save(figure, tmp_path / "figures", stem)

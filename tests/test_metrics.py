@@ -1,4 +1,4 @@
-"""Metrics equal sklearn's over observed cells, reproduce OpenMIC's known floors, and never look at anything unobserved."""
+"""Metrics equal sklearn's over observed cells, reproduce OpenMIC's known floors, see nothing else."""
 
 import math
 
@@ -8,8 +8,8 @@ from sklearn.metrics import average_precision_score, classification_report, roc_
 
 from ast_repr import metrics
 
-# Observed test labels of OpenMIC-2018, (present, absent), as in the per-instrument reports of cosmir/openmic-2018,
-# examples/modeling-baseline.ipynb.
+# Observed test labels of OpenMIC-2018, (present, absent), as in the per-instrument reports of
+# cosmir/openmic-2018, examples/modeling-baseline.ipynb.
 OPENMIC = {
     "accordion": (115, 423),
     "banjo": (140, 338),

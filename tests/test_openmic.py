@@ -1,4 +1,4 @@
-"""OpenMIC-2018's layout: read as it is published, and every bad thing in it refused by file, row and name."""
+"""OpenMIC-2018's layout: read as it is published; what is bad is refused by file, row and name."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The report's tables: numbers are those of the run folders, what differs never shares a table, damage is named in one line."""
+"""The report's tables: numbers of the run folders; what differs or is damaged is left out and named."""
 
 import csv
 import json
@@ -500,7 +500,7 @@ def test_a_split_that_allows_no_score_has_a_table_of_dashes(tmp_path):
     nothing = scores(0.5)
     nothing |= dict.fromkeys(("macro_f1", "positive_f1", "weighted_f1", "map", "auroc"))
     blank = dict.fromkeys(shape.PER_INSTRUMENT) | {"present": 3, "absent": 0}
-    nothing["per_instrument"] = {name: blank for name in CLASSES}
+    nothing["per_instrument"] = dict.fromkeys(CLASSES, blank)
     floors = dict.fromkeys(shape.FLOORS, nothing)
     for conf in ("ast_linear", "ast_unet"):
         make_run(tmp_path / "synthetic", conf, metrics=nothing, floors=floors)
@@ -512,7 +512,7 @@ def test_a_split_that_allows_no_score_has_a_table_of_dashes(tmp_path):
 
 
 def run(*args, prelude=""):
-    """report.py as a person runs it; what it leaves in sys.modules can be asked for in `prelude`."""
+    """report.py as a person runs it; `prelude` may ask for what it leaves in sys.modules."""
     code = f"import atexit, runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {prelude}"
     code += f"\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     return subprocess.run(

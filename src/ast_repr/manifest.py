@@ -185,7 +185,8 @@ def check(clips, classes):
             raise ManifestError(f"clip {clip.clip}: {unknown('split', clip.split, SPLITS)}")
         if clip.clip in splits:
             raise ManifestError(
-                f"clip {clip.clip} is listed twice, in {splits[clip.clip]} and {clip.split}; expected once"
+                f"clip {clip.clip} is listed twice, in {splits[clip.clip]} and {clip.split}; "
+                "expected once"
             )
         splits[clip.clip] = clip.split
         for name, relevance in clip.labels.items():
@@ -197,13 +198,15 @@ def check(clips, classes):
                 or not 0 <= relevance <= 1
             ):
                 raise ManifestError(
-                    f"clip {clip.clip}: the relevance of {name} is {relevance}; expected a number from 0 to 1"
+                    f"clip {clip.clip}: the relevance of {name} is {relevance}; "
+                    "expected a number from 0 to 1"
                 )
             if clip.split == "train":
                 observed.add(name)
         if groups.setdefault(clip.group, clip.split) != clip.split:
             raise ManifestError(
-                f"group {clip.group} is in both {groups[clip.group]} and {clip.split}; expected in one split only"
+                f"group {clip.group} is in both {groups[clip.group]} and {clip.split}; "
+                "expected in one split only"
             )
     if unseen := [name for name in classes if name not in observed]:
         raise ManifestError(

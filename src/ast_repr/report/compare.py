@@ -124,7 +124,7 @@ def predictions(run):
 
 
 def aligned(found, first, run):
-    """`found` in the order of the clips of `first`; both hold the same clips and labels, or error."""
+    """`found` in the order of the clips of `first`, which must be the same, with the same labels."""
     own, expected = np.argsort(found["clips"]), np.argsort(first["clips"])
     remedy = (
         "expected the same test clips and labels for both; "
@@ -152,7 +152,7 @@ def aligned(found, first, run):
 
 
 def intervals(pairs, threshold, resamples, seed):
-    """(low, high), arrays (K + 1,): bounds of the difference per instrument and, last, of the mean."""
+    """(low, high), arrays (K + 1,): bounds of each instrument's difference, and last the mean's."""
     rng, differences = np.random.default_rng(seed), []
     clips = len(pairs[0][0]["clips"])
     counted = [[cells(found, threshold) for found in pair] for pair in pairs]

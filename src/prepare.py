@@ -50,7 +50,7 @@ def read_openmic(root, data, args):
         classes,
         {
             name: f"{openmic.audio_path(root, name)}: {reason}"
-            for name, reason in openmic.unreadable(root, clips)
+            for name, reason in openmic.unreadable(root, clips, command.warn)
         },
     )
 
@@ -71,7 +71,7 @@ def read_custom(path, data):
         table.classes,
         {
             name: line(table.rows[name], f"{name}: {reason}")
-            for name, reason in custom.unreadable(data, table.clips)
+            for name, reason in custom.unreadable(data, table.clips, command.warn)
         },
     )
 
@@ -81,7 +81,7 @@ def check(path):
     table = custom.read(path, relative_to=path.parent)
     problems = find_problems(table) + [
         (table.rows[name], f"{name}: {reason}")
-        for name, reason in custom.unreadable(path.parent, table.clips)
+        for name, reason in custom.unreadable(path.parent, table.clips, command.warn)
     ]
     print(
         "\n".join(

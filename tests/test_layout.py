@@ -46,6 +46,7 @@ LEVELS = {
     "launch": 1,
     "config": 0,
     "audio": 0,
+    "ogg": 0,
     "manifest": 0,
     "metrics": 0,
     "losses": 0,
@@ -63,6 +64,7 @@ LEVELS = {
 }
 SHARED = {"rooms", "files"}  # what the others of level 0 stand on
 ALSO = {
+    ("audio", "ogg"),
     ("metrics", "manifest.PRESENT"),
     ("command", "config"),
     ("command", "config.ConfigError"),
@@ -72,7 +74,7 @@ ONLY_SCRIPTS = {
     "command",
 }  # nothing below the entry points knows of configs or command lines
 NETWORKS = {"backbones", "reprogrammers", "heads"}
-DATA = {"manifest", "store", "batches", "corpora", "audio", "features", "extraction"}
+DATA = {"manifest", "store", "batches", "corpora", "audio", "ogg", "features", "extraction"}
 WITHOUT_TORCH = [
     "metrics",
     "manifest",

@@ -51,7 +51,7 @@ DEMUXER_RETRIES = 100  # times in a row that a demuxer may fail
 # on what was left out. Others are decoded from their start.
 SEEKABLE = ("alac", "flac", "mp3", "pcm_", "wavpack")
 PREROLL = 1.0  # seconds
-UNKNOWN_SIZE = 0x7FFF0000  # bytes; WAV headers with this size or more were written by a pipe
+UNKNOWN_SIZE = 0x7FFF0000  # bytes; a WAV header with this size or more was written by a pipe
 OPTIONS = {
     "protocol_whitelist": "none",  # a playlist may not open other files or addresses
     "max_probe_packets": "1",  # more make opening a WAV file (is it DTS?) slower than decoding it
@@ -61,11 +61,7 @@ Warn = Callable[[str], None]
 
 
 class AudioError(ValueError):
-    """A file that cannot be turned into a waveform; the message names the file and the `reason`."""
-
-    def __init__(self, path: object, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.reason = reason
+    """A file that cannot be turned into a waveform; the message names the file and the reason."""
 
 
 def decode(
@@ -93,7 +89,7 @@ def decode(
     """
     blocks = list(_waveform(Path(path), start_s, seconds, warn, damaged))
     if not blocks:
-        raise AudioError(path, f"no samples at or after {start_s:g} s")
+        raise AudioError(f"{path}: no samples at or after {start_s:g} s")
     return np.concatenate(blocks)
 
 
@@ -116,7 +112,7 @@ def stream(
         empty = False
         yield block
     if empty:
-        raise AudioError(path, "too short: no samples at 16 kHz")
+        raise AudioError(f"{path}: too short: no samples at 16 kHz")
 
 
 def clip(
@@ -146,8 +142,23 @@ def clip(
     found_s = len(waveform) / SAMPLE_RATE
     if found_s < shortest_s:
         where = f" from {start_s:g} s on" if start_s else ""
-        raise AudioError(path, f"too short: {found_s:.2g} s{where}, expected {shortest_s:g} s")
+        raise AudioError(f"{path}: too short: {found_s:.2g} s{where}, expected {shortest_s:g} s")
     return fit(waveform)
+
+
+def complaint(
+    path: str | Path,
+    start_s: float = 0.0,
+    shortest_s: float = SHORTEST_CLIP,
+    warn: Warn = warnings.warn,
+) -> str | None:
+    """Say why `clip`, with the same arguments, refuses a clip, or None if it does not."""
+    path = Path(path)
+    try:
+        clip(path, start_s, shortest_s, warn)
+    except AudioError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
 
 
 def duration(path: str | Path) -> float:
@@ -218,7 +229,7 @@ def _waveform(path, start_s, seconds, warn, damaged):
             break
         yield np.clip(block, -1.0, 1.0)
     if missing and not damaged:
-        raise AudioError(path, f"{_described(missing)}; expected all of it, get the file again")
+        raise AudioError(f"{path}: {_described(missing)}; expected all of it, get the file again")
     if missing:
         warn(f"{path}: {_described(missing)}")
 
@@ -326,7 +337,7 @@ def _downmix(samples, path):
     """(channels, n) -> (n,): the mean over channels, or the strongest one if they cancel."""
     mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
     if not np.isfinite(mono).all():
-        raise AudioError(path, "holds samples that are not finite numbers")
+        raise AudioError(f"{path}: holds samples that are not finite numbers")
     if len(samples) > 1:
         powers = [np.dot(channel, channel) for channel in samples]
         if np.dot(mono, mono) < CANCELLED * np.mean(powers):
@@ -372,47 +383,54 @@ def _decoded(path, file, start_s, begin_s, missing, warn):
         peak = _peak(path) if _is_float_pcm(stream) else 1.0
         if peak > 1 and warn:
             warn(f"{path}: samples of up to {peak:.6g}, expected at most 1; all are divided by it")
-        skip_s = math.floor(begin_s) - start_s - PREROLL
-        seekable = _is_seekable(stream) and skip_s > 0
+        skip_s = math.floor(begin_s) - start_s - PREROLL if _is_seekable(stream) else 0.0
         position_s = start_s  # of the next sample
-        known = len(missing)
-        first_s = due_s = None  # timestamps of the first sample and of the next one
-        refused = skipped = False
-        for packet in _packets(container, stream):
-            if seekable and first_s is not None and _ends_before(packet, first_s + skip_s):
-                skipped = True
+        due_s = None  # timestamp of the next sample
+        lost = False
+        for frame in _decoded_packets(container, stream, skip_s):
+            if frame is None:
+                lost = True
                 continue
-            frames = _decode(packet)
-            if frames is None:
-                refused = True
-                continue
-            for frame in frames:
-                rate, time_s = frame.sample_rate, frame.time
-                if rate < LOWEST_RATE:
-                    raise AudioError(path, f"a rate of {rate} Hz, expected at least {LOWEST_RATE}")
-                if first_s is None:
-                    first_s = time_s
-                if skipped:
-                    position_s = start_s + time_s - first_s
-                    due_s = None
-                    skipped = refused = False
-                late_s = 0.0 if time_s is None or due_s is None else max(time_s - due_s, 0.0)
-                if (refused or late_s > JITTER) and position_s + late_s >= begin_s:
+            rate, time_s = frame.sample_rate, frame.time
+            if rate < LOWEST_RATE:
+                raise AudioError(f"{path}: a rate of {rate} Hz, expected at least {LOWEST_RATE}")
+            late_s = 0.0 if time_s is None or due_s is None else max(time_s - due_s, 0.0)
+            if lost or late_s > JITTER:
+                if position_s + late_s >= begin_s:
                     missing.append((position_s, late_s))
-                refused = False
-                index, length_s = round(position_s * rate), frame.samples / rate
-                yield index, frame, peak
-                position_s += length_s
-                due_s = None if time_s is None else time_s + length_s
-        if position_s == start_s and refused:
-            raise AudioError(path, "not readable as audio (none of its packets can be decoded)")
-        known_s = sum(seconds for _, seconds in missing[known:])
-        decoded_s = position_s - start_s
-        stated_s = decoded_s / share if share < 1 else _stated_s(container, stream)
-        left_s = stated_s - decoded_s - known_s
+                position_s += late_s
+                lost = False
+            yield round(position_s * rate), frame, peak
+            length_s = frame.samples / rate
+            position_s += length_s
+            due_s = None if time_s is None else time_s + length_s
+        if lost and position_s == start_s:
+            raise AudioError(f"{path}: not readable as audio (none of its packets can be decoded)")
+        left_s = _stated_s(container, stream) / share - (position_s - start_s)
         # A packet that is refused at the end is a tag, if the sound has its full length.
-        if left_s > TOLERANCE or (refused and not left_s < 1 / LOWEST_RATE):
+        if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
             missing.append((position_s, max(0.0, left_s)))
+
+
+def _decoded_packets(container, stream, skip_s):
+    """Yield the frames of a stream, and None for each packet that is refused, or left out.
+
+    Packets that end before `skip_s`, counted from the first sample, need no decoding.
+    """
+    first_s = None  # timestamp of the first sample
+    for packet in _packets(container, stream):
+        if packet is None or (first_s is not None and _end_s(packet) < first_s + skip_s):
+            yield None
+            continue
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            yield None
+            continue
+        for frame in frames:
+            if first_s is None:
+                first_s = frame.time
+            yield frame
 
 
 @contextmanager
@@ -422,15 +440,15 @@ def _container(path, file):
         container = av.open(file, options=OPTIONS)
     except av.FFmpegError as error:
         raise AudioError(
-            path, f"not readable as audio ({error.strerror}); expected a format that FFmpeg reads"
+            f"{path}: not readable as audio ({error.strerror}); expected a format that FFmpeg reads"
         ) from error
     with container:
         if not container.streams.audio:
-            raise AudioError(path, "not readable as audio (a file of another kind)")
+            raise AudioError(f"{path}: not readable as audio (a file of another kind)")
         stream = container.streams.audio[0]
         context = stream.codec_context
         if context is None:
-            raise AudioError(path, "not readable as audio (unknown codec); convert it to FLAC")
+            raise AudioError(f"{path}: not readable as audio (unknown codec); convert it to FLAC")
         context.thread_count = 1  # callers work on many files at once
         if context.codec.lossless and not context.name.startswith("pcm_"):
             context.options = {"err_detect": "crccheck+explode"}
@@ -451,21 +469,11 @@ def _packets(container, stream):
             yield None
 
 
-def _decode(packet):
-    """The frames that a packet is decoded to, or None if it is refused."""
-    if packet is None:
-        return None
-    try:
-        return packet.decode()
-    except av.FFmpegError:
-        return None
-
-
-def _ends_before(packet, time_s):
-    """Whether a packet has no sound at or after a timestamp."""
-    if packet is None or packet.pts is None or packet.duration is None:
-        return False
-    return float(packet.pts + packet.duration) * float(packet.time_base) < time_s
+def _end_s(packet):
+    """The timestamp at which a packet ends; infinity if that is unknown."""
+    if packet.pts is None or packet.duration is None:
+        return math.inf
+    return float((packet.pts + packet.duration) * packet.time_base)
 
 
 def _is_seekable(stream):
@@ -490,17 +498,27 @@ def _stated_s(container, stream):
 
 
 def _share_of_wav(file):
-    """How much of a WAV file is there, by the size in its header: 1, or less if it was cut off.
+    """The share of a WAV file's samples that is there: 1, or less if the file was cut off.
 
-    FFmpeg does without that size. Pipes leave the largest one there, and crashed recorders none.
+    FFmpeg does without the size in the header. Crashed recorders leave 0 there, pipes the largest
+    number; both say nothing.
     """
+    share = 1.0
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    header = file.read(12)
+    riff = file.read(12)
+    chunk = file.read(8) if riff[:4] == b"RIFF" and riff[8:] == b"WAVE" else b""
+    while len(chunk) == 8:
+        stated = int.from_bytes(chunk[4:], "little")
+        if chunk[:4] == b"data":
+            there = max(size - file.tell(), 1)
+            if there < stated < UNKNOWN_SIZE:
+                share = there / stated
+            break
+        file.seek(stated + stated % 2, io.SEEK_CUR)
+        chunk = file.read(8)
     file.seek(0)
-    stated = int.from_bytes(header[4:8], "little") + 8
-    is_wav = header[:4] == b"RIFF" and header[8:] == b"WAVE"
-    return min(size / stated, 1.0) if is_wav and stated < UNKNOWN_SIZE else 1.0
+    return share
 
 
 def _is_float_pcm(stream):
@@ -513,8 +531,8 @@ def _peak(path):
     """The largest absolute sample of a file; those that are not finite do not count."""
     peak = 0.0
     with open(path, "rb") as file, _container(path, file) as (container, stream):
-        for packet in _packets(container, stream):
-            for frame in _decode(packet) or ():
+        for frame in _decoded_packets(container, stream, 0.0):
+            if frame is not None:
                 samples = np.abs(_to_float(frame))
                 peak = max(peak, samples.max(where=np.isfinite(samples), initial=0.0))
     return float(peak)
@@ -523,15 +541,20 @@ def _peak(path):
 @contextmanager
 def _opened(path):
     """A file to read bytes from; whatever keeps it from being opened becomes an AudioError."""
-    if path.is_symlink() and not path.exists():
-        raise AudioError(path, f"a link to a file that is not there ({os.readlink(path)})")
-    if path.exists() and not os.access(path, os.R_OK):
-        raise AudioError(path, "may not be read; change its permissions")
-    if path.is_dir():
-        raise AudioError(path, "a folder, expected an audio file, or a folder that has some in it")
-    if not path.is_file():
-        raise AudioError(path, "no such audio file")
-    if path.stat().st_size == 0:
-        raise AudioError(path, "the file is empty (0 bytes)")
-    with open(path, "rb") as file:
-        yield file
+    try:
+        if path.is_symlink() and not path.exists():
+            raise AudioError(f"{path}: a link to a file that is not there ({os.readlink(path)})")
+        if path.exists() and not os.access(path, os.R_OK):
+            raise AudioError(f"{path}: may not be read; change its permissions")
+        if path.is_dir():
+            raise AudioError(
+                f"{path}: a folder, expected an audio file, or a folder with some in it"
+            )
+        if not path.is_file():
+            raise AudioError(f"{path}: no such audio file")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path}: the file is empty (0 bytes)")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise AudioError(f"{path}: not readable ({error.strerror or error})") from error

@@ -13,6 +13,8 @@ import errno
 import sys
 import traceback
 
+from tqdm import tqdm
+
 from . import config
 from .config import ConfigError
 from .rooms import unknown
@@ -155,6 +157,12 @@ def one_line(error):
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}{error.strerror}; change the permissions, or work in a folder that you may write to"
     return f"{where}{error.strerror}"
+
+
+def warn(line):
+    """Show a line about something that is wrong, but does not end the command."""
+    with tqdm.external_write_mode(sys.stderr):  # beside a progress bar, if there is one
+        print("warning:", *line.split(), file=sys.stderr)
 
 
 def _complain(message, code):

@@ -101,6 +101,10 @@ def _start_worker(*given):
     _compute.given = given
 
 
+def _said_by_prepare(line):
+    """Warnings of audio files were shown when the stage `prepare` checked them."""
+
+
 def _compute(job):
     """Put one clip's feature (C, T, F) into its place in the shared memory; returns the reason if there is none."""
     (data, feature, rooms), (room, row, clip) = _compute.given, job
@@ -108,11 +112,8 @@ def _compute(job):
         if hasattr(feature, "read"):  # it comes with the corpus
             value = feature.read(data / clip.audio)
         else:
-            value = feature(
-                torch.from_numpy(
-                    audio.fit(audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS))
-                )[None]
-            )[0]
+            waveform = audio.clip(data / clip.audio, clip.start_s, warn=_said_by_prepare)
+            value = feature(torch.from_numpy(waveform)[None])[0]
     except (audio.AudioError, features.VGGishError) as error:
         return str(error)
     rooms[room, row] = value.half().numpy()

@@ -17,13 +17,12 @@ import io
 import math
 import os
 import unicodedata
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import soundfile
-
-from .. import manifest
+from .. import audio, manifest
 from ..manifest import Clip, ManifestError
 from ..rooms import unknown
 
@@ -89,23 +88,29 @@ def read(path, relative_to):
     return Table(clips, classes, rows, sorted(problems, key=lambda problem: problem[0] or math.inf))
 
 
-def unreadable(folder, clips):
-    """Clips whose audio is missing, not audio, or over before they start: list of (clip name, reason). Reads headers only.
+def unreadable(folder, clips, warn=warnings.warn):
+    """List the clips whose audio is missing, not audio, damaged, or over before they start.
+
+    Each clip is read as the stage `extract` reads it.
 
     Args:
         folder: what the clips' audio paths are relative to.
+        clips: list of Clip.
+        warn: called once with each line about a file that is read otherwise than it is stored.
+
+    Returns:
+        list of (clip name, reason).
     """
-    audio = list(dict.fromkeys(clip.audio for clip in clips))
+    lines = []
+
+    def complaint(clip):
+        return audio.complaint(Path(folder) / clip.audio, clip.start_s, warn=lines.append)
+
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(audio, pool.map(lambda path: _seconds(Path(folder) / path), audio)))
-    bad = []
-    for clip in clips:
-        seconds = found[clip.audio]
-        if isinstance(seconds, str):
-            bad.append((clip.clip, seconds))
-        elif clip.start_s >= seconds:
-            bad.append((clip.clip, f"starts at {clip.start_s:g} s, and lasts {seconds:.1f} s"))
-    return bad
+        reasons = list(pool.map(complaint, clips))
+    for line in dict.fromkeys(lines):  # a file may hold many clips
+        warn(line)
+    return [(clip.clip, reason) for clip, reason in zip(clips, reasons) if reason]
 
 
 def _records(path):
@@ -280,20 +285,6 @@ def _gaps(clips, classes):
         if name not in observed
     ]
     return problems
-
-
-def _seconds(path):
-    """How long an audio file lasts, or what is wrong with it."""
-    try:
-        if not path.is_file():
-            return "missing"
-        if path.stat().st_size == 0:
-            return "empty (0 bytes)"
-        return soundfile.info(str(path)).duration
-    except OSError as error:
-        return f"not readable ({error.strerror})"
-    except (soundfile.LibsndfileError, RuntimeError):
-        return "not readable as audio"
 
 
 def _number(text, decimal):

@@ -406,6 +406,8 @@ def _decoded(path, file, start_s, begin_s, missing, warn):
             due_s = None if time_s is None else time_s + length_s
         if lost and position_s == start_s:
             raise AudioError(f"{path}: not readable as audio (none of its packets can be decoded)")
+        if position_s < start_s + skip_s:
+            return  # all of it ends before what is wanted
         left_s = _stated_s(container, stream) / share - (position_s - start_s)
         # A packet that is refused at the end is a tag, if the sound has its full length.
         if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
@@ -413,14 +415,18 @@ def _decoded(path, file, start_s, begin_s, missing, warn):
 
 
 def _decoded_packets(container, stream, skip_s):
-    """Yield the frames of a stream, and None for each packet that is refused, or left out.
+    """Yield the frames of a stream, and None where some are missing: refused, or left out.
 
     Packets that end before `skip_s`, counted from the first sample, need no decoding.
     """
     first_s = None  # timestamp of the first sample
+    skipped = False
     for packet in _packets(container, stream):
-        if packet is None or (first_s is not None and _end_s(packet) < first_s + skip_s):
+        if packet is None:
             yield None
+            continue
+        if first_s is not None and _end_s(packet) < first_s + skip_s:
+            skipped = True
             continue
         try:
             frames = packet.decode()
@@ -428,6 +434,9 @@ def _decoded_packets(container, stream, skip_s):
             yield None
             continue
         for frame in frames:
+            if skipped:
+                yield None
+                skipped = False
             if first_s is None:
                 first_s = frame.time
             yield frame

@@ -47,6 +47,7 @@ LEVELS = {
     "config": 0,
     "audio": 0,
     "ogg": 0,
+    "headers": 0,
     "manifest": 0,
     "metrics": 0,
     "losses": 0,
@@ -65,6 +66,7 @@ LEVELS = {
 SHARED = {"rooms", "files"}  # what the others of level 0 stand on
 ALSO = {
     ("audio", "ogg"),
+    ("audio", "headers"),
     ("metrics", "manifest.PRESENT"),
     ("command", "config"),
     ("command", "config.ConfigError"),
@@ -74,7 +76,17 @@ ONLY_SCRIPTS = {
     "command",
 }  # nothing below the entry points knows of configs or command lines
 NETWORKS = {"backbones", "reprogrammers", "heads"}
-DATA = {"manifest", "store", "batches", "corpora", "audio", "ogg", "features", "extraction"}
+DATA = {
+    "manifest",
+    "store",
+    "batches",
+    "corpora",
+    "audio",
+    "ogg",
+    "headers",
+    "features",
+    "extraction",
+}
 WITHOUT_TORCH = [
     "metrics",
     "manifest",

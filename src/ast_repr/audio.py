@@ -33,7 +33,7 @@ import av
 import numpy as np
 import soxr
 
-from . import ogg
+from . import headers, ogg
 
 SAMPLE_RATE = 16_000  # Hz, what AST was trained on
 CLIP_SECONDS = 10
@@ -51,7 +51,7 @@ DEMUXER_RETRIES = 100  # times in a row that a demuxer may fail
 # on what was left out. Others are decoded from their start.
 SEEKABLE = ("alac", "flac", "mp3", "pcm_", "wavpack")
 PREROLL = 1.0  # seconds
-UNKNOWN_SIZE = 0x7FFF0000  # bytes; a WAV header with this size or more was written by a pipe
+MP3_PADDING = 3  # frames, at most, that an encoder adds before and after the sound
 OPTIONS = {
     "protocol_whitelist": "none",  # a playlist may not open other files or addresses
     "max_probe_packets": "1",  # more make opening a WAV file (is it DTS?) slower than decoding it
@@ -378,7 +378,6 @@ def _frames(path, begin_s, missing, warn):
 
 def _decoded(path, file, start_s, begin_s, missing, warn):
     """Decode an open file that begins at `start_s`; see `_frames` and `_seconds` for the rest."""
-    share = _share_of_wav(file)
     with _container(path, file) as (container, stream):
         peak = _peak(path) if _is_float_pcm(stream) else 1.0
         if peak > 1 and warn:
@@ -408,7 +407,7 @@ def _decoded(path, file, start_s, begin_s, missing, warn):
             raise AudioError(f"{path}: not readable as audio (none of its packets can be decoded)")
         if position_s < start_s + skip_s:
             return  # all of it ends before what is wanted
-        left_s = _stated_s(container, stream) / share - (position_s - start_s)
+        left_s = _stated_s(container, stream, file) - (position_s - start_s)
         # A packet that is refused at the end is a tag, if the sound has its full length.
         if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
             missing.append((position_s, max(0.0, left_s)))
@@ -425,7 +424,7 @@ def _decoded_packets(container, stream, skip_s):
         if packet is None:
             yield None
             continue
-        if first_s is not None and _end_s(packet) < first_s + skip_s:
+        if skip_s > 0 and first_s is not None and _end_s(packet) < first_s + skip_s:
             skipped = True
             continue
         try:
@@ -487,53 +486,33 @@ def _end_s(packet):
 
 def _is_seekable(stream):
     """Whether decoding may begin anywhere, and timestamps then tell the very sample."""
+    if not stream.rate or not stream.codec_context.name.startswith(SEEKABLE):
+        return False
     ticks_per_sample = 1 / (stream.time_base * stream.rate)
-    return ticks_per_sample.denominator == 1 and stream.codec_context.name.startswith(SEEKABLE)
+    return ticks_per_sample.denominator == 1
 
 
-def _stated_s(container, stream):
-    """The length in seconds that the header states; NaN if FFmpeg only estimates one."""
+def _stated_s(container, stream, file):
+    """The length in seconds, or a little less, that the header states; NaN if it states none."""
+    if container.format.name == "mp3":
+        frames = headers.mp3_frames(file)
+        samples = 1152 if stream.rate >= 32_000 else 576
+        return (frames - MP3_PADDING) * samples / stream.rate if frames else math.nan
     if container.format.name == "matroska,webm":
         alone = len(container.streams) == 1 and container.duration is not None
         return container.duration / av.time_base if alone else math.nan
-    exact = (
-        stream.codec_context.codec.lossless
-        or container.format.name.startswith("mov,")
-        # FFmpeg takes this key from the same header that counts an MP3's frames.
-        or (container.format.name == "mp3" and "encoder" in stream.metadata)
-    )
-    known = exact and stream.duration is not None
-    return float(stream.duration * stream.time_base) if known else math.nan
-
-
-def _share_of_wav(file):
-    """The share of a WAV file's samples that is there: 1, or less if the file was cut off.
-
-    FFmpeg does without the size in the header. Crashed recorders leave 0 there, pipes the largest
-    number; both say nothing.
-    """
-    share = 1.0
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    riff = file.read(12)
-    chunk = file.read(8) if riff[:4] == b"RIFF" and riff[8:] == b"WAVE" else b""
-    while len(chunk) == 8:
-        stated = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data":
-            there = max(size - file.tell(), 1)
-            if there < stated < UNKNOWN_SIZE:
-                share = there / stated
-            break
-        file.seek(stated + stated % 2, io.SEEK_CUR)
-        chunk = file.read(8)
-    file.seek(0)
-    return share
+    exact = stream.codec_context.codec.lossless or container.format.name.startswith("mov,")
+    if not exact or stream.duration is None:
+        return math.nan  # an estimate of FFmpeg's, from the size of the file
+    seconds = float(stream.duration * stream.time_base)
+    return seconds / headers.wav_share(file) if container.format.name == "wav" else seconds
 
 
 def _is_float_pcm(stream):
     """Whether samples are stored as floating-point numbers, not merely decoded to such."""
     context = stream.codec_context
-    return context.codec.lossless and context.format.name.startswith(("flt", "dbl"))
+    known = context.codec.lossless and context.format is not None
+    return known and context.format.name.startswith(("flt", "dbl"))
 
 
 def _peak(path):

@@ -24,10 +24,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import soundfile
 import torch
 
-from ast_repr import command, escaping, inference, manifest, runs
+from ast_repr import audio, command, escaping, inference, manifest, runs
 from ast_repr import device as devices
 from ast_repr.report import page, passage, predictions, results, song, style
 from ast_repr.run_folder import RunFolder
@@ -103,9 +102,12 @@ class Listener:
         try:
             progress(0, desc="loading the model")
             model = self.load(folder)
-            found, log_mel, surest = hear(model, path, progress)
+            warnings = []
+            found, log_mel, surest = hear(model, path, progress, warnings.append)
             progress(1, desc="drawing")
-            return "".join(self._sections(model, self.runs[folder], found, log_mel, surest))
+            problems = [page.problem(line.replace(str(path), Path(path).name)) for line in warnings]
+            sections = self._sections(model, self.runs[folder], found, log_mel, surest)
+            return "".join([*problems, *sections])
         except command.EXPECTED as error:
             where = escaping.terminal(str(path))
             name = escaping.terminal(Path(path).name)
@@ -136,32 +138,44 @@ class Listener:
         yield page.section("How far to trust this", trust(run, model))
 
 
-def hear(model, path, progress):
-    """(predictions.Song, song.LongLogMel, the inference.Heard whose largest probability is largest) of a file of any length.
+def hear(model, path, progress, warn):
+    """Predict a file of any length, window by window.
+
+    Args:
+        model: an inference.Predictor.
+        path: the file.
+        progress: called with the share that is done and a line about it.
+        warn: called with a line about a file that is damaged, or whose samples exceed +-1.
+
+    Returns:
+        (predictions.Song, song.LongLogMel, inference.Heard whose largest probability is largest).
 
     Raises:
         AudioError: the file cannot be read.
     """
-    times, timeline, log_mel, surest = [], [], song.LongLogMel(), None
-    for heard in model.listen([path], batch_size=BATCH):
+    seconds = audio.duration(path)
+    times, timeline, silent, log_mel, surest = [], [], [], song.LongLogMel(), None
+    for heard in model.listen([path], batch_size=BATCH, warn=warn):
         if heard.error:
             raise heard.error
-        seconds = soundfile.info(path).duration
         progress(
             min(heard.end_s / seconds, 1),
             desc=f"heard {predictions.clock(heard.end_s)} of {predictions.clock(seconds)}",
         )
         times.append((heard.start_s, heard.end_s))
         timeline.append(heard.probabilities)
+        silent.append(heard.silent)
         log_mel.add(heard.start_s, heard.end_s, heard.feature[0])
         surest = max(surest or heard, heard, key=lambda one: one.probabilities.max())
-    return (
-        predictions.Song(
-            str(path), times[-1][1], np.array(times), np.array(timeline), np.mean(timeline, axis=0)
-        ),
-        log_mel,
-        surest,
+    found = predictions.Song(
+        str(path),
+        times[-1][1],
+        np.array(times),
+        np.array(timeline),
+        np.mean(timeline, axis=0),
+        silent=np.array(silent),
     )
+    return found, log_mel, surest
 
 
 @torch.no_grad()

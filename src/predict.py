@@ -6,8 +6,11 @@
     python src/predict.py --format csv --output found.csv --threshold 0.3 ~/music
     python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote
 
-wav, flac, ogg and mp3 of any rate, number of channels and length. Files are heard in windows of ten
-seconds. One that cannot be read is left out, and listed at the end; the exit code is then 1.
+Every audio format that FFmpeg reads, of any rate, number of channels and length. A file is judged in
+windows of ten seconds; where there is silence there are no instruments. Damaged files are read as far
+as they go, with a warning. What cannot be read is left out, and listed at the end; the exit code is
+then 1. From folders, files with the usual suffixes of audio are taken; links in them are followed.
+Any other file, such as a video with a sound track, can be named itself.
 """
 
 if __name__ == "__main__":
@@ -31,21 +34,20 @@ from ast_repr import device as devices
 from ast_repr.report import predictions, song
 
 ROOT = Path(__file__).resolve().parents[1]
-SUFFIXES = {
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".aif",
-    ".aiff",
-}  # of what is taken from a folder
+# Of the files that are taken from folders: audio alone, in formats that FFmpeg decodes.
+SUFFIXES = frozenset(
+    ".3ga .aac .ac3 .adts .aif .aifc .aiff .alac .amr .ape .au .caf .dff .dsf .dts .eac3 .flac"
+    " .m4a .m4b .m4r .mka .mp1 .mp2 .mp3 .mpa .mpc .mpga .oga .ogg .opus .ra .shn .snd .spx .tak"
+    " .tta .voc .w64 .wav .wave .weba .wma .wv".split()
+)
+NAMED = 3  # files that were passed over, in the line that counts them
 AGGREGATES = {"mean": np.mean, "max": np.max}
 
 
 def main(args):
-    paths = find(args.paths)
+    paths, others = find(args.paths)
+    if others:
+        say(passed_over(others))
     pictures = name_pictures(paths, args.plot) if args.plot else {}
     written = [*pictures.values(), *([args.output] if args.output else [])]
     files.refuse_to_replace(written, args.overwrite, inputs=paths)
@@ -89,10 +91,12 @@ def hear(model, paths, view, failed, pictures, bar, args):
     """
     hop = round(args.hop * audio.SAMPLE_RATE)
     for done, (path, parts) in enumerate(
-        itertools.groupby(model.listen(paths, hop, args.batch_size), lambda heard: heard.path)
+        itertools.groupby(
+            model.listen(paths, hop, args.batch_size, command.warn), lambda heard: heard.path
+        )
     ):
         bar.set_description_str(f"file {done + 1} of {len(paths)}: ", refresh=False)
-        times, timeline, log_mel, error = [], [], song.LongLogMel(), None
+        times, timeline, silent, log_mel, error = [], [], [], song.LongLogMel(), None
         for heard in parts:
             if heard.error:
                 error = command.one_line(heard.error)
@@ -101,6 +105,7 @@ def hear(model, paths, view, failed, pictures, bar, args):
             bar.update((heard.end_s - (times[-1][1] if times else 0.0)) / 60)
             times.append((heard.start_s, heard.end_s))
             timeline.append(heard.probabilities)
+            silent.append(heard.silent)
             if args.plot:
                 log_mel.add(heard.start_s, heard.end_s, heard.feature[0])
         if error:
@@ -112,6 +117,7 @@ def hear(model, paths, view, failed, pictures, bar, args):
             np.array(times),
             np.array(timeline),
             AGGREGATES[args.aggregate](timeline, axis=0),
+            silent=np.array(silent),
         )
         if args.plot:
             song.save(song.draw(found, view, log_mel), pictures[path])
@@ -119,27 +125,57 @@ def hear(model, paths, view, failed, pictures, bar, args):
 
 
 def find(given):
-    """The files that are meant, each once: those below folders, and those that patterns match.
+    """Find the files that are meant: those given, all audio below folders, those that match patterns.
 
-    What is not there stays in the list, to be reported with what else cannot be read; so does a
-    folder without audio.
+    Links are followed; a file that can be reached in several ways is taken once. What is not there
+    stays in the list, to be reported with what else cannot be read; so does a folder without audio.
+
+    Returns:
+        (paths of audio files, paths of the other files in the folders).
     """
-    found = []
+    wanted, others = {}, {}  # {real path: path by which it was reached first}
     for path in given:
-        names = (
-            [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True)) or [path]
-        )
-        for one in map(Path, names):
-            inside = [
-                p
-                for p in sorted(one.rglob("*"))
-                if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir()
-            ]
-            found += inside or [one]
-    once = {}
-    for path in found:
-        once.setdefault(os.path.abspath(path), path)
-    return list(once.values())
+        names = [path]
+        if not os.path.lexists(path):
+            names = sorted(glob.glob(path, recursive=True)) or [path]
+        for name in names:
+            files = list(below(name))
+            audible = [path for path in files if path.suffix.lower() in SUFFIXES or path.is_dir()]
+            for path in audible or [Path(name)]:
+                wanted.setdefault(os.path.realpath(path), path)
+            for path in files:
+                others.setdefault(os.path.realpath(path), path)
+    return list(wanted.values()), [path for real, path in others.items() if real not in wanted]
+
+
+def below(folder):
+    """Yield the files below a folder, without hidden ones, each folder's in order.
+
+    Links are followed, but no folder is entered twice. One that cannot be listed is yielded itself.
+    """
+    if not os.path.isdir(folder):
+        return
+    entered, unlisted = set(), []
+    for place, folders, names in os.walk(folder, onerror=unlisted.append, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(place, name)
+    for error in unlisted:
+        yield Path(error.filename)
+
+
+def passed_over(others):
+    """A line that counts the files of folders that are no audio by their names."""
+    names = ", ".join(escaping.terminal(path.name) for path in others[:NAMED])
+    more = ", ..." if len(others) > NAMED else ""
+    files = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
+    return f"passed over: {files} not audio: {names}{more}"
 
 
 def best_model(egs, load):

@@ -74,7 +74,7 @@ def read_openmic(root, data, args):
         classes,
         {
             name: f"{openmic.audio_path(root, name)}: {reason}"
-            for name, reason in openmic.unreadable(root, clips)
+            for name, reason in openmic.unreadable(root, clips, command.warn)
         },
     )
 
@@ -96,7 +96,7 @@ def read_custom(path, data):
         table.classes,
         {
             name: line(table.rows[name], f"{name}: {reason}")
-            for name, reason in custom.unreadable(data, table.clips)
+            for name, reason in custom.unreadable(data, table.clips, command.warn)
         },
     )
 
@@ -108,7 +108,7 @@ def check(path):
     clips = with_validation(table.clips)
     hashes = audio_hashes(clips, path.parent)
     warnings = [] if problems else find_warnings(clips, table.classes, hashes)
-    for name, reason in custom.unreadable(path.parent, table.clips):
+    for name, reason in custom.unreadable(path.parent, table.clips, command.warn):
         problems.append((table.rows[name], f"{name}: {reason}"))
     for note in table.notes:
         print(f"  note: {note}")

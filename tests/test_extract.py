@@ -1,6 +1,7 @@
 """The stage `extract`: parts, interruption, clips without audio, and a store that is equal however it was made."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from conftest import hears_ctrl_c
 
 from ast_repr import audio, command, features, manifest, store
+from ast_repr.corpora import custom
 from ast_repr.manifest import Clip
 
 ROOT = Path(__file__).parents[1]
@@ -150,6 +152,19 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
     os.link(damaged / "x.wav", damaged / "bad.wav")
     assert run(damaged)[:2] == (0, f"{damaged}/features/logmel: {CLIPS} clips\n")
     assert store.Store(damaged / "features" / "logmel").left_out == {}
+
+
+@pytest.mark.parametrize("start_s", [0.85, 0.95, 1.0, 30.0])
+def test_extraction_and_the_check_of_prepare_agree_on_late_clips(start_s, data, run):
+    lines = [json.loads(line) for line in (data / "manifest.jsonl").read_text().splitlines()]
+    lines[int(BAD)]["start_s"] = start_s
+    (data / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused = dict(custom.unreadable(data, manifest.read(data)[0]))
+    assert list(refused) == ([BAD] if start_s > 0.9 else [])
+    assert run(data, "--allow-missing", "1")[0] == 0
+    left_out = store.left_out(data / "features" / "logmel")
+    path = data / lines[int(BAD)]["audio"]
+    assert left_out == {name: f"{path}: {reason}" for name, reason in refused.items()}
 
 
 def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):

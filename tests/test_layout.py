@@ -50,6 +50,8 @@ LEVELS = {
     "runs": 1,
     "config": 0,
     "audio": 0,
+    "ogg": 0,
+    "headers": 0,
     "manifest": 0,
     "metrics": 0,
     "losses": 0,
@@ -74,6 +76,8 @@ LEVELS = {
 # What the others of level 0 stand on.
 SHARED = {"rooms", "files", "identity", "typecheck", "yaml_file", "escaping"}
 ALSO = {
+    ("audio", "ogg"),
+    ("audio", "headers"),
     ("metrics", "manifest.PRESENT"),
     ("command", "config"),
     ("command", "config.ConfigError"),
@@ -84,7 +88,17 @@ ONLY_SCRIPTS = {
     "run_config",
 }  # nothing below the entry points knows of configs or command lines
 NETWORKS = {"backbones", "reprogrammers", "heads"}
-DATA = {"manifest", "store", "batches", "corpora", "audio", "features", "extraction"}
+DATA = {
+    "manifest",
+    "store",
+    "batches",
+    "corpora",
+    "audio",
+    "ogg",
+    "headers",
+    "features",
+    "extraction",
+}
 WITHOUT_TORCH = [
     "metrics",
     "manifest",
@@ -343,7 +357,15 @@ def test_the_top_level_holds_nothing_else():
 
 
 def test_every_test_file_says_what_it_tests():
-    others = {"conftest.py", "make_golden.py", "run.sh", "golden", "bench", "__pycache__"}
+    others = {
+        "conftest.py",
+        "make_audio.py",
+        "make_golden.py",
+        "run.sh",
+        "golden",
+        "bench",
+        "__pycache__",
+    }
     assert {
         path.name for path in (ROOT / "tests").iterdir() if not path.name.startswith(("test_", "."))
     } <= others

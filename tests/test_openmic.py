@@ -202,21 +202,29 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def flip(path):
+    """A bit in the middle of the file is another one."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda path: path.unlink(), "missing"),
-        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.unlink(), "no such"),
+        (lambda path: path.write_bytes(b""), ".*empty"),
         (lambda path: path.write_bytes(b"<html>not found</html>" * 99), "not readable as audio"),
         (
             lambda path: soundfile.write(
                 path, np.zeros(8_000 * 5), 8_000, format="OGG", subtype="VORBIS"
             ),
-            r"truncated \(5.0 s of 10 s\)",
+            "too short: 5 s, expected 9.9 s",
         ),
-        (cut, "truncated|not readable"),
+        (cut, "damaged|too short|not readable"),
+        (flip, "damaged"),
     ],
-    ids=["missing", "empty", "html", "short", "cut"],
+    ids=["missing", "empty", "html", "short", "cut", "flipped bit"],
 )
 def test_bad_audio_is_listed_with_its_reason(spoil, reason, corpus):
     spoil(openmic.audio_path(corpus, NAMES[1]))

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import soundfile
+from make_audio import encode
 
 import predict
 from ast_repr import audio, checkpoint, command, inference
@@ -83,30 +84,63 @@ def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
     soundfile.write(folder / "below.OGG", noise(3, 44_100, 2), 44_100, format="OGG")
     (folder / "deeper").mkdir()
     soundfile.write(folder / "deeper" / "one.mp3", noise(10.5, 48_000, 2), 48_000)
+    for name, codec in {
+        "a.m4a": "aac",
+        "b.caf": "pcm_s16le",
+        "c.mp2": "mp2",
+        "d.wv": "wavpack",
+    }.items():
+        encode(folder / "deeper" / name, noise(1, 22_050, 2), 22_050, codec)
     (folder / "cover.jpg").write_bytes(b"no audio")
     (folder / "._one.mp3").write_bytes(b"what a Mac leaves behind")
-    code, out, _ = tell(folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
     found = rows(out)
-    assert code == 0 and len(found) == 16
+    assert code == 0 and len(found) == 20
+    assert "passed over: 1 file that is not audio: cover.jpg\n" in err
     for path in found:
         assert_heard(found, run[0], path)
 
 
-def test_short_silent_and_clipped_sound_is_heard(run, tell, tmp_path):
+def test_short_silent_and_scaled_sound_is_heard(run, tell, tmp_path):
     sounds = {
         "sample": [0.5],
         "short": noise(0.3)[:, 0],
         "ten": noise(10)[:, 0],
         "silent": np.zeros(RATE),
-        "loud": 9 * noise(1)[:, 0],
+        "loud": np.append(9 * noise(1)[:, 0], 18.0),
     }
     for name, samples in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", np.asarray(samples), RATE, subtype="FLOAT")
     paths = [tmp_path / f"{name}.wav" for name in sounds]
-    code, out, _ = tell(*paths, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(*paths, "--format", "jsonl", "--threshold", 0)
     assert code == 0
+    assert [line for line in err.splitlines() if "warning" in line and "loud.wav" in line]
     for path, samples in zip(paths, sounds.values()):
-        assert_heard(rows(out), run[0], path, np.clip(np.float32(samples), -1, 1))
+        scale = max(1.0, np.abs(samples).max())
+        assert_heard(rows(out), run[0], path, np.float32(samples) / np.float32(scale))
+    assert set(rows(out)[str(paths[3])].values()) == {0.0}
+
+
+def test_what_is_silent_has_no_instruments_and_says_so(tell, tmp_path):
+    sound = np.concatenate([noise(10), np.zeros((10 * RATE, 1)), noise(10)])
+    soundfile.write(tmp_path / "partly.wav", sound, RATE)
+    soundfile.write(tmp_path / "silent.flac", np.zeros((12 * RATE, 2)), RATE)
+    paths = [tmp_path / "partly.wav", tmp_path / "silent.flac"]
+    _, out, _ = tell(*paths, "--format", "json", "--timeline", "--threshold", 0.01)
+    partly, silent = json.loads(out)
+    assert [window["silent"] for window in partly["timeline"]] == [False, True, False]
+    assert set(partly["timeline"][1]["probabilities"].values()) == {0.0}
+    assert (partly["silent"], silent["silent"], silent["instruments"]) == (False, True, [])
+    assert partly["instruments"]
+    _, out, _ = tell(*paths, "--timeline", "--threshold", 0.01)
+    assert "silent.flac (0:12)\n  silent, no instrument\n" in out
+    assert out.count("silent\n") == 3  # windows
+    _, out, _ = tell(*paths, "--format", "csv", "--threshold", 0.01)
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [row["silent"] for row in table] == ["0"] * (len(table) - 1) + ["1"]
+    assert (table[-1]["file"], table[-1]["instrument"]) == (str(paths[1]), "")
+    tell(*paths, "--plot", tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
 def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tmp_path):
@@ -122,7 +156,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
     (tmp_path / "link.mp3").symlink_to(tmp_path / "gone.mp3")
     (tmp_path / "folder").mkdir()
     bad = {
-        "empty.wav": "too short to be heard",
+        "empty.wav": "too short",
         "nan.wav": "not finite",
         "late.wav": "not finite",
         "text.wav": "not readable as audio",
@@ -148,7 +182,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
     )
     assert tell(tmp_path / "text.wav", "--format", "csv")[:2] == (
         1,
-        "file,instrument,probability\n",
+        "file,instrument,probability,silent\n",
     )
 
 
@@ -157,9 +191,12 @@ def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):
     path = tmp_path / f"cut.{kind}"
     soundfile.write(path, noise(14, 22_050), 22_050)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    code, out, _ = tell(path, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(path, "--format", "jsonl", "--threshold", 0)
     assert code == 0 and 3 < json.loads(out)["seconds"] < 12
-    assert_heard(rows(out), run[0], path)
+    (line,) = [line for line in err.splitlines() if "warning" in line]
+    assert f"cut.{kind}: damaged" in line
+    waveform = audio.decode(path, warn=[].append, damaged=True)
+    assert_heard(rows(out), run[0], path, waveform)
 
 
 NAMES = [
@@ -201,6 +238,43 @@ def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     _, out, _ = tell("*.wav", "c.flac", tmp_path, "./a.wav", "a.wav", "--format", "jsonl")
     assert list(rows(out)) == ["a.wav", "b.wav", "c.flac"]
+
+
+def test_links_are_followed_and_loops_end(tell, tmp_path):
+    music, album = tmp_path / "music", tmp_path / "album"
+    (music / "below").mkdir(parents=True)
+    album.mkdir()
+    soundfile.write(album / "one.wav", noise(0.1), RATE)
+    soundfile.write(music / "two.wav", noise(0.1), RATE)
+    (music / "link").symlink_to(album, target_is_directory=True)
+    (music / "again.wav").symlink_to(album / "one.wav")
+    (music / "below" / "up").symlink_to(music, target_is_directory=True)
+    (album / "back").symlink_to(music, target_is_directory=True)
+    (music / ".hidden").mkdir()
+    soundfile.write(music / ".hidden" / "no.wav", noise(0.1), RATE)
+    code, out, _ = tell(music, music, album, "--format", "jsonl")
+    assert code == 0
+    assert sorted(map(os.path.realpath, rows(out))) == [
+        str(album / "one.wav"),
+        str(music / "two.wav"),
+    ]
+
+
+def test_other_files_of_folders_are_counted_and_a_named_one_is_read(run, tell, tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.jpg").write_bytes(b"picture")
+    soundfile.write(folder / "song.wav", noise(0.5), RATE)
+    (folder / "song.wav").rename(folder / "song.dat")
+    soundfile.write(folder / "a.wav", noise(0.1), RATE)
+    code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
+    assert code == 0 and list(rows(out)) == [str(folder / "a.wav")]
+    (line,) = [line for line in err.splitlines() if "passed over" in line]
+    assert "13 files" in line and "00.jpg" in line
+    code, out, err = tell(folder / "song.dat", folder, "--format", "jsonl", "--threshold", 0)
+    assert code == 0 and len(rows(out)) == 2 and "12 files" in err
+    assert_heard(rows(out), run[0], folder / "song.dat")
 
 
 def test_hop_and_aggregate(run, tell, tmp_path):
@@ -313,36 +387,40 @@ def test_json_and_its_lines():
             {
                 "file": "a.wav",
                 "seconds": 12.5,
+                "silent": False,
                 "instruments": [
                     {"instrument": "flute", "probability": 0.7},
                     {"instrument": "voice", "probability": 0.6},
                 ],
             },
             {"file": "b\n.wav", "error": "broken"},
-            {"file": "c, c.wav", "seconds": 1.0, "instruments": []},
+            {"file": "c, c.wav", "seconds": 1.0, "silent": False, "instruments": []},
         ]
     )
     assert json.loads(written("json", timeline=True))[0]["timeline"][1] == {
         "start_s": 2.5,
         "end_s": 12.5,
+        "silent": False,
         "probabilities": {"bass": 0.1, "flute": 0.6, "voice": 0.7},
     }
     assert "".join(predictions.json_list([], predictions.View(CLASSES, 0.5))) == "[]\n"
 
 
 def test_csv():
-    assert written("csv") == "file,instrument,probability\na.wav,flute,0.7\na.wav,voice,0.6\n"
+    header = "file,instrument,probability,silent"
+    assert written("csv") == f"{header}\na.wav,flute,0.7,0\na.wav,voice,0.6,0\n"
     told = list(csv.reader(io.StringIO(written("csv", timeline=True))))
     assert (
-        told[0] == ["file", "start_s", "end_s", "instrument", "probability"]
+        told[0] == ["file", "start_s", "end_s", "instrument", "probability", "silent"]
         and len(told) == 1 + 2 * 3 + 3
     )
-    assert told[4] == ["a.wav", "2.5", "12.5", "bass", "0.1"] and told[-1] == [
+    assert told[4] == ["a.wav", "2.5", "12.5", "bass", "0.1", "0"] and told[-1] == [
         "c, c.wav",
         "0",
         "1",
         "voice",
         "0.5",
+        "0",
     ]
 
 
@@ -379,7 +457,7 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tell, tmp_path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     assert tell(tmp_path / "a.wav", "--format", "csv", "--threshold", 0, "--output", pipe)[0] == 0
-    assert pipe.is_fifo() and os.read(reader, 9999).startswith(b"file,instrument,probability\n")
+    assert pipe.is_fifo() and os.read(reader, 9999).startswith(b"file,instrument,probability,")
     os.close(reader)
     assert tell(tmp_path / "a.wav", "--output", tmp_path)[2].endswith(
         f"error: {tmp_path}: Is a directory\n"

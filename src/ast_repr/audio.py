@@ -2,92 +2,194 @@
 
 Conventions
     waveform: float32, mono, 16 kHz, within +-1, shape (samples,).
-    Channels are averaged. Resampling is soxr's "HQ": a tone above the new Nyquist frequency is 140 dB down.
+    FFmpeg (PyAV) decodes the first audio stream of whatever it can open. Decoding says how long a
+    file is; headers are often wrong. Resampling is soxr's "HQ": a tone above the new Nyquist
+    frequency is 140 dB down.
+
+    Channels are averaged. In each second whose mean keeps less than a thousandth (-30 dB) of the
+    channels' power, they are in opposite phase: there, the strongest channel is taken.
+    PCM of floating-point numbers may exceed +-1; then the whole file is divided by its peak, with a
+    warning. Lossy codecs overshoot a little; their samples are clipped, as players do.
+
+Damage
+    What cannot be decoded is skipped and counted as missing: packets that a decoder refuses, jumps
+    in the timestamps, the rest of the length that a header states, invalid pages of an Ogg file.
+    A damaged file is an error, or, with `damaged=True`, read with a warning.
+    Checksums protect Ogg and FLAC: flipped bits are found there. MP3, AAC and WAV have none that
+    can be relied on: most flipped bits change the sound a little, and nothing can tell.
 """
 
+import io
+import math
 import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 
+import av
 import numpy as np
-import soundfile
 import soxr
+
+from . import headers, ogg
 
 SAMPLE_RATE = 16_000  # Hz, what AST was trained on
 CLIP_SECONDS = 10
 CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE  # 160,000 samples in a clip
+SHORTEST_CLIP = 0.1  # seconds of sound that a clip must have; the rest is padded
+LOWEST_RATE = 4_000  # Hz; less is a broken header rather than a recording of music
+SILENCE = 1e-4  # peak of what counts as silent: -80 dB, above the dither of 16 bits (-84 dB)
+
+CANCELLED = 1e-3  # of the channels' power; a mean that keeps less has lost the sound
+JITTER = 0.015  # seconds that timestamps may be late without anything missing; Vorbis has 0.012
+TOLERANCE = 0.1  # seconds that a file may be shorter than its header says; AAC's padding
+DEMUXER_RETRIES = 100  # times in a row that a demuxer may fail
+
+# Decoding may begin anywhere in these codecs, if it begins a second early: then no sample depends
+# on what was left out. Others are decoded from their start.
+SEEKABLE = ("alac", "flac", "mp3", "pcm_", "wavpack")
+PREROLL = 1.0  # seconds
+MP3_PADDING = 3  # frames, at most, that an encoder adds before and after the sound
+OPTIONS = {
+    "protocol_whitelist": "none",  # a playlist may not open other files or addresses
+    "max_probe_packets": "1",  # more make opening a WAV file (is it DTS?) slower than decoding it
+}
+
+Warn = Callable[[str], None]
 
 
 class AudioError(ValueError):
     """A file that cannot be turned into a waveform; the message names the file and the reason."""
 
 
-def decode(path, start_s=0.0, seconds=None):
-    """Read an audio file (wav, flac, ogg, mp3) as a waveform.
+def decode(
+    path: str | Path,
+    start_s: float = 0.0,
+    seconds: float | None = None,
+    warn: Warn = warnings.warn,
+    damaged: bool = False,
+) -> np.ndarray:
+    """Read an audio file, or a part of it, as a waveform.
 
     Args:
         path: the file.
         start_s: offset of the first sample, in seconds.
         seconds: how much to read; None reads to the end.
+        warn: called with a line that names the file, if it is damaged or its samples exceed +-1.
+        damaged: whether a file is read although parts of it are missing.
 
     Returns:
-        float32 array, shape (samples,), mono at 16 kHz, clipped to +-1.
+        float32 array, shape (samples,), mono at 16 kHz, within +-1.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, truncated to nothing, or holds non-finite samples.
+        AudioError: the file is missing, empty, not audio, damaged, over before `start_s`, or holds
+            samples that are not finite.
     """
-    with _opened(path) as sound:
-        rate = sound.samplerate
-        sound.seek(min(round(start_s * rate), sound.frames))
-        samples = sound.read(
-            -1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True
-        )
-    if len(samples) == 0:
+    blocks = list(_waveform(Path(path), start_s, seconds, warn, damaged))
+    if not blocks:
         raise AudioError(f"{path}: no samples at or after {start_s:g} s")
-    return np.clip(resample(_downmix(samples, path), rate, SAMPLE_RATE), -1.0, 1.0)
+    return np.concatenate(blocks)
 
 
-def stream(path, seconds=CLIP_SECONDS):
-    """What `decode` gives of a whole file, in memory that does not grow with its length.
+def stream(
+    path: str | Path, warn: Warn = warnings.warn, damaged: bool = False
+) -> Iterator[np.ndarray]:
+    """Read what `decode` gives of a whole file, in memory that does not grow with its length.
+
+    Args:
+        path, warn, damaged: as of `decode`.
+
+    Yields:
+        float32 arrays, shape (samples,), that follow each other; lengths differ, none is empty.
+
+    Raises:
+        AudioError: as `decode`; an error late in a file is raised late.
+    """
+    empty = True
+    for block in _waveform(Path(path), 0.0, None, warn, damaged):
+        empty = False
+        yield block
+    if empty:
+        raise AudioError(f"{path}: too short: no samples at 16 kHz")
+
+
+def clip(
+    path: str | Path,
+    start_s: float = 0.0,
+    shortest_s: float = SHORTEST_CLIP,
+    warn: Warn = warnings.warn,
+) -> np.ndarray:
+    """Read ten seconds of a corpus, padded with zeros if the file ends sooner.
+
+    The stage `prepare` checks clips by this function, and `extract` computes features from what it
+    returns: they agree on what is usable.
 
     Args:
         path: the file.
-        seconds: how much of it is read at once.
+        start_s: offset of the clip, in seconds.
+        shortest_s: seconds of sound that there must be.
+        warn: as of `decode`.
 
-    Yields:
-        float32 arrays, shape (samples,), that follow each other: mono at 16 kHz, clipped to +-1; lengths differ, none is empty.
+    Returns:
+        float32 array, shape (160000,).
 
     Raises:
-        AudioError: as `decode`; what is wrong late in a file is found late.
+        AudioError: as `decode`, or there is less than `shortest_s` at `start_s`.
     """
-    with _opened(path) as sound:
-        resampler = soxr.ResampleStream(
-            sound.samplerate, SAMPLE_RATE, 1, dtype="float32", quality="HQ"
-        )
-        count, made, last = 0, 0, False
-        while not last:
-            samples = sound.read(seconds * sound.samplerate, dtype="float32", always_2d=True)
-            count, last = count + len(samples), len(samples) == 0
-            block = resampler.resample_chunk(_downmix(samples, path), last=last)
-            made += len(block)
-            if len(block):
-                yield np.clip(block, -1.0, 1.0)
-        if not made:
-            raise AudioError(
-                f"{path}: too short to be heard: samples found: {count}, at {sound.samplerate} Hz"
-            )
+    waveform = decode(path, start_s, CLIP_SECONDS, warn)
+    found_s = len(waveform) / SAMPLE_RATE
+    if found_s < shortest_s:
+        where = f" from {start_s:g} s on" if start_s else ""
+        raise AudioError(f"{path}: too short: {found_s:.2g} s{where}, expected {shortest_s:g} s")
+    return fit(waveform)
 
 
-def windows(blocks, hop=CLIP_SAMPLES):
-    """Cut blocks that follow each other into windows of ten seconds, the last of which ends with the sound.
+def complaint(
+    path: str | Path,
+    start_s: float = 0.0,
+    shortest_s: float = SHORTEST_CLIP,
+    warn: Warn = warnings.warn,
+) -> str | None:
+    """Say why `clip`, with the same arguments, refuses a clip, or None if it does not."""
+    path = Path(path)
+    try:
+        clip(path, start_s, shortest_s, warn)
+    except AudioError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def duration(path: str | Path) -> float:
+    """Count the seconds of a file by decoding it; missing parts do not count.
+
+    Raises:
+        AudioError: as `decode`.
+    """
+    return sum(len(mono) / rate for _, rate, mono in _seconds(Path(path), 0.0, [], None))
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Whether a waveform holds nothing but silence, or the dither of it.
+
+    >>> is_silent(np.zeros(9)), is_silent(np.full(9, 3 / 32768)), is_silent(np.full(9, 0.01))
+    (True, True, False)
+    """
+    return bool(np.abs(waveform).max(initial=0.0) < SILENCE)
+
+
+def windows(
+    blocks: Iterable[np.ndarray], hop: int = CLIP_SAMPLES
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut blocks that follow each other into windows of ten seconds; the last ends with the sound.
 
     Args:
         blocks: iterable of arrays (..., n).
-        hop: samples from the start of one window to that of the next, at least 1; the last may be nearer.
+        hop: samples from the start of one window to the next, at least 1; the last may be nearer.
 
     Yields:
-        (first sample, array (..., 160000)); there is one shorter window where there is less than ten seconds.
+        (first sample, array (..., 160000)); a single shorter window if there is less in all.
 
     >>> [(start, part.shape) for start, part in windows([np.zeros(170_000), np.zeros(230_000)])]
     [(0, (160000,)), (160000, (160000,)), (240000, (160000,))]
@@ -105,47 +207,342 @@ def windows(blocks, hop=CLIP_SAMPLES):
         yield end - kept.shape[-1], kept
 
 
-@contextmanager
-def _opened(path):
-    """A SoundFile; what keeps it from being opened or read becomes an AudioError."""
-    path = Path(path)
-    if path.is_symlink() and not path.exists():
-        raise AudioError(f"{path}: a link to a file that is not there ({path.readlink()})")
-    if path.is_dir():
-        raise AudioError(
-            f"{path}: a folder, expected an audio file, or a folder that has some in it"
-        )
-    if not path.is_file():
-        raise AudioError(f"{path}: no such audio file")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{path}: may not be read; change its permissions")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes)")
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as sound:  # as bytes: a name need not be text
-            yield sound
-    except RuntimeError as error:  # libsndfile's are of this kind too
-        reason = getattr(error, "error_string", str(error)).rstrip(".")
-        raise AudioError(
-            f"{path}: not readable as audio ({reason}); wav, flac, ogg and mp3 are read, other formats need converting first"
-        ) from error
-
-
-def _downmix(samples, path):
-    """(samples, channels) -> (samples,), the mean over channels; samples that are not finite are refused."""
-    mono = (
-        reduce(np.add, samples.T) / samples.shape[1]
-    )  # samples.mean(axis=1) takes eighteen times as long
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{path}: holds samples that are not finite numbers")
-    return mono
-
-
-def resample(waveform, rate, new_rate):
+def resample(waveform: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
     """Resample (samples,) float32 from `rate` to `new_rate` Hz; rates may be fractional."""
     return waveform if rate == new_rate else soxr.resample(waveform, rate, new_rate, quality="HQ")
 
 
-def fit(waveform, samples=CLIP_SAMPLES):
+def fit(waveform: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
     """Cut (n,) at the end, or pad it with zeros there, to (samples,)."""
     return np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
+
+
+# From a file to 16 kHz, last step first.
+
+
+def _waveform(path, start_s, seconds, warn, damaged):
+    """Yield the waveform of a part of a file in blocks, none of them empty."""
+    missing = []
+    blocks = _part(_seconds(path, start_s, missing, warn), start_s, seconds)
+    for block in _resampled(blocks):
+        if missing and not damaged:
+            break
+        yield np.clip(block, -1.0, 1.0)
+    if missing and not damaged:
+        raise AudioError(f"{path}: {_described(missing)}; expected all of it, get the file again")
+    if missing:
+        warn(f"{path}: {_described(missing)}")
+
+
+def _described(missing):
+    """Say what is missing: [(start in seconds, seconds, or 0 if nobody knows)]."""
+    total_s = sum(seconds for _, seconds in missing)
+    amount = f"{total_s:.2g} s" if total_s else "a part"
+    places = ", ".join(f"{start_s:.1f} s" for start_s, _ in missing[:3])
+    more = f" and {len(missing) - 3} other places" if len(missing) > 3 else ""
+    return f"damaged: {amount} missing at {places}{more}"
+
+
+def _resampled(blocks):
+    """Resample (rate, mono) blocks to 16 kHz, without seams between those of one rate."""
+    resampler, last_rate = None, SAMPLE_RATE
+    for rate, mono in blocks:
+        if rate != last_rate:
+            yield from _rest(resampler)
+            last_rate = rate
+            resampler = None
+            if rate != SAMPLE_RATE:
+                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        block = mono if resampler is None else resampler.resample_chunk(mono)
+        if len(block):
+            yield block
+    yield from _rest(resampler)
+
+
+def _rest(resampler):
+    """Yield what a resampler keeps until its input ends."""
+    if resampler is not None:
+        block = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if len(block):
+            yield block
+
+
+def _part(blocks, start_s, seconds):
+    """Cut (start in seconds, rate, mono) blocks to `seconds` from `start_s` on: (rate, mono)."""
+    left_s = sys.maxsize if seconds is None else seconds
+    for block_s, rate, mono in blocks:
+        first = round(start_s * rate) - round(block_s * rate)
+        mono = mono[max(first, 0) :][: round(left_s * rate)]
+        if len(mono):
+            yield rate, mono
+        left_s -= len(mono) / rate
+        if round(left_s * rate) == 0:
+            return
+
+
+def _seconds(path, begin_s, missing, warn):
+    """Read a file as mono sound, a second at a time.
+
+    Args:
+        path: the file.
+        begin_s: what lies before this may be left out.
+        missing: list that (start in seconds, seconds) of each missing part is appended to.
+        warn: as of `decode`, or None.
+
+    Yields:
+        (start in seconds, rate, (samples,) float32). Blocks end with whole seconds of the file, so
+        that they do not depend on `begin_s`, and sooner only where the sound or its kind ends.
+    """
+    queue, kind, start, end = av.AudioFifo(), None, 0, 0
+    for index, frame, peak in _frames(path, begin_s, missing, warn):
+        next_kind = (frame.sample_rate, frame.layout.name, frame.format.name, peak)
+        if next_kind != kind or index != end:
+            if start < end:
+                yield _block(queue.read(), start, kind, path)
+            queue, kind, start, end = av.AudioFifo(), next_kind, index, index
+        frame.pts = None  # the queue would insist on timestamps without jitter
+        queue.write(frame)
+        end += frame.samples
+        rate = frame.sample_rate
+        while start // rate < end // rate:
+            count = rate - start % rate
+            yield _block(queue.read(count), start, kind, path)
+            start += count
+    if start < end:
+        yield _block(queue.read(), start, kind, path)
+
+
+def _block(frame, start, kind, path):
+    """A frame that begins with sample `start`, as _seconds yields it."""
+    rate, _, _, peak = kind
+    return start / rate, rate, _downmix(_to_float(frame) / np.float32(max(peak, 1.0)), path)
+
+
+def _to_float(frame):
+    """The samples of a frame, (channels, n) float32; full scale of integers becomes 1."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(frame.samples, -1).T
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.int16) - 128
+        full_scale = 128.0
+    elif samples.dtype.kind == "i":
+        full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    else:
+        full_scale = 1.0
+    return samples.astype(np.float32, order="C") / np.float32(full_scale)
+
+
+def _downmix(samples, path):
+    """(channels, n) -> (n,): the mean over channels, or the strongest one if they cancel."""
+    mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{path}: holds samples that are not finite numbers")
+    if len(samples) > 1:
+        powers = [np.dot(channel, channel) for channel in samples]
+        if np.dot(mono, mono) < CANCELLED * np.mean(powers):
+            return samples[np.argmax(powers)]
+    return mono
+
+
+# FFmpeg's part.
+
+
+def _frames(path, begin_s, missing, warn):
+    """Decode a file; a chained Ogg file stream by stream, as each may have a rate of its own.
+
+    Yields:
+        (number of its first sample in the file, frame, peak of the file if it may exceed 1).
+    """
+    with _opened(path) as file:
+        if not ogg.is_ogg(file):
+            yield from _decoded(path, file, 0.0, begin_s, missing, warn)
+            return
+        links = ogg.links(file)
+        end_s = 0.0
+        for link in links:
+            file.seek(link.begin)
+            part = io.BytesIO(file.read(link.end - link.begin)) if len(links) > 1 else file
+            known = len(missing)
+            try:
+                for index, frame, peak in _decoded(path, part, end_s, begin_s, missing, warn):
+                    end_s = (index + frame.samples) / frame.sample_rate
+                    yield index, frame, peak
+            except AudioError:
+                if link is links[0]:
+                    raise
+                link.damaged = True
+            if link.damaged and len(missing) == known:
+                missing.append((end_s, 0.0))  # no timestamp tells how long the last page was
+
+
+def _decoded(path, file, start_s, begin_s, missing, warn):
+    """Decode an open file that begins at `start_s`; see `_frames` and `_seconds` for the rest."""
+    with _container(path, file) as (container, stream):
+        peak = _peak(path) if _is_float_pcm(stream) else 1.0
+        if peak > 1 and warn:
+            warn(f"{path}: samples of up to {peak:.6g}, expected at most 1; all are divided by it")
+        skip_s = math.floor(begin_s) - start_s - PREROLL if _is_seekable(stream) else 0.0
+        position_s = start_s  # of the next sample
+        due_s = None  # timestamp of the next sample
+        lost = False
+        for frame in _decoded_packets(container, stream, skip_s):
+            if frame is None:
+                lost = True
+                continue
+            rate, time_s = frame.sample_rate, frame.time
+            if rate < LOWEST_RATE:
+                raise AudioError(f"{path}: a rate of {rate} Hz, expected at least {LOWEST_RATE}")
+            late_s = 0.0 if time_s is None or due_s is None else max(time_s - due_s, 0.0)
+            if lost or late_s > JITTER:
+                if position_s + late_s >= begin_s:
+                    missing.append((position_s, late_s))
+                position_s += late_s
+                lost = False
+            yield round(position_s * rate), frame, peak
+            length_s = frame.samples / rate
+            position_s += length_s
+            due_s = None if time_s is None else time_s + length_s
+        if lost and position_s == start_s:
+            raise AudioError(f"{path}: not readable as audio (none of its packets can be decoded)")
+        if position_s < start_s + skip_s:
+            return  # all of it ends before what is wanted
+        left_s = _stated_s(container, stream, file) - (position_s - start_s)
+        # A packet that is refused at the end is a tag, if the sound has its full length.
+        if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
+            missing.append((position_s, max(0.0, left_s)))
+
+
+def _decoded_packets(container, stream, skip_s):
+    """Yield the frames of a stream, and None where some are missing: refused, or left out.
+
+    Packets that end before `skip_s`, counted from the first sample, need no decoding.
+    """
+    first_s = None  # timestamp of the first sample
+    skipped = False
+    for packet in _packets(container, stream):
+        if packet is None:
+            yield None
+            continue
+        if skip_s > 0 and first_s is not None and _end_s(packet) < first_s + skip_s:
+            skipped = True
+            continue
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            yield None
+            continue
+        for frame in frames:
+            if skipped:
+                yield None
+                skipped = False
+            if first_s is None:
+                first_s = frame.time
+            yield frame
+
+
+@contextmanager
+def _container(path, file):
+    """Open a file with FFmpeg: (container, its first audio stream)."""
+    try:
+        container = av.open(file, options=OPTIONS)
+    except av.FFmpegError as error:
+        raise AudioError(
+            f"{path}: not readable as audio ({error.strerror}); expected a format that FFmpeg reads"
+        ) from error
+    with container:
+        if not container.streams.audio:
+            raise AudioError(f"{path}: not readable as audio (a file of another kind)")
+        stream = container.streams.audio[0]
+        context = stream.codec_context
+        if context is None:
+            raise AudioError(f"{path}: not readable as audio (unknown codec); convert it to FLAC")
+        context.thread_count = 1  # callers work on many files at once
+        if context.codec.lossless and not context.name.startswith("pcm_"):
+            context.options = {"err_detect": "crccheck+explode"}
+        yield container, stream
+
+
+def _packets(container, stream):
+    """Yield the packets of a stream, and None for what the demuxer refuses; it resumes after it."""
+    failures = 0
+    while failures < DEMUXER_RETRIES:
+        try:
+            for packet in container.demux(stream):
+                failures = 0
+                yield packet
+            return
+        except av.FFmpegError:
+            failures += 1
+            yield None
+
+
+def _end_s(packet):
+    """The timestamp at which a packet ends; infinity if that is unknown."""
+    if packet.pts is None or packet.duration is None:
+        return math.inf
+    return float((packet.pts + packet.duration) * packet.time_base)
+
+
+def _is_seekable(stream):
+    """Whether decoding may begin anywhere, and timestamps then tell the very sample."""
+    if not stream.rate or not stream.codec_context.name.startswith(SEEKABLE):
+        return False
+    ticks_per_sample = 1 / (stream.time_base * stream.rate)
+    return ticks_per_sample.denominator == 1
+
+
+def _stated_s(container, stream, file):
+    """The length in seconds, or a little less, that the header states; NaN if it states none."""
+    if container.format.name == "mp3":
+        frames = headers.mp3_frames(file)
+        samples = 1152 if stream.rate >= 32_000 else 576
+        return (frames - MP3_PADDING) * samples / stream.rate if frames else math.nan
+    if container.format.name == "matroska,webm":
+        alone = len(container.streams) == 1 and container.duration is not None
+        return container.duration / av.time_base if alone else math.nan
+    exact = stream.codec_context.codec.lossless or container.format.name.startswith("mov,")
+    if not exact or stream.duration is None:
+        return math.nan  # an estimate of FFmpeg's, from the size of the file
+    seconds = float(stream.duration * stream.time_base)
+    return seconds / headers.wav_share(file) if container.format.name == "wav" else seconds
+
+
+def _is_float_pcm(stream):
+    """Whether samples are stored as floating-point numbers, not merely decoded to such."""
+    context = stream.codec_context
+    known = context.codec.lossless and context.format is not None
+    return known and context.format.name.startswith(("flt", "dbl"))
+
+
+def _peak(path):
+    """The largest absolute sample of a file; those that are not finite do not count."""
+    peak = 0.0
+    with open(path, "rb") as file, _container(path, file) as (container, stream):
+        for frame in _decoded_packets(container, stream, 0.0):
+            if frame is not None:
+                samples = np.abs(_to_float(frame))
+                peak = max(peak, samples.max(where=np.isfinite(samples), initial=0.0))
+    return float(peak)
+
+
+@contextmanager
+def _opened(path):
+    """A file to read bytes from; whatever keeps it from being opened becomes an AudioError."""
+    try:
+        if path.is_symlink() and not path.exists():
+            raise AudioError(f"{path}: a link to a file that is not there ({os.readlink(path)})")
+        if path.exists() and not os.access(path, os.R_OK):
+            raise AudioError(f"{path}: may not be read; change its permissions")
+        if path.is_dir():
+            raise AudioError(
+                f"{path}: a folder, expected an audio file, or a folder with some in it"
+            )
+        if not path.is_file():
+            raise AudioError(f"{path}: no such audio file")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path}: the file is empty (0 bytes)")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise AudioError(f"{path}: not readable ({error.strerror or error})") from error

@@ -22,6 +22,8 @@ import signal
 import sys
 import traceback
 
+from tqdm import tqdm
+
 from . import config, escaping, files
 from .config import ConfigError
 from .rooms import is_outside, unknown
@@ -287,6 +289,12 @@ def _out_of_memory(error):
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
     )
+
+
+def warn(line):
+    """Show a line about something that is wrong, but does not end the command."""
+    with tqdm.external_write_mode(sys.stderr):  # beside a progress bar, if there is one
+        print("warning:", escaping.terminal(" ".join(line.split())), file=sys.stderr)
 
 
 def _complain(message, code):

@@ -92,6 +92,10 @@ def _start_worker(*given):
     _compute.given = (*given, identity.FileHashes())
 
 
+def _said_by_prepare(line):
+    """Warnings of audio files were shown when the stage `prepare` checked them."""
+
+
 def _compute(job):
     """Put one clip's feature (C, T, F) into its place in the shared memory.
 
@@ -121,8 +125,8 @@ def _compute(job):
 def _feature(feature, data, clip):
     if hasattr(feature, "read"):  # it comes with the corpus
         return feature.read(data / clip.audio)
-    waveform = audio.decode(data / clip.audio, clip.start_s, audio.CLIP_SECONDS)
-    return feature(torch.from_numpy(audio.fit(waveform))[None])[0]
+    waveform = audio.clip(data / clip.audio, clip.start_s, warn=_said_by_prepare)
+    return feature(torch.from_numpy(waveform)[None])[0]
 
 
 def _sha256(hashes, path):

@@ -178,13 +178,19 @@ def _find(path, backbone):
 
 @dataclass(frozen=True)
 class Heard:
-    """What a model makes of ten seconds of a file, or of less at the end of a short one; or why the file cannot be heard."""
+    """What a model makes of ten seconds of a file, or of less at the end of a short one.
+
+    Attributes:
+        silent: whether there is nothing to hear; all probabilities are 0 then.
+        error: why the file cannot be read; nothing else is known then.
+    """
 
     path: object
     start_s: float = 0.0
     end_s: float = 0.0
     feature: np.ndarray | None = None  # (C, T, F)
     probabilities: np.ndarray | None = None  # (K,)
+    silent: bool = False
     error: ValueError | None = None
 
 
@@ -221,7 +227,7 @@ class Predictor:
         """(B, N) float32 waveforms at 16 kHz, of any length -> (B, K) probabilities, float32 numpy array.
 
         More than ten seconds are cut into windows of ten, the last one ending with the waveform,
-        and averaged; less is padded with zeros.
+        and averaged; less is padded with zeros. Silence has the probability 0 of every instrument.
 
         Raises:
             ValueError: not two-dimensional, or empty.
@@ -231,33 +237,41 @@ class Predictor:
             raise ValueError(
                 f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}"
             )
-        return np.mean(
-            [self.probabilities(self._feature(part)) for _, part in audio.windows([waveforms])],
-            axis=0,
-        )
+        windows = [self._predict(part)[1] for _, part in audio.windows([waveforms])]
+        return np.mean(windows, axis=0)
 
-    def listen(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16):
-        """Hear files of any length in windows of ten seconds, in memory that grows with neither their lengths nor their number.
+    def listen(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16, warn=warnings.warn):
+        """Predict files of any length in windows of ten seconds.
+
+        Memory grows with neither their lengths nor their number. Damaged files are read as far as
+        they can be, with a warning.
 
         Args:
             paths: the files, in the order in which they are heard; batches go across files.
             hop: samples at 16 kHz from one window to the next.
             batch_size: windows at once; results depend neither on it nor on the neighbours.
+            warn: called with a line about each file that is damaged, or whose samples exceed +-1.
 
         Yields:
             Heard, for each window, in order; one with an error is the last of its file.
         """
-        found = (one for path in paths for one in _windows(path, hop))
+        found = (one for path in paths for one in _windows(path, hop, warn))
         while batch := list(itertools.islice(found, batch_size)):
             sound = [waveform for _, waveform in batch if waveform is not None]
             if sound:
-                stored = self._feature(np.stack([audio.fit(waveform) for waveform in sound]))
-                results = iter(zip(stored.numpy(), self.probabilities(stored)))
+                results = zip(*self._predict(np.stack([audio.fit(one) for one in sound])))
             for heard, waveform in batch:
                 if waveform is not None:
                     feature, probabilities = next(results)
                     heard = replace(heard, feature=feature, probabilities=probabilities)
                 yield heard
+
+    def _predict(self, waveforms):
+        """(B, n) of at most ten seconds -> (features (B, C, T, F), probabilities (B, K)), arrays."""
+        stored = self._feature(waveforms)
+        probabilities = np.array(self.probabilities(stored))
+        probabilities[[audio.is_silent(waveform) for waveform in waveforms]] = 0.0
+        return stored.numpy(), probabilities
 
     def _feature(self, waveforms):
         padded = np.pad(waveforms, [(0, 0), (0, audio.CLIP_SAMPLES - waveforms.shape[1])])
@@ -305,14 +319,17 @@ def _in_range(probabilities):
     return probabilities
 
 
-def _windows(path, hop):
-    """(Heard without results, waveform (n,) or None) for each window of a file; the last may be an error."""
+def _windows(path, hop, warn):
+    """Cut a file into windows.
+
+    Yields:
+        (Heard without results, waveform (n,)); last of all maybe (Heard with an error, None).
+    """
     try:
-        for start, waveform in audio.windows(audio.stream(path), hop):
-            yield (
-                Heard(path, start / audio.SAMPLE_RATE, (start + len(waveform)) / audio.SAMPLE_RATE),
-                waveform,
-            )
+        for start, waveform in audio.windows(audio.stream(path, warn, damaged=True), hop):
+            start_s = start / audio.SAMPLE_RATE
+            end_s = (start + len(waveform)) / audio.SAMPLE_RATE
+            yield Heard(path, start_s, end_s, silent=audio.is_silent(waveform)), waveform
     except audio.AudioError as error:
         yield Heard(path, error=error), None
 

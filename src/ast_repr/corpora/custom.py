@@ -20,13 +20,12 @@ import os
 import re
 import sys
 import unicodedata
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import soundfile
-
-from .. import manifest
+from .. import audio, manifest
 from ..manifest import Clip
 from ..rooms import unknown
 from . import table
@@ -104,25 +103,29 @@ def read(path, relative_to) -> Table:
     return Table(clips, classes, rows, problems, notes)
 
 
-def unreadable(folder, clips):
-    """Clips whose audio is missing, not audio, or over before they start: [(clip name, reason)].
+def unreadable(folder, clips, warn=warnings.warn):
+    """List the clips whose audio is missing, not audio, damaged, or over before they start.
 
-    Reads headers only.
+    Each clip is read as the stage `extract` reads it.
 
     Args:
         folder: what the clips' audio paths are relative to.
+        clips: list of Clip.
+        warn: called once with each line about a file that is read otherwise than it is stored.
+
+    Returns:
+        list of (clip name, reason).
     """
-    audio = list(dict.fromkeys(clip.audio for clip in clips))
+    lines = []
+
+    def complaint(clip):
+        return audio.complaint(Path(folder) / clip.audio, clip.start_s, warn=lines.append)
+
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(audio, pool.map(lambda path: _seconds(Path(folder) / path), audio)))
-    bad = []
-    for clip in clips:
-        seconds = found[clip.audio]
-        if isinstance(seconds, str):
-            bad.append((clip.clip, seconds))
-        elif clip.start_s >= seconds:
-            bad.append((clip.clip, f"starts at {clip.start_s:g} s, and lasts {seconds:.1f} s"))
-    return bad
+        reasons = list(pool.map(complaint, clips))
+    for line in dict.fromkeys(lines):  # a file may hold many clips
+        warn(line)
+    return [(clip.clip, reason) for clip, reason in zip(clips, reasons) if reason]
 
 
 def _records(path):
@@ -317,20 +320,6 @@ def _gaps(clips, classes):
             expected = "give it some, or leave the column out"
             problems.append((None, f"{name} has no label in training; {expected}"))
     return problems
-
-
-def _seconds(path):
-    """How long an audio file lasts, or what is wrong with it."""
-    try:
-        if not path.is_file():
-            return "missing"
-        if path.stat().st_size == 0:
-            return "empty (0 bytes)"
-        return soundfile.info(str(path)).duration
-    except OSError as error:
-        return f"not readable ({error.strerror})"
-    except (soundfile.LibsndfileError, RuntimeError):
-        return "not readable as audio"
 
 
 def _number(text, decimal):

@@ -52,13 +52,14 @@ class LogMel(nn.Module):
         """What decides the values: hashed into a feature store so that a stale one is refused."""
         return {
             "feature": "logmel",
-            "version": 1,
+            "version": 2,
             "frames": self.frames,
             "bins": self.bins,
             "sample_rate": SAMPLE_RATE,
             "frame_length_ms": FRAME_LENGTH_MS,
             "frame_shift_ms": FRAME_SHIFT_MS,
             "window": "hanning",
+            "decoder": "FFmpeg",
             "resampler": "soxr HQ",
         }
 

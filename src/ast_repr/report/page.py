@@ -31,7 +31,9 @@ CSS = """
 def instruments(found, view):
     """A `predictions.Song`: a sentence that names what is present, then a bar for each class, the most likely first."""
     shown, ranked = view.shown(found.probabilities), view.ranked(found.probabilities)
-    if shown:
+    if found.is_silent:
+        sentence = "nothing, the recording is silent"
+    elif shown:
         sentence = ", ".join(_plain(name) for name, _ in shown)
     else:
         sentence = f"nothing from the threshold on; the most likely: {_plain(ranked[0][0])}"

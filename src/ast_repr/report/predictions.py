@@ -2,8 +2,9 @@
 
 Each format is a generator of pieces of text, so that a file's result is out as soon as it is known.
 Instruments are sorted by probability, and those below the threshold left out; the timeline holds
-all of them. Probabilities have six digits. Names are exact in JSON; in the table and in CSV, what a
-terminal would obey is escaped, and in CSV what a spreadsheet would compute begins with an apostrophe.
+all of them. Probabilities have six digits; in silence they are 0, and files and windows are marked
+silent. Names are exact in JSON; in the table and in CSV, what a terminal would obey is escaped, and
+in CSV what a spreadsheet would compute begins with an apostrophe.
 """
 
 import csv
@@ -19,14 +20,25 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Song:
-    """One file: what was heard in each window (W, K) and over all of them (K,); or why it failed."""
+    """One file: probabilities in each window and over all of them; or why it failed."""
 
     file: str
     seconds: float = 0.0
     times: np.ndarray | None = None  # (W, 2): start and end of each window in seconds
-    timeline: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    timeline: np.ndarray | None = None  # (W, K)
+    probabilities: np.ndarray | None = None  # (K,)
     error: str | None = None
+    silent: np.ndarray | None = None  # (W,) bool; None if no window is
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is nothing to hear in any window."""
+        return self.silent is not None and bool(self.silent.all())
+
+    def windows(self):
+        """(start, end) in seconds, probabilities and whether it is silent, of each window."""
+        silent = np.zeros(len(self.times), bool) if self.silent is None else self.silent
+        return zip(np.round(self.times, 3).tolist(), self.timeline, silent.tolist())
 
 
 @dataclass(frozen=True)
@@ -72,20 +84,22 @@ def table(songs, view):
             f"  {value:.2f}  {escaping.terminal(instrument)}"
             for instrument, value in view.shown(song.probabilities)
         ]
-        if not lines:
+        if song.is_silent:
+            lines = ["  silent, no instrument"]
+        elif not lines:
             instrument, value = view.ranked(song.probabilities)[0]
             instrument = escaping.terminal(instrument)
             lines = [
                 f"  nothing from {view.threshold:g} on; the most likely: {instrument} ({value:.2f})"
             ]
         if view.timeline:
-            for (start, end), one in zip(song.times, song.timeline):
+            for (start, end), one, silent in song.windows():
                 shown = [
                     f"{escaping.terminal(instrument)} {value:.2f}"
                     for instrument, value in view.shown(one)
                 ]
-                found = ", ".join(shown) or "-"
-                lines.append(f"    {clock(start):>7} - {clock(end):>7}  {found}")
+                text = "silent" if silent else ", ".join(shown) or "-"
+                lines.append(f"    {clock(start):>7} - {clock(end):>7}  {text}")
         yield "\n".join([f"{name} ({clock(song.seconds)})", *lines]) + "\n"
 
 
@@ -105,24 +119,25 @@ def json_list(songs, view):
 
 
 def csv_rows(songs, view):
-    """A row for each file and instrument shown, with the timeline for each window and instrument.
+    """A row for each file and instrument shown; with the timeline, for each window and instrument.
 
-    A failed file has none.
+    A silent file has one row, without an instrument; a failed file has none.
     """
-    yield _row(
-        ["file", *(["start_s", "end_s"] if view.timeline else []), "instrument", "probability"]
-    )
+    times = ["start_s", "end_s"] if view.timeline else []
+    yield _row(["file", *times, "instrument", "probability", "silent"])
     for song in songs:
         if song.error:
             continue
         if view.timeline:
             rows = [
-                [song.file, f"{start:g}", f"{end:g}", *pair]
-                for (start, end), one in zip(np.round(song.times, 3), song.timeline)
+                [song.file, f"{start:g}", f"{end:g}", *pair, int(silent)]
+                for (start, end), one, silent in song.windows()
                 for pair in zip(view.classes, _rounded(one))
             ]
+        elif song.is_silent:
+            rows = [[song.file, "", "", 1]]
         else:
-            rows = [[song.file, *pair] for pair in view.shown(song.probabilities)]
+            rows = [[song.file, *pair, 0] for pair in view.shown(song.probabilities)]
         yield "".join(map(_row, rows))
 
 
@@ -136,15 +151,21 @@ def record(song, view):
     found = [
         {"instrument": name, "probability": value} for name, value in view.shown(song.probabilities)
     ]
-    values = {"file": song.file, "seconds": round(song.seconds, 3), "instruments": found}
+    values = {
+        "file": song.file,
+        "seconds": round(song.seconds, 3),
+        "silent": song.is_silent,
+        "instruments": found,
+    }
     if view.timeline:
         values["timeline"] = [
             {
                 "start_s": start,
                 "end_s": end,
+                "silent": silent,
                 "probabilities": dict(zip(view.classes, _rounded(one))),
             }
-            for (start, end), one in zip(np.round(song.times, 3).tolist(), song.timeline)
+            for (start, end), one, silent in song.windows()
         ]
     return values
 

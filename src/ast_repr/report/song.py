@@ -69,7 +69,10 @@ def draw(song, view, log_mel):
         top.set_ylim(len(order), 0)
         top.tick_params(length=0)
         _draw_log_mel(figure, bottom, song, log_mel)
-        top.set_title(style.wrapped(song.file.rpartition("/")[2], 90))
+        title = song.file.rpartition("/")[2]
+        if song.is_silent:
+            title += " (silent)"
+        top.set_title(style.wrapped(title, 90))
     return figure
 
 

@@ -314,7 +314,15 @@ def test_the_top_level_holds_nothing_else():
 
 
 def test_every_test_file_says_what_it_tests():
-    others = {"conftest.py", "make_golden.py", "run.sh", "golden", "bench", "__pycache__"}
+    others = {
+        "conftest.py",
+        "make_golden.py",
+        "run.sh",
+        "golden",
+        "bench",
+        "faults",
+        "__pycache__",
+    }
     assert {
         path.name for path in (ROOT / "tests").iterdir() if not path.name.startswith(("test_", "."))
     } <= others

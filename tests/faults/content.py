@@ -1,12 +1,11 @@
 """What files hold, without what differs from run to run, so that two runs can be compared.
 
-Left out are measured times, the name of the commit, and what PNG and PDF files show. Files of
-embeddings are known by their content: their names hash the times of other files.
+Left out are measured times, hashes of what holds them, the name of the commit, and what PNG and PDF
+files show. Files of embeddings are known by their content: their names are hashes, too.
 """
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,15 @@ import torch
 import yaml
 from safetensors import safe_open
 
-VOLATILE = ("seconds", "commit", "mtime")  # parts of the keys that say when or how long
+TIMES = ("seconds", "mtime")  # parts of the keys that say when or how long
+OF_TIMES = (
+    "commit",
+    "hashes",
+    "checkpoints",
+    "files",
+    "best",
+)  # keys; a commit, and hashes of times
+CACHES = ("file_hashes.json",)  # hold times of files
 TEMPORARY = (".partial", ".tmp", ".temp")  # parts of the names of files that must not stay
 LOCKS = ".lock"  # a lock's file may stay: what counts is whether somebody holds it
 
@@ -48,6 +55,8 @@ def digest(path: Path) -> str:
     """A hash of what a file holds; of all of its bytes where its kind is not known, or damaged."""
     if temporary(path):
         return "temporary"
+    if path.name in CACHES:
+        return "cache"
     read = READERS.get(path.suffix, Path.read_bytes)
     try:
         value = read(path)
@@ -58,7 +67,7 @@ def digest(path: Path) -> str:
 
 def digest_of(value: object) -> str:
     """A hash of nested plain values, arrays and tensors, without what is volatile."""
-    return hashlib.sha256(pickle.dumps(_plain(value), protocol=4)).hexdigest()[:16]
+    return hashlib.sha256(repr(_plain(value)).encode()).hexdigest()[:16]
 
 
 def _plain(value):
@@ -67,7 +76,7 @@ def _plain(value):
         kept = {
             str(key): _plain(item)
             for key, item in value.items()
-            if not any(part in str(key) for part in VOLATILE)
+            if key not in OF_TIMES and not any(part in str(key) for part in TIMES)
         }
         return sorted(kept.items())
     if isinstance(value, torch.Tensor):
@@ -84,7 +93,11 @@ def _plain(value):
 
 
 def _json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file without the hash of itself."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(found, dict):
+        found.pop("sha256", None)
+    return found
 
 
 def _json_lines(path):
@@ -93,6 +106,15 @@ def _json_lines(path):
 
 def _yaml(path):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _markdown(path):
+    """The lines of a page; of a table of times the first column only."""
+    lines, timed = [], False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        timed = line.startswith("|") and (timed or "s per epoch" in line)
+        lines.append(line.split(" | ")[0] if timed else line)
+    return lines
 
 
 def _checkpoint(path):
@@ -138,6 +160,7 @@ READERS = {
     ".json": _json,
     ".jsonl": _json_lines,
     ".yaml": _yaml,
+    ".md": _markdown,
     ".pt": _checkpoint,
     ".npz": _arrays,
     ".h5": _hdf5,

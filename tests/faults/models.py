@@ -29,7 +29,7 @@ MEMORY = 12 * 2**30  # bytes of address space; torch's libraries take some of th
 DEPTH = 100_000  # of nested brackets
 FORMATS = (".pt", ".safetensors", ".onnx")
 SECTIONS = ("feature", "reprogrammer", "backbone", "head", "method")
-ESCAPE = "\x1b[2J"  # clears a terminal
+RAW = ("\x1b[2J", "a\nb", "\ra", "\u202ea", "\x9b2J")  # texts that no terminal may get as they are
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,12 @@ def judge(bench: Bench, group: str, how: str, called: Called, good: Called | Non
         result, note = verdict.HANG, ""
     elif called.traceback:
         result, note = verdict.TRACEBACK, called.traceback.strip().splitlines()[-1][:300]
-    elif ESCAPE in called.out + called.err + (called.error or ""):
-        result, note = verdict.SILENT, "an escape sequence reaches the terminal"
+    elif raw := [text for text in RAW if text in called.out + called.err + (called.error or "")]:
+        result, note = verdict.SILENT, f"{raw[0]!r} reaches the terminal"
     elif called.error:
         result, note = verdict.SURVIVED, called.error[:300]
-    elif good and called.out == good.out:
-        result, note = verdict.SURVIVED, "changes nothing"
+    elif group == "texts" or (good and called.out == good.out):
+        result, note = verdict.SURVIVED, "harms nobody"
     else:
         result, note = verdict.SILENT, f"accepted: {called.out[:200]!r}"
     return Trial(group, result, how, note)
@@ -316,9 +316,9 @@ def _paths(bench):
 
 
 def _texts():
-    """Names of classes that would do something where they are shown."""
-    for name in (ESCAPE, "a\nb", "\r", "<script>alert(1)</script>", "a|b", "=cmd()", "\u202e", ""):
-        yield Case("texts", f"class {name!r}", lambda a, n=name: a["classes"].__setitem__(0, n))
+    """Names of classes that would do something to a terminal."""
+    for text in RAW:
+        yield Case("texts", f"class {text!r}", lambda a, t=text: a["classes"].__setitem__(0, t))
 
 
 def files(bench: Bench) -> Iterator[tuple[str, Path]]:

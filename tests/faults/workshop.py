@@ -16,7 +16,7 @@ import content
 import corpus
 import numpy as np
 import verdict
-from processes import Finished, Running
+from processes import Finished, Running, script
 from verdict import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,22 +88,25 @@ class Workshop:
         weights = work / f"{BACKBONE}.safetensors"
         data = ["--data", work / "data"]
         exp = ["--exp", work / "exp"]
+        trained_on = ["--backbone", BACKBONE, "--weights", weights]
         options = {
             "prepare": ["--corpus", "openmic", "--root", work / "corpus", *data],
             "extract": [*data, *confs, "--nj", "2"],
-            "train": [*data, *exp, *confs, *settings, "--backbone", BACKBONE]
-            + ["--weights", weights, "--device", "cpu"],
-            "score": [*data, *exp, *confs, *settings, "--device", "cpu"],
+            "train": [*data, *exp, *confs, *settings, *trained_on, "--device", "cpu"],
+            "score": [*data, *exp, *confs, *settings, "--device", "cpu"]
+            + (trained_on if _takes("score", "--weights") else []),
             "report": [*exp, "--out", work / "RESULTS.md", "--studies", CONF_DIR / "studies.yaml"],
             "predict": ["--model", run, "--format", "json", "--output", work / "found.json"]
-            + ["--plot", work / "pictures", "--device", "cpu", work / "song.ogg"],
-            "export": [run, work / "shared", "--merge"],
-            "onnx": [run, work / "shared", "--merge", "--onnx"],
+            + ["--plot", work / "pictures", "--device", "cpu", work / "song.ogg"]
+            + (["--overwrite"] if _takes("predict", "--overwrite") else []),
+            "export": [run, work / "shared", "--merge"]
+            + (["--overwrite"] if _takes("export", "--overwrite") else []),
             "render": ["--corpus", "synthetic", "--root", work / "rendered/openmic-2018"]
             + ["--data", work / "rendered", "--clips", "200", "--nj", "2"],
             "pretrain": ["--out", work / "made.safetensors", "--data", work / "crops"]
             + ["--crops", "350", "--epochs", "4", "--batch", "32", "--nj", "2"],
         }
+        options["onnx"] = [*options["export"], "--onnx"]
         if stage == "recipe":
             recipe = work / "tree" / "egs" / "openmic" / "run.sh"
             found = ["--corpus", "openmic", "--data-root", work / "corpus", "--nj", "2"]
@@ -201,6 +204,11 @@ class Workshop:
         else:
             result, note = verdict.SURVIVED, ""
         return Trial(stage, result, how, note, left)
+
+
+def _takes(name: str, option: str) -> bool:
+    """Whether a script of this version has an option."""
+    return option in script(name).parse()._option_string_actions
 
 
 def _copy_tree_of_recipes(tree: Path) -> None:

@@ -10,6 +10,7 @@ trial says which.
 import contextlib
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -39,6 +40,7 @@ from ast_repr.report import results
 FLIPS = 60  # of each kind
 SLOW_FLIPS = 20  # of those that take longer
 LIMIT_S = 120.0
+BAR = re.compile(r"^\s*$|\d+%\|")  # a line that is a progress bar, or empty
 SHIPPED = "ast_tiny_synth"
 SCRIPTS = ("prepare", "extract", "train", "score", "predict", "pretrain")  # of src
 SOUNDS = (".ogg", ".flac", ".mp3", ".wav")
@@ -100,16 +102,23 @@ def judge(kind: Kind, how: str, whole: Called, damaged: Called) -> Trial:
         result, note = verdict.HANG, ""
     elif damaged.traceback:
         result, note = verdict.TRACEBACK, damaged.traceback[-300:]
+    elif damaged.error is not None and not _names(kind.path, damaged):
+        result, note = verdict.FAILED, f"no file named: {damaged.error[:200]}"
     elif damaged.error is not None:
         result, note = verdict.SURVIVED, f"refused: {damaged.error[:200]}"
     elif damaged.value == whole.value:
         result, note = verdict.SURVIVED, "equal"
-    elif damaged.err != whole.err:
-        result, note = verdict.SURVIVED, f"said: {damaged.err[-200:]}"
+    elif words(damaged.err) != words(whole.err):
+        result, note = verdict.SURVIVED, f"said: {words(damaged.err)[-200:]}"
     else:
         result, note = verdict.SILENT, ""
     counted = kind.checked or result in (verdict.TRACEBACK, verdict.HANG)
     return Trial(kind.name, result, how, note, counted=counted)
+
+
+def words(text: str) -> str:
+    """What was written, without progress bars."""
+    return "\n".join(line for line in re.split(r"[\r\n]+", text) if not BAR.search(line)).strip()
 
 
 def kinds(workshop: Workshop) -> list[Kind]:
@@ -207,6 +216,12 @@ def _tables(workshop):
     for name in ("base.yaml", "ast_unet.yaml", "studies.yaml"):
         found.append(Kind(name, confs / name, lambda: _configs(confs), False))
     return found
+
+
+def _names(path, called):
+    """Whether an error, or what was written before it, names the file or its folder."""
+    said = f"{called.error} {called.out} {called.err}"
+    return path.name in said or str(path.parent) in said
 
 
 def _manifest(data):

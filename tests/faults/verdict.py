@@ -65,6 +65,11 @@ class Tally:
         """The groups in the order in which they were first tried."""
         return list(dict.fromkeys(trial.group for trial in self.trials))
 
+    def reasons(self, group: str) -> dict[str, int]:
+        """What trials survived by: the first word of their notes, counted."""
+        survived = [trial for trial in self.trials if trial.group == group and trial.good]
+        return Counter(trial.note.partition(":")[0][:40] for trial in survived)
+
     def lines(self) -> list[str]:
         """A line for each group, and the campaign's own at the end."""
         width = max(map(len, [*self.groups(), self.campaign]), default=0)
@@ -77,6 +82,7 @@ class Tally:
             "campaign": self.campaign,
             "all": self.figures(),
             "groups": {group: self.figures(group) for group in self.groups()},
+            "reasons": {group: self.reasons(group) for group in self.groups()},
             "wrong": [asdict(trial) for trial in self.trials if not trial.good],
         }
 

@@ -10,6 +10,7 @@ SILENT = "silent"  # another result than the right one, and not a word
 TRACEBACK = "traceback"  # a Python traceback, or a crash of the interpreter
 HANG = "hang"
 OUTCOMES = (SURVIVED, FAILED, SILENT, TRACEBACK, HANG)
+SHOWN = 5  # trials of a group that went wrong
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Tally:
     trials: list[Trial] = field(default_factory=list)
 
     def add(self, trial: Trial) -> None:
-        """Keep a trial; one that went wrong is shown at once, on stderr."""
+        """Keep a trial; the first ones of a group that go wrong are shown at once, on stderr."""
         self.trials.append(trial)
-        if not trial.good:
+        wrong = sum(not other.good for other in self.trials if other.group == trial.group)
+        if not trial.good and wrong <= SHOWN:
             print(f"  {self.campaign}: {_describe(trial)}", file=sys.stderr, flush=True)
 
     def figures(self, group: str | None = None) -> dict[str, int]:

@@ -34,11 +34,16 @@ def main(args):
     data.mkdir(parents=True, exist_ok=True)
     files.sweep(data)
     own = args.corpus == "custom"
-    clips, classes, bad = read_custom(root, data) if own else read_openmic(root, data, args)
+    if own:
+        clips, classes, complaints = read_custom(root, data)
+    else:
+        clips, classes, complaints = read_openmic(root, data, args)
+    clips = manifest.with_hashes(data, clips)
+    checked = checked_before(data)
+    bad = complaints([clip for clip in clips if audio_of(clip) not in checked])
     clips = with_validation(drop_unreadable(clips, bad, args.allow_missing))
     check_splits(root, clips)
     manifest.check(clips, classes)
-    clips = manifest.with_hashes(data, clips)
     described = summary(clips, classes, "groups" if own else "artists")
     if own:
         for warning in find_warnings(clips, classes, [clip.sha256 for clip in clips]):
@@ -48,6 +53,20 @@ def main(args):
     else:
         manifest.write(data, clips, classes)
         print(f"{data}/manifest.jsonl: {described}")
+
+
+def checked_before(data):
+    """Sound that is known to be usable: {(sha256, start)} of the clips of the manifest in `data`."""
+    try:
+        clips, _ = manifest.read(data)
+    except manifest.ManifestError:
+        return set()  # none yet, or damaged
+    return {audio_of(clip) for clip in clips}
+
+
+def audio_of(clip):
+    """What decides whether a clip is usable."""
+    return clip.sha256, clip.start_s
 
 
 def is_up_to_date(data, clips, classes):
@@ -62,21 +81,19 @@ def read_openmic(root, data, args):
     """Read a folder in OpenMIC-2018's layout; the built-in corpus is made first.
 
     Returns:
-        (clips, classes, {clip: what is wrong with its audio})
+        (clips, classes, function from clips to {name: what is wrong with its audio})
     """
     if args.corpus == "synthetic":
         synthetic.make(root, args.clips, nj=args.nj)
     clips, classes = openmic.clips(root, relative_to=data)
     if args.genuine:
         check_counts(clips)
-    return (
-        clips,
-        classes,
-        {
-            name: f"{openmic.audio_path(root, name)}: {reason}"
-            for name, reason in openmic.unreadable(root, clips, command.warn)
-        },
-    )
+
+    def complaints(clips):
+        bad = openmic.unreadable(root, clips, command.warn)
+        return {name: f"{openmic.audio_path(root, name)}: {reason}" for name, reason in bad}
+
+    return clips, classes, complaints
 
 
 def read_custom(path, data):
@@ -91,14 +108,12 @@ def read_custom(path, data):
         remedy = f"mend them; python src/prepare.py --check {shlex.quote(str(path))} lists them all"
         listed = f"{min(LISTED, len(problems))} listed above"
         raise manifest.ManifestError(f"{path}: {counted(problems, 'problem')}, {listed}; {remedy}")
-    return (
-        table.clips,
-        table.classes,
-        {
-            name: line(table.rows[name], f"{name}: {reason}")
-            for name, reason in custom.unreadable(data, table.clips, command.warn)
-        },
-    )
+
+    def complaints(clips):
+        bad = custom.unreadable(data, clips, command.warn)
+        return {name: line(table.rows[name], f"{name}: {reason}") for name, reason in bad}
+
+    return table.clips, table.classes, complaints
 
 
 def check(path):

@@ -364,6 +364,7 @@ def test_every_test_file_says_what_it_tests():
         "run.sh",
         "golden",
         "bench",
+        "faults",
         "__pycache__",
     }
     assert {

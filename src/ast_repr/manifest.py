@@ -14,6 +14,7 @@ Conventions
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -78,24 +79,20 @@ def with_hashes(folder: str | Path, clips: list[Clip]) -> list[Clip]:
 
     Args:
         folder: what the clips' paths are relative to; it also keeps the hashes.
-        clips: their audio files are there; a sidecar need not be.
-
-    Raises:
-        OSError: a file cannot be read.
+        clips: of a file that is not there or may not be read the sha256 is empty.
     """
-    sources = [Path(folder) / clip.audio for clip in clips]
+    sources = {Path(folder) / clip.audio for clip in clips}
     for feature in SIDECARS:
-        carried = (clip.source(folder, feature)[0] for clip in clips)
-        sources += [path for path in carried if path.is_file()]
-    sources = sorted(set(sources))
+        sources |= {clip.source(folder, feature)[0] for clip in clips}
+    sources = sorted(path for path in sources if path.is_file() and os.access(path, os.R_OK))
     cache = identity.FileHashes(Path(folder) / HASHES)
     hashes = dict(zip(sources, cache.of_all(sources, "hash audio")))
     hashed = []
     for clip in clips:
         paths = {feature: clip.source(folder, feature)[0] for feature in SIDECARS}
         sidecars = {feature: hashes[path] for feature, path in paths.items() if path in hashes}
-        audio = Path(folder) / clip.audio
-        hashed.append(replace(clip, sha256=hashes[audio], sidecars=sidecars))
+        sha256 = hashes.get(Path(folder) / clip.audio, "")
+        hashed.append(replace(clip, sha256=sha256, sidecars=sidecars))
     return hashed
 
 

@@ -1,4 +1,4 @@
-"""Stage `prepare`: a corpus becomes a manifest, whose validation split keeps groups (artists) whole.
+"""Stage `prepare`: a corpus becomes a manifest; its validation split keeps groups (artists) whole.
 
 The manifest is left as it is if it says what the corpus holds, the sha256 of each audio file
 included. With --check, a CSV of own data is looked through instead: all that is wrong with it is

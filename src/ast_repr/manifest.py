@@ -89,7 +89,7 @@ def with_hashes(folder: str | Path, clips: list[Clip]) -> list[Clip]:
         sources += [path for path in carried if path.is_file()]
     sources = sorted(set(sources))
     cache = identity.FileHashes(Path(folder) / HASHES)
-    hashes = dict(zip(sources, cache.of_all(sources, "hash audio")))
+    hashes = dict(zip(sources, cache.of_all(sources, "hash audio"), strict=True))
     hashed = []
     for clip in clips:
         paths = {feature: clip.source(folder, feature)[0] for feature in SIDECARS}

@@ -138,8 +138,8 @@ def claim_name(folder, root):
         return
     if before is not None and (folder / before).exists():
         raise ValueError(
-            f"{source}: the name {folder.name} is that of {before}; rename one of the two, or delete "
-            f"{folder} and its experiments"
+            f"{source}: the name {folder.name} is that of {before}; rename one of the two, or "
+            f"delete {folder} and its experiments"
         )
     files.write_json(path, {"source": recorded})
 

@@ -214,7 +214,7 @@ def example(model, test, classes, device):
     row = int(present.sum(1).argmax())
     before = model.normalise(test.batch(torch.tensor([row])).to(device).features)
     after = model.reprogrammer(before)
-    named = ", ".join(name for name, there in zip(classes, present[row]) if there)
+    named = ", ".join(name for name, there in zip(classes, present[row], strict=True) if there)
     return {
         "before": before[0, 0].cpu().numpy(),
         "after": after[0, 0].cpu().numpy(),

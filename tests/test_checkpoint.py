@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, no flipped bit goes unnoticed, and reading one runs nothing."""
+"""Checkpoints are whole or not there, a flipped bit is noticed, and reading one runs nothing."""
 
 import io
 import pickle

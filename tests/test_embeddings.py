@@ -36,7 +36,7 @@ FEATURE = {"name": "logmel", "frames": 64, "bins": 32}
 
 @pytest.fixture
 def computed(monkeypatch):
-    """How many clips went through a network so far, for their heads to read, as a list of batch sizes."""
+    """Batch sizes of the clips that went through a network so far, for their heads to read."""
     sizes, read = [], classifier.Reprogrammed.read
     monkeypatch.setattr(
         classifier.Reprogrammed, "read", lambda model, x: sizes.append(len(x)) or read(model, x)
@@ -53,7 +53,7 @@ def backbone_at(tmp_path, tiny_ast):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """(its folder, clips): a feature store of 20 clips for training, 8 for validation, 9 for test."""
+    """(its folder, clips): a store of 20 clips for training, 8 for validation, 9 for test."""
     splits = ["train"] * 20 + ["valid"] * 8 + ["test"] * 9
     clips = [
         manifest.Clip(

@@ -1,4 +1,7 @@
-"""The stage `extract`: parts, interruption, clips without audio, and a store that is equal however it was made."""
+"""The stage `extract`: parts, interruption, clips without audio, and audio that has changed.
+
+A store is equal however it was made.
+"""
 
 import importlib
 import json
@@ -28,7 +31,7 @@ BAD = "000010"  # in the second shard
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """data, options -> (exit code, standard output, last line of standard error) of the script, with small shards."""
+    """data, options -> (exit code, standard output, last line of standard error), small shards."""
     monkeypatch.syspath_prepend(str(ROOT / "src"))
     monkeypatch.setattr(store, "SHARD_CLIPS", SHARD)
     extract = importlib.import_module("extract")

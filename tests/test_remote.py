@@ -1,4 +1,7 @@
-"""Fetching: downloads go on where they stopped and are verified, archives cannot write outside, choices are explained."""
+"""Fetching: downloads resume and are verified, archives cannot write outside, choices are explained.
+
+A corpus' name and a backbone's weights are those of one content.
+"""
 
 import hashlib
 import importlib
@@ -48,7 +51,11 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """Serves DATA. `ranges`: from the middle too; `cuts`: byte where each answer ends early; `codes`: errors given first."""
+    """Serves DATA.
+
+    `ranges`: from the middle too; `cuts`: byte where each answer ends early; `codes`: errors given
+    first.
+    """
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.ranges, server.cuts, server.codes, server.asked = True, [], [], []
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
@@ -226,7 +233,7 @@ def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path, kind):
 
 
 def fetch(folder, options):
-    """src/fetch.py in `folder`, with a weight file of its own: (exit code, fields, what people read)."""
+    """src/fetch.py in `folder`, with weights of its own: (exit code, fields, what people read)."""
     (folder / "tiny.safetensors").touch()
     script = [
         sys.executable,
@@ -358,7 +365,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_fetch_needs_no_torch():
-    code = "import sys; import ast_repr.catalogue, ast_repr.corpora.openmic, ast_repr.command; sys.exit('torch' in sys.modules)"
+    modules = "ast_repr.catalogue, ast_repr.corpora.openmic, ast_repr.command"
+    code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src").returncode == 0
 
 

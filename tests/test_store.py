@@ -60,7 +60,7 @@ def test_features_come_in_the_order_of_the_names(wanted, folder):
     everything = {"a": features(12), "b": features(5, seed=1)}
     found = Store(folder).read(wanted)
     assert found.shape == (len(wanted), 1, 8, 4)
-    for row, name in zip(found, wanted):
+    for row, name in zip(found, wanted, strict=True):
         assert np.array_equal(row, everything[name[0]][int(name[1:])])
 
 

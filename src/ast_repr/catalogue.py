@@ -1,4 +1,7 @@
-"""The backbones that have a name: pretrained_models/index.yaml. Without torch, so that fetching starts at once."""
+"""The backbones that have a name: pretrained_models/index.yaml.
+
+Without torch, so that fetching starts at once.
+"""
 
 import os
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ class Entry:
         return FOLDER / self.file
 
     def source_classes(self):
-        """Names of the source classes, in order of index, or None where they are in the file's header."""
+        """Names of the source classes, in order; None if they are in the file's header."""
         return self.labels and files.read_text(FOLDER / self.labels).splitlines()
 
     @property
@@ -85,7 +88,10 @@ def find(name):
 
 
 def zero_shot(name):
-    """What instruments.yaml says of a backbone: {"activation": of its source classes, "names": {instrument: [source class, ...]}}.
+    """What instruments.yaml says of a backbone.
+
+    Returns:
+        {"activation": of its source classes, "names": {instrument: [source class, ...]}}.
 
     Raises:
         ValueError: it says nothing of that one; the message lists what there is.

@@ -1,4 +1,4 @@
-"""What heads read of clips, embeddings or source logits, computed once and kept beside the features.
+"""What heads read of clips, embeddings or source logits: computed once, kept beside the features.
 
 That is possible if nothing before the head changes. A file's name is a hash of all that decides its
 values: what has changed since is never read, and any file may be deleted at any time.
@@ -18,7 +18,8 @@ from tqdm import tqdm
 from . import files, identity, store
 from .backbones.weights import fingerprint
 
-# What numpy and zipfile raise where there is no file, or its checksums, names, kinds or lengths are wrong.
+# What numpy and zipfile raise if there is no file, or its checksums, names, kinds or lengths are
+# wrong.
 DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -33,10 +34,13 @@ DAMAGED = (
 
 
 class Shelf:
-    """What heads read of the clips of one feature store, in memory from run to run and on disk from process to process.
+    """What heads read of the clips of one feature store.
+
+    It stays in memory from run to run, and on disk from process to process.
 
     Args:
-        data: folder of the corpus, whose `embeddings` holds the files; None: features come from no store, and nothing goes to disk.
+        data: folder of the corpus, whose `embeddings` holds the files; None: features come from no
+            store, and nothing goes to disk.
         feature: name of the feature; `spec`: what decides its values.
         memory: dict that runs of this process share.
     """
@@ -50,7 +54,8 @@ class Shelf:
         """What the head reads of each clip, computed if it is not there yet.
 
         Args:
-            model: a Reprogrammed that `assemble` built from the values `build`; nothing before its head changes.
+            model: a Reprogrammed that `assemble` built from the values `build`; nothing before its
+                head changes.
             clips: batches.Clips.
             label: for the progress bar.
             size: clips at once.
@@ -97,14 +102,17 @@ class Shelf:
 
 
 def shareable(model, build):
-    """Whether runs of other seeds read the same: the reprogrammer has no state, the frozen weights are those of a file or none."""
+    """Whether runs of other seeds read the same.
+
+    They do if the reprogrammer has no state, and the frozen weights are those of a file, or none.
+    """
     return not model.reprogrammer.state_dict() and (
         build["backbone"]["file"] is not None or not model.backbone.state_dict()
     )
 
 
 def compute(model, clips, device, label, size):
-    """(what the head reads of each clip, seconds that it took); the model's mode is put back afterwards."""
+    """(what the head reads of each clip, seconds that it took); the model's mode is put back."""
     mode, started = model.training, time.monotonic()
     model.eval()
     steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
@@ -114,7 +122,7 @@ def compute(model, clips, device, label, size):
 
 
 def save(path, read, seconds):
-    """Write both to `path`; where that cannot be, as on a full or read-only disk, say so and go without."""
+    """Write both to `path`; if that fails, as on a full disk, say so and go without."""
     try:
         with files.replacing(path) as partial, open(partial, "wb") as file:
             np.savez(file, read=read.numpy(), seconds=seconds)

@@ -1,7 +1,8 @@
-"""What a run would take: a few of its steps are made, on noise with the labels of its first clips, and what they took is scaled.
+"""What a run would take: a few of its steps are made, and what they took is scaled.
 
-Time grows with the number of clips; the memory of a step does not. So the estimate needs the manifest but no features, and
-leaves nothing behind. It is made in a process of its own, whose peak of memory is then the run's.
+They are made on noise with the labels of the run's first clips. Time grows with the number of
+clips; the memory of a step does not. So the estimate needs the manifest but no features, and leaves
+nothing behind. It is made in a process of its own, whose peak of memory is then the run's.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ class Cost:
     """What one run would take.
 
     Attributes:
-        prepare_s: seconds before the first epoch, such as those of computing embeddings, as if there were none yet.
+        prepare_s: seconds before the first epoch, such as those of computing embeddings, as if
+            there were none yet.
         shared_s: of these, those for embeddings that runs of other seeds read as well.
         epoch_s: seconds of an epoch, its validation included.
         epochs: how many there are at most.

@@ -36,12 +36,14 @@ class Stock:
     """What all runs on one corpus and one backbone draw from.
 
     Attributes:
-        data: folder with the feature stores and embeddings; None where the memory has all features, and nothing goes to disk.
+        data: folder with the feature stores and embeddings; None if the memory has all features,
+            and nothing goes to disk.
         clips, classes: from the manifest.
         backbone: its name in the catalogue; `weights`: its file.
         sources: see `blueprint.source_groups`; empty where no run needs it.
         keep: where features stay, see `batches.load`.
-        recompute: whether the backbone's activations are computed again on the way back, to save memory.
+        recompute: whether the backbone's activations are computed again on the way back, to save
+            memory.
         compile: whether torch.compile makes kernels of its own for the backbone.
         memory: clips, and what frozen models say of them, from one run to the next.
     """
@@ -65,8 +67,8 @@ def train(folder, conf, stock, team, device):
         folder: the run folder, which is there and holds nothing of another run.
         conf: the resolved config, and under "run" what identifies the run.
         stock: a Stock.
-        team: the processes that share the run; each of them calls this. A head alone is taught by rank 0; the others return
-            once they have the model, which shows it.
+        team: the processes that share the run; each of them calls this. A head alone is taught by
+            rank 0; the others return once they have the model, which shows it.
         device: of this process.
     """
     seed, settings, plan = conf["run"]["seed"], conf["train"], trainer.Plan.of(conf)
@@ -176,11 +178,14 @@ def train(folder, conf, stock, team, device):
 
 
 def load_splits(folder, stock, feature, conf, team, device):
-    """({"train": Clips, "valid": Clips} of a run, see `splits_of`; where their features stay, "auto" decided)."""
+    """The clips of a run's splits, and where their features stay.
+
+    Returns:
+        ({"train": Clips, "valid": Clips}, see `splits_of`; the place, "auto" decided).
+    """
     keep = stock.keep
-    if (
-        keep == "auto"
-    ):  # the order of the clips depends on the place: it must be one for all processes, and for all epochs of a run
+    # The order of the clips depends on the place: all processes and epochs of a run share it.
+    if keep == "auto":
         keep = team.agree(place_before(folder)) or keep
     if key(conf, keep) not in stock.memory:
         stores = Path(stock.data) / "features"
@@ -217,7 +222,10 @@ def key(conf, keep):
 
 
 def splits_of(clips, conf):
-    """{"train": clips, "valid": clips}; where the selection is on test there is no validation split, and all of train is trained on."""
+    """{"train": clips, "valid": clips}.
+
+    If the selection is on test there is no validation split, and all of train is trained on.
+    """
     split_of = (
         {"train": ("train", "valid")}
         if conf["select"]["split"] == "test"

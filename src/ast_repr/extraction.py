@@ -54,9 +54,9 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
             for turn, shard in enumerate(todo.values())
         )
         computed = _one_ahead(pool.map(_compute, job, chunksize=each) for job in jobs)
-        for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed)):
+        for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed, strict=True)):
             lacking = {}
-            for name, reason in zip(shard, reasons):
+            for name, reason in zip(shard, reasons, strict=True):
                 if reason:
                     lacking[name] = reason
                 bar.update()

@@ -33,7 +33,7 @@ def of_file(path: str | Path) -> str:
 
 
 def of_values(values) -> str:
-    """Hexadecimal sha256 of plain values (what JSON can hold); the order of keys does not matter."""
+    """Hexadecimal sha256 of what JSON can hold; the order of keys does not matter."""
     return of_bytes(json.dumps(values, sort_keys=True).encode())
 
 

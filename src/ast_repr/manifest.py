@@ -86,7 +86,7 @@ def with_hashes(folder: str | Path, clips: list[Clip]) -> list[Clip]:
         sources |= {clip.source(folder, feature)[0] for clip in clips}
     sources = sorted(path for path in sources if path.is_file() and os.access(path, os.R_OK))
     cache = identity.FileHashes(Path(folder) / HASHES)
-    hashes = dict(zip(sources, cache.of_all(sources, "hash audio")))
+    hashes = dict(zip(sources, cache.of_all(sources, "hash audio"), strict=True))
     hashed = []
     for clip in clips:
         paths = {feature: clip.source(folder, feature)[0] for feature in SIDECARS}

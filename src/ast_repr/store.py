@@ -76,12 +76,20 @@ def write_shard(folder, index, features, identities, spec, left_out=None):
     features = np.ascontiguousarray(features)
     checksums = [zlib.crc32(row) for row in features]
     header = Header(spec, identities, left_out or {}, checksums)
-    # Made in memory, so that a full disk is an error of writing a file like any other.
+    files.write_bytes(shard_path(folder, index), _image(features, header))
+
+
+def _image(features, header):
+    """The bytes of a shard's file.
+
+    They are made in memory, so that a full disk is an error of writing a file like any other. HDF5
+    has let go of them before they are written: Ctrl-C would be lost in its callbacks.
+    """
     image = io.BytesIO()
     with h5py.File(image, "w", libver=FORMAT) as file:
         file["features"] = features
         file["header"] = json.dumps(identity.seal(asdict(header)))
-    files.write_bytes(shard_path(folder, index), image.getvalue())
+    return image.getvalue()
 
 
 def read_header(path: Path) -> Header:

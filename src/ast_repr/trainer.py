@@ -193,7 +193,7 @@ def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augm
         leave=False,
     )
     for step, batch in enumerate(bar):
-        for group, rate in zip(optimizer.param_groups, base_rates):
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * factor(
                 epoch=epoch + step / steps, epochs=plan.epochs, **plan.schedule
             )
@@ -338,4 +338,4 @@ def best(history, select):
 def _split(batch, size):
     if size is None or size >= len(batch.mask):
         return [batch]
-    return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in batch))]
+    return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in batch), strict=True)]

@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import backbones, heads, reprogrammers
-from .backbones import cpu_kernels
 from .rooms import unknown
 
 NORMS = ("backbone", "none", "corpus")
@@ -182,7 +181,7 @@ def assemble(
         source = backbones.build(backbone["name"], **backbone["options"])
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
-    cpu_kernels.enable(source)
+    backbones.cpu_kernels.enable(source)
     frames = backbone["options"]["frames"]
     bins = backbone["options"]["mels"]
     return Reprogrammed(
@@ -206,7 +205,7 @@ def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
     device = "cpu" if tensor is None else tensor.device
     mode = model.training
     # Kernels on a CPU that torch's counter lacks.
-    formulas = cpu_kernels.flop_formulas()
+    formulas = backbones.cpu_kernels.flop_formulas()
     formulas[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _sdpa_flops
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))

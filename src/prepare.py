@@ -180,7 +180,7 @@ def audio_hash(path):
     """sha256 of a file, None if it cannot be read."""
     try:
         return identity.of_file(path)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for a name that the locale cannot encode
         return None
 
 

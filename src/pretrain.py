@@ -98,6 +98,7 @@ def fit(model, train, valid, args):
     """Train with AdamW on a one-cycle schedule; returns the history, one dict an epoch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    backbones.cpu_kernels.enable(model)
     steps = len(train[1]) // args.batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

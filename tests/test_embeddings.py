@@ -256,7 +256,11 @@ def test_edited_code_of_a_network_makes_it_compute_anew(
         }
         found.append(
             shelf(tmp_path).read(
-                classifier.assemble(CLASSES, **build), tiny_clips(3), build, CPU, "embed"
+                classifier.assemble(CLASSES, **build, allow=("own.Own",)),
+                tiny_clips(3),
+                build,
+                CPU,
+                "embed",
             )[0]
         )
         del sys.modules["own"]
@@ -413,6 +417,7 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
             SimpleNamespace(data=str(data), weights=backbone_at),
             CPU,
             {},
+            allow=(),
         )
         said.append(np.load(tmp_path / "a" / "predictions.npz")["scores"])
         assert computed == ([9] if len(said) == 1 else [])

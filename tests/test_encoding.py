@@ -13,7 +13,7 @@ from ast_repr import command, files
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 OURS = {"files.read_text", "files.write_text", "table.read_text"}  # know UTF-8 alone
-OTHER_OPEN = {"tarfile.open", "os.open"}
+OTHER_OPEN = {"tarfile.open", "os.open", "av.open"}
 # A locale that knows ASCII alone, without Python's own ways around it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

@@ -8,6 +8,7 @@ import torch
 
 from ast_repr import augment, checkpoint, methods, optimizer, trainer
 from ast_repr.classifier import assemble
+from ast_repr.run_folder import RunFolder
 from ast_repr.trainer import Plan
 
 CPU = torch.device("cpu")
@@ -198,14 +199,14 @@ def test_a_model_of_which_nothing_learns_is_kept_as_it_is(start, tmp_path):
 def test_a_validation_split_without_labels_is_an_error_before_training(start, tmp_path):
     with pytest.raises(RuntimeError, match="no clip of the validation split has a label"):
         start(tmp_path, plan(epochs=1), relabel=lambda valid: valid.mask.zero_())
-    assert trainer.read_history(tmp_path) == []
+    assert not RunFolder(tmp_path).last.exists()
 
 
 def test_where_validation_has_labels_of_one_kind_only_the_last_epoch_is_taken(start, tmp_path):
     own = plan(epochs=3, patience=1)
     history, _, _ = start(tmp_path, own, relabel=lambda valid: valid.targets.zero_())
     assert [row["valid"]["map"] for row in history] == [None] * 3
-    assert checkpoint.load(trainer.best_path(tmp_path, own.select))["epoch"] == 3
+    assert checkpoint.load(RunFolder(tmp_path).best(own.select))["epoch"] == 3
     assert "the last" in trainer.describe(history, own)
 
 

@@ -61,6 +61,8 @@ def load(path: str | Path, remedy: str = "run the stage `train` again, which men
         raise CheckpointError(f"{path}: no such checkpoint; run the stage `train` first") from error
     try:
         return parse(data)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # torch has one of its own for each kind of other file
         raise CheckpointError(
             f"{path}: damaged, or not a checkpoint of this version; {remedy}"
@@ -91,10 +93,10 @@ def parse(data: bytes) -> dict:
         ValueError: the bytes are not those that `dump` made.
         Exception: they are, but hold more than plain data; torch has several.
     """
+    refuse_compressed(io.BytesIO(data))
     content, comment = memoryview(data)[:-SEAL_BYTES], data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():
         raise ValueError("its sha256 is not that of its content")
-    refuse_compressed(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
@@ -102,11 +104,11 @@ def refuse_compressed(file: BinaryIO) -> None:
     """Refuse a PyTorch file that unpacks to more than its size; PyTorch itself compresses none.
 
     Raises:
-        ValueError: it is compressed, and might fill the memory.
+        CheckpointError: it is compressed, and might fill the memory.
     """
     if not zipfile.is_zipfile(file):  # the older format, which has no compression
         return
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > file.seek(0, io.SEEK_END):
-        raise ValueError("it is compressed, which PyTorch's files are not")
+        raise CheckpointError("compressed, expected a file as PyTorch writes it")

@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import backbones, heads, reprogrammers
-from .backbones import cpu_kernels
 from .rooms import resolve, unknown
 
 NORMS = ("backbone", "none", "corpus")
@@ -194,7 +193,7 @@ def assemble(
         source = backbones.build(**network)
     if backbone["file"] is not None:
         backbones.weights.load(source, backbone["file"])
-    cpu_kernels.enable(source)
+    backbones.cpu_kernels.enable(source)
     return Reprogrammed(
         reprogrammers.build(frames=options["frames"], bins=options["mels"], **reprogrammer),
         source,
@@ -216,7 +215,7 @@ def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
     device = "cpu" if tensor is None else tensor.device
     mode = model.training
     # Kernels on a CPU that torch's counter lacks.
-    formulas = cpu_kernels.flop_formulas()
+    formulas = backbones.cpu_kernels.flop_formulas()
     formulas[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _sdpa_flops
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model.eval()(torch.zeros(1, *shape, device=device))

@@ -156,8 +156,12 @@ def read_text(path) -> str:
 
 
 def write_text(path, text):
-    """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    r"""Write `text` to `path` atomically, as UTF-8.
+
+    What has no UTF-8, as some bytes of a file's name, is written as an escape (`\udce9`), which is
+    JSON's own.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path, value):

@@ -7,7 +7,7 @@ classes: `pool` and `summary` have no parameters, `frame_network` is trained fro
 from torch import nn
 
 from .. import rooms
-from . import weights
+from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
 from .frame_network import FrameNetwork
 from .output import Output
@@ -21,7 +21,15 @@ BACKBONES = {
     "frame_network": FrameNetwork,
 }
 
-__all__ = ["AUDIOSET_MEAN", "AUDIOSET_STD", "BACKBONES", "Output", "build", "weights"]
+__all__ = [
+    "AUDIOSET_MEAN",
+    "AUDIOSET_STD",
+    "BACKBONES",
+    "Output",
+    "build",
+    "cpu_kernels",
+    "weights",
+]
 
 
 def build(name: str, **dims) -> nn.Module:

@@ -19,9 +19,9 @@ What it brings
     layers, and 1.13 times (bfloat16: 1.22 times) without the attention.
 
 When to delete it
-    When those rows are close to 1 with the oldest supported PyTorch. Remove this file, the calls of
-    `enable` and `flop_formulas` in classifier.py, and the rows of the benchmark; nothing else
-    depends on it, and stored models are not affected.
+    When those rows are close to 1 with the oldest supported PyTorch. Remove this file, its calls in
+    classifier.py and pretrain.py, and the rows of the benchmark; nothing else depends on it, and
+    stored models are not affected.
 """
 
 import math

@@ -1,12 +1,13 @@
-"""Make a trained run into what can be handed on: its tensors in kilobytes, a model card, the names of its classes.
+"""Make a trained run into what can be handed on: tensors, a model card, names of classes.
 
-    python src/export.py egs/openmic/exp/synthetic/ast_unet/seed0 shared/ast_unet            # needs the backbone where it is used
-    python src/export.py egs/openmic/exp/synthetic/ast_unet/seed0 shared/ast_unet --merge    # the backbone's tensors inside
-    python src/export.py egs/openmic/exp/synthetic/ast_unet/seed0 shared/ast_unet --onnx     # model.onnx as well
+    python src/export.py RUN shared/ast_unet            # needs the backbone where it is used
+    python src/export.py RUN shared/ast_unet --merge    # the backbone's tensors inside
+    python src/export.py RUN shared/ast_unet --onnx     # model.onnx as well
 
-Writes model.safetensors, labels.txt, README.md and, if asked for, model.onnx: one graph from the log-mel to probabilities,
-which is compared to the model under onnxruntime before it is kept (optional packages `onnx` in pyproject.toml).
-src/predict.py --model takes the folder and each of the two files.
+Writes model.safetensors, labels.txt, README.md and, if asked for, model.onnx: one graph from the
+log-mel to probabilities, which is compared to the model under onnxruntime before it is kept
+(optional packages `onnx` in pyproject.toml). src/predict.py --model takes the folder and each of
+the two files.
 """
 
 from pathlib import Path

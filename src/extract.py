@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from ast_repr import audio, command, extraction, features, manifest, rooms, store
+from ast_repr import audio, command, escaping, extraction, features, manifest, rooms, store
 
 LISTED = 10  # unreadable clips named in an error
 
@@ -63,7 +63,7 @@ def extract(data, clips, settings, nj, allowed, part):
 def refuse_too_many(left_out, allowed):
     if len(left_out) > allowed:
         for reason in list(left_out.values())[:LISTED]:
-            print(f"  {reason}")
+            print(escaping.terminal(f"  {reason}"))
         more = f" (the first {LISTED} are listed above)" if len(left_out) > LISTED else ""
         raise audio.AudioError(
             f"{len(left_out)} clips cannot be decoded{more}; mend them, or go on without them by --allow-missing {len(left_out)}"

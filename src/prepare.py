@@ -7,7 +7,7 @@ looked through instead: all that is wrong with it is listed, and what is in it i
 import shlex
 from pathlib import Path
 
-from ast_repr import command, manifest
+from ast_repr import command, escaping, manifest
 from ast_repr.corpora import custom, openmic, synthetic
 
 VALID_FRACTION, VALID_SEED = 0.15, 20181
@@ -60,7 +60,7 @@ def read_custom(path, data):
     table = custom.read(path, relative_to=data)
     problems = find_problems(table)
     for problem in problems[:LISTED]:
-        print(f"  {line(*problem)}")
+        print(escaping.terminal(f"  {line(*problem)}"))
     if problems:
         remedy = f"mend them; python src/prepare.py --check {shlex.quote(str(path))} lists them all"
         raise manifest.ManifestError(
@@ -83,14 +83,9 @@ def check(path):
         (table.rows[name], f"{name}: {reason}")
         for name, reason in custom.unreadable(path.parent, table.clips)
     ]
-    print(
-        "\n".join(
-            [
-                *(f"  {line(*problem)}" for problem in problems),
-                *counts(with_validation(table.clips), table.classes),
-            ]
-        )
-    )
+    listed = [f"  {line(*problem)}" for problem in problems]
+    counted_lines = counts(with_validation(table.clips), table.classes)
+    print("\n".join(map(escaping.terminal, [*listed, *counted_lines])))
     if problems:
         raise manifest.ManifestError(
             f"{path}: {counted(problems, 'problem')}, listed above; mend and check again"
@@ -165,13 +160,13 @@ def drop_unreadable(clips, bad, allowed):
     """Leave out clips without usable audio, {name: reason}, if there are no more than `allowed` of them."""
     if len(bad) > allowed:
         for reason in list(bad.values())[:LISTED]:
-            print(f"  {reason}")
+            print(escaping.terminal(f"  {reason}"))
         more = f" (the first {LISTED} are listed above)" if len(bad) > LISTED else ""
         raise manifest.ManifestError(
             f"{len(bad)} of {len(clips)} clips have no usable audio{more}; mend them, or go on without them by --allow-missing {len(bad)}"
         )
     for reason in bad.values():
-        print(f"  left out: {reason}")
+        print(escaping.terminal(f"  left out: {reason}"))
     return [clip for clip in clips if clip.clip not in bad]
 
 

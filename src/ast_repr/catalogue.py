@@ -1,4 +1,7 @@
-"""The backbones that have a name: pretrained_models/index.yaml. Without torch, so that fetching starts at once."""
+"""The backbones that have a name, from pretrained_models/index.yaml.
+
+Without torch, so that fetching starts at once.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +33,12 @@ class Entry:
         return FOLDER / self.file
 
     def source_classes(self):
-        """Names of the source classes, in order of index, or None where they are in the file's header."""
+        """Names of the source classes by index, or None where they are in the file's header."""
         return self.labels and (FOLDER / self.labels).read_text(encoding="utf-8").splitlines()
 
     @property
     def at_hand(self):
-        """Whether the file is there, with the right size. Its checksum is verified when it is downloaded."""
+        """Whether the file is there, with the right size; downloading verifies its checksum."""
         return self.path.is_file() and self.bytes in (None, self.path.stat().st_size)
 
 
@@ -57,7 +60,10 @@ def find(name):
 
 
 def zero_shot(name):
-    """What instruments.yaml says of a backbone: {"activation": of its source classes, "names": {instrument: [source class, ...]}}.
+    """What instruments.yaml says of a backbone.
+
+    Returns:
+        {"activation": of its source classes, "names": {instrument: [source class, ...]}}.
 
     Raises:
         ValueError: it says nothing of that one; the message lists what there is.

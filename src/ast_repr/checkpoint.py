@@ -28,7 +28,8 @@ def load(path):
     """Read a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: it is missing, truncated, or holds more than plain data (nothing in it is run).
+        CheckpointError: it is missing, truncated, or holds more than plain data (nothing in it is
+            run).
     """
     try:
         refuse_compressed(path)

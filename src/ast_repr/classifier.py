@@ -1,8 +1,9 @@
 """The reprogrammed classifier: log-mel -> normalisation -> reprogrammer -> frozen backbone -> head.
 
-Freeze policy, stated once: the reprogrammer and the head learn. The backbone does not: its parameters need no
-gradient, and it stays in eval mode whatever mode the classifier is put in; gradients only pass through it to the
-reprogrammer. With `finetune` the backbone learns too, except for its source head where the head does not read it.
+Freeze policy, stated once: the reprogrammer and the head learn. The backbone does not: its
+parameters need no gradient, and it stays in eval mode whatever mode the classifier is put in;
+gradients only pass through it to the reprogrammer. With `finetune` the backbone learns too, except
+for its source head where the head does not read it.
 Also here is what a classifier is asked: probabilities, what it costs.
 """
 
@@ -26,8 +27,9 @@ class Reprogrammed(nn.Module):
 
     Args:
         reprogrammer, backbone, head: from their rooms.
-        norm: what happens to the input before the reprogrammer: "backbone" applies (x - mean) / (2 std) with the
-            backbone's own statistics, a pair (mean, std) does so with those, "none" leaves it (as the authors' code did).
+        norm: what happens to the input before the reprogrammer: "backbone" applies (x - mean) / (2
+            std) with the backbone's own statistics, a pair (mean, std) does so with those, "none"
+            leaves it (as the authors' code did).
         finetune: train the backbone as well.
     """
 
@@ -131,7 +133,7 @@ class Probe(nn.Module):
 
 
 def assemble(classes, norm, reprogrammer, backbone, head, allow=()):
-    """Build a classifier from plain values, which a checkpoint stores so that it can be built again.
+    """Build a classifier from plain values, which a checkpoint stores to build it again.
 
     Args:
         classes: list of K names.

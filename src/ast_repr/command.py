@@ -4,8 +4,8 @@
     if __name__ == "__main__":
         command.run(main, parse())        # parse() returns a parser made by command.parser(__doc__)
 
-Exit codes: 0 done, 1 run-time error, 2 usage error, 130 interrupted. Anything but the expected kinds of error is a
-bug of ours and keeps its traceback.
+Exit codes: 0 done, 1 run-time error, 2 usage error, 130 interrupted. Anything but the expected
+kinds of error is a bug of ours and keeps its traceback.
 """
 
 import argparse
@@ -31,7 +31,10 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake raises UsageError and names the nearest option or choice; options are never abbreviated."""
+    """argparse, but a mistake raises UsageError, which names the nearest option or choice.
+
+    Options are never abbreviated.
+    """
 
     def parse_args(self, args=None, namespace=None):
         options, rest = self.parse_known_intermixed_args(
@@ -82,7 +85,11 @@ def add_conf_options(parser):
 
 
 def confs(args, lacking=()):
-    """{name: resolved config} of the confs and variants that `add_conf_options` found; `lacking`: features that the corpus does not carry."""
+    """{name: resolved config} of the confs and variants that `add_conf_options` found.
+
+    Args:
+        lacking: features that the corpus does not carry.
+    """
     names = config.select(args.conf_dir, args.conf)
     return {
         name: config.load(args.conf_dir, name, args.corpus, args.protocol, args.set, lacking)
@@ -153,7 +160,7 @@ def between(kind, least, most=float("inf")):
 
 
 def run(main, parser, argv=None):
-    """Parse `argv` (default: the command line), call `main` with what was found, and leave with the exit code."""
+    """Parse `argv` (default: the command line), call `main` and leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         main(parser.parse_args(argv))

@@ -1,10 +1,11 @@
 """AST, the Audio Spectrogram Transformer (Gong, Chung and Glass 2021), composed from timm's transformer blocks.
 
-A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, joined by DeiT's class and
-distillation tokens, and read off as the mean of those two after the last norm. Dead timm heads are not built:
-86.6 M parameters with 527 source classes, not the 88.1 M of the authors' log.
+A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, joined by DeiT's
+class and distillation tokens, and read off as the mean of those two after the last norm. Dead timm
+heads are not built: 86.6 M parameters with 527 source classes, not the 88.1 M of the authors' log.
 
-The input is expected normalised, (x - mean) / (2 std), with `self.mean` and `self.std`, which belong to the weights.
+The input is expected normalised, (x - mean) / (2 std), with `self.mean` and `self.std`, which
+belong to the weights.
 """
 
 from functools import partial
@@ -44,7 +45,8 @@ class AudioTransformer(nn.Module):
         frames, mels: size of the input (T, F).
         n_source: source classes S (AudioSet: 527).
         mean, std: statistics of the log-mel that the weights were trained on.
-        norm_eps: of every LayerNorm. The hub's copy says 1e-12, the authors' timm 1e-6; their logits differ by 3e-5 at most.
+        norm_eps: of every LayerNorm. The hub's copy says 1e-12, the authors' timm 1e-6; their
+            logits differ by 3e-5 at most.
 
     Raises:
         ValueError: a size is out of range, heads do not divide the width, or the input is smaller

@@ -1,12 +1,13 @@
 """One random forest for each class, on its observed clips alone: OpenMIC-2018's own baseline (Humphrey et al. 2018).
 
-scikit-learn grows the trees. They are then copied into tensors, from which alone the head predicts: a checkpoint needs
-neither pickle nor scikit-learn's version of the day.
+scikit-learn grows the trees. They are then copied into tensors, from which alone the head predicts:
+a checkpoint needs neither pickle nor scikit-learn's version of the day.
 
 Layout
-    M nodes, of all trees of all classes in one row; `branches[m]` are the nodes to go to where `feature[m]` of the
-    input is at most `threshold[m]`, and where it is above. A leaf leads to itself. `roots[k, t]`: the first node of
-    tree t of class k. `value[m]`: the fraction present among the training clips of node m.
+    M nodes, of all trees of all classes in one row; `branches[m]` are the nodes to go to where
+    `feature[m]` of the input is at most `threshold[m]`, and where it is above. A leaf leads to
+    itself. `roots[k, t]`: the first node of tree t of class k. `value[m]`: the fraction present
+    among the training clips of node m.
 """
 
 import numpy as np
@@ -49,7 +50,8 @@ class ForestHead(nn.Module):
     def fit(self, reads, targets, mask, seed):
         """Grow the forests, one a class, in place of what was there.
 
-        A class of which only one side is observed gets that side's probability, 0 or 1; one that is not observed, 0.
+        A class of which only one side is observed gets that side's probability, 0 or 1; one that is
+        not observed, 0.
 
         Args:
             reads: (N, D) embeddings.

@@ -1,7 +1,7 @@
 """Mapping the source classes to the target classes, as reprogramming first did it.
 
 "linear": a trainable linear layer on the S source logits.
-"groups": nothing trained; a target's logit is the mean of its source logits (Yang et al. 2021, many-to-one mapping).
+"groups": nothing trained; a target's logit is the mean of its source logits (Yang et al. 2021).
 "names": nothing trained; a target sounds where any of the sources that mean it does (zero-shot).
 """
 
@@ -20,14 +20,15 @@ class LabelMap(nn.Module):
     Args:
         n_classes, n_source: K and S.
         kind: "linear", "groups" or "names".
-        groups: K lists of source indices, one list a class; a source may be in several. Default of "groups":
-            consecutive groups of S // K; "names" needs them (see the function `groups`).
-        activation: of the source classes, for "names": "sigmoid" where they were trained independently of each other,
-            1 - prod(1 - p); "softmax" where they exclude each other, the sum of their probabilities.
+        groups: K lists of source indices, one list a class; a source may be in several. Default of
+            "groups": consecutive groups of S // K; "names" needs them (see the function `groups`).
+        activation: of the source classes, for "names": "sigmoid" where they were trained
+            independently of each other, 1 - prod(1 - p); "softmax" where they exclude each other,
+            the sum of their probabilities.
 
     Raises:
-        ValueError: an unknown kind or activation, no source classes, or groups that are not K non-empty lists of
-            different source indices below S.
+        ValueError: an unknown kind or activation, no source classes, or groups that are not K
+            non-empty lists of different source indices below S.
     """
 
     reads = "source_logits"
@@ -96,7 +97,8 @@ class LabelMap(nn.Module):
 def any_of(logits):
     """Logit of 1 - prod(1 - sigmoid(logits)) over the last dimension: (B, G) -> (B,).
 
-    The odds of "a or b" are those of a, plus those of b, plus their product; so it stays exact however sure the sources are.
+    The odds of "a or b" are those of a, plus those of b, plus their product; so it stays exact
+    however sure the sources are.
     """
     either, *others = logits.unbind(-1)
     for other in others:
@@ -116,7 +118,8 @@ def groups(table, classes, source_labels):
         K lists of indices.
 
     Raises:
-        ValueError: classes that the table lacks or has no names for, or names that the source does not have; all are listed.
+        ValueError: classes that the table lacks or has no names for, or names that the source does
+            not have; all are listed.
     """
     if missing := [name for name in classes if not table.get(name)]:
         raise ValueError(

@@ -3,7 +3,8 @@
 Each format is a generator of pieces of text, so that a file's result is out as soon as it is known.
 Instruments are sorted by probability, and those below the threshold left out; the timeline holds
 all of them. Probabilities have six digits. Names are exact in JSON; in the table and in CSV, what a
-terminal would obey is escaped, and in CSV what a spreadsheet would compute begins with an apostrophe.
+terminal would obey is escaped, and in CSV what a spreadsheet would compute begins with an
+apostrophe.
 """
 
 import csv
@@ -19,7 +20,7 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Song:
-    """One file: what was heard in each window (W, K) and over all of them (K,); or why it failed."""
+    """One file: what was heard in each window (W, K) and in all (K,), or why it failed."""
 
     file: str
     seconds: float = 0.0

@@ -133,6 +133,7 @@ def scored(tmp_path):
     return results.read(exp)[0]
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # of names that long
 def test_tables_show_names_as_text(scored, tmp_path):
     (table,) = scored
     assert all(line.isprintable() for line in tables.text(table).split("\n"))

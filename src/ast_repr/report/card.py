@@ -47,10 +47,12 @@ import onnxruntime
 import soundfile
 
 session = onnxruntime.InferenceSession("model.onnx")
-about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()
-if key != "sha256"} spec = about["feature_spec"] waveform, rate = soundfile.read("song.wav",
-dtype="float32", always_2d=True, frames=160_000) assert rate == spec["sample_rate"] waveform =
-np.pad(waveform.mean(1), (0, 160_000 - len(waveform)))  # ten seconds
+metadata = session.get_modelmeta().custom_metadata_map
+about = {key: json.loads(text) for key, text in metadata.items() if key != "sha256"}
+spec = about["feature_spec"]
+waveform, rate = soundfile.read("song.wav", dtype="float32", always_2d=True, frames=160_000)
+assert rate == spec["sample_rate"]
+waveform = np.pad(waveform.mean(1), (0, 160_000 - len(waveform)))  # ten seconds
 
 options = knf.FbankOptions()
 options.frame_opts.dither, options.frame_opts.window_type = 0.0, spec["window"]
@@ -63,7 +65,6 @@ for i in range(min(bank.num_frames_ready, spec["frames"])):
 log_mel = log_mel.astype(np.float16).astype(np.float32)  # the precision it was trained on
 print(dict(zip(about["classes"], session.run(None, {"features": log_mel})[0][0])))
 """
-
 
 NEEDED = {  # of what a checkpoint says, beyond what its model is built from
     "trainable_parameters": int,

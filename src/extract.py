@@ -15,7 +15,17 @@ import json
 import re
 from pathlib import Path
 
-from ast_repr import audio, command, extraction, features, files, manifest, rooms, store
+from ast_repr import (
+    audio,
+    command,
+    escaping,
+    extraction,
+    features,
+    files,
+    manifest,
+    rooms,
+    store,
+)
 
 LISTED = 10  # unreadable clips named in an error
 
@@ -93,7 +103,7 @@ def fill(folder, data, *rest):
 def refuse_too_many(left_out, allowed):
     if len(left_out) > allowed:
         for reason in list(left_out.values())[:LISTED]:
-            print(f"  {reason}")
+            print(escaping.terminal(f"  {reason}"))
         more = f" (the first {LISTED} are listed above)" if len(left_out) > LISTED else ""
         raise audio.AudioError(
             f"{len(left_out)} clips cannot be decoded{more}; mend them, or go on without them by "

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import shlex
 from pathlib import Path
 
-from ast_repr import command, files, identity, manifest
+from ast_repr import command, escaping, files, identity, manifest
 from ast_repr.corpora import custom, openmic, quality, synthetic
 
 VALID_FRACTION, VALID_SEED = 0.15, 20181
@@ -103,7 +103,7 @@ def read_custom(path, data):
     for note in table.notes:
         print(f"  note: {note}")
     for problem in problems[:LISTED]:
-        print(f"  {line(*problem)}")
+        print(escaping.terminal(f"  {line(*problem)}"))
     if problems:
         remedy = f"mend them; python src/prepare.py --check {shlex.quote(str(path))} lists them all"
         listed = f"{min(LISTED, len(problems))} listed above"
@@ -125,13 +125,11 @@ def check(path):
     warnings = [] if problems else find_warnings(clips, table.classes, hashes)
     for name, reason in custom.unreadable(path.parent, table.clips, command.warn):
         problems.append((table.rows[name], f"{name}: {reason}"))
-    for note in table.notes:
-        print(f"  note: {note}")
-    for problem in problems:
-        print(f"  {line(*problem)}")
-    print("\n".join(counts(clips, table.classes)))
-    for warning in warnings:
-        print(f"  warning: {warning}")
+    lines = [f"  note: {note}" for note in table.notes]
+    lines += [f"  {line(*problem)}" for problem in problems]
+    lines += counts(clips, table.classes)
+    lines += [f"  warning: {warning}" for warning in warnings]
+    print("\n".join(map(escaping.terminal, lines)))
     if problems:
         raise manifest.ManifestError(
             f"{path}: {counted(problems, 'problem')}, listed above; mend and check again"
@@ -244,14 +242,14 @@ def drop_unreadable(clips, bad, allowed):
     """Leave out clips without usable audio, {name: reason}, if these are at most `allowed`."""
     if len(bad) > allowed:
         for reason in list(bad.values())[:LISTED]:
-            print(f"  {reason}")
+            print(escaping.terminal(f"  {reason}"))
         more = f" (the first {LISTED} are listed above)" if len(bad) > LISTED else ""
         raise manifest.ManifestError(
             f"{len(bad)} of {len(clips)} clips have no usable audio{more}; "
             f"mend them, or continue without them by --allow-missing {len(bad)}"
         )
     for reason in bad.values():
-        print(f"  left out: {reason}")
+        print(escaping.terminal(f"  left out: {reason}"))
     return [clip for clip in clips if clip.clip not in bad]
 
 

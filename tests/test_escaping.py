@@ -133,6 +133,7 @@ def scored(tmp_path):
     return results.read(exp)[0]
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # of names that long
 def test_tables_show_names_as_text(scored, tmp_path):
     (table,) = scored
     assert all(line.isprintable() for line in tables.text(table).split("\n"))
@@ -161,9 +162,11 @@ def test_a_model_card_shows_names_as_text(tmp_path):
         "licence": None,
     }
     about["build"] = {"backbone": {"name": "ast", "finetune": False}}
+    about["feature"] = {"name": "mine.Own"}
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
     found = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
     text = card.text(about, conf, found, False, False).split("---\n", 2)[2]
+    assert "It is built from `mine.Own`" in text
     assert all(line.isprintable() for line in text.split("\n"))
     markdown_it = pytest.importorskip("markdown_it")
     rendered = markdown_it.MarkdownIt("commonmark").enable("table").render(text)

@@ -4,14 +4,15 @@
     reprogrammer: {name: unet, ...}   a room's section: a name and that entry's own keywords
     train: {epochs: 20, ...}          a fixed section: the keys that base.yaml has, and no others
 
-A section with another `name` than its base's replaces it whole; otherwise keys are overlaid one by one. Dotted
-settings, `train.epochs=5`, are overlaid last; their values are read as YAML. Two sections say what differs elsewhere:
+A section with another `name` than its base's replaces it whole; otherwise keys are overlaid one by
+one. Dotted settings, `train.epochs=5`, are overlaid last; their values are read as YAML. Two
+sections say what differs elsewhere:
 
     without_vggish: {...}             where the corpus carries no VGGish
-    paper: {...}                      under --protocol paper, over what that protocol says for every row
+    paper: {...}                      under --protocol paper, over what that says for every conf
 
-A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`; a study (studies.yaml) is a list of confs
-and variants that answer one question, and its name stands for them all.
+A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`; a study (studies.yaml)
+is a list of confs and variants that answer one question, and its name stands for them all.
 """
 
 import re
@@ -73,7 +74,7 @@ class ConfigError(ValueError):
 
 
 def names(folder):
-    """The confs in a folder, sorted: every YAML file but base.yaml, the studies and the overlays."""
+    """The confs in a folder, sorted: each YAML file but base.yaml, studies and overlays."""
     found = (
         path
         for path in Path(folder).glob("*.yaml")
@@ -83,7 +84,7 @@ def names(folder):
 
 
 def studies(folder):
-    """{name: {"question": ..., "confs": [names and variants], ...}} of studies.yaml; empty where there is none."""
+    """{name: {"question": ..., "confs": [...], ...}} of studies.yaml, if there is one."""
     path = Path(folder) / STUDIES
     return read(path) if path.is_file() else {}
 
@@ -92,7 +93,8 @@ def select(folder, wanted):
     """Confs and variants from a comma-separated list of them and of studies; every conf for "all".
 
     Raises:
-        ConfigError: a name has no file, or a variant's setting is not section.key=value; the message lists what there is.
+        ConfigError: a name has no file, or a variant's setting is not section.key=value; the
+            message lists what there is.
     """
     known, groups = names(folder), studies(folder) | {"all": {"confs": names(folder)}}
     chosen = []
@@ -107,7 +109,8 @@ def select(folder, wanted):
                 r"\w+\.[\w.]+=[\w.-]+", setting
             ):  # it becomes part of a folder's name
                 raise ConfigError(
-                    f"variant {name!r}: found {setting!r}, expected section.key=value of letters, digits, '.', '_' and '-'"
+                    f"variant {name!r}: found {setting!r}, expected section.key=value of letters, "
+                    "digits, '.', '_' and '-'"
                 )
     if not chosen:
         raise ConfigError("no conf named; expected a comma-separated list, or all")
@@ -115,11 +118,14 @@ def select(folder, wanted):
 
 
 def load(folder, name, corpus=None, protocol="clean", settings=(), lacking=()):
-    """Resolve a conf or variant: base.yaml, the corpus' overlay if there is one, the conf's chain of bases with what it says for
-    this case, the protocol's overlay, then dotted settings.
+    """Resolve a conf or variant.
+
+    Overlaid are, in this order: base.yaml, the corpus' overlay if there is one, the conf's chain of
+    bases with what it says for this case, the protocol's overlay, then dotted settings.
 
     Args:
-        lacking: features that the corpus does not carry ("vggish"); the section without_<feature> holds then.
+        lacking: features that the corpus does not carry ("vggish"); the section without_<feature>
+            holds then.
 
     Returns:
         nested dict, checked, with every key of base.yaml.
@@ -217,7 +223,8 @@ def check(config, schema):
         not isinstance(published, dict) or set(published) - set(PUBLISHED_TOO) != set(PUBLISHED)
     ):
         raise ConfigError(
-            f"config published: {published!r}; expected {', '.join(PUBLISHED)} and, if known, {', '.join(PUBLISHED_TOO)}"
+            f"config published: {published!r}; expected {', '.join(PUBLISHED)} and, if known, "
+            f"{', '.join(PUBLISHED_TOO)}"
         )
     first = config.get("train", {}).get("head_first")
     if first is not None and (not isinstance(first, dict) or set(first) != HEAD_FIRST):

@@ -1,8 +1,10 @@
 """A trained model as a function of waveforms.
 
-model = inference.load("exp/synthetic/ast_unet/seed0")      # or what src/export.py wrote: its
-folder, or a file of it probabilities = model(waveforms)                            # (B, N) at 16
-kHz -> (B, K), columns as in model.classes
+    model = inference.load("exp/synthetic/ast_unet/seed0")   # or what src/export.py wrote
+    probabilities = model(waveforms)    # (B, N) at 16 kHz -> (B, K), columns as in model.classes
+
+What is loaded may be anybody's file: it is checked before anything is built, and a class outside of
+the package is built only if the caller allows its very name.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The model card of an exported model: README.md with the YAML header that the Hugging Face hub reads.
+"""The model card of an exported model: README.md with the YAML header of the Hugging Face hub.
 
 Numbers come from results.json alone; metrics are fractions in the header and per cent in the text.
 """
@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from .. import files, typecheck, yaml_file
+from .. import files, rooms, typecheck, yaml_file
 from ..escaping import markdown, markdown_code
 from .results import NAMES, ResultsError
 from .shape import FLOORS, lacking
@@ -24,12 +24,16 @@ OURS = "MIT"  # licence of this project and of what is trained with it
 UNKNOWN = "not known to this card; whoever shares the model states it here"
 DATA = {  # corpus: (licence of what it was trained on, what follows from it for those who use it)
     "synthetic": (
-        "rendered by this project's code with the soundfont that pretty_midi carries (GPL); no recording is in it",
-        "It was trained on a synthetic corpus, rendered from one soundfont, and has heard no real recording: on real music expect less.",
+        "rendered by this project's code with the soundfont that pretty_midi carries (GPL); "
+        "no recording is in it",
+        "It was trained on a synthetic corpus, rendered from one soundfont, and has heard no real "
+        "recording: on real music expect less.",
     ),
     "openmic": (
-        "OpenMIC-2018: labels CC BY 4.0, most of the audio under NonCommercial Creative Commons licences",
-        "OpenMIC-2018 holds ten-second excerpts of free online music, each labelled for a few of its instruments only.",
+        "OpenMIC-2018: labels CC BY 4.0, most of the audio under NonCommercial Creative Commons "
+        "licences",
+        "OpenMIC-2018 holds ten-second excerpts of free online music, each labelled for a few of "
+        "its instruments only.",
     ),
 }
 LISTEN = """from ast_repr import audio, inference
@@ -43,7 +47,8 @@ import onnxruntime
 import soundfile
 
 session = onnxruntime.InferenceSession("model.onnx")
-about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items() if key != "sha256"}
+metadata = session.get_modelmeta().custom_metadata_map
+about = {key: json.loads(text) for key, text in metadata.items() if key != "sha256"}
 spec = about["feature_spec"]
 waveform, rate = soundfile.read("song.wav", dtype="float32", always_2d=True, frames=160_000)
 assert rate == spec["sample_rate"]
@@ -60,7 +65,6 @@ for i in range(min(bank.num_frames_ready, spec["frames"])):
 log_mel = log_mel.astype(np.float16).astype(np.float32)  # the precision it was trained on
 print(dict(zip(about["classes"], session.run(None, {"features": log_mel})[0][0])))
 """
-
 
 NEEDED = {  # of what a checkpoint says, beyond what its model is built from
     "trainable_parameters": int,
@@ -123,7 +127,8 @@ def read(folder):
         ) from error
     if wrong:
         raise ResultsError(
-            f"{path}: incomplete, expected {', '.join(wrong[:3])}; delete it and score the run again"
+            f"{path}: incomplete, expected {', '.join(wrong[:3])}; "
+            "delete it and score the run again"
         )
     return found
 
@@ -295,13 +300,22 @@ def _use(about, inside, graph):
             "",
         ]
     lines += [
-        "`python src/predict.py --model FOLDER song.mp3`, in that repository, does so for files and folders of any length.",
+        "`python src/predict.py --model FOLDER song.mp3`, in that repository, does so for files "
+        "and folders of any length.",
         "",
     ]
+    for name in sorted(rooms.outside({**about["build"], "feature": about["feature"]})):
+        lines += [
+            f"It is built from {markdown_code(name)}, which is not part of that package: with its "
+            "code on PYTHONPATH, allow it by `inference.load(..., allow=...)` or `--allow-class`.",
+            "",
+        ]
     if graph:
         lines += [
-            "`model.onnx` needs none of this: it maps the un-normalised log-mel (B, 1, frames, bins) to probabilities (B, K). Its metadata hold classes,",
-            "threshold and front end. After `pip install onnxruntime numpy soundfile 'kaldi-native-fbank<1.23'`, for a file at 16 kHz:",
+            "`model.onnx` needs none of this: it maps the un-normalised log-mel "
+            "(B, 1, frames, bins) to probabilities (B, K). Its metadata hold classes,",
+            "threshold and front end. After `pip install onnxruntime numpy soundfile "
+            "'kaldi-native-fbank<1.23'`, for a file at 16 kHz:",
             "",
             "```python",
             GRAPH.rstrip(),
@@ -321,16 +335,19 @@ def _limits(conf, results):
     )
     lines = [
         advice,
-        "It knows the classes above and no others, and says nothing of how loud or when within ten seconds.",
+        "It knows the classes above and no others, and says nothing of how loud or when within "
+        "ten seconds.",
         "Probabilities are not calibrated: 0.9 does not mean right in nine cases of ten.",
     ]
     if results is not None:
         lines.append(
-            f"The numbers are of one run on {results['clips']:,} clips; a class with few labels is measured by few."
+            f"The numbers are of one run on {results['clips']:,} clips; "
+            "a class with few labels is measured by few."
         )
     if conf["select"]["split"] == "test":
         lines.append(
-            "The epoch was chosen on the split that it is scored on, as in the paper's code: its numbers are too good."
+            "The epoch was chosen on the split that it is scored on, as in the paper's code: "
+            "its numbers are too good."
         )
     return ["## Limits", "", *(f"- {line}" for line in lines), ""]
 
@@ -339,10 +356,8 @@ def _licences(about, conf, inside):
     backbone, data = about["backbone"], DATA.get(_family(conf), (UNKNOWN, None))[0]
     lines = [f"- trained tensors: {OURS}", f"- data: {data}"]
     if backbone["file"] or inside:
-        lines.insert(
-            1,
-            f"- backbone{', whose tensors are in this file' * inside}: {backbone['licence'] or UNKNOWN}",
-        )
+        where = ", whose tensors are in this file" if inside else ""
+        lines.insert(1, f"- backbone{where}: {backbone['licence'] or UNKNOWN}")
     return ["## Licences", "", *lines]
 
 

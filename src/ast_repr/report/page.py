@@ -1,4 +1,7 @@
-"""What a model hears in a song, as a piece of a web page that needs nothing from outside: text, bars, and pictures within it."""
+"""What a model hears in a song, as a piece of a web page: text, bars, and pictures within it.
+
+The page needs nothing from outside, and shows whatever a file or class is called as text.
+"""
 
 import base64
 import tempfile
@@ -11,15 +14,18 @@ from .predictions import clock
 CSS = """
 .gradio-container { overflow: clip !important; }
 @media (min-width: 800px) { .beside { position: sticky; top: 1em; align-self: flex-start; } }
-.found { border-collapse: collapse; width: 100%; margin: 0.5em 0; font-variant-numeric: tabular-nums; }
+.found { border-collapse: collapse; width: 100%; margin: 0.5em 0; }
+.found { font-variant-numeric: tabular-nums; }
 .found, .found tbody, .found tr { border: 0 !important; background: none !important; }
-.found th, .found td { border: 0 !important; padding: 0.1em 0; text-align: left; font-weight: normal; white-space: nowrap; opacity: 0.75; }
+.found th, .found td { border: 0 !important; padding: 0.1em 0; text-align: left; }
+.found th, .found td { font-weight: normal; white-space: nowrap; opacity: 0.75; }
 .found td:nth-child(2) { width: 100%; padding: 0 0.8em; }
 .found .present th, .found .present td { font-weight: 600; opacity: 1; }
 .found .bar { position: relative; height: 0.7em; background: rgba(128, 128, 128, 0.15); }
 .found .bar i { position: absolute; inset: 0 auto 0 0; background: rgba(128, 128, 128, 0.6); }
 .found .present .bar i { background: #0072B2; }
-.found .bar b { position: absolute; top: -0.25em; bottom: -0.25em; border-left: 2px solid #D55E00; }
+.found .bar b { position: absolute; top: -0.25em; bottom: -0.25em; }
+.found .bar b { border-left: 2px solid #D55E00; }
 .threshold { color: #D55E00; font-weight: 600; }
 .picture { overflow-x: auto; }
 .picture img { width: 100%; min-width: 40em; background: white; border-radius: 4px; }
@@ -29,7 +35,10 @@ CSS = """
 
 
 def instruments(found, view):
-    """A `predictions.Song`: a sentence that names what is present, then a bar for each class, the most likely first."""
+    """A `predictions.Song`: a sentence that names what is present, then a bar for each class.
+
+    The most likely class comes first.
+    """
     shown, ranked = view.shown(found.probabilities), view.ranked(found.probabilities)
     if found.is_silent:
         sentence = "nothing, the recording is silent"
@@ -44,14 +53,19 @@ def instruments(found, view):
     return (
         f"<h2>Heard: {sentence}</h2>"
         f'<p class="quiet">Probabilities over the whole song ({clock(found.seconds)}). '
-        f'Marked: those from the threshold <span class="threshold">| {view.threshold:g}</span> on.</p>'
+        "Marked: those from the threshold "
+        f'<span class="threshold">| {view.threshold:g}</span> on.</p>'
         f'<table class="found"><tbody>{rows}</tbody></table>'
     )
 
 
 def _row(name, value, threshold, present):
-    bar = f'<div class="bar"><i style="width: {100 * value:.1f}%"></i><b style="left: {100 * threshold:g}%"></b></div>'
-    return f'<tr{" class=present" if present else ""}><th scope="row">{_plain(name)}</th><td>{bar}</td><td>{value:.2f}</td></tr>'
+    marked = " class=present" if present else ""
+    share = f'<i style="width: {100 * value:.1f}%"></i>'
+    line = f'<b style="left: {100 * threshold:g}%"></b>'
+    bar = f'<div class="bar">{share}{line}</div>'
+    head = f'<th scope="row">{_plain(name)}</th>'
+    return f"<tr{marked}>{head}<td>{bar}</td><td>{value:.2f}</td></tr>"
 
 
 def _plain(name):

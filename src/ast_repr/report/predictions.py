@@ -1,8 +1,8 @@
 """What a model says of files, as text: a table for people; JSON, JSON lines and CSV for programs.
 
-Each format is a generator of pieces of text, so that a file's result is out as soon as it is known.
-Instruments are sorted by probability, and those below the threshold left out; the timeline holds all
-of them. Probabilities have six digits; in silence they are 0, and files and windows are marked silent.
+Each format is a generator of pieces of text, so that a file's result is out as soon as it is
+known. Instruments are sorted by probability, and those below the threshold left out; the timeline
+holds all of them. Probabilities have six digits. Silent files and windows are marked as such.
 """
 
 import csv

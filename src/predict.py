@@ -6,11 +6,11 @@
     python src/predict.py --format csv --output found.csv --threshold 0.3 ~/music
     python src/predict.py --model shared/ast_unet ~/music       # what src/export.py wrote
 
-Every audio format that FFmpeg reads, of any rate, number of channels and length. A file is judged in
-windows of ten seconds; where there is silence there are no instruments. Damaged files are read as far
-as they go, with a warning. What cannot be read is left out, and listed at the end; the exit code is
-then 1. From folders, files with the usual suffixes of audio are taken; links in them are followed.
-Any other file, such as a video with a sound track, can be named itself.
+Files may be of any audio format that FFmpeg reads, rate, number of channels and length. They are
+cut into windows of ten seconds; a silent window has no instruments. Damaged files are read as far
+as they go, with a warning. What cannot be read is left out and listed at the end; the exit code is
+then 1. From folders, files with a suffix of audio are taken; links in them are followed. Any other
+file, such as a video with a sound track, can be named itself.
 """
 
 if __name__ == "__main__":
@@ -35,11 +35,14 @@ from ast_repr.report import predictions, song
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of the files that are taken from folders: audio alone, in formats that FFmpeg decodes.
-SUFFIXES = frozenset(
-    ".3ga .aac .ac3 .adts .aif .aifc .aiff .alac .amr .ape .au .caf .dff .dsf .dts .eac3 .flac"
-    " .m4a .m4b .m4r .mka .mp1 .mp2 .mp3 .mpa .mpc .mpga .oga .ogg .opus .ra .shn .snd .spx .tak"
-    " .tta .voc .w64 .wav .wave .weba .wma .wv".split()
-)
+# fmt: off
+SUFFIXES = {
+    ".3ga", ".aac", ".ac3", ".adts", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".au",
+    ".caf", ".dff", ".dsf", ".dts", ".eac3", ".flac", ".m4a", ".m4b", ".m4r", ".mka", ".mp1",
+    ".mp2", ".mp3", ".mpa", ".mpc", ".mpga", ".oga", ".ogg", ".opus", ".ra", ".shn", ".snd",
+    ".spx", ".tak", ".tta", ".voc", ".w64", ".wav", ".wave", ".weba", ".wma", ".wv",
+}
+# fmt: on
 NAMED = 3  # files that were passed over, in the line that counts them
 AGGREGATES = {"mean": np.mean, "max": np.max}
 
@@ -171,11 +174,11 @@ def below(folder):
 
 
 def passed_over(others):
-    """A line that counts the files of folders that are no audio by their names."""
+    """A line that counts the files of folders whose names do not end as those of audio do."""
     names = ", ".join(escaping.terminal(path.name) for path in others[:NAMED])
     more = ", ..." if len(others) > NAMED else ""
-    files = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
-    return f"passed over: {files} not audio: {names}{more}"
+    files = "1 file" if len(others) == 1 else f"{len(others)} files"
+    return f"passed over: {files} without a suffix of audio: {names}{more}"
 
 
 def best_model(egs, load):

@@ -1,4 +1,4 @@
-"""Audio files for tests: sounds, and files of any format that FFmpeg writes, broken in known ways."""
+"""Audio for tests: sounds, and files of any format that FFmpeg writes."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Any file becomes the same waveform: mono, 16 kHz, within +-1, free of aliases; a bad one is named."""
+"""Any file becomes the same waveform: mono, 16 kHz, within +-1, no aliases; a bad one is named."""
 
 import tracemalloc
 from itertools import product

@@ -1,4 +1,4 @@
-"""Files as people have them: any format, wrong headers, several in one; whole, and from any second."""
+"""Files as people have them: any format, wrong headers, several in one; whole or in part."""
 
 import io
 import re

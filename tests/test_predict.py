@@ -96,7 +96,7 @@ def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
     code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
     found = rows(out)
     assert code == 0 and len(found) == 20
-    assert "passed over: 1 file that is not audio: cover.jpg\n" in err
+    assert "passed over: 1 file without a suffix of audio: cover.jpg\n" in err
     for path in found:
         assert_heard(found, run[0], path)
 

@@ -1,7 +1,8 @@
 """Features: from audio files to the store
 
-`src/extract.py` itself, start to end and on all cores, against decoding alone: as many processes that only read each file by
-soundfile, at their own rate, with no start to pay for. They take turns. The clips are ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's; 48 different ones are made
+`src/extract.py` itself, start to end and on all cores, against decoding alone: as many processes
+that only read each file by soundfile (libsndfile), at its own rate, with no start to pay for. They take
+turns. The clips are ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's; 48 different ones are made
 here from decaying harmonic tones and noise, and linked under as many names as there are clips, so all are read from the page cache.
 Memory is the highest sum of the proportional shares (PSS) of the extraction's processes, looked at each second.
 Then: the straight line through these times, and where one process spends its time on a clip.
@@ -155,15 +156,13 @@ def parts(path, folder):
     """Rows: milliseconds that one process spends on a clip, in each thing that it does."""
     torch.set_num_threads(1)
     feature = features.build("logmel")
-    samples, _ = soundfile.read(path, dtype="float32")
-    mono = sum(samples.T) / 2
+    mono = sum(soundfile.read(path, dtype="float32")[0].T) / 2
     waveform = torch.from_numpy(audio.fit(audio.resample(mono, RATE, audio.SAMPLE_RATE)))[None]
     log_mel = feature(waveform)[0]
     shard = np.stack([log_mel.half().numpy()] * store.SHARD_CLIPS)
     made_from = {str(i): "" for i in range(store.SHARD_CLIPS)}
     work = {
-        "decode": partial(decode, path),
-        "average the channels": lambda: sum(samples.T) / 2,
+        "decode and average the channels": partial(audio.duration, path),
         "resample": partial(audio.resample, mono, RATE, audio.SAMPLE_RATE),
         "log-mel": partial(feature, waveform),
         "to float16": lambda: log_mel.half().numpy(),

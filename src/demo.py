@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ast_repr import command, inference, manifest, run_folder
+from ast_repr import command, inference, manifest, runs
 from ast_repr import device as devices
 from ast_repr.report import page, passage, predictions, results, song, style
 from ast_repr.run_folder import RunFolder
@@ -42,7 +42,7 @@ def main(args):
     egs = ROOT / "egs"
     found = {
         str(folder): read(folder)
-        for folder in run_folder.finished([args.exp] if args.exp else egs.glob("*/exp"))
+        for folder in runs.finished([args.exp] if args.exp else egs.glob("*/exp"))
     }
     if not found:
         where = args.exp or f"{egs}/*/exp"

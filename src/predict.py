@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ast_repr import audio, command, files, inference, run_folder
+from ast_repr import audio, command, files, inference, runs
 from ast_repr import device as devices
 from ast_repr.report import predictions, song
 
@@ -125,7 +125,7 @@ def newest_run(egs):
     Raises:
         ValueError: there is none.
     """
-    if found := run_folder.finished(egs.glob("*/exp")):
+    if found := runs.finished(egs.glob("*/exp")):
         return found[0]
     raise ValueError(
         f"no finished run under {egs}/*/exp; make one by: bash {egs}/openmic/run.sh, or name one by --model"

@@ -17,7 +17,7 @@ import torch
 from conftest import hears_ctrl_c
 
 import demo
-from ast_repr import checkpoint, inference, run_folder
+from ast_repr import checkpoint, inference, runs
 from ast_repr.report import page, predictions
 from ast_repr.run_folder import RunFolder
 
@@ -62,7 +62,7 @@ def exp(run, tmp_path):
 @pytest.fixture
 def listener(exp):
     return demo.Listener(
-        {str(folder): demo.read(folder) for folder in run_folder.finished([exp])}, inference.load
+        {str(folder): demo.read(folder) for folder in runs.finished([exp])}, inference.load
     )
 
 
@@ -84,12 +84,12 @@ def folder_of(listener, conf):
 
 
 def test_runs_are_found_below_any_folder_the_one_scored_last_first(exp):
-    found = run_folder.finished([exp, exp.parent / "absent"])
+    found = runs.finished([exp, exp.parent / "absent"])
     assert [folder.parent.name for folder in found] == ["ast_unet", "ast_linear"]
-    assert run_folder.finished([found[1]]) == [found[1]]
+    assert runs.finished([found[1]]) == [found[1]]
     for damaged in ("", "[]", "{}"):
         (found[1] / "results.json").write_text(damaged)
-        assert run_folder.finished([exp]) == found[:1]
+        assert runs.finished([exp]) == found[:1]
 
 
 def test_runs_of_both_protocols_can_be_told_apart(listener):

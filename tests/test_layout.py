@@ -45,6 +45,7 @@ LEVELS = {
     "optimizer": 1,
     "launch": 1,
     "run_config": 1,
+    "runs": 1,
     "config": 0,
     "audio": 0,
     "manifest": 0,

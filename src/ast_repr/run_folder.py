@@ -10,7 +10,6 @@ predictions.npz, example.npz     written by the stage `score` too
 """
 
 import json
-import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,26 +135,6 @@ class RunFolder:
     def write_results(self, values: dict) -> None:
         """Write results.json with its own sha256."""
         files.write_json(self.results, identity.seal(values))
-
-
-def finished(folders: list[Path]) -> list[Path]:
-    """Run folders that hold whole results and a best checkpoint, the one scored last first.
-
-    Runs on a feature that comes with its corpus are left out: they cannot hear a file.
-
-    Args:
-        folders: Paths; one may be a run folder itself, or not be there. All below are looked at.
-    """
-    scored = []
-    for folder in folders:
-        for path in folder.glob("**/results.json"):
-            run = RunFolder(path.parent)
-            results = run.read_results()
-            heard = results is not None and results.get("feature") not in (None, "vggish")
-            if heard and run.any_best():
-                scored.append(run)
-    scored.sort(key=lambda run: os.path.getmtime(run.results), reverse=True)
-    return [run.path for run in scored]
 
 
 def _lines(history):

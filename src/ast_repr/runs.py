@@ -50,8 +50,9 @@ def ranked(folders: Iterable[Path]) -> list[Candidate]:
     for folder, results in _finished(folders):
         selection = results.get("selection") or {}
         same = all(selection.get(key) == value for key, value in SELECTION.items())
-        if same and results.get("protocol") == "clean" and "value" in selection:
-            candidates.append(Candidate(folder, results.get("corpus"), selection["value"]))
+        value = selection.get("value")
+        if same and results.get("protocol") == "clean" and value is not None:
+            candidates.append(Candidate(folder, results.get("corpus"), value))
     return sorted(candidates, key=_rank)
 
 

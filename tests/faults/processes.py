@@ -20,7 +20,8 @@ from types import ModuleType
 from ast_repr import command
 
 TOKEN = "AST_REPR_FAULTS"  # environment variable that tells the processes of a trial from others
-STALLED_S = 25.0  # without any CPU time: nothing will come any more
+STALLED_S = 45.0  # with less CPU time than STALLED_TICKS: nothing will come any more
+STALLED_TICKS = 20  # a fifth of a second; threads that only wake up and look use far less
 POLL_S = 0.002
 TRACEBACK = "Traceback (most recent call last)"
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -103,14 +104,14 @@ class Running:
     def wait(self, timeout: float) -> Finished:
         """Wait for the command's end; one that is late, or idle for STALLED_S, is ended."""
         deadline = time.monotonic() + timeout
-        worked, since = -1, time.monotonic()
+        worked, since = 0, time.monotonic()
         hang = False
         while not self.ended and not hang:
             time.sleep(POLL_S if self.seconds < 1 else 10 * POLL_S)
             now = time.monotonic()
             if now - since > 1:
                 ticks = sum(map(_ticks, self.members()))
-                if ticks != worked:
+                if ticks < worked or ticks >= worked + STALLED_TICKS:
                     worked, since = ticks, now
             hang = now > deadline or now - since > STALLED_S
         if hang:

@@ -43,7 +43,7 @@ SLOW = ("render", "pretrain")  # not begun again for each kill, but gone on with
 WITH_WORKERS = ("extract", "render", "pretrain")
 ORPHANS_S = 20.0  # that processes may take to notice that their parent is gone
 PER_CLIP_S = 0.5  # upper bound of a stage's time for each clip, and
-AT_LEAST_S = 180.0  # for the rest, on a busy machine
+AT_LEAST_S = 600.0  # for the rest, on a busy machine
 
 
 @dataclass

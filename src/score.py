@@ -54,7 +54,7 @@ def main(args):
             score(folder, history, clips, classes, args, device, memory, allow)
 
 
-def score(folder, history, clips, classes, args, device, memory, allow):
+def score(folder, history, clips, classes, args, device, memory, allow=()):
     """Score one run, unless that was done since its checkpoint was written. `memory` keeps the test clips, and what heads read of them, from run to run."""
     results, made_by = folder / "results.json", (folder / "last.pt", folder / "config.yaml")
     if results.is_file() and results.stat().st_mtime >= max(

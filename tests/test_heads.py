@@ -100,7 +100,7 @@ def test_groups_of_source_logits_are_averaged(options, groups):
         ("labelmap", {"kind": "names"}, "kind names needs groups"),
         ("labelmap", {"kind": "names", "groups": [[0], [1], [10]]}, "from 0 to 9"),
         ("labelmap", {"activation": "tanh"}, "unknown activation of labelmap 'tanh'"),
-        ("forest", {"trees": 0}, "trees 0, max_depth 8; expected 1 or more"),
+        ("forest", {"trees": 0}, "trees 0, max_depth 8; expected from 1"),
         ("labelmap", {"kind": "group"}, "did you mean 'groups'"),
         (
             "labelmap",

@@ -59,7 +59,7 @@ def main(args):
         score(run, conf, clips, classes, args, device, memory, allow)
 
 
-def score(run, conf, clips, classes, args, device, memory, allow):
+def score(run, conf, clips, classes, args, device, memory, allow=()):
     """Score one run, unless its results are there and were made from just this.
 
     Args:

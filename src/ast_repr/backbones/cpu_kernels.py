@@ -8,9 +8,9 @@ What and why
     Linear layers in float32: PyTorch gives these products to its BLAS. If that is MKL and the CPU
     is AMD's, half of AVX-512's width stays unused; oneDNN uses all of it.
     Attention in training: on the AMD CPU that it was written for, the gradient of PyTorch's fused
-    kernel runs far below the speed of the matrix products that it consists of. Here attention is computed by plain products in blocks of
-    heads whose weights stay in cache, and the weights are computed again in the backward pass:
-    memory stays linear in the number of tokens.
+    kernel runs far below the speed of the matrix products that it consists of. Here attention is
+    computed by plain products in blocks of heads whose weights stay in cache, and the weights are
+    computed again in the backward pass: memory stays linear in the number of tokens.
     Results differ from PyTorch's by rounding only.
 
 What it brings

@@ -94,7 +94,8 @@ def start(command, cwd, env, tty=None):
     """A shell with a process group of its own, in which Ctrl-C is not ignored; with `tty`, its terminal."""
 
     def become_leader():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nohup ignores the last
+            signal.signal(number, signal.SIG_DFL)
         if tty is not None:
             fcntl.ioctl(tty, termios.TIOCSCTTY, 0)
 

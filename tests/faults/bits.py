@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -257,8 +258,10 @@ def _recipe(workshop):
 
 
 def _report(exp):
-    """All that tables and figures are made of."""
-    tables, _ = results.read(exp)
+    """All that tables and figures are made of; what is left out is said, as src/report.py does."""
+    tables, left_out = results.read(exp)
+    for reason in left_out:
+        print(reason, file=sys.stderr)
     found = []
     for table in tables:
         for run in table.runs:

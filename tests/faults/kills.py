@@ -37,7 +37,10 @@ SIGNALS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGINT)
 WORKER_SHARE = 0.3  # of the kills of a stage that has workers
 WRITE_SHARE = 0.5  # of the kills that wait for a file to appear, and not for a time
 ATTEMPTS = 4  # to kill a stage before it is done
-INTERRUPTED = (130, -signal.SIGINT)
+ENDS = {  # signal: exit codes that say so; 0 where it came when all was done
+    signal.SIGINT: (0, 130, -signal.SIGINT),
+    signal.SIGTERM: (0, 143, -signal.SIGTERM),
+}
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,9 @@ def _judged_alone(stage, plan, first, orphans):
 
 def _wrong_end(plan, first):
     """What is wrong with the way in which a command ended after its signal; "" if nothing."""
-    if plan.number == signal.SIGINT and first.code not in (0, *INTERRUPTED):
-        return f"exit {first.code} after Ctrl-C, expected 130: {first.last_line}"
+    expected = ENDS.get(plan.number)
+    if expected and first.code not in expected:
+        return f"exit {first.code} after the signal, expected {expected[1]}: {first.last_line}"
     if plan.worker and first.code not in (0, 1):
         return f"exit {first.code} after a worker was killed, expected 1: {first.last_line}"
     if plan.worker and first.code == 1 and not first.last_line.startswith("error: "):

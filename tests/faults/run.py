@@ -27,6 +27,7 @@ These are no tests of pytest: nothing here is collected.
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ CAMPAIGNS = ("kills", "bits", "models", "concurrent", "disk")
 def main(options: argparse.Namespace) -> int:
     """Run the campaigns; returns the exit code, 0 if every trial went as it should."""
     torch.set_num_threads(1)  # so that processes may be forked
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what cleans up
     tallies = []
     for name in options.names or CAMPAIGNS:
         started = time.monotonic()

@@ -18,7 +18,16 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from ast_repr import augment, backbones, checkpoint, command, features, files, processes
+from ast_repr import (
+    augment,
+    backbones,
+    checkpoint,
+    command,
+    features,
+    files,
+    identity,
+    processes,
+)
 from ast_repr.corpora import sounds
 
 FRAMES = 256  # 2.56 s: 16 x 8 patches
@@ -60,10 +69,13 @@ def main(args):
 def crops(path, seed, count, nj):
     """Log-mels of `count` crops (count, 320, 128) float16, rendered once, and their classes.
 
+    Their sha256 stands beside them, in a file that `sha256sum -c` reads.
+
     Raises:
-        ValueError: the file that is there holds another number of crops.
+        ValueError: the file that is there is damaged, or holds another number of crops.
         RuntimeError: a process was killed.
     """
+    seal = path.with_suffix(".sha256")
     if not path.is_file():
         shape = (count, STORED_FRAMES, DIMS["mels"])
         jobs = [(seed, index) for index in range(count)]
@@ -76,6 +88,9 @@ def crops(path, seed, count, nj):
             for row, logmel in enumerate(tqdm(rendered, f"render {path.stem}", count, unit="crop")):
                 out[row] = logmel
             out.flush()
+            files.write_text(seal, f"{identity.of_file(partial)}  {path.name}\n")
+    if not seal.is_file() or not files.read_text(seal).startswith(identity.of_file(path)):
+        raise ValueError(f"{path}: damaged, {seal.name} says otherwise; delete it to render again")
     stored = np.load(path, mmap_mode="r")
     if len(stored) != count:
         raise ValueError(

@@ -145,7 +145,7 @@ def test_tables_show_names_as_text(scored, tmp_path):
     rendered = markdown_it.MarkdownIt("commonmark").enable("table").render(document)
     assert "<b>" not in rendered and "<i>" not in rendered
     for body in re.findall(r"<tr>.*?</tr>", rendered, re.DOTALL):
-        assert len(re.findall("<t[hd]", body)) in (8, 9)
+        assert len(re.findall("<t[hd]", body)) in (7, 8)
     for stem, figure in plots.draw(table, [], []).items():
         style.save(figure, tmp_path / "figures", stem)
 

@@ -1,6 +1,7 @@
 """Model files that mean harm: whatever their form, nothing is run, and one line says why."""
 
 import copy
+import io
 import json
 import os
 import subprocess
@@ -344,12 +345,15 @@ def test_a_compressed_checkpoint_is_refused_before_it_fills_the_memory(run, tell
     state = checkpoint.load(small)
     checkpoint.save(tmp_path / "large.pt", state | {"zeros": torch.zeros(1_000_000)})
     path = tmp_path / "model.pt"
+    archive = io.BytesIO()
     with (
         zipfile.ZipFile(tmp_path / "large.pt") as given,
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out,
+        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out,
     ):
         for member in given.infolist():
             out.writestr(member.filename, given.read(member))
+    checkpoint.seal(archive)
+    path.write_bytes(archive.getvalue())
     refused(tell("--model", path), "model.pt: compressed")
 
 

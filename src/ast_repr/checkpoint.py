@@ -93,10 +93,10 @@ def parse(data: bytes) -> dict:
         ValueError: the bytes are not those that `dump` made.
         Exception: they are, but hold more than plain data; torch has several.
     """
-    refuse_compressed(io.BytesIO(data))
     content, comment = memoryview(data)[:-SEAL_BYTES], data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():
         raise ValueError("its sha256 is not that of its content")
+    refuse_compressed(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 

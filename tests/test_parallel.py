@@ -356,7 +356,7 @@ def test_a_run_whose_process_was_killed_goes_on_and_seeds_run_side_by_side(corpu
     os.kill(int(children[-1]), signal.SIGKILL)
     said = killed.communicate(timeout=120)[1]
     assert killed.returncode == 1 and said.rstrip().splitlines()[-1].endswith(
-        "was ended (exit -9); the same command goes on from there"
+        "was ended (exit -9); the same command resumes there"
     )
     assert "Traceback" not in said and len(trainer.read_history(last.parent)) < 6
 

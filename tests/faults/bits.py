@@ -266,7 +266,8 @@ def _report(exp):
     for table in tables:
         for run in table.runs:
             arrays = run.arrays("predictions.npz", ("clips", "classes", "scores", "targets"))
-            found.append([run.results, run.history, arrays, run.example()])
+            example = run.example() if run.has_example else None
+            found.append([run.results, run.history, arrays, example])
     return found
 
 

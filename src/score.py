@@ -69,6 +69,8 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
         allow: names of classes outside of the package that the run may use.
     """
     state = finished(run, conf)
+    if not run.has_history(state["history"]):
+        run.write_history(state["history"])  # a copy of it, which the report reads
     about = state["about"]
     feature = features.build(**rooms.resolve("feature", conf["feature"], allow))
     made_from = {
@@ -103,7 +105,7 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
         used, clips = Probe(model), test.with_features(read)
     scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()
-    written = [run.predictions]
+    written = [run.history, run.predictions]
     write_arrays(
         run.predictions,
         clips=np.array(test.names),

@@ -589,3 +589,14 @@ def test_the_script_fails_with_one_line(tmp_path):
         and "no such folder" in done.stderr
     )
     assert not (tmp_path / "RESULTS.md").exists()
+
+
+def test_a_history_that_is_not_the_one_that_was_scored_is_left_out(tmp_path):
+    folder = make_run(tmp_path / "synthetic")
+    run = RunFolder(folder)
+    sha256 = identity.of_file(run.history)
+    run.write_results(run.read_results() | {"files": {run.history.name: sha256}})
+    assert results.read(tmp_path / "synthetic")[1] == []
+    run.history.write_text(run.history.read_text().replace("0.001", "0.002", 1))
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert table.runs[0].history == [] and reason.startswith(f"{run.history}: ")

@@ -179,7 +179,10 @@ class Workshop:
     def leftovers(self, stage: str) -> tuple[str, ...]:
         """Files that an undisturbed run does not leave, and whatever is in the temporary folder."""
         expected = self.references[stage].files
-        left = [name for name in content.tree(self.work) if name not in expected]
+        left = []
+        for name in content.tree(self.work):
+            if name not in expected and Path(name).name not in content.CACHES:
+                left.append(name)
         return (*left, *(f"tmp/{path.name}" for path in self.temporary.iterdir()))
 
     def differing(self, stage: str) -> list[str]:

@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from .. import files
+from .. import files, identity
 from . import shape
 
 SETTING = [  # what the seeds of a conf share
@@ -293,7 +293,7 @@ def _run(folder):
     run = Run(folder, _results(folder), [])
     damage = []
     try:
-        run = replace(run, history=_history(folder))
+        run = replace(run, history=_history(folder, run.results))
     except ResultsError as error:
         damage.append(str(error))
     if (folder / "example.npz").is_file():
@@ -325,12 +325,17 @@ def _results(folder):
     return results
 
 
-def _history(folder):
-    """The lines of a run folder's history.jsonl, checked."""
+def _history(folder, results):
+    """The lines of a run folder's history.jsonl, checked, also against what was scored."""
     path = folder / "history.jsonl"
     if not path.is_file():
         raise ResultsError(
             f"{path}: missing, expected a line for each epoch; {_remedy(folder, path.name)}"
+        )
+    expected = results.get("files", {}).get(path.name)
+    if expected is not None and identity.of_file(path) != expected:
+        raise ResultsError(
+            f"{path}: damaged, or changed since the run was scored; {_remedy(folder, path.name)}"
         )
     lines = [_object(path, line) for line in _text(path).splitlines()]
     for line in lines:

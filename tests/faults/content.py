@@ -23,13 +23,13 @@ OF_TIMES = (
     "files",
     "best",
 )  # keys; a commit, and hashes of times
-CACHES = ("file_hashes.json",)  # hold times of files
+CACHES = ("file_hashes.json",)  # of times of files; there or not, nothing else depends on them
 TEMPORARY = (".partial", ".tmp", ".temp")  # parts of the names of files that must not stay
 LOCKS = ".lock"  # a lock's file may stay: what counts is whether somebody holds it
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """{path relative to `folder`: digest} of every file below it but locks."""
+    """{path relative to `folder`: digest} of every file below it but locks and caches."""
     found = {}
     for path in files(folder):
         name = path.relative_to(folder).as_posix()
@@ -40,9 +40,10 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder but locks, sorted; links to folders are not followed."""
+    """Every file below a folder but locks and caches, sorted; links are not followed to folders."""
     for path in sorted(folder.rglob("*")):
-        if not path.is_dir() and not path.name.endswith(LOCKS) and "__pycache__" not in path.parts:
+        passing = path.name.endswith(LOCKS) or path.name in CACHES or "__pycache__" in path.parts
+        if not passing and not path.is_dir():
             yield path
 
 
@@ -55,8 +56,6 @@ def digest(path: Path) -> str:
     """A hash of what a file holds; of all of its bytes where its kind is not known, or damaged."""
     if temporary(path):
         return "temporary"
-    if path.name in CACHES:
-        return "cache"
     read = READERS.get(path.suffix, Path.read_bytes)
     try:
         value = read(path)

@@ -179,10 +179,7 @@ class Workshop:
     def leftovers(self, stage: str) -> tuple[str, ...]:
         """Files that an undisturbed run does not leave, and whatever is in the temporary folder."""
         expected = self.references[stage].files
-        left = []
-        for name in content.tree(self.work):
-            if name not in expected and Path(name).name not in content.CACHES:
-                left.append(name)
+        left = [name for name in content.tree(self.work) if name not in expected]
         return (*left, *(f"tmp/{path.name}" for path in self.temporary.iterdir()))
 
     def differing(self, stage: str) -> list[str]:

@@ -196,8 +196,12 @@ def run(main, parser, argv=None):
     """Parse `argv` (default: the command line), call `main` with it, leave with the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     files.write_utf8_to_terminal()
-    with _signals():
-        code = _call(main, parser, argv)
+    try:
+        with _signals():
+            code = _call(main, parser, argv)
+    except (KeyboardInterrupt, _Terminated) as error:  # just before the call, or just after it
+        number = error.args[0] if isinstance(error, _Terminated) else signal.SIGINT
+        code = _complain("terminated", 128 + number)
     if code:
         sys.exit(code)
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,27 @@ def test_a_process_that_is_killed_is_an_error(method):
         processes.pool(2, method=method) as pool,
     ):
         assert list(pool.map(os._exit, [1] * 10))
+
+
+def hold(lock, held):
+    with lock:
+        held.set()
+        time.sleep(60)
+
+
+def test_a_process_that_is_killed_with_a_lock_leaves_no_other_waiting():
+    context = get_context("fork")
+    lock, held = context.Lock(), context.Event()
+    workers = [context.Process(target=hold, args=(lock, held)) for _ in range(3)]
+    workers[0].start()
+    assert held.wait(20)
+    for worker in workers[1:]:
+        worker.start()
+    start = time.monotonic()
+    workers[0].kill()
+    processes.wait_for(workers)
+    assert time.monotonic() - start < 20
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_an_error_of_the_work_is_raised_as_it_is():

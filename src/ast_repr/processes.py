@@ -12,11 +12,11 @@ finished, the others are dropped.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import Process, active_children, connection, get_context, parent_process
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def pool(
     Raises:
         RuntimeError: a process was killed.
     """
+    others = set(active_children())
     executor = ProcessPoolExecutor(nj, get_context(method), _start, (start, given))
     try:
         with interrupts_held():
@@ -46,7 +47,21 @@ def pool(
             "what is done is kept, try a smaller --nj"
         ) from error
     finally:
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
+        wait_for(set(active_children()) - others)
+
+
+def wait_for(workers: Iterable[Process]) -> None:
+    """Wait until all `workers` have ended; if one was killed, end the others.
+
+    A killed process may have held the lock of a queue on which the others wait, and an executor
+    that is shutting down no longer watches for it.
+    """
+    while running := [worker for worker in workers if worker.is_alive()]:
+        connection.wait([worker.sentinel for worker in running])
+        if any(worker.exitcode for worker in workers):
+            for worker in running:
+                worker.kill()
 
 
 @contextmanager

@@ -4,16 +4,16 @@ python src/check.py --conf-dir egs/openmic/conf --conf all
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
-from ast_repr import command, config, sections
+from ast_repr import cli, config, sections
 
 
 def main(args):
     for lacking in ([], ["vggish"]):  # a corpus carries it or not
-        for name, conf in command.confs(args, lacking).items():
+        for name, conf in cli.confs(args, lacking).items():
             try:
                 sections.check(conf)
             except ValueError as error:
@@ -21,10 +21,10 @@ def main(args):
 
 
 def parse():
-    parser = command.parser(__doc__)
-    command.add_conf_options(parser)
+    parser = cli.parser(__doc__)
+    cli.add_conf_options(parser)
     return parser
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -10,9 +10,9 @@ optional packages called `demo` in pyproject.toml.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import os
 import sys
@@ -26,10 +26,10 @@ import matplotlib
 import numpy as np
 import torch
 
-from ast_repr import audio, command, escaping, inference, manifest, runs
-from ast_repr import device as devices
-from ast_repr.report import page, passage, predictions, results, song, style
+from ast_repr import audio, cli, devices, escaping, inference, manifest, runs
+from ast_repr.report import before_after, results, style
 from ast_repr.run_folder import RunFolder
+from ast_repr.viewer import page, predictions, timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "127.0.0.1"  # seen from this computer only
@@ -65,7 +65,7 @@ def main(args):
         say(f"model: {run.folder}, {run.why}")
         best = str(run.folder)
         found = {best: found.pop(best)} | found  # the first is the page's default
-    listener = Listener(found, load)
+    listener = DemoApp(found, load)
     with tempfile.TemporaryDirectory() as copies:  # of songs; they go when the server ends
         os.environ["GRADIO_TEMP_DIR"] = copies
         served = build(listener, examples(egs))
@@ -84,7 +84,7 @@ def say(line):
 
 
 @dataclass(frozen=True)
-class Listener:
+class DemoApp:
     """What the page asks: a song and a run in, a piece of page out.
 
     Attributes:
@@ -103,42 +103,42 @@ class Listener:
             progress(0, desc="loading the model")
             model = self.load(folder)
             warnings = []
-            found, log_mel, surest = hear(model, path, progress, warnings.append)
+            found, log_mel, surest = analyse(model, path, progress, warnings.append)
             progress(1, desc="drawing")
             problems = [page.problem(line.replace(str(path), Path(path).name)) for line in warnings]
             sections = self._sections(model, self.runs[folder], found, log_mel, surest)
             return "".join([*problems, *sections])
-        except command.EXPECTED as error:
+        except cli.EXPECTED as error:
             where = escaping.terminal(str(path))
             name = escaping.terminal(Path(path).name)
-            return page.problem(command.one_line(error).replace(where, name))
+            return page.problem(cli.one_line(error).replace(where, name))
 
     def _sections(self, model, run, found, log_mel, surest):
-        view = predictions.View(model.classes, model.threshold)
+        view = predictions.DisplayOptions(model.classes, model.threshold)
         yield page.instruments(found, view)
         yield page.picture(
-            song.draw(found, view, log_mel),
+            timeline.draw(found, view, log_mel),
             "Timeline",
             "Each instrument's probability, ten seconds at a time, over the sound.",
         )
-        title, hearer = (
+        title, model_kind = (
             "What the reprogrammer did",
             "classifier" if run["backbone"]["weights"] == "none" else "transformer",
         )
         if run["reprogrammer"] == "none":
             yield page.section(
                 title,
-                f"Nothing: this run has no reprogrammer. The {hearer} gets the log-mel spectrogram as it is.",
+                f"Nothing: this run has no reprogrammer. The {model_kind} gets the log-mel spectrogram as it is.",
             )
         else:
-            text = f"To the part in which the model is surest of an instrument, {span(surest)}. The {hearer} hears the second picture, not the first."
+            text = f"To the part in which the model is surest of an instrument, {span(surest)}. The {model_kind} hears the second picture, not the first."
             yield page.picture(
                 before_and_after(model, run, surest, Path(found.file).name), title, text
             )
         yield page.section("How far to trust this", trust(run, model))
 
 
-def hear(model, path, progress, warn):
+def analyse(model, path, progress, warn):
     """Predict a file of any length, window by window.
 
     Args:
@@ -148,52 +148,52 @@ def hear(model, path, progress, warn):
         warn: called with a line about a file that is damaged, or whose samples exceed +-1.
 
     Returns:
-        (predictions.Song, song.LongLogMel, inference.Heard whose largest probability is largest).
+        (predictions.FilePrediction, timeline.LongLogMel, inference.WindowPrediction whose largest probability is largest).
 
     Raises:
         AudioError: the file cannot be read.
     """
     seconds = audio.duration(path)
-    times, timeline, silent, log_mel, surest = [], [], [], song.LongLogMel(), None
-    for heard in model.listen([path], batch_size=BATCH, warn=warn):
-        if heard.error:
-            raise heard.error
+    times, per_window, silent, log_mel, surest = [], [], [], timeline.LongLogMel(), None
+    for window in model.predict_files([path], batch_size=BATCH, warn=warn):
+        if window.error:
+            raise window.error
         progress(
-            min(heard.end_s / seconds, 1),
-            desc=f"heard {predictions.clock(heard.end_s)} of {predictions.clock(seconds)}",
+            min(window.end_s / seconds, 1),
+            desc=f"heard {predictions.format_timestamp(window.end_s)} of {predictions.format_timestamp(seconds)}",
         )
-        times.append((heard.start_s, heard.end_s))
-        timeline.append(heard.probabilities)
-        silent.append(heard.silent)
-        log_mel.add(heard.start_s, heard.end_s, heard.feature[0])
-        surest = max(surest or heard, heard, key=lambda one: one.probabilities.max())
-    found = predictions.Song(
+        times.append((window.start_s, window.end_s))
+        per_window.append(window.probabilities)
+        silent.append(window.silent)
+        log_mel.add(window.start_s, window.end_s, window.feature[0])
+        surest = max(surest or window, window, key=lambda one: one.probabilities.max())
+    found = predictions.FilePrediction(
         str(path),
         times[-1][1],
         np.array(times),
-        np.array(timeline),
-        np.mean(timeline, axis=0),
+        np.array(per_window),
+        np.mean(per_window, axis=0),
         silent=np.array(silent),
     )
     return found, log_mel, surest
 
 
 @torch.no_grad()
-def before_and_after(model, run, heard, name):
+def before_and_after(model, run, window, name):
     """Figure of ten seconds, or of less where the song is shorter, before and after the reprogrammer."""
-    before = model.model.normalise(torch.from_numpy(heard.feature)[None].to(model.device))
+    before = model.model.normalise(torch.from_numpy(window.feature)[None].to(model.device))
     after = model.model.reprogrammer(before)
     frames = max(
-        round((heard.end_s - heard.start_s) * song.FRAMES_PER_SECOND) - song.CUT, 1
+        round((window.end_s - window.start_s) * timeline.FRAMES_PER_SECOND) - timeline.CUT, 1
     )  # the rest is padding
     before, after = (values[0, 0, :frames].cpu().numpy() for values in (before, after))
-    title = [f"{run['conf']}, seed {run['seed']}", f"{name}, {span(heard)}"]
+    title = [f"{run['conf']}, seed {run['seed']}", f"{name}, {span(window)}"]
     with matplotlib.rc_context(style.STYLE):
-        return passage.draw(before, after, run["norm"], "\n".join(map(escaping.figure, title)))
+        return before_after.draw(before, after, run["norm"], "\n".join(map(escaping.figure, title)))
 
 
-def span(heard):
-    return f"{predictions.clock(heard.start_s)} to {predictions.clock(heard.end_s)}"
+def span(window):
+    return f"{predictions.format_timestamp(window.start_s)} to {predictions.format_timestamp(window.end_s)}"
 
 
 def trust(run, model):
@@ -240,7 +240,7 @@ def build(listener, songs):
         gradio.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gradio.Row():
             with gradio.Column(scale=2, min_width=320, elem_classes="beside"):
-                heard = gradio.Audio(
+                window = gradio.Audio(
                     sources=["upload", "microphone"],
                     type="filepath",
                     label="Your song",
@@ -250,7 +250,7 @@ def build(listener, songs):
                 if songs:
                     gradio.Examples(
                         songs,
-                        heard,
+                        window,
                         label="Or one of these",
                         example_labels=[f"test clip {i + 1}" for i in range(len(songs))],
                     )
@@ -268,7 +268,7 @@ def build(listener, songs):
             return listener.answer(path, folder, progress)
 
         how = {"concurrency_limit": 1, "trigger_mode": "always_last", "api_visibility": "private"}
-        gradio.on([heard.change, run.change], answer, [heard, run], found, **how)
+        gradio.on([window.change, run.change], answer, [window, run], found, **how)
     return blocks
 
 
@@ -350,7 +350,7 @@ def launch(blocks, port):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--exp",
         type=Path,
@@ -359,13 +359,13 @@ def parse():
     )
     parser.add_argument(
         "--port",
-        type=command.between(int, 1, 65535),
+        type=cli.between(int, 1, 65535),
         help="default: the first from 7860 on that is free",
     )
-    command.add_allow_option(parser)
+    cli.add_allow_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -12,14 +12,14 @@ the two files. What is there already is replaced only by --overwrite.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 from pathlib import Path
 
-from ast_repr import catalogue, command, files, graph, inference, release
-from ast_repr.report import card
+from ast_repr import atomic, cli, inference, pretrained
+from ast_repr.export import model_card, onnx, safetensors
 
 MODEL, GRAPH = inference.EXPORTED
 CARD = "README.md"
@@ -28,30 +28,30 @@ CARD = "README.md"
 def main(args):
     checkpoint = inference.best(args.run)
     model, about = inference.restore(checkpoint, args.backbone_file, args.allow_class)
-    card.check(about, checkpoint)
+    model_card.check(about, checkpoint)
     # A Predictor refuses what cannot hear sound.
     feature = inference.TorchPredictor(model, about, allow=args.allow_class).feature
-    results = card.read(args.run)
-    inside = args.merge or model.finetune
+    results = model_card.read(args.run)
+    with_backbone = args.merge or model.finetune
     shared, tensors = (
-        portable(about, feature, inside),
-        model.state_dict() if inside else model.learned_state(),
+        export_metadata(about, feature, with_backbone),
+        model.state_dict() if with_backbone else model.trainable_state_dict(),
     )
-    claim(args.out, shared["backbone"]["file"], args.overwrite)
+    check_output_dir(args.out, shared["backbone"]["file"], args.overwrite)
     graphed = args.out / GRAPH
     graphed.unlink(missing_ok=True)  # of an earlier export, perhaps of another model
     if args.onnx:
         print(f"{graphed}: being written and compared, up to a minute ...", flush=True)
-        difference = graph.save(graphed, model, feature.shape, shared)
+        difference = onnx.save(graphed, model, feature.shape, shared)
         print(f"{graphed}: {size(graphed)}, probabilities within {difference:.1e} of torch's")
-    release.save(args.out / MODEL, tensors, shared)
-    files.write_text(args.out / inference.LABELS, "\n".join(about["classes"]) + "\n")
-    files.write_text(
-        args.out / CARD, card.text(shared, about["config"], results, inside, args.onnx)
+    safetensors.save(args.out / MODEL, tensors, shared)
+    atomic.write_text(args.out / inference.LABELS, "\n".join(about["classes"]) + "\n")
+    atomic.write_text(
+        args.out / CARD, model_card.text(shared, about["config"], results, with_backbone, args.onnx)
     )
     needs = (
-        f"needs {shared['build']['backbone']['file']} beside it"
-        if shared["build"]["backbone"]["file"]
+        f"needs {shared['spec']['backbone']['file']} beside it"
+        if shared["spec"]["backbone"]["file"]
         else "self-contained"
     )
     print(f"{args.out / MODEL}: {size(args.out / MODEL)}, {needs}")
@@ -61,7 +61,7 @@ def main(args):
         print(f"{args.out / CARD}: read it before you share the model")
 
 
-def claim(out, backbone, overwrite):
+def check_output_dir(out, backbone, overwrite):
     """Refuse a folder that an export must not be written to.
 
     Beside hidden files it may hold the file `backbone` and, to be replaced, an earlier export.
@@ -76,18 +76,18 @@ def claim(out, backbone, overwrite):
         raise ValueError(f"{out}: a file, expected a new folder or an earlier export; name another")
     ours = [MODEL, GRAPH, inference.LABELS, CARD]
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    strangers = sorted(names - {*ours, backbone})
-    if strangers:
+    unexpected_files = sorted(names - {*ours, backbone})
+    if unexpected_files:
         raise ValueError(
-            f"{out}: holds {', '.join(strangers[:3])}, "
+            f"{out}: holds {', '.join(unexpected_files[:3])}, "
             "expected a new folder or an earlier export; name another"
         )
-    files.refuse_to_replace([out / name for name in ours], overwrite)
+    atomic.refuse_to_replace([out / name for name in ours], overwrite)
 
 
-def portable(about, feature, inside):
+def export_metadata(about, feature, with_backbone):
     """What an exported file says of its model: enough to build it, no paths of this machine."""
-    backbone = about["build"]["backbone"]
+    backbone = about["spec"]["backbone"]
     source = origin(about)
     kept = (
         "classes",
@@ -97,20 +97,22 @@ def portable(about, feature, inside):
         "trainable_parameters",
         "total_parameters",
     )
-    build = about["build"] | {"backbone": backbone | {"file": None if inside else source["file"]}}
+    spec = about["spec"] | {
+        "backbone": backbone | {"file": None if with_backbone else source["file"]}
+    }
     return {key: about[key] for key in kept} | {
         "feature_spec": feature.spec(),
-        "build": build,
+        "spec": spec,
         "backbone": source,
     }
 
 
 def origin(about):
     """Name, file name, sha256, address and licence of the backbone's weights; None if unknown."""
-    backbone, sha256 = about["build"]["backbone"], about["config"]["run"]["weights_sha256"]
+    backbone, sha256 = about["spec"]["backbone"], about["config"]["run"]["weights_sha256"]
     if backbone["file"] is None:
         return dict.fromkeys(("name", "file", "file_sha256", "url", "licence"))
-    known = [entry for entry in map(catalogue.find, catalogue.names()) if entry.sha256 == sha256]
+    known = [entry for entry in map(pretrained.find, pretrained.names()) if entry.sha256 == sha256]
     url, licence = (known[0].url, known[0].licence) if known else (None, None)
     file = backbone["source"] + Path(backbone["file"]).suffix
     return {
@@ -127,7 +129,7 @@ def size(path):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="the folder of a run; its best checkpoint is taken"
     )
@@ -154,9 +156,9 @@ def parse():
         metavar="FILE",
         help="the backbone's weights, if they are not where they were in training",
     )
-    command.add_allow_option(parser)
+    cli.add_allow_option(parser)
     return parser
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -6,34 +6,25 @@ makes each fourth shard, from the second on.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import argparse
 import json
 import re
 from pathlib import Path
 
-from ast_repr import (
-    audio,
-    command,
-    escaping,
-    extraction,
-    features,
-    files,
-    manifest,
-    rooms,
-    store,
-)
+from ast_repr import atomic, audio, cli, escaping, features, manifest, registry
+from ast_repr.data import extraction, feature_store
 
 LISTED = 10  # unreadable clips named in an error
 
 
 def main(args):
-    files.sweep(Path(args.data) / "features")
+    atomic.sweep(Path(args.data) / "features")
     clips, _ = manifest.read(args.data)
-    confs = command.confs(args, lacking=features.lacking(clips)).values()
+    confs = cli.confs(args, lacking=features.lacking(clips)).values()
     for feature in {
         json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs
     }.values():
@@ -46,21 +37,21 @@ def extract(data, clips, settings, nj, allowed, part):
     Clips whose audio cannot be decoded are left out if there are no more than `allowed`.
     """
     folder = data / "features" / settings["name"]
-    allow = rooms.outside({"feature": settings})  # whoever writes a config may name any class
-    feature = features.build(**rooms.resolve("feature", settings, allow))
+    allow = registry.outside({"feature": settings})  # whoever writes a config may name any class
+    feature = features.build(**registry.resolve("feature", settings, allow))
     shards = [
-        clips[start : start + store.SHARD_CLIPS]
-        for start in range(0, len(clips), store.SHARD_CLIPS)
+        clips[start : start + feature_store.SHARD_CLIPS]
+        for start in range(0, len(clips), feature_store.SHARD_CLIPS)
     ]
     own = {index: {clip.clip: clip for clip in shards[index]} for index in range(len(shards))[part]}
     identities = {
         index: manifest.identities(shard.values(), folder.name) for index, shard in own.items()
     }
-    whole = {i for i in own if store.holds(folder, i, identities[i], feature.spec())}
+    whole = {i for i in own if feature_store.holds(folder, i, identities[i], feature.spec())}
     say_what_changed(folder, identities.values())
     left_out = {}
     for index in whole:
-        left_out |= store.read_header(store.shard_path(folder, index)).left_out
+        left_out |= feature_store.read_header(feature_store.shard_path(folder, index)).left_out
     if len(left_out) > allowed:  # they may have been mended
         whole = {index for index in whole if not own[index].keys() & left_out.keys()}
         left_out = {}
@@ -69,7 +60,7 @@ def extract(data, clips, settings, nj, allowed, part):
         fill(folder, data, feature, todo, nj, left_out, allowed)
         refuse_too_many(left_out, allowed)
     for stale in folder.glob("shard-*.h5"):
-        if stale.name >= store.shard_path(folder, len(shards)).name:
+        if stale.name >= feature_store.shard_path(folder, len(shards)).name:
             stale.unlink(missing_ok=True)  # of a larger manifest
     state = "" if todo else " is up to date"
     print(f"{folder}{state}: {sum(map(len, own.values())) - len(left_out)} clips")
@@ -85,7 +76,7 @@ def say_what_changed(folder, shards):
     for identities in shards:
         expected |= identities
     changed = set()
-    for header in store.headers(folder):
+    for header in feature_store.headers(folder):
         changed.update(header.changed(expected))
     if changed:
         print(f"{folder}: {len(changed)} clips have changed since; their shards are made again")
@@ -126,11 +117,11 @@ def part(text):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--data", required=True, help="folder with the manifest; the store is made in it"
     )
-    command.add_conf_options(parser)
+    cli.add_conf_options(parser)
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument(
         "--allow-missing",
@@ -149,4 +140,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -7,16 +7,16 @@ refused as long as the first is there.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import json
 import os
 import sys
 from pathlib import Path
 
-from ast_repr import catalogue, command, files
+from ast_repr import atomic, cli, pretrained
 from ast_repr.corpora import openmic, remote
 
 CLIPS = 1_000  # of the built-in corpus whose name has no number
@@ -42,7 +42,7 @@ def main(args):
 def choose_corpus(args):
     """openmic, synthetic or custom; for auto what is at hand, and a line that says so."""
     if (args.corpus == "custom") != (args.manifest is not None):
-        raise command.UsageError(
+        raise cli.UsageError(
             f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom "
             "--manifest CSV, or neither"
         )
@@ -52,7 +52,7 @@ def choose_corpus(args):
             "(--manifest)"
         )
     if args.corpus == "synthetic" and args.data_root:
-        raise command.UsageError(
+        raise cli.UsageError(
             f"--corpus synthetic takes no --data-root, found {args.data_root}; "
             "leave one of them out"
         )
@@ -76,8 +76,8 @@ def choose_backbone(args):
         return args.backbone
     if args.backbone_file:
         return args.backbone_file.stem
-    published, genuine = catalogue.find(PUBLISHED), args.corpus == "openmic" and not args.data_root
-    if published.at_hand or genuine:
+    published, genuine = pretrained.find(PUBLISHED), args.corpus == "openmic" and not args.data_root
+    if published.is_available or genuine:
         say(
             f"backbone: {PUBLISHED}, the paper's "
             f"(the small one that is shipped: --backbone {SHIPPED})"
@@ -104,7 +104,7 @@ def fetch_backbone(name, file):
                 f"{file}: no such file; expected weights of an AST (--backbone-file)"
             )
         return file
-    entry = catalogue.find(name)
+    entry = pretrained.find(name)
     place = Path(os.path.relpath(entry.path))
     if entry.url is not None:
         with remote.only_user_of(entry.path.parent):
@@ -141,7 +141,7 @@ def claim_name(folder, root):
             f"{source}: the name {folder.name} is that of {before}; rename one of the two, or "
             f"delete {folder} and its experiments"
         )
-    files.write_json(path, {"source": recorded})
+    atomic.write_json(path, {"source": recorded})
 
 
 def place_corpus(corpus, args):
@@ -175,7 +175,7 @@ def say(line):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--corpus", choices=("auto", "synthetic", "openmic", "custom"), default="auto"
     )
@@ -187,7 +187,7 @@ def parse():
     )
     parser.add_argument("--manifest", type=Path, help="CSV of own data, for --corpus custom")
     parser.add_argument("--clips", type=int, default=CLIPS, help="size of the built-in corpus")
-    parser.add_argument("--backbone", choices=("auto", *catalogue.names()), default="auto")
+    parser.add_argument("--backbone", choices=("auto", *pretrained.names()), default="auto")
     parser.add_argument(
         "--backbone-file",
         type=Path,
@@ -197,4 +197,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -14,9 +14,9 @@ file, such as a video with a sound track, can be named itself.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import contextlib
 import glob
@@ -29,9 +29,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ast_repr import audio, command, escaping, files, inference, runs
-from ast_repr import device as devices
-from ast_repr.report import predictions, song
+from ast_repr import atomic, audio, cli, devices, escaping, inference, runs
+from ast_repr.viewer import predictions, timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of the files that are taken from folders: audio alone, in formats that FFmpeg decodes.
@@ -48,12 +47,12 @@ AGGREGATES = {"mean": np.mean, "max": np.max}
 
 
 def main(args):
-    paths, others = find(args.paths)
+    paths, others = collect_audio_files(args.paths)
     if others:
         say(passed_over(others))
     pictures = name_pictures(paths, args.plot) if args.plot else {}
     written = [*pictures.values(), *([args.output] if args.output else [])]
-    files.refuse_to_replace(written, args.overwrite, inputs=paths)
+    atomic.refuse_to_replace(written, args.overwrite, inputs=paths)
     device = devices.choose(args.device)
 
     def load(source):
@@ -65,13 +64,13 @@ def main(args):
         model = load(args.model)
         say(f"model: {args.model}")
     threshold = model.threshold if args.threshold is None else args.threshold
-    view, failed = predictions.View(model.classes, threshold, args.top, args.timeline), []
+    view, failed = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline), []
     with (
         output(args.output) as out,
         tqdm(disable=None, bar_format="{desc}{n:.1f} min of sound [{elapsed}]") as bar,
     ):
         for text in predictions.FORMATS[args.format](
-            hear(model, paths, view, failed, pictures, bar, args), view
+            predict_songs(model, paths, view, failed, pictures, bar, args), view
         ):
             with tqdm.external_write_mode(out):
                 out.write(text)
@@ -85,8 +84,8 @@ def main(args):
         )
 
 
-def hear(model, paths, view, failed, pictures, bar, args):
-    """Yield a `predictions.Song` for each path, in order.
+def predict_songs(model, paths, view, failed, pictures, bar, args):
+    """Yield a `predictions.FilePrediction` for each path, in order.
 
     Args:
         failed: list to which is added what is wrong with files.
@@ -95,39 +94,39 @@ def hear(model, paths, view, failed, pictures, bar, args):
     hop = round(args.hop * audio.SAMPLE_RATE)
     for done, (path, parts) in enumerate(
         itertools.groupby(
-            model.listen(paths, hop, args.batch_size, command.warn), lambda heard: heard.path
+            model.predict_files(paths, hop, args.batch_size, cli.warn), lambda window: window.path
         )
     ):
         bar.set_description_str(f"file {done + 1} of {len(paths)}: ", refresh=False)
-        times, timeline, silent, log_mel, error = [], [], [], song.LongLogMel(), None
-        for heard in parts:
-            if heard.error:
-                error = command.one_line(heard.error)
+        times, per_window, silent, log_mel, error = [], [], [], timeline.LongLogMel(), None
+        for window in parts:
+            if window.error:
+                error = cli.one_line(window.error)
                 failed.append(error)
                 break
-            bar.update((heard.end_s - (times[-1][1] if times else 0.0)) / 60)
-            times.append((heard.start_s, heard.end_s))
-            timeline.append(heard.probabilities)
-            silent.append(heard.silent)
+            bar.update((window.end_s - (times[-1][1] if times else 0.0)) / 60)
+            times.append((window.start_s, window.end_s))
+            per_window.append(window.probabilities)
+            silent.append(window.silent)
             if args.plot:
-                log_mel.add(heard.start_s, heard.end_s, heard.feature[0])
+                log_mel.add(window.start_s, window.end_s, window.feature[0])
         if error:
-            yield predictions.Song(str(path), error=error)
+            yield predictions.FilePrediction(str(path), error=error)
             continue
-        found = predictions.Song(
+        found = predictions.FilePrediction(
             str(path),
             times[-1][1],
             np.array(times),
-            np.array(timeline),
-            AGGREGATES[args.aggregate](timeline, axis=0),
+            np.array(per_window),
+            AGGREGATES[args.aggregate](per_window, axis=0),
             silent=np.array(silent),
         )
         if args.plot:
-            song.save(song.draw(found, view, log_mel), pictures[path])
+            timeline.save(timeline.draw(found, view, log_mel), pictures[path])
         yield found
 
 
-def find(given):
+def collect_audio_files(given):
     """Find the files that are meant: those given, all audio below folders, those that match patterns.
 
     Links are followed; a file that can be reached in several ways is taken once. What is not there
@@ -212,7 +211,7 @@ def output(path):
         return
     whole = path.is_file() or not path.exists()
     with (
-        files.replacing(path) if whole else contextlib.nullcontext(path) as place,
+        atomic.replacing(path) if whole else contextlib.nullcontext(path) as place,
         open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
     ):
         yield out
@@ -232,7 +231,7 @@ def name_pictures(paths, folder):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "paths",
         nargs="+",
@@ -250,7 +249,7 @@ def parse():
         metavar="FILE",
         help="the backbone's weights, if they are not where the model looks for them",
     )
-    command.add_allow_option(parser)
+    cli.add_allow_option(parser)
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument(
         "--output",
@@ -265,18 +264,18 @@ def parse():
     )
     parser.add_argument(
         "--threshold",
-        type=command.between(float, 0, 1),
+        type=cli.between(float, 0, 1),
         help="the least probability that is shown; default: the model's own",
     )
     parser.add_argument(
-        "--top", type=command.between(int, 1), metavar="K", help="at most K instruments of a file"
+        "--top", type=cli.between(int, 1), metavar="K", help="at most K instruments of a file"
     )
     parser.add_argument(
         "--timeline", action="store_true", help="the probabilities of each window as well"
     )
     parser.add_argument(
         "--hop",
-        type=command.between(float, 0.1, 3600),
+        type=cli.between(float, 0.1, 3600),
         default=10.0,
         help="seconds from one window of ten seconds to the next (10)",
     )
@@ -295,7 +294,7 @@ def parse():
     )
     parser.add_argument(
         "--batch-size",
-        type=command.between(int, 1),
+        type=cli.between(int, 1),
         default=16,
         help="windows at once; the results do not depend on it",
     )
@@ -304,4 +303,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

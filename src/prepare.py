@@ -6,14 +6,14 @@ what is in it is counted, and warnings say what can be trained on but not truste
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import shlex
 from pathlib import Path
 
-from ast_repr import command, escaping, files, identity, manifest
+from ast_repr import atomic, cli, escaping, identity, manifest
 from ast_repr.corpora import custom, openmic, quality, synthetic
 
 VALID_FRACTION, VALID_SEED = 0.15, 20181
@@ -27,12 +27,12 @@ def main(args):
     if missing := [
         f"--{name}" for name in ("corpus", "root", "data") if getattr(args, name) is None
     ]:
-        raise command.UsageError(
+        raise cli.UsageError(
             f"no {', '.join(missing)}; expected --corpus, --root and --data, or --check CSV"
         )
     root, data = Path(args.root), Path(args.data)
     data.mkdir(parents=True, exist_ok=True)
-    files.sweep(data)
+    atomic.sweep(data)
     own = args.corpus == "custom"
     if own:
         clips, classes, complaints = read_custom(root, data)
@@ -90,7 +90,7 @@ def read_openmic(root, data, args):
         check_counts(clips)
 
     def complaints(clips):
-        bad = openmic.unreadable(root, clips, command.warn)
+        bad = openmic.unreadable(root, clips, cli.warn)
         return {name: f"{openmic.audio_path(root, name)}: {reason}" for name, reason in bad}
 
     return clips, classes, complaints
@@ -110,7 +110,7 @@ def read_custom(path, data):
         raise manifest.ManifestError(f"{path}: {counted(problems, 'problem')}, {listed}; {remedy}")
 
     def complaints(clips):
-        bad = custom.unreadable(data, clips, command.warn)
+        bad = custom.unreadable(data, clips, cli.warn)
         return {name: line(table.rows[name], f"{name}: {reason}") for name, reason in bad}
 
     return table.clips, table.classes, complaints
@@ -123,7 +123,7 @@ def check(path):
     clips = with_validation(table.clips)
     hashes = audio_hashes(clips, path.parent)
     warnings = [] if problems else find_warnings(clips, table.classes, hashes)
-    for name, reason in custom.unreadable(path.parent, table.clips, command.warn):
+    for name, reason in custom.unreadable(path.parent, table.clips, cli.warn):
         problems.append((table.rows[name], f"{name}: {reason}"))
     lines = [f"  note: {note}" for note in table.notes]
     lines += [f"  {line(*problem)}" for problem in problems]
@@ -270,7 +270,7 @@ def summary(clips, classes, groups):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument("--corpus", choices=("synthetic", "openmic", "custom"))
     parser.add_argument(
         "--root",
@@ -288,7 +288,7 @@ def parse():
         action="store_true",
         help="the root is the published archive: insist on its counts",
     )
-    parser.add_argument("--nj", type=command.between(int, 1), default=1, help="processes")
+    parser.add_argument("--nj", type=cli.between(int, 1), default=1, help="processes")
     parser.add_argument(
         "--allow-missing",
         type=int,
@@ -305,4 +305,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

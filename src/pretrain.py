@@ -6,9 +6,9 @@ Interrupted, it resumes from the last epoch.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import json
 from pathlib import Path
@@ -18,17 +18,9 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from ast_repr import (
-    augment,
-    backbones,
-    checkpoint,
-    command,
-    features,
-    files,
-    identity,
-    processes,
-)
+from ast_repr import atomic, backbones, checkpoint, cli, features, identity, processes
 from ast_repr.corpora import sounds
+from ast_repr.training import augment
 
 FRAMES = 256  # 2.56 s: 16 x 8 patches
 STORED_FRAMES = 320
@@ -80,7 +72,7 @@ def crops(path, seed, count, nj):
         shape = (count, STORED_FRAMES, DIMS["mels"])
         jobs = [(seed, index) for index in range(count)]
         with (
-            files.replacing(path) as partial,
+            atomic.replacing(path) as partial,
             processes.pool(nj, torch.set_num_threads, (1,)) as pool,
         ):
             out = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
@@ -88,8 +80,8 @@ def crops(path, seed, count, nj):
             for row, logmel in enumerate(tqdm(rendered, f"render {path.stem}", count, unit="crop")):
                 out[row] = logmel
             out.flush()
-            files.write_text(seal, f"{identity.of_file(partial)}  {path.name}\n")
-    if not seal.is_file() or not files.read_text(seal).startswith(identity.of_file(path)):
+            atomic.write_text(seal, f"{identity.of_file(partial)}  {path.name}\n")
+    if not seal.is_file() or not atomic.read_text(seal).startswith(identity.of_file(path)):
         raise ValueError(f"{path}: damaged, {seal.name} says otherwise; delete it to render again")
     stored = np.load(path, mmap_mode="r")
     if len(stored) != count:
@@ -162,7 +154,7 @@ def augmented(x, seed):
     draw = torch.Generator().manual_seed(seed)
     start = int(torch.randint(STORED_FRAMES - FRAMES + 1, (), generator=draw))
     x = x[:, None, start : start + FRAMES].float() + torch.randn(len(x), 1, 1, 1, generator=draw)
-    return augment.mask_stripes(x, draw, time=48, freq=24, fill=x.mean().item())
+    return augment.spec_augment(x, draw, time=48, freq=24, fill=x.mean().item())
 
 
 def normalise(model, x):
@@ -190,18 +182,18 @@ def accuracy(model, valid, device, batch=250):
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder for rendered crops and the last epoch"
     )
-    parser.add_argument("--crops", type=command.between(int, len(sounds.CLASSES)), default=48_000)
-    parser.add_argument("--epochs", type=command.between(int, 1), default=8)
-    parser.add_argument("--batch", type=command.between(int, 1), default=128)
+    parser.add_argument("--crops", type=cli.between(int, len(sounds.CLASSES)), default=48_000)
+    parser.add_argument("--epochs", type=cli.between(int, 1), default=8)
+    parser.add_argument("--batch", type=cli.between(int, 1), default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument(
         "--nj",
-        type=command.between(int, 1),
+        type=cli.between(int, 1),
         default=4,
         help="processes for rendering, threads for training",
     )
@@ -209,4 +201,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

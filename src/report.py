@@ -13,21 +13,21 @@ which and why, and the exit code stays 0. It is 1 only if no run is left.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import sys
 from pathlib import Path
 
-from ast_repr import command, escaping, files, rooms, yaml_file
+from ast_repr import atomic, cli, escaping, registry, yaml_file
 from ast_repr.report import compare, plots, results, studies, style, tables
 
 
 def main(args):
     if not (args.out or args.compare):
-        raise command.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
-    files.sweep(args.exp)
+        raise cli.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
+    atomic.sweep(args.exp)
     found = read_tables(args.exp)
     if not found:
         raise results.ResultsError(
@@ -38,7 +38,7 @@ def main(args):
     known = {row.conf for table in found for row in table.rows}
     for name in names + (args.compare or []):
         if name not in known:
-            raise command.UsageError(rooms.unknown("row", name, known))
+            raise cli.UsageError(registry.unknown("row", name, known))
     if args.out:
         claim(args.out)
         asked = [name.strip() for name in args.conf.split(",")]
@@ -67,8 +67,8 @@ def report(args, found, known, names):
     for table in found:
         for stem, figure in plots.draw(table, known, names).items():
             style.save(figure, figures, stem)
-    files.write_text(args.exp / "per_instrument.csv", tables.per_instrument(found))
-    files.write_text(args.out, tables.document(sections(args.exp, found, args.beside), known))
+    atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(found))
+    atomic.write_text(args.out, tables.document(sections(args.exp, found, args.beside), known))
     for table in found:
         if table.main.rows:
             print(f"\n{tables.text(table.main)}")
@@ -92,7 +92,7 @@ def compare_rows(args, found):
         difference = compare.compare(*table.only(args.compare).rows)
         stem, figure = plots.draw_difference(table, difference)
         paths = style.save(figure, args.exp / "figures", stem)
-        files.write_json(args.exp / "figures" / f"{stem}.json", difference)
+        atomic.write_json(args.exp / "figures" / f"{stem}.json", difference)
         said = (table.title, compare.sentence(difference), f"Written: {paths[0].with_suffix('.*')}")
         print("", *map(escaping.terminal, said), sep="\n")
 
@@ -129,13 +129,13 @@ def claim(out):
     """Refuse to write the page over a file that this script has not made."""
     head = tables.document({}).rstrip("\n").encode()
     if out.is_file() and not out.read_bytes().startswith(head):
-        raise command.UsageError(
+        raise cli.UsageError(
             f"{out}: not a page of results that was made here; name another file (--out)"
         )
 
 
 def parse():
-    parser = command.parser(__doc__)
+    parser = cli.parser(__doc__)
     parser.add_argument(
         "--exp", type=Path, required=True, help="folder of a corpus' runs, exp/<corpus>"
     )
@@ -172,4 +172,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -8,9 +8,9 @@ on test (the paper's protocol), each epoch is looked at, and the best becomes be
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 import subprocess
 from pathlib import Path
@@ -19,24 +19,22 @@ import numpy as np
 import torch
 
 from ast_repr import (
-    batches,
+    atomic,
     checkpoint,
-    command,
-    embeddings,
+    cli,
+    devices,
     features,
-    files,
     identity,
     inference,
     manifest,
     metrics,
-    rooms,
+    registry,
     run_config,
-    store,
-    trainer,
 )
-from ast_repr import device as devices
-from ast_repr.classifier import Probe, probabilities
+from ast_repr.classifier import HeadOnlyModel, probabilities
+from ast_repr.data import dataset, feature_store
 from ast_repr.run_folder import RunFolder
+from ast_repr.training import embedding_cache, trainer
 
 SPLIT = "test"
 BATCH = 16
@@ -44,7 +42,7 @@ BATCH = 16
 
 def main(args):
     clips, classes = manifest.read(args.data)
-    confs = command.confs(args, lacking=features.lacking(clips))
+    confs = cli.confs(args, lacking=features.lacking(clips))
     device, memory = devices.choose(args.device), {}
     runs = run_config.of_runs(
         confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
@@ -55,7 +53,7 @@ def main(args):
             print(f"{run}: left out in training")
             continue
         # A run may name the classes that the configs of this command name, whatever its files say.
-        allow = rooms.outside(conf) | set(args.allow_class)
+        allow = registry.outside(conf) | set(args.allow_class)
         score(run, conf, clips, classes, args, device, memory, allow)
 
 
@@ -72,7 +70,7 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
     if not run.has_history(state["history"]):
         run.write_history(state["history"])  # a copy of it, which the report reads
     about = state["about"]
-    feature = features.build(**rooms.resolve("feature", conf["feature"], allow))
+    feature = features.build(**registry.resolve("feature", conf["feature"], allow))
     made_from = {
         "checkpoints": state["hashes"],
         "config": identity.of_values(conf),
@@ -89,9 +87,9 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
     if name not in memory:
         stores = Path(args.data) / "features"
         identities = manifest.identities(clips, name)
-        stored = store.Store(stores / name, feature.spec(), identities)
-        usable = store.usable(stores, clips)
-        memory[name] = batches.load(
+        stored = feature_store.Store(stores / name, feature.spec(), identities)
+        usable = feature_store.usable(stores, clips)
+        memory[name] = dataset.load(
             [clip for clip in usable if clip.split == SPLIT], classes, stored
         )
     test = memory[name]
@@ -99,10 +97,10 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
         history = choose_on_test(run, history, select, test, args.weights, device, allow)
     model, _ = inference.restore(run.best(select), args.weights, allow)
     used, clips = model.to(device), test
-    if model.is_probe:
-        shelf = embeddings.Shelf(args.data, name, feature.spec(), memory)
-        read, _ = shelf.read(model, test, about["build"], device, f"{run}: embed")
-        used, clips = Probe(model), test.with_features(read)
+    if model.head_only:
+        cache = embedding_cache.EmbeddingCache(args.data, name, feature.spec(), memory)
+        read, _ = cache.read(model, test, about["spec"], device, f"{run}: embed")
+        used, clips = HeadOnlyModel(model), test.with_features(read)
     scores = probabilities(used, clips.batches(BATCH), device)
     targets, mask = test.targets.numpy(), test.mask.numpy()
     written = [run.history, run.predictions]
@@ -134,7 +132,7 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
             "norm": conf["input"]["norm"],
             "reprogrammer": conf["reprogrammer"]["name"],
             "classes": classes,
-            "label_fraction": conf["train"]["labels"],
+            "label_fraction": conf["train"]["label_fraction"],
             "backbone": {
                 "name": conf["run"]["backbone"],
                 "weights": weights,
@@ -153,7 +151,7 @@ def score(run, conf, clips, classes, args, device, memory, allow=()):
             "observed": int(mask.sum()),
             "threshold": 0.5,
             "metrics": found,
-            "floors": metrics.floors(targets, mask, classes),
+            "constant_baselines": metrics.constant_baselines(targets, mask, classes),
             "published": conf["published"],
             "machine": about["device"],
             "commit": commit(),
@@ -205,7 +203,7 @@ def choose_on_test(run, history, select, test, weights, device, allow):
             )
             row["valid"] = {name: found[name] for name in metrics.SUMMARY}
     chosen = run.epoch(trainer.best(history, select)["epoch"])
-    files.write_bytes(run.best(select), chosen.read_bytes())
+    atomic.write_bytes(run.best(select), chosen.read_bytes())
     return history
 
 
@@ -226,7 +224,7 @@ def example(model, test, classes, device):
 
 
 def write_arrays(path, **arrays):
-    with files.replacing(path) as partial, open(partial, "wb") as file:
+    with atomic.replacing(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -243,12 +241,12 @@ def commit():
 
 
 def parse():
-    parser = command.parser(__doc__)
-    command.add_conf_options(parser)
-    command.add_allow_option(parser)
-    command.add_run_options(parser)
+    parser = cli.parser(__doc__)
+    cli.add_conf_options(parser)
+    cli.add_allow_option(parser)
+    cli.add_run_options(parser)
     return parser
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -8,9 +8,9 @@ what the runs would take.
 """
 
 if __name__ == "__main__":
-    from ast_repr import command
+    from ast_repr import cli
 
-    command.guard_imports()
+    cli.guard_imports()
 
 from contextlib import nullcontext
 from functools import partial
@@ -19,48 +19,37 @@ from pathlib import Path
 from torch import distributed
 from tqdm import tqdm
 
-from ast_repr import (
-    batches,
-    blueprint,
-    command,
-    config,
-    estimate,
-    experiment,
-    features,
-    files,
-    launch,
-    manifest,
-    run_config,
-    trainer,
-)
-from ast_repr import device as devices
+from ast_repr import atomic, blueprint, cli, config, devices, features, manifest, run_config
+from ast_repr.data import dataset
+from ast_repr.distributed import launch
 from ast_repr.run_folder import RunFolder
+from ast_repr.training import estimate, experiment, trainer
 
 
 def main(args):
     if distributed.is_torchelastic_launched() and (args.ngpu > 1 or args.jobs or args.dry_run):
-        raise command.UsageError(
+        raise cli.UsageError(
             "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected "
             "none of them; leave them out, or use python itself"
         )
     clips, classes = manifest.read(args.data)
     for folder in (Path(args.data) / "embeddings", Path(args.exp)):
-        files.sweep(folder)
-    confs = command.confs(args, lacking=features.lacking(clips))
+        atomic.sweep(folder)
+    confs = cli.confs(args, lacking=features.lacking(clips))
     confs, sources = possible(confs, classes, args)
     runs = run_config.of_runs(
         confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
     )
-    teams = devices.teams(args.device, args.ngpu, args.jobs, len(runs))
+    device_groups = devices.device_groups(args.device, args.ngpu, args.jobs, len(runs))
     if args.dry_run:
-        foresee(
+        print_estimate(
             runs[:: len(args.seeds)],
-            stock_of(args, clips, classes, sources),
-            teams[0][0],
+            build_context(args, clips, classes, sources),
+            device_groups[0][0],
             len(args.seeds),
         )
     else:
-        launch.run(partial(work, args, sources), runs, teams)
+        launch.run(partial(work, args, sources), runs, device_groups)
 
 
 def possible(confs, classes, args):
@@ -82,20 +71,20 @@ def possible(confs, classes, args):
         return {name: conf for name, conf in confs.items() if name not in by_name}, {}
 
 
-def work(args, sources, team, device, runs):
+def work(args, sources, group, device, runs):
     """Train the runs one after the other, as one process of a team."""
-    stock = stock_of(args, *manifest.read(args.data), sources)
+    context = build_context(args, *manifest.read(args.data), sources)
     for conf in runs:
         run = RunFolder.of(args.exp, conf["run"]["conf"], conf["run"]["seed"])
-        with nullcontext() if team.rank else run.locked():
-            if team.rank == 0:
-                claim(run, conf, args.overwrite)
-            team.wait()
-            experiment.train(run.path, conf, stock, team, device)
+        with nullcontext() if group.rank else run.locked():
+            if group.rank == 0:
+                prepare_run_folder(run, conf, args.overwrite)
+            group.barrier()
+            experiment.train(run.path, conf, context, group, device)
 
 
-def stock_of(args, clips, classes, sources):
-    return experiment.Stock(
+def build_context(args, clips, classes, sources):
+    return experiment.RunContext(
         args.data,
         clips,
         classes,
@@ -108,29 +97,29 @@ def stock_of(args, clips, classes, sources):
     )
 
 
-def foresee(confs, stock, device, seeds):
+def print_estimate(confs, context, device, seeds):
     """Print what each of the runs would take by itself, and all one after the other.
 
     That is on one device, where seeds share embeddings.
     """
     total = 0.0
     for conf in tqdm(confs, "estimate", unit="conf", leave=False):
-        cost = estimate.estimate(conf, stock, device)
+        cost = estimate.estimate(conf, context, device)
         total += cost.shared_s + seeds * (cost.seconds - cost.shared_s)
         tqdm.write(
-            f"{conf['run']['conf']}: about {clock(cost.seconds)} a seed ({clock(cost.prepare_s)}, "
-            f"then {cost.epochs} x {clock(cost.epoch_s)} at most); {cost.peak_bytes / 1e9:.1f} GB, "
+            f"{conf['run']['conf']}: about {format_duration(cost.seconds)} a seed ({format_duration(cost.prepare_s)}, "
+            f"then {cost.epochs} x {format_duration(cost.epoch_s)} at most); {cost.peak_bytes / 1e9:.1f} GB, "
             f"and {cost.feature_bytes / 1e9:.1f} GB of features where they are kept"
         )
     print(
-        f"about {clock(total)} for {len(confs)} confs x {seeds} seeds, one after the other; "
+        f"about {format_duration(total)} for {len(confs)} confs x {seeds} seeds, one after the other; "
         "nothing was trained"
     )
 
 
-def clock(seconds):
+def format_duration(seconds):
     """
-    >>> [clock(seconds) for seconds in (0.04, 12.3, 754, 30000)]
+    >>> [format_duration(seconds) for seconds in (0.04, 12.3, 754, 30000)]
     ['0.0 s', '12.3 s', '13 min', '8.3 h']
     """
     return (
@@ -142,7 +131,7 @@ def clock(seconds):
     )
 
 
-def claim(run, conf, overwrite):
+def prepare_run_folder(run, conf, overwrite):
     """Save the config in a new run folder; refuse one that was made with another.
 
     What last.pt holds decides; config.yaml is a copy, and stands in for it before the first epoch.
@@ -174,23 +163,23 @@ def read_config(run):
 
 
 def parse():
-    parser = command.parser(__doc__)
-    command.add_conf_options(parser)
-    command.add_run_options(parser)
+    parser = cli.parser(__doc__)
+    cli.add_conf_options(parser)
+    cli.add_run_options(parser)
     parser.add_argument(
         "--ngpu",
-        type=command.between(int, 1),
+        type=cli.between(int, 1),
         default=1,
         help="GPUs of each run, or processes on the CPU",
     )
     parser.add_argument(
         "--jobs",
-        type=command.between(int, 1),
+        type=cli.between(int, 1),
         help="runs at the same time (default: as many as there are GPUs for, one on the CPU)",
     )
     parser.add_argument(
         "--features-in",
-        choices=batches.PLACES,
+        choices=dataset.PLACES,
         default="auto",
         help="where features stay: on the GPU, in memory, or on disk",
     )
@@ -214,4 +203,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    command.run(main, parse())
+    cli.run(main, parse())

@@ -8,9 +8,9 @@ import torch
 
 from ast_repr import backbones, checkpoint
 from ast_repr.backbones import weights
-from ast_repr.batches import Clips
-from ast_repr.classifier import assemble
+from ast_repr.classifier import build_model
 from ast_repr.corpora import sounds
+from ast_repr.data.dataset import Clips
 from ast_repr.manifest import Clip
 
 TINY = {
@@ -80,7 +80,7 @@ def backbone_file(tmp_path_factory):
 
 @pytest.fixture
 def tiny_clips():
-    """count, seed, split -> batches.Clips of random log-mels (64 x 32), three classes, about two thirds observed."""
+    """count, seed, split -> dataset.Clips of random log-mels (64 x 32), three classes, about two thirds observed."""
 
     def make(count=12, seed=0, split="train"):
         rng = np.random.default_rng(seed)
@@ -112,25 +112,25 @@ def run(tmp_path, tiny_ast, spread):
         "seed": 0,
         "finetune": False,
     }
-    build = {
+    spec = {
         "norm": "backbone",
         "reprogrammer": {"name": "unet", "residual": True},
         "backbone": backbone,
         "head": {"name": "embedding"},
     }
     classes = ["bass", "flute", "voice"]
-    model = assemble(classes, **build).eval()
+    model = build_model(classes, **spec).eval()
     spread(model.reprogrammer, 1)
     torch.nn.init.normal_(model.head.linear.weight, generator=torch.Generator().manual_seed(2))
     about = {
         "classes": classes,
         "feature": {"name": "logmel", "frames": 1024, "bins": 32},
-        "build": build,
+        "spec": spec,
     }
     about["backbone_sha256"] = weights.fingerprint(model.backbone)
     checkpoint.save(
         tmp_path / "run" / "best.valid.macro_f1.pt",
-        {"learned": model.learned_state(), "epoch": 1, "about": about},
+        {"learned": model.trainable_state_dict(), "epoch": 1, "about": about},
     )
     return tmp_path / "run", model
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from ast_repr import augment, batches
+from ast_repr.data import dataset
+from ast_repr.training import augment
 
 
 def hidden(time, freq, seed=0, size=64):
     x = torch.randn(size, 1, 50, 20, generator=torch.Generator().manual_seed(1))
-    out = augment.mask_stripes(x.clone(), batches.generator(seed), time=time, freq=freq, fill=9.0)
+    out = augment.spec_augment(x.clone(), dataset.generator(seed), time=time, freq=freq, fill=9.0)
     assert torch.equal(out[out != 9.0], x[out != 9.0])
     return (out == 9.0)[:, 0]
 

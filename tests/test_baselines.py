@@ -47,7 +47,7 @@ def test_every_baseline_has_the_published_number_of_parameters(
     backbone, head, reprogrammer, options, trainable
 ):
     built = model(backbone, head, reprogrammer, **options)
-    assert count(built) == trainable and built.is_probe == (trainable == 0)
+    assert count(built) == trainable and built.head_only == (trainable == 0)
 
 
 def test_cells_are_means_of_the_input():
@@ -91,7 +91,7 @@ def test_summaries_leave_the_padding_out(mean, std, norm):
     )
     heard = built.normalise(x)[:, 0, :5].numpy()
     expected = np.concatenate([heard.mean(1), heard.std(1)], axis=1)  # numpy's is the population's
-    np.testing.assert_allclose(built.read(x).numpy(), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(built.head_input(x).numpy(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_mean_alone_is_the_mean_of_all_frames_where_none_is_padding():
@@ -286,7 +286,9 @@ def grown(openmic):
         {"name": "summary", "statistics": ["mean"]}, {"name": "forest"}, frames=10, norm="none"
     )
     built.head = heads.build("forest", n_classes=K)
-    reads = built.read(torch.from_numpy(vggish)[:, None].half().float())  # the store's precision
+    reads = built.head_input(
+        torch.from_numpy(vggish)[:, None].half().float()
+    )  # the store's precision
     built.head.fit(
         reads[:200], torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]), seed=0
     )

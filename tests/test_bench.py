@@ -188,7 +188,7 @@ def test_a_goal_is_met_or_not(frame, value, met):
 
 def test_freed_memory_is_kept_only_after_all_was_measured_without(step, monkeypatch):
     done = []
-    monkeypatch.setattr(step.device, "keep_freed_memory", lambda: done.append("keep"))
+    monkeypatch.setattr(step.devices, "keep_freed_memory", lambda: done.append("keep"))
     passes = {
         ("float32", 4): {("ours", "float32"): lambda: done.append("a")},
         ("bfloat16", 4): {("ours", "bfloat16"): lambda: done.append("b")},

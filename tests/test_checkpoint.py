@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_repr import checkpoint, trainer
+from ast_repr import checkpoint
 from ast_repr.checkpoint import CheckpointError
 from ast_repr.run_folder import RunFolder
+from ast_repr.training import trainer
 
 
 class Malice:
@@ -112,7 +113,8 @@ SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from ast_repr import checkpoint, files
+from ast_repr import checkpoint
+from ast_repr import atomic
 
 path, kills = sys.argv[1], int(sys.argv[2])
 left = 0
@@ -132,7 +134,7 @@ for kill in range(kills):
     x = checkpoint.load(path)["x"]
     assert len(x) == 500_000 and (x == x[0]).all()
 assert left, "no kill fell into a save: the test has shown nothing"
-files.sweep(Path(path).parent)
+atomic.sweep(Path(path).parent)
 assert not list(Path(path).parent.glob(".*"))
 print(kills, "kills")
 """

@@ -5,7 +5,13 @@ import torch
 
 from ast_repr import backbones, heads, reprogrammers
 from ast_repr.backbones import weights
-from ast_repr.classifier import Probe, Reprogrammed, assemble, multiply_accumulates, probabilities
+from ast_repr.classifier import (
+    HeadOnlyModel,
+    Reprogrammed,
+    build_model,
+    multiply_accumulates,
+    probabilities,
+)
 from ast_repr.losses import masked_bce
 
 KINDS = {
@@ -99,7 +105,7 @@ def test_fine_tuning_trains_all_but_an_unused_source_head(head, frozen, tiny_ast
         if frozen
         else set()
     )
-    assert not model.is_probe
+    assert not model.head_only
 
 
 def test_the_frozen_backbone_stays_in_eval_mode(tiny_ast):
@@ -134,13 +140,15 @@ def test_none_leaves_the_input_to_the_bit(tiny_ast):
 @pytest.mark.parametrize("head", HEADS)
 def test_a_probe_on_what_the_head_reads_equals_the_whole_model(head, tiny_ast):
     model, (x, _, _) = build(tiny_ast, head=head).eval(), data()
-    assert model.is_probe
-    torch.testing.assert_close(Probe(model)(model.read(x)), model(x), rtol=0, atol=1e-6)
+    assert model.head_only
+    torch.testing.assert_close(
+        HeadOnlyModel(model)(model.head_input(x)), model(x), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
 def test_a_model_that_reprograms_is_no_probe(kind, tiny_ast):
-    assert not build(tiny_ast, kind).is_probe
+    assert not build(tiny_ast, kind).head_only
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_a
         tiny_ast(),
         heads.build("embedding", 3, 32),
     )
-    assert model.is_probe == probe
+    assert model.head_only == probe
     before = {name: tensor.clone() for name, tensor in model.reprogrammer.state_dict().items()}
     step(model.train(), torch.optim.AdamW(model.trainable_parameters(), lr=1e-2))
     moved = {
@@ -167,7 +175,7 @@ def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_a
 @pytest.mark.parametrize("finetune", [False, True])
 def test_a_copy_is_trained_separately_and_shares_only_the_frozen_backbone(finetune, tiny_ast):
     model = build(tiny_ast, "unet", finetune=finetune)
-    for one in (model, Probe(model)):
+    for one in (model, HeadOnlyModel(model)):
         other = one.copy_with_shared_backbone()
         shared = {id(p) for p in one.parameters()} & {id(p) for p in other.parameters()}
         assert shared == (set() if finetune else {id(p) for p in model.backbone.parameters()})
@@ -199,20 +207,20 @@ def test_what_is_learned_is_small_and_brings_the_model_back(tiny_ast):
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     for _ in range(3):
         step(model, optimizer)
-    state = {name: tensor.clone() for name, tensor in model.learned_state().items()}
+    state = {name: tensor.clone() for name, tensor in model.trainable_state_dict().items()}
     assert (
         not any(name.startswith("backbone.") for name in state)
         and size(state) < 8_000 < size(model.state_dict()) / 10
     )
     assert any("running_var" in name for name in state)
     other = build(tiny_ast, "unet")
-    other.load_learned(state)
+    other.load_trainable_state_dict(state)
     assert torch.equal(other.eval()(data()[0]), model.eval()(data()[0]))
 
 
 def test_fine_tuning_keeps_the_backbone_too(tiny_ast):
     model = build(tiny_ast, finetune=True)
-    assert model.learned_state().keys() == model.state_dict().keys()
+    assert model.trainable_state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -231,10 +239,10 @@ def test_fine_tuning_keeps_the_backbone_too(tiny_ast):
 )
 def test_learned_states_are_loaded_strictly(change, named, tiny_ast):
     model = build(tiny_ast, "unet")
-    state = dict(model.learned_state())
+    state = dict(model.trainable_state_dict())
     change(state)
     with pytest.raises(ValueError, match=named):
-        model.load_learned(state)
+        model.load_trainable_state_dict(state)
 
 
 def values(tiny_dims, **backbone):
@@ -254,12 +262,14 @@ def values(tiny_dims, **backbone):
 
 
 def test_plain_values_build_the_same_model_again(tiny_dims, tiny_ast, tmp_path):
-    one, two, other = (assemble(["a", "b"], **values(tiny_dims, seed=seed)) for seed in (3, 3, 4))
+    one, two, other = (
+        build_model(["a", "b"], **values(tiny_dims, seed=seed)) for seed in (3, 3, 4)
+    )
     prints = [weights.fingerprint(model.backbone) for model in (one, two, other)]
     assert prints[0] == prints[1] != prints[2]
     assert (one.mean, one.std) == (-4.0, 4.0) and one.head.linear.out_features == 2
     weights.save(tiny_ast(), tmp_path / "x.safetensors")
-    loaded = assemble(["a", "b"], **values(tiny_dims, file=str(tmp_path / "x.safetensors")))
+    loaded = build_model(["a", "b"], **values(tiny_dims, file=str(tmp_path / "x.safetensors")))
     assert weights.fingerprint(loaded.backbone) == weights.fingerprint(tiny_ast())
 
 
@@ -267,13 +277,13 @@ def test_random_backbones_leave_the_callers_random_numbers_alone(tiny_dims):
     drawn = []
     for seed in (3, 4):
         torch.manual_seed(0)
-        drawn.append(assemble(["a"], **values(tiny_dims, seed=seed)).head.linear.weight)
+        drawn.append(build_model(["a"], **values(tiny_dims, seed=seed)).head.linear.weight)
     assert torch.equal(*drawn)
 
 
 def test_an_unknown_norm_lists_what_there_is(tiny_dims):
     with pytest.raises(ValueError, match="unknown input norm 'backbon': did you mean 'backbone'"):
-        assemble(["a"], **(values(tiny_dims) | {"norm": "backbon"}))
+        build_model(["a"], **(values(tiny_dims) | {"norm": "backbon"}))
 
 
 def test_probabilities_are_those_of_eval_mode_and_the_mode_is_put_back(tiny_ast, tiny_clips):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import hears_ctrl_c
 
-from ast_repr import command
+from ast_repr import cli
 
-SOURCE = Path(command.__file__).parents[1]
+SOURCE = Path(cli.__file__).parents[1]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def start(tmp_path):
 WAITING = """
 import time
 from pathlib import Path
-from ast_repr import command
+from ast_repr import cli
 
 def main(args):
     try:
@@ -50,7 +50,7 @@ def main(args):
     finally:
         Path("tidied").touch()
 
-command.run(main, command.parser("doc"))
+cli.run(main, cli.parser("doc"))
 """
 
 
@@ -85,8 +85,8 @@ def test_ctrl_c_during_the_imports_is_one_line(start, tmp_path):
     )
     process = start(
         "if __name__ == '__main__':\n"
-        "    from ast_repr import command\n"
-        "    command.guard_imports()\n"
+        "    from ast_repr import cli\n"
+        "    cli.guard_imports()\n"
         "import heavy\n"
     )
     process.send_signal(signal.SIGINT)
@@ -95,13 +95,13 @@ def test_ctrl_c_during_the_imports_is_one_line(start, tmp_path):
 
 
 PRINTING = """
-from ast_repr import command
+from ast_repr import cli
 
 def main(args):
     for number in range(100_000):
         print(number)
 
-command.run(main, command.parser("doc"))
+cli.run(main, cli.parser("doc"))
 """
 
 
@@ -139,6 +139,6 @@ def endless(depth):
 )
 def test_want_of_memory_and_endless_nesting_are_one_line(fail, word, capsys):
     with pytest.raises(SystemExit) as left:
-        command.run(lambda args: fail(), command.parser("doc"), [])
+        cli.run(lambda args: fail(), cli.parser("doc"), [])
     said = capsys.readouterr().err
     assert left.value.code == 1 and said.count("\n") == 1 and word in said

@@ -11,7 +11,7 @@ protocol: clean
 row: ""
 reprogrammer: {name: none}
 optimizer: {name: adamw, lr: 0.001, head_lr: null, weight_decay: 0.01}
-train: {epochs: 4, batch_size: 16, micro_batch: null, labels: 1.0, head_first: null, patience: 6, clip_norm: 1.0, precision: auto}
+train: {epochs: 4, batch_size: 16, micro_batch: null, label_fraction: 1.0, probe_first: null, patience: 6, clip_norm: 1.0, precision: auto}
 select: {split: valid, metric: macro_f1, mode: max}
 published: null
 """
@@ -73,8 +73,8 @@ def test_the_corpus_is_laid_under_the_conf_the_protocol_and_the_settings_over_it
         "epochs": 5,
         "batch_size": 4,
         "micro_batch": None,
-        "labels": 1.0,
-        "head_first": None,
+        "label_fraction": 1.0,
+        "probe_first": None,
         "patience": None,
         "clip_norm": 1.0,
         "precision": "auto",
@@ -143,8 +143,11 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("reprogrammer=unet", "config reprogrammer: 'unet'; expected a section"),
         ("reprogrammer={width: 3, name: null}", "config reprogrammer: no name"),
         ("train.epochs=0", "config train.epochs: 0; expected a number of at least 1"),
-        ("train.labels=0", "config train.labels: 0; expected a fraction above 0, up to 1"),
-        ("train.labels=1.5", "config train.labels: 1.5; expected a fraction"),
+        (
+            "train.label_fraction=0",
+            "config train.label_fraction: 0; expected a fraction above 0, up to 1",
+        ),
+        ("train.label_fraction=1.5", "config train.label_fraction: 1.5; expected a fraction"),
         ("train.epochs=2.5", "config train.epochs: 2.5; expected a whole number"),
         ("train.epochs=ten", "config train.epochs: 'ten'; expected a number"),
         ("train.epochs=true", "config train.epochs: True; expected a number"),
@@ -162,8 +165,8 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("select.mode=maximum", "did you mean 'max'"),
         ("train.precision=float16", "did you mean 'float32'"),
         (
-            "train.head_first={epochs: 3, lr: 0.1}",
-            "config train.head_first: .*expected null, or batch_size, epochs, lr, patience",
+            "train.probe_first={epochs: 3, lr: 0.1}",
+            "config train.probe_first: .*expected null, or batch_size, epochs, lr, patience",
         ),
         (
             "published={macro_f1: [1]}",

@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_repr import backbones, blueprint, catalogue, config, features, methods, optimizer
+from ast_repr import backbones, blueprint, config, features, methods, pretrained
 from ast_repr.backbones import weights
-from ast_repr.classifier import assemble
+from ast_repr.classifier import build_model
 from ast_repr.reprogrammers import REPROGRAMMERS
-from ast_repr.schedule import factor
+from ast_repr.training import optimizer
+from ast_repr.training.schedule import factor
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 CONFS = config.names(SHIPPED)
-CLASSES = list(catalogue.zero_shot("ast_audioset")["names"])[:20]
+CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def build(conf, backbone_file, clips):
     sources = (
         blueprint.source_groups(CLASSES, name, backbone_file) if blueprint.by_name(conf) else {}
     )
-    return assemble(
-        CLASSES, **blueprint.draw(conf, feature, clips, name, backbone_file, sources)
+    return build_model(
+        CLASSES, **blueprint.from_config(conf, feature, clips, name, backbone_file, sources)
     ), feature
 
 

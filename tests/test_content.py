@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from ast_repr import checkpoint, command, config, files, inference, manifest, store, trainer
+from ast_repr import atomic, checkpoint, cli, config, inference, manifest
+from ast_repr.data import feature_store
 from ast_repr.run_folder import RunFolder
+from ast_repr.training import trainer
 
 ROOT = Path(__file__).parents[1]
 CONF_DIR = str(ROOT / "egs" / "openmic" / "conf")
@@ -54,7 +56,7 @@ class Project:
         }
         line = ["--data", self.data, *known[name], *options]
         try:
-            command.run(self.stages[name].main, self.stages[name].parse(), list(map(str, line)))
+            cli.run(self.stages[name].main, self.stages[name].parse(), list(map(str, line)))
         except SystemExit as left:
             return left.code
         return 0
@@ -276,13 +278,13 @@ def test_a_kill_between_last_and_best_loses_nothing(project, monkeypatch):
     expected = {path.name: path.read_bytes() for path in run.path.glob("best.*")}
     shutil.rmtree(run.path)
 
-    def killed(path, data, write=files.write_bytes):
+    def killed(path, data, write=atomic.write_bytes):
         if Path(path).name.startswith("best."):
             raise KeyboardInterrupt
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_bytes", killed)
+        patch.setattr(atomic, "write_bytes", killed)
         assert project.stage("train") == 130 and run.last.is_file()
         assert not list(run.path.glob("best.*"))
     assert project.stage("train") == 0
@@ -355,7 +357,7 @@ def test_under_the_papers_protocol_each_epoch_is_of_this_run(project, said):
 def test_a_damaged_shard_is_named_and_the_remedy_works(project, said):
     shutil.rmtree(project.data / "embeddings")
     shutil.rmtree(project.run().path)
-    shard = store.shard_path(project.data / "features" / "logmel", 0)
+    shard = feature_store.shard_path(project.data / "features" / "logmel", 0)
     flip(shard)
     assert project.stage("train") == 1
     assert f"{shard.name}: damaged" in said()

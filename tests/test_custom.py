@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import prepare
-from ast_repr import command, manifest
+from ast_repr import cli, manifest
 from ast_repr.corpora import custom, openmic
 from ast_repr.manifest import ManifestError
 
@@ -281,7 +281,7 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
 def run(*argv):
     """prepare as from the command line: its exit code."""
     try:
-        command.run(prepare.main, prepare.parse(), [str(arg) for arg in argv])
+        cli.run(prepare.main, prepare.parse(), [str(arg) for arg in argv])
     except SystemExit as left:
         return left.code
     return 0

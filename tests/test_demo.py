@@ -19,8 +19,8 @@ from conftest import hears_ctrl_c
 
 import demo
 from ast_repr import checkpoint, inference, runs
-from ast_repr.report import page, predictions
 from ast_repr.run_folder import RunFolder
+from ast_repr.viewer import page, predictions
 
 SCRIPT = Path(demo.__file__)
 RATE = 16_000
@@ -39,7 +39,7 @@ def exp(run, tmp_path):
     """Two finished runs: a U-Net, the newest, and one without reprogrammer."""
     folder, _ = run
     state = checkpoint.load(folder / "best.valid.macro_f1.pt")
-    plain = state["about"] | {"build": state["about"]["build"] | {"reprogrammer": {"name": "none"}}}
+    plain = state["about"] | {"spec": state["about"]["spec"] | {"reprogrammer": {"name": "none"}}}
     linear = {name: tensor for name, tensor in state["learned"].items() if name.startswith("head.")}
     made = {"ast_linear": {"learned": linear, "epoch": 1, "about": plain}, "ast_unet": state}
     for conf, one in made.items():
@@ -55,14 +55,14 @@ def exp(run, tmp_path):
             "norm": "backbone",
         }
         values |= {"metrics": {"macro_f1": 0.61}, "backbone": {"weights": "pretrained"}}
-        values["reprogrammer"] = one["about"]["build"]["reprogrammer"]["name"]
+        values["reprogrammer"] = one["about"]["spec"]["reprogrammer"]["name"]
         RunFolder(target).write_results(values)
     return tmp_path / "exp"
 
 
 @pytest.fixture
 def listener(exp):
-    return demo.Listener(
+    return demo.DemoApp(
         {str(folder): demo.read(folder) for folder in runs.finished([exp])}, inference.load
     )
 
@@ -102,7 +102,7 @@ def test_runs_of_both_protocols_can_be_told_apart(listener):
 
 def test_an_answer_has_probabilities_timeline_and_both_spectrograms(listener, sound):
     html = listener.answer(str(sound), folder_of(listener, "ast_unet"), silent)
-    expected = list(demo.inference.load(folder_of(listener, "ast_unet")).listen([sound]))
+    expected = list(demo.inference.load(folder_of(listener, "ast_unet")).predict_files([sound]))
     mean = np.mean([heard.probabilities for heard in expected], axis=0)
     rows = re.findall(
         r'<tr( class=present)?><th scope="row">(\w+)</th>.*?<td>([\d.]+)</td></tr>', html
@@ -134,14 +134,16 @@ def test_a_run_without_reprogrammer_says_so(listener, sound):
 def test_the_surest_ten_seconds_are_shown_before_and_after(listener, sound, run):
     folder, seen = folder_of(listener, "ast_unet"), []
     predictor = inference.load(folder)
-    _, _, surest = demo.hear(predictor, sound, lambda done, desc: seen.append((done, desc)), print)
-    windows = list(predictor.listen([sound]))
+    _, _, surest = demo.analyse(
+        predictor, sound, lambda done, desc: seen.append((done, desc)), print
+    )
+    windows = list(predictor.predict_files([sound]))
     assert (
         surest.start_s
         == windows[int(np.argmax([heard.probabilities.max() for heard in windows]))].start_s
     )
     assert [done for done, _ in seen] == [0.4, 0.8, 1.0] and seen[1][1] == "heard 0:20 of 0:25"
-    short = next(predictor.listen([sound], hop=RATE))
+    short = next(predictor.predict_files([sound], hop=RATE))
     figure = demo.before_and_after(predictor, listener.runs[folder], short, sound.name)
     pictures = [axes.images[0].get_array().T for axes in figure.axes[:3]]
     with torch.no_grad():
@@ -185,8 +187,8 @@ def test_what_cannot_be_heard_is_told_in_one_line(listener, sound, tmp_path):
 
 
 def test_names_are_text_and_what_is_below_the_threshold_is_said():
-    song = predictions.Song("x", 1.0, None, None, np.array([0.2, 0.4]))
-    html = page.instruments(song, predictions.View(["<i>", "snare_drum"], 0.5))
+    song = predictions.FilePrediction("x", 1.0, None, None, np.array([0.2, 0.4]))
+    html = page.instruments(song, predictions.DisplayOptions(["<i>", "snare_drum"], 0.5))
     assert (
         "Heard: nothing from the threshold on; the most likely: snare drum" in html
         and "&lt;i&gt;" in html

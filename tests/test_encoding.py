@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ast_repr import command, files
+from ast_repr import atomic, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OURS = {"files.read_text", "files.write_text", "table.read_text"}  # know UTF-8 alone
+OURS = {"atomic.read_text", "atomic.write_text", "table.read_text"}  # know UTF-8 alone
 OTHER_OPEN = {"tarfile.open", "os.open", "av.open"}
 # A locale that knows ASCII alone, without Python's own ways around it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -83,7 +83,7 @@ def python(code, *args, **env):
 
 
 def test_what_is_printed_is_utf8():
-    code = "import sys; from ast_repr import files; files.write_utf8_to_terminal()"
+    code = "import sys; from ast_repr import atomic; atomic.write_utf8_to_terminal()"
     out, err = "espa\u00f1ola \u00b1 \u65e5", "\u00e9"
     done = python(f"{code}; print({ascii(out)}); print({ascii(err)}, file=sys.stderr)")
     assert (done.stdout.decode(), done.stderr.decode()) == (f"{out}\n", f"{err}\n")
@@ -95,17 +95,17 @@ def test_streams_of_another_kind_stay_as_they_are(monkeypatch):
             pass
 
     monkeypatch.setattr(sys, "stdout", Stream())
-    command.files.write_utf8_to_terminal()
+    cli.atomic.write_utf8_to_terminal()
 
 
 def test_files_are_utf8_with_or_without_a_byte_order_mark(tmp_path):
     value = ascii({"ñ": "日"})
-    code = f"import sys; from ast_repr import files; files.write_json(sys.argv[1], {value})"
+    code = f"import sys; from ast_repr import atomic; atomic.write_json(sys.argv[1], {value})"
     assert python(code, str(tmp_path / "a.json")).returncode == 0
     written = (tmp_path / "a.json").read_bytes()
     assert "ñ" in written.decode("utf-8")
     (tmp_path / "b.json").write_bytes(b"\xef\xbb\xbf" + written)
-    assert files.read_text(tmp_path / "b.json") == written.decode("utf-8")
+    assert atomic.read_text(tmp_path / "b.json") == written.decode("utf-8")
     (tmp_path / "c.json").write_bytes("ñ".encode("latin-1"))
     with pytest.raises(ValueError, match="c.json: .*UTF-8"):
-        files.read_text(tmp_path / "c.json")
+        atomic.read_text(tmp_path / "c.json")

@@ -20,7 +20,7 @@ CONFS = (
     "ast_unet_residual",
     "forest",
     "ast_zero_shot",
-    "ast_linear+train.labels=0.5",
+    "ast_linear+train.label_fraction=0.5",
 )
 NETWORKS = CONFS[:2]
 OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2")

@@ -11,8 +11,11 @@ import pytest
 from test_export import conf_of
 from test_report import make_run, scores
 
-from ast_repr import command, escaping
-from ast_repr.report import card, page, plots, predictions, results, song, style, tables
+from ast_repr import cli, escaping
+from ast_repr.export import model_card
+from ast_repr.report import plots, results, style, tables
+from ast_repr.viewer import page, predictions
+from ast_repr.viewer import timeline as song
 
 NAMES = [
     "\x1b]0;owned\x07\x1b[2J.wav",
@@ -76,9 +79,9 @@ def test_a_spreadsheet_computes_nothing_and_programs_read_json(name):
 
 def test_an_error_is_one_line_of_any_terminal():
     for error in (ValueError(NAMES[0]), OSError(2, "No such file", NAMES[0])):
-        line = command.one_line(error)
+        line = cli.one_line(error)
         assert line.isprintable() and "\\x1b]0;owned" in line
-    assert len(command.one_line(ValueError("x" * 10**6))) < 5_000
+    assert len(cli.one_line(ValueError("x" * 10**6))) < 5_000
 
 
 @pytest.fixture
@@ -86,13 +89,13 @@ def told():
     """A prediction whose file and classes have the names; the last class is the likeliest."""
     values = np.linspace(0.1, 0.9, len(NAMES))
     window = np.array([[0.0, 10.0]])
-    return predictions.Song(NAMES[0] + NAMES[1], 10.0, window, values[None], values)
+    return predictions.FilePrediction(NAMES[0] + NAMES[1], 10.0, window, values[None], values)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.95])
 @pytest.mark.parametrize("timeline", [False, True])
 def test_predictions_are_safe_to_print_and_to_open(timeline, threshold, told):
-    view = predictions.View(NAMES, threshold, timeline=timeline)
+    view = predictions.DisplayOptions(NAMES, threshold, timeline=timeline)
     for kind, write in predictions.FORMATS.items():
         text = "".join(write([told], view))
         assert all(line.isprintable() for line in text.split("\n")), kind
@@ -106,7 +109,7 @@ def test_predictions_are_safe_to_print_and_to_open(timeline, threshold, told):
 
 
 def test_the_page_shows_names_as_text(told):
-    shown = page.instruments(told, predictions.View(NAMES, 0.5))
+    shown = page.instruments(told, predictions.DisplayOptions(NAMES, 0.5))
     for piece in (shown, page.problem(NAMES[0]), page.note(NAMES[5]), page.section(*NAMES[5:7])):
         assert "<img" not in piece and piece.isprintable()
     assert html.unescape(shown).count(escaping.terminal(NAMES[5])) == 1
@@ -115,7 +118,7 @@ def test_the_page_shows_names_as_text(told):
 def test_figures_draw_names_as_text(told, tmp_path):
     log_mel = song.LongLogMel()
     log_mel.add(0, 10, np.random.default_rng(0).normal(size=(998, 8)))
-    figure = song.draw(told, predictions.View(NAMES, 0.5), log_mel)
+    figure = song.draw(told, predictions.DisplayOptions(NAMES, 0.5), log_mel)
     style.save(figure, tmp_path, "song")
     shown = {label.get_text().rpartition("  ")[0] for label in figure.axes[0].get_yticklabels()}
     assert style.plain(NAMES[-1]) in shown
@@ -125,7 +128,9 @@ def test_figures_draw_names_as_text(told, tmp_path):
 def scored(tmp_path):
     """Tables of a corpus, a conf and classes with the names."""
     names = {"classes": NAMES, "metrics": scores(0.7, NAMES)}
-    names["floors"] = {key: scores(0.3, NAMES) for key in ("always_absent", "always_present")}
+    names["constant_baselines"] = {
+        key: scores(0.3, NAMES) for key in ("always_absent", "always_present")
+    }
     machine = {"device": "<b>|`x`", "cores": 1, "python": "3", "torch": "2", "platform": "*p*"}
     exp = tmp_path / "a|b <b>c`$d$"
     make_run(exp, "ast_unet", row="<i>|$x$ \x1b[2J", machine=machine, **names)
@@ -165,7 +170,7 @@ def test_a_model_card_shows_names_as_text(tmp_path):
     about["feature"] = {"name": "mine.Own"}
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
     found = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
-    text = card.text(about, conf, found, False, False).split("---\n", 2)[2]
+    text = model_card.text(about, conf, found, False, False).split("---\n", 2)[2]
     assert "It is built from `mine.Own`" in text
     assert all(line.isprintable() for line in text.split("\n"))
     markdown_it = pytest.importorskip("markdown_it")

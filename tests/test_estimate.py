@@ -3,7 +3,8 @@
 import torch
 
 import train as stage
-from ast_repr import checkpoint, estimate, experiment, manifest
+from ast_repr import checkpoint, manifest
+from ast_repr.training import estimate, experiment
 
 CLASSES = ["a", "b"]
 
@@ -35,8 +36,8 @@ def conf(**train):
             "epochs": 7,
             "batch_size": 4,
             "micro_batch": None,
-            "labels": 1.0,
-            "head_first": None,
+            "label_fraction": 1.0,
+            "probe_first": None,
             "patience": 1,
             "clip_norm": None,
             "precision": "float32",
@@ -45,13 +46,13 @@ def conf(**train):
     }
 
 
-def stock(train, valid):
-    return experiment.Stock("", clips(train, valid), CLASSES, "none", "none", {})
+def context(train, valid):
+    return experiment.RunContext("", clips(train, valid), CLASSES, "none", "none", {})
 
 
 def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cost = estimate.estimate(conf(), stock(400, 40), torch.device("cpu"))
+    cost = estimate.estimate(conf(), context(400, 40), torch.device("cpu"))
     assert (
         cost.epochs == 7 and cost.epoch_s > 0 and cost.seconds == cost.prepare_s + 7 * cost.epoch_s
     )
@@ -63,11 +64,11 @@ def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
 def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
     tried = {}
 
-    def train(folder, conf, stock, team, device):
+    def train(folder, conf, context, group, device):
         tried.update(
             {
                 split: len(own)
-                for split, own in stock.memory[experiment.key(conf, stock.keep)][0].items()
+                for split, own in context.memory[experiment.key(conf, context.keep)][0].items()
             }
         )
         rows = [
@@ -80,7 +81,7 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
 
     monkeypatch.setattr(experiment, "train", train)
     cost = estimate._try(
-        conf(), stock(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads()
+        conf(), context(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads()
     )
     assert tried == {"train": estimate.STEPS * 4, "valid": 2}
     assert (cost.epoch_s, cost.prepare_s, cost.shared_s) == (2.0 * 25, 3.0 * 25, 2.0 * 25)
@@ -90,8 +91,8 @@ def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):
     cost = estimate.Cost(
         prepare_s=30.0, shared_s=20.0, epoch_s=1.0, epochs=10, peak_bytes=1, feature_bytes=1
     )
-    monkeypatch.setattr(estimate, "estimate", lambda conf, stock, device: cost)
-    stage.foresee([conf(), conf()], None, None, seeds=2)
+    monkeypatch.setattr(estimate, "estimate", lambda conf, context, device: cost)
+    stage.print_estimate([conf(), conf()], None, None, seeds=2)
     assert (
         "about 40.0 s a seed" in (said := capsys.readouterr().out)
         and "about 2 min for 2 confs x 2 seeds" in said

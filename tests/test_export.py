@@ -15,10 +15,10 @@ from test_report import make_run
 
 import export
 import predict
-from ast_repr import blueprint, checkpoint, command, config, features, graph, inference, release
+from ast_repr import blueprint, checkpoint, cli, config, features, inference
 from ast_repr.backbones import weights
-from ast_repr.classifier import assemble
-from ast_repr.report import card
+from ast_repr.classifier import build_model
+from ast_repr.export import model_card, onnx, safetensors
 
 SOUND = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float32) * np.float32(
     [[1], [0.01]]
@@ -30,7 +30,7 @@ def tell(capsys, *arguments):
     """(exit code, standard output, error output) of the script."""
     code = 0
     try:
-        command.run(export.main, export.parse(), [*map(str, arguments)])
+        cli.run(export.main, export.parse(), [*map(str, arguments)])
     except SystemExit as left:
         code = left.code
     return code, *capsys.readouterr()
@@ -44,8 +44,8 @@ def make(folder, conf, backbone_file, spread):
         if blueprint.by_name(conf)
         else {}
     )
-    build = blueprint.draw(conf, feature, None, "ast_tiny_synth", backbone_file, sources)
-    model = assemble(CLASSES, **build)
+    spec = blueprint.from_config(conf, feature, None, "ast_tiny_synth", backbone_file, sources)
+    model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1), spread(model.head, 2)
     if hasattr(model.head, "fit"):
         rng = np.random.default_rng(0)
@@ -61,14 +61,14 @@ def make(folder, conf, backbone_file, spread):
         "config": conf,
         "classes": CLASSES,
         "feature": conf["feature"],
-        "build": build,
+        "spec": spec,
         "backbone_sha256": weights.fingerprint(model.backbone),
         "trainable_parameters": 5529,
         "total_parameters": 2_857_672,
     }
     checkpoint.save(
         folder / "best.valid.macro_f1.pt",
-        {"learned": model.learned_state(), "epoch": 1, "about": about},
+        {"learned": model.trainable_state_dict(), "epoch": 1, "about": about},
     )
     return folder
 
@@ -91,14 +91,14 @@ def scored(run):
     state = checkpoint.load(path)
     state["about"] |= {"config": conf, "trainable_parameters": 5529, "total_parameters": 30_000}
     checkpoint.save(path, state)
-    floors = {
+    constant_baselines = {
         name: scores(value) for name, value in (("always_absent", 0.348), ("always_present", 0.299))
     }
     folder = make_run(
         run[0].parent / "synthetic",
         classes=NAMES,
         metrics=scores(0.6161044339524493),
-        floors=floors,
+        constant_baselines=constant_baselines,
     )
     shutil.copy(folder / "results.json", run[0])
     return run[0]
@@ -141,7 +141,7 @@ def graphed():
 def small_graph(tmp_path_factory):
     """model.onnx of two layers."""
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
-    graph.save(path, small(), (1, 64, 32), {"classes": NAMES})
+    onnx.save(path, small(), (1, 64, 32), {"classes": NAMES})
     return path
 
 
@@ -213,7 +213,7 @@ def test_what_is_written_and_how_large_it_is(graphed, exported, scored, tmp_path
 
 def test_predict_takes_each_form(graphed, exported, scored, tmp_path, capsys):
     def probabilities(*options):
-        command.run(
+        cli.run(
             predict.main,
             predict.parse(),
             [
@@ -252,7 +252,7 @@ def test_a_graph_listens_as_torch_does(graphed, exported, tmp_path):
     model, other_model = inference.load(exported), inference.load(exported / "model.onnx")
     assert other_model.classes == model.classes and other_model.threshold == model.threshold == 0.5
     for one, other in zip(
-        model.listen(paths, batch_size=2), other_model.listen(paths), strict=True
+        model.predict_files(paths, batch_size=2), other_model.predict_files(paths), strict=True
     ):
         assert (one.path, one.start_s, one.end_s, str(one.error)) == (
             other.path,
@@ -292,7 +292,7 @@ def flip(path, at):
 )
 def test_a_damaged_file_is_named(damage, expected, exported):
     damage(exported / "model.safetensors")
-    with pytest.raises(release.ReleaseError, match=f"model.safetensors: .*{expected}"):
+    with pytest.raises(safetensors.ReleaseError, match=f"model.safetensors: .*{expected}"):
         inference.load(exported / "model.safetensors")
 
 
@@ -318,7 +318,7 @@ def test_a_damaged_file_is_named(damage, expected, exported):
 def test_a_damaged_graph_is_named(damage, expected, small_graph, tmp_path):
     shutil.copy(small_graph, tmp_path)
     damage(tmp_path / "model.onnx")
-    with pytest.raises(graph.GraphError, match=f"model.onnx: .*{expected}"):
+    with pytest.raises(onnx.GraphError, match=f"model.onnx: .*{expected}"):
         inference.load(tmp_path / "model.onnx")
 
 
@@ -330,7 +330,7 @@ def test_class_names_beside_the_model_must_be_its_own(graphed, exported):
         labels.write_text(text)
         for form in (exported, exported / "model.onnx"):
             with pytest.raises(
-                release.ReleaseError,
+                safetensors.ReleaseError,
                 match="labels.txt: found .*the model's classes are bass, flute, voice, in this order",
             ):
                 inference.load(form)
@@ -349,7 +349,7 @@ def test_the_backbone_must_be_there_and_the_right_one(
     ):
         inference.load(exported)
     file.unlink()
-    monkeypatch.setattr(inference.catalogue, "FOLDER", tmp_path / "installed without it")
+    monkeypatch.setattr(inference.pretrained, "FOLDER", tmp_path / "installed without it")
     with pytest.raises(
         weights.WeightsError,
         match="no weights of the backbone ast_tiny_synth, expected at .*synth.safetensors; pass their file",
@@ -358,9 +358,9 @@ def test_the_backbone_must_be_there_and_the_right_one(
 
 
 def test_another_front_end_is_refused(exported):
-    state = release.load(exported / "model.safetensors")
+    state = safetensors.load(exported / "model.safetensors")
     state["about"]["feature_spec"]["window"] = "povey"
-    release.save(exported / "model.safetensors", state["learned"], state["about"])
+    safetensors.save(exported / "model.safetensors", state["learned"], state["about"])
     with pytest.raises(
         ValueError, match="model.safetensors: .*front end's window 'povey'.*use the version"
     ):
@@ -368,9 +368,9 @@ def test_another_front_end_is_refused(exported):
 
 
 def test_tensors_of_another_shape_are_refused(exported):
-    state = release.load(exported / "model.safetensors")
+    state = safetensors.load(exported / "model.safetensors")
     state["learned"]["head.linear.bias"] = torch.zeros(4)
-    release.save(exported / "model.safetensors", state["learned"], state["about"])
+    safetensors.save(exported / "model.safetensors", state["learned"], state["about"])
     with pytest.raises(
         checkpoint.CheckpointError, match="(?s)model.safetensors: .*head.linear.bias"
     ):
@@ -426,12 +426,12 @@ def test_a_wrong_graph_is_not_left(small_graph, monkeypatch):
     """onnxruntime says something else than torch."""
     old = small_graph.read_bytes()
     monkeypatch.setattr(
-        graph.Graph,
+        onnx.Graph,
         "__call__",
         lambda self, x: self.session.run(None, {"features": x.numpy()})[0] + np.float32(2e-4),
     )
-    with pytest.raises(graph.GraphError, match="not written, its probabilities differ by 0.0002"):
-        graph.save(small_graph, small(), (1, 64, 32), {"classes": []})
+    with pytest.raises(onnx.GraphError, match="not written, its probabilities differ by 0.0002"):
+        onnx.save(small_graph, small(), (1, 64, 32), {"classes": []})
     assert small_graph.read_bytes() == old and not list(small_graph.parent.glob(".*"))
 
 
@@ -440,14 +440,14 @@ def test_a_model_without_a_graph_is_named(tmp_path):
         def forward(self, x):
             return x.flatten(1)[:, : 2 if x.sum() > 0 else 3]
 
-    with pytest.raises(graph.GraphError, match="no ONNX graph .*export it without --onnx"):
-        graph.save(tmp_path / "model.onnx", Branching(), (1, 64, 32), {"classes": []})
+    with pytest.raises(onnx.GraphError, match="no ONNX graph .*export it without --onnx"):
+        onnx.save(tmp_path / "model.onnx", Branching(), (1, 64, 32), {"classes": []})
 
 
 def test_a_missing_package_is_named(small_graph, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        graph.GraphError,
+        onnx.GraphError,
         match="onnxruntime is not installed, .*install it by: pip install 'ast_repr.onnx.'",
     ):
         inference.load(small_graph)
@@ -474,6 +474,6 @@ def test_what_cannot_be_exported_is_named(scored, backbone_file, spread, tmp_pat
         and "no best.*.pt; expected the folder of a finished run" in err
         and err.count("\n") == 1
     )
-    with pytest.raises(card.ResultsError, match="results.json: damaged"):
+    with pytest.raises(model_card.ResultsError, match="results.json: damaged"):
         (scored / "results.json").write_text("{")
-        card.read(scored)
+        model_card.read(scored)

@@ -18,8 +18,9 @@ import soundfile
 import torch
 from conftest import hears_ctrl_c
 
-from ast_repr import audio, command, features, manifest, store
+from ast_repr import audio, cli, features, manifest
 from ast_repr.corpora import custom
+from ast_repr.data import feature_store
 from ast_repr.manifest import Clip
 
 ROOT = Path(__file__).parents[1]
@@ -32,13 +33,13 @@ BAD = "000010"  # in the second shard
 def run(monkeypatch, capsys):
     """data, options -> (exit code, standard output, last line of standard error), small shards."""
     monkeypatch.syspath_prepend(str(ROOT / "src"))
-    monkeypatch.setattr(store, "SHARD_CLIPS", SHARD)
+    monkeypatch.setattr(feature_store, "SHARD_CLIPS", SHARD)
     extract = importlib.import_module("extract")
 
     def call(data, *options):
         code = 0
         try:
-            command.run(extract.main, extract.parse(), ["--data", str(data), *OPTIONS, *options])
+            cli.run(extract.main, extract.parse(), ["--data", str(data), *OPTIONS, *options])
         except SystemExit as left:
             code = left.code
         out, err = capsys.readouterr()
@@ -120,7 +121,9 @@ def test_machines_share_a_store_by_parts(data, run):
         name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in stamps
     } == stamps
     assert "up to date" in run(data, "--shard", "3/3")[1]
-    found = store.Store(data / "features" / "logmel").read([f"{i:06d}" for i in range(CLIPS)])
+    found = feature_store.Store(data / "features" / "logmel").read(
+        [f"{i:06d}" for i in range(CLIPS)]
+    )
     feature = features.build("logmel")
     for offset, name in enumerate("xyz"):
         waveform = torch.from_numpy(audio.fit(audio.decode(data / f"{name}.wav")))[None]
@@ -145,7 +148,7 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
         0,
         f"{damaged}/features/logmel: 11 clips\n",
     )
-    assert list(store.Store(damaged / "features" / "logmel").left_out) == [BAD]
+    assert list(feature_store.Store(damaged / "features" / "logmel").left_out) == [BAD]
     assert (
         run(damaged, "--allow-missing", "1")[1]
         == f"{damaged}/features/logmel is up to date: {CLIPS - 1} clips\n"
@@ -153,7 +156,7 @@ def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(d
     assert run(damaged)[0] == 1  # no longer allowed
     os.link(damaged / "x.wav", damaged / "bad.wav")
     assert run(damaged)[:2] == (0, f"{damaged}/features/logmel: {CLIPS} clips\n")
-    assert store.Store(damaged / "features" / "logmel").left_out == {}
+    assert feature_store.Store(damaged / "features" / "logmel").left_out == {}
 
 
 @pytest.mark.parametrize("start_s", [0.85, 0.95, 1.0, 30.0])
@@ -164,7 +167,7 @@ def test_extraction_and_the_check_of_prepare_agree_on_late_clips(start_s, data, 
     refused = dict(custom.unreadable(data, clips))
     assert list(refused) == ([BAD] if start_s > 0.9 else [])
     assert run(data, "--allow-missing", "1")[0] == 0
-    left_out = store.Store(data / "features" / "logmel").left_out
+    left_out = feature_store.Store(data / "features" / "logmel").left_out
     path = data / clips[int(BAD)].audio
     assert left_out == {name: f"{path}: {reason}" for name, reason in refused.items()}
 
@@ -178,7 +181,7 @@ def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
 
 
 def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):
-    data, count = write(tmp_path, 3 * store.SHARD_CLIPS), 3
+    data, count = write(tmp_path, 3 * feature_store.SHARD_CLIPS), 3
     line = [sys.executable, ROOT / "src" / "extract.py", "--data", data, *OPTIONS]
     process = subprocess.Popen(
         line,
@@ -212,7 +215,7 @@ def children(pid):
 
 @pytest.mark.parametrize("killed", ["worker", "parent"])
 def test_no_process_outlives_one_that_was_killed(killed, tmp_path):
-    data = write(tmp_path, 3 * store.SHARD_CLIPS)
+    data = write(tmp_path, 3 * feature_store.SHARD_CLIPS)
     line = [sys.executable, ROOT / "src" / "extract.py", "--data", data, *OPTIONS, "--nj", "2"]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -238,7 +241,7 @@ def test_shards_of_a_larger_manifest_go(data, run):
     rewrite(data, lambda clips: clips[:8])
     assert run(data)[:2] == (0, f"{data}/features/logmel is up to date: 8 clips\n")
     assert shards(data) == ["shard-00000.h5"]
-    assert len(store.read_header(data / "features" / "logmel" / "shard-00000.h5").rows) == 8
+    assert len(feature_store.read_header(data / "features" / "logmel" / "shard-00000.h5").rows) == 8
 
 
 def logmel(path):
@@ -253,16 +256,16 @@ def test_audio_that_was_replaced_is_extracted_again_and_nothing_else(data, run):
     assert run(data)[0] == 0
     folder = data / "features" / "logmel"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    old = store.Store(folder).read(["000010"])[0]
+    old = feature_store.Store(folder).read(["000010"])[0]
     replace_file(one)
     prepare(data)
-    with pytest.raises(store.StoreError, match="1 clips have changed"):
-        store.Store(folder, None, manifest.identities(manifest.read(data)[0], "logmel"))
+    with pytest.raises(feature_store.StoreError, match="1 clips have changed"):
+        feature_store.Store(folder, None, manifest.identities(manifest.read(data)[0], "logmel"))
     code, out, _ = run(data)
     assert code == 0 and "1 clips have changed since" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"shard-00001.h5"}
-    new = store.Store(folder).read(["000010"])[0]
+    new = feature_store.Store(folder).read(["000010"])[0]
     assert np.array_equal(new, logmel(one)) and not np.array_equal(new, old)
     assert "up to date" in run(data)[1]
 
@@ -299,4 +302,4 @@ def test_a_damaged_shard_is_made_again(data, run):
     path.write_bytes(whole[: len(whole) // 2])
     assert "up to date" not in run(data)[1]
     names = [clip.clip for clip in manifest.read(data)[0]]
-    assert len(store.Store(path.parent).read(names)) == CLIPS
+    assert len(feature_store.Store(path.parent).read(names)) == CLIPS

@@ -12,15 +12,15 @@ from test_compare import arrays, scored
 from test_report import lines_of, make_run, run
 
 from ast_repr.report import (
-    course,
     instruments,
-    methods,
+    learning_curves,
+    overview,
     plots,
     results,
-    shape,
+    schema,
     studies,
+    study_figures,
     style,
-    sweep,
     tables,
 )
 from ast_repr.run_folder import RunFolder
@@ -30,7 +30,7 @@ NO_AST = {"name": "tiny", "weights": "none", "sha256": None}
 LABELS = {
     "labels": {
         "question": "How few?",
-        "confs": ["ast_linear+train.labels=0.1", "ast_linear", "ast_unet"],
+        "confs": ["ast_linear+train.label_fraction=0.1", "ast_linear", "ast_unet"],
         "figure": "labels",
     }
 }
@@ -93,8 +93,8 @@ def test_rows_trained_in_one_go_or_not_at_all_have_no_curve(tmp_path):
         folder = make_run(tmp_path / "synthetic", conf, reprogrammer="none", trainable_parameters=0)
         (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
     table = only(tmp_path / "synthetic")
-    assert [row.conf for row in course.learning(table)] == ["ast_unet"]
-    panels = course.curves(table).axes
+    assert [row.conf for row in learning_curves.learning(table)] == ["ast_unet"]
+    panels = learning_curves.curves(table).axes
     assert [panel.get_title() for panel in panels if panel.axison] == ["Row of ast_unet (ast_unet)"]
 
 
@@ -102,8 +102,8 @@ def test_unobserved_instruments_are_left_blank(tmp_path):
     for seed in (0, 1):
         folder = make_run(tmp_path / "synthetic", seed=seed)
         found = json.loads((folder / "results.json").read_text())
-        for one in (found["metrics"], *found["floors"].values()):
-            one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {
+        for one in (found["metrics"], *found["constant_baselines"].values()):
+            one["per_instrument"]["banjo"] = dict.fromkeys(schema.PER_INSTRUMENT) | {
                 "present": 0,
                 "absent": 0,
             }
@@ -159,7 +159,7 @@ def test_bars_choose_rows_by_kind_and_never_by_score(tmp_path):
 def test_published_runs_are_drawn_on_their_own_corpus_only(tmp_path, corpus, there):
     published = {"macro_f1": [80.0, 82.0], "source": "s", "corpus": "OpenMIC-2018", "protocol": "p"}
     make_run(tmp_path / corpus, published=published)
-    figure = methods.boxes(only(tmp_path / corpus))
+    figure = overview.boxes(only(tmp_path / corpus))
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert [list(line.get_xdata()) for line in crosses] == ([[80.0, 82.0]] if there else [])
     assert ("published run" in [text.get_text() for text in figure.legends[0].texts]) == there
@@ -173,7 +173,7 @@ def test_numbers_of_points_do_not_touch(tmp_path, count):
             tmp_path / "synthetic", f"row_{index:02d}", value=value, trainable_parameters=trained
         )
     with matplotlib.rc_context(style.STYLE):
-        figure = methods.accuracy_vs_parameters(only(tmp_path / "synthetic"))
+        figure = overview.accuracy_vs_parameters(only(tmp_path / "synthetic"))
         renderer = drawn(figure)
     boxes = [
         Text.get_window_extent(text, renderer) for text in figure.axes[0].texts
@@ -188,7 +188,7 @@ def test_numbers_of_points_do_not_touch(tmp_path, count):
 def test_names_of_lines_do_not_touch(tmp_path):
     for k, conf in enumerate(("a", "b", "c", "d")):
         for fraction in (0.01, 0.1, 1.0):
-            variant = conf if fraction == 1 else f"{conf}+train.labels={fraction}"
+            variant = conf if fraction == 1 else f"{conf}+train.label_fraction={fraction}"
             for seed in (0, 1):
                 make_run(
                     tmp_path / "synthetic",
@@ -210,7 +210,7 @@ def test_names_of_lines_do_not_touch(tmp_path):
         "f",
     )
     with matplotlib.rc_context(style.STYLE):
-        figure = sweep.labels(study, study.table(table))
+        figure = study_figures.labels(study, study.table(table))
         axes, renderer = figure.axes[0], drawn(figure)
     boxes = [
         Text.get_window_extent(text, renderer) for text in axes.texts
@@ -240,7 +240,7 @@ def test_long_names_of_bars_do_not_touch(tmp_path):
         {"x": {"question": "?", "confs": [row.conf for row in table.rows]}}, "f"
     )
     with matplotlib.rc_context(style.STYLE):
-        figure = sweep.bars(study, table)
+        figure = study_figures.bars(study, table)
         renderer = drawn(figure)
     boxes = [label.get_window_extent(renderer) for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
@@ -338,7 +338,7 @@ def test_the_script_makes_the_same_bytes_twice(tmp_path):
         tmp_path / "RESULTS.md",
     )
     for seed in (0, 1):
-        for conf in ("ast_linear", "ast_linear+train.labels=0.1", "ast_unet"):
+        for conf in ("ast_linear", "ast_linear+train.label_fraction=0.1", "ast_unet"):
             make_run(
                 exp, conf, seed, value=0.6 + 0.1 * seed, label_fraction=0.1 if "+" in conf else 1.0
             )
@@ -358,7 +358,7 @@ def test_the_script_makes_the_same_bytes_twice(tmp_path):
     ) == ALWAYS | {"curves", "study.labels"}
     assert (
         "Study labels: How few?" in done.stdout
-        and "Row of ast_linear+train.labels=0.1, train.labels=0.1" in done.stdout
+        and "Row of ast_linear+train.label_fraction=0.1, train.label_fraction=0.1" in done.stdout
     )
     file.write_text("[")
     for wrong, message in (

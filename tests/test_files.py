@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_repr import checkpoint, files
+from ast_repr import atomic, checkpoint
 
-SOURCE = Path(files.__file__).parents[1]
+SOURCE = Path(atomic.__file__).parents[1]
 WRITER = """
 import sys, time
-from ast_repr import files
-with files.replacing(sys.argv[1]) as partial:
+from ast_repr import atomic
+with atomic.replacing(sys.argv[1]) as partial:
     partial.write_bytes(b"half")
     print("half", flush=True)
     time.sleep(60)
@@ -54,7 +54,7 @@ def partials(folder):
 def test_a_file_gets_the_permissions_of_the_umask_and_nothing_stays(tmp_path):
     before = os.umask(0o027)
     try:
-        files.write_text(tmp_path / "a" / "x.txt", "é")
+        atomic.write_text(tmp_path / "a" / "x.txt", "é")
     finally:
         os.umask(before)
     assert (tmp_path / "a" / "x.txt").read_bytes() == "é".encode()
@@ -66,7 +66,7 @@ def test_an_error_or_an_interruption_leaves_the_old_file(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
     for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error), files.replacing(path) as partial:
+        with pytest.raises(error), atomic.replacing(path) as partial:
             partial.write_text("new")
             raise error
     assert path.read_text() == "old" and not partials(tmp_path)
@@ -75,7 +75,7 @@ def test_an_error_or_an_interruption_leaves_the_old_file(tmp_path):
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     """Not even where both have the same process number, as in two containers."""
     path = tmp_path / "x"
-    with files.replacing(path) as first, files.replacing(path) as second:
+    with atomic.replacing(path) as first, atomic.replacing(path) as second:
         assert first != second and first.exists()
         first.write_text("first")
         second.write_text("second")
@@ -93,15 +93,15 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(by, w
     living = writer(folder / "x[1].bin")
     assert len(partials(folder)) == (2 if by == "writing again" else 2)
     if by == "sweeping":
-        files.sweep(tmp_path)
+        atomic.sweep(tmp_path)
     else:
-        files.write_bytes(folder / "x[1].bin", b"whole")
+        atomic.write_bytes(folder / "x[1].bin", b"whole")
     assert len(partials(folder)) == 2
     living.send_signal(signal.SIGTERM)
     other.kill()
     living.wait()
     other.wait()
-    files.sweep(tmp_path)
+    atomic.sweep(tmp_path)
     assert not partials(folder)
 
 
@@ -109,7 +109,7 @@ def test_only_our_partial_files_are_swept(tmp_path):
     for name in (".x.partial", "x.partial", f".x.{'g' * 16}.partial", f"x.{'0' * 16}.partial"):
         (tmp_path / name).touch()
     (tmp_path / f".x.{'0' * 16}.partial").touch()
-    files.sweep(tmp_path)
+    atomic.sweep(tmp_path)
     assert len(partials(tmp_path)) == 4
     assert not (tmp_path / f".x.{'0' * 16}.partial").exists()
 
@@ -120,10 +120,10 @@ def test_where_locks_do_not_work_the_age_decides(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     young, old = (tmp_path / f".x.{digit * 16}.partial" for digit in "01")
-    for path, age in ((young, 60), (old, files.ABANDONED_S + 60)):
+    for path, age in ((young, 60), (old, atomic.ABANDONED_S + 60)):
         path.touch()
         os.utime(path, (time.time() - age, time.time() - age))
-    files.write_bytes(tmp_path / "x", b"whole")
+    atomic.write_bytes(tmp_path / "x", b"whole")
     assert young.exists() and not old.exists() and (tmp_path / "x").read_bytes() == b"whole"
 
 
@@ -137,7 +137,7 @@ def test_a_partial_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", sweep_first)
-    files.write_bytes(tmp_path / "x", b"whole")
+    atomic.write_bytes(tmp_path / "x", b"whole")
     assert swept and (tmp_path / "x").read_bytes() == b"whole" and not partials(tmp_path)
 
 
@@ -168,13 +168,13 @@ def test_a_checkpoint_that_finds_no_room_is_named(tmp_path):
 
 
 def test_whatever_a_library_makes_of_a_full_disk_it_is_named(tmp_path):
-    with pytest.raises(OSError) as caught, files.replacing(tmp_path / "x"):
+    with pytest.raises(OSError) as caught, atomic.replacing(tmp_path / "x"):
         try:
             raise OSError(errno.ENOSPC, "no room")
         finally:
             raise RuntimeError("unexpected pos 64 vs 0")
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "x")
-    with pytest.raises(RuntimeError, match="of its own"), files.replacing(tmp_path / "x"):
+    with pytest.raises(RuntimeError, match="of its own"), atomic.replacing(tmp_path / "x"):
         raise RuntimeError("of its own")
 
 
@@ -183,9 +183,9 @@ def test_files_that_are_there_are_not_replaced_unasked(tmp_path):
     for path in (song, table):
         path.touch()
     link.hardlink_to(song)
-    files.refuse_to_replace([tmp_path / "new"], inputs=[song, tmp_path / "missing"])
-    files.refuse_to_replace([table], overwrite=True, inputs=[song])
-    files.refuse_to_replace([Path(os.devnull)], inputs=[song])
+    atomic.refuse_to_replace([tmp_path / "new"], inputs=[song, tmp_path / "missing"])
+    atomic.refuse_to_replace([table], overwrite=True, inputs=[song])
+    atomic.refuse_to_replace([Path(os.devnull)], inputs=[song])
     for wrong, overwrite in ((table, False), (song, True), (link, True)):
         with pytest.raises(FileExistsError, match=wrong.name):
-            files.refuse_to_replace([tmp_path / "new", wrong], overwrite, [song])
+            atomic.refuse_to_replace([tmp_path / "new", wrong], overwrite, [song])

@@ -16,7 +16,9 @@ import torch
 
 import export
 import predict
-from ast_repr import checkpoint, command, graph, inference, release, rooms
+from ast_repr import checkpoint, cli, inference, registry
+from ast_repr.export import onnx as graph
+from ast_repr.export import safetensors
 
 FORMS = ["pt", "safetensors", "onnx"]
 SECTIONS = ["feature", "reprogrammer", "head", "backbone"]
@@ -75,7 +77,7 @@ def model_file(run, tmp_path):
         if form == "pt":
             checkpoint.save(path, {"learned": state["learned"], "about": about})
         elif form == "safetensors":
-            release.save(path, state["learned"], about)
+            safetensors.save(path, state["learned"], about)
         else:
             path.write_bytes(sealed_graph(about))
         return path
@@ -93,7 +95,7 @@ def put(values, keys, value):
 
 
 def sealed_graph(about, shape=(1, 1024, 32), classes=3, value=0.0, external=None):
-    """Bytes of a graph that gives sigmoid(value) for each class, sealed as `graph.save` does."""
+    """Bytes of a graph that gives sigmoid(value) for each class, sealed as `onnx.save` does."""
     onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     weight = helper.make_tensor("weight", kind, [1, classes], [value] * classes)
@@ -120,9 +122,9 @@ def sealed_graph(about, shape=(1, 1024, 32), classes=3, value=0.0, external=None
         ir_version=9,
     )
     metadata = {key: json.dumps(value) for key, value in about.items()}
-    helper.set_model_props(made, metadata | {"sha256": graph.UNSEALED})
+    helper.set_model_props(made, metadata | {"sha256": graph.HASH_PLACEHOLDER})
     data = made.SerializeToString()
-    return data.replace(graph.UNSEALED.encode(), graph.seal(data).encode())
+    return data.replace(graph.HASH_PLACEHOLDER.encode(), graph.content_hash(data).encode())
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def tell(tmp_path, capsys):
     def call(*arguments, script=predict, paths=(tmp_path / "song.wav",)):
         code = 0
         try:
-            command.run(script.main, script.parse(), [*map(str, (*arguments, *paths))])
+            cli.run(script.main, script.parse(), [*map(str, (*arguments, *paths))])
         except SystemExit as left:
             code = left.code
         return code, capsys.readouterr().err
@@ -171,7 +173,7 @@ def test_no_class_of_a_model_file_is_run_unasked(form, section, name, model_file
         assert told[0] == 0
     else:
         refused(told, path.name, f"{section} {name!r}", f"--allow-class {name} ")
-        with pytest.raises(rooms.NotAllowedError, match=path.name):
+        with pytest.raises(registry.NotAllowedError, match=path.name):
             inference.load(path)
     assert not was_run(planted) and "planted" not in sys.modules
 
@@ -303,8 +305,8 @@ def test_a_path_in_an_exported_file_does_not_reach_outside(run, model_file, tmp_
 def test_json_of_any_depth_and_length_is_refused(model_file, tell, monkeypatch):
     path = model_file("safetensors", {})
     for text in ("[" * 100_000, "[" * 100_000 + "]" * 100_000, " " * (10**7 + 1), "{", "NaN"):
-        monkeypatch.setattr(release.json, "dumps", lambda about, text=text: text)
-        release.save(path, {"x": torch.zeros(1)}, {})
+        monkeypatch.setattr(safetensors.json, "dumps", lambda about, text=text: text)
+        safetensors.save(path, {"x": torch.zeros(1)}, {})
         refused(tell("--model", path), path.name)
 
 

@@ -133,7 +133,9 @@ def heard(predict, paths, **options):
     """{path: what was heard of it}."""
     return {
         path: list(parts)
-        for path, parts in itertools.groupby(predict.listen(paths, **options), lambda one: one.path)
+        for path, parts in itertools.groupby(
+            predict.predict_files(paths, **options), lambda one: one.path
+        )
     }
 
 
@@ -184,7 +186,7 @@ def test_neither_the_batch_nor_the_neighbours_matter(device, run, songs):
 def test_an_outdated_model_is_named(run):
     path = run[0] / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)
-    del state["about"]["build"]["backbone"]["options"]
+    del state["about"]["spec"]["backbone"]["options"]
     checkpoint.save(path, state)
     with pytest.raises(CheckpointError, match="another version .*'options'.*train .*it again"):
         inference.load(path)

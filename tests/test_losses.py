@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from ast_repr import methods
-from ast_repr.batches import Batch
+from ast_repr.data.dataset import Batch
 from ast_repr.losses import masked_bce
 
 JUNK = (0.0, 1.0, math.nan, 1e9, -1e9, math.inf, -math.inf)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from ast_repr import backbones, heads, losses, methods, optimizer, reprogrammers, trainer
-from ast_repr.batches import Batch, Clips
-from ast_repr.classifier import Probe, Reprogrammed
+from ast_repr import backbones, heads, losses, methods, reprogrammers
+from ast_repr.classifier import HeadOnlyModel, Reprogrammed
+from ast_repr.data.dataset import Batch, Clips
 from ast_repr.manifest import Clip
-from ast_repr.trainer import Plan
+from ast_repr.training import optimizer, trainer
+from ast_repr.training.trainer import Plan
 
 CPU = torch.device("cpu")
 PLAN = Plan(
@@ -35,7 +36,7 @@ class Line(torch.nn.Module):
     def copy_with_shared_backbone(self):
         return Line(self.w.item())
 
-    def learned_state(self):
+    def trainable_state_dict(self):
         return self.state_dict()
 
 
@@ -74,7 +75,7 @@ def test_the_teacher_goes_on_where_it_was(tiny_ast):
     for _ in range(3):
         one.model.reprogrammer.delta.data += 1
         one.after_step()
-    two.load_learned(one.learned_state())
+    two.load_resumable_state(one.resumable_state())
     for method in (one, two):
         method.after_step()
     assert (
@@ -121,7 +122,7 @@ def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
         split: clips.with_features(torch.randn(8, 32))
         for split, clips in {"train": tiny_clips(8), "valid": tiny_clips(8, 1, "valid")}.items()
     }
-    probe = Probe(model)
+    probe = HeadOnlyModel(model)
     method = methods.build(name, model=probe, **OPTIONS[name])
     trainer.fit(
         method,
@@ -133,7 +134,7 @@ def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
         CPU,
     )
     saved = torch.load(tmp_path / "best.valid.map.pt", weights_only=True)["learned"]
-    assert saved.keys() == model.learned_state().keys()
+    assert saved.keys() == model.trainable_state_dict().keys()
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
@@ -211,7 +212,7 @@ def test_every_method_goes_on_bit_equal_after_a_cut(
             PLAN,
             CPU,
         )
-        return method.learned_state()
+        return method.resumable_state()
 
     straight = run("straight")
     with pytest.raises(KeyboardInterrupt):
@@ -261,7 +262,7 @@ class Score(Line):
     def forward(self, x):
         return (x * self.w).expand(-1, 2)
 
-    def load_learned(self, state):
+    def load_trainable_state_dict(self, state):
         self.load_state_dict(state)
 
 
@@ -289,7 +290,7 @@ def test_stage_one_takes_missing_labels_for_negatives_and_stage_two_prunes_the_l
     assert model.w.item() == 1.0 and not own.state  # from scratch
     assert method.start_epoch(3, train, own, CPU) is second
     other = methods.build("label_enhancement", model=Score(5.0), epochs=2, prune=0.5)
-    other.load_learned(method.learned_state())
+    other.load_resumable_state(method.resumable_state())
     assert torch.equal(other.start_epoch(3, train, own, CPU).mask, second.mask)
 
 

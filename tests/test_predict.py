@@ -11,9 +11,9 @@ import soundfile
 from make_audio import encode
 
 import predict
-from ast_repr import audio, checkpoint, command, inference
-from ast_repr.report import predictions, song
+from ast_repr import audio, checkpoint, cli, inference
 from ast_repr.run_folder import RunFolder
+from ast_repr.viewer import predictions, timeline
 
 RATE = audio.SAMPLE_RATE
 CLASSES = ["bass", "flute", "voice"]  # of the run folder
@@ -31,7 +31,7 @@ def tell(run, capsys):
     def call(*arguments, model=run[0]):
         code = 0
         try:
-            command.run(
+            cli.run(
                 predict.main,
                 predict.parse(),
                 [
@@ -341,15 +341,15 @@ def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
 
 # How it is written, from songs made by hand.
 SONGS = [
-    predictions.Song(
+    predictions.FilePrediction(
         "a.wav",
         12.5,
         np.array([[0, 10], [2.5, 12.5]]),
         np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]),
         np.array([0.15, 0.7, 0.6]),
     ),
-    predictions.Song("b\n.wav", error="broken"),
-    predictions.Song(
+    predictions.FilePrediction("b\n.wav", error="broken"),
+    predictions.FilePrediction(
         "c, c.wav",
         1.0,
         np.array([[0, 1.0]]),
@@ -361,7 +361,9 @@ SONGS = [
 
 def written(form, **view):
     return "".join(
-        predictions.FORMATS[form](SONGS, predictions.View(CLASSES, **({"threshold": 0.5} | view)))
+        predictions.FORMATS[form](
+            SONGS, predictions.DisplayOptions(CLASSES, **({"threshold": 0.5} | view))
+        )
     )
 
 
@@ -403,7 +405,7 @@ def test_json_and_its_lines():
         "silent": False,
         "probabilities": {"bass": 0.1, "flute": 0.6, "voice": 0.7},
     }
-    assert "".join(predictions.json_list([], predictions.View(CLASSES, 0.5))) == "[]\n"
+    assert "".join(predictions.json_list([], predictions.DisplayOptions(CLASSES, 0.5))) == "[]\n"
 
 
 def test_csv():
@@ -439,10 +441,10 @@ def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
     assert code == 0 and out == "" and text.count("\n") == 1 + len(CLASSES)
 
     def interrupted(self, *_, **__):
-        yield inference.Heard(tmp_path / "a.wav", 0, 1, np.zeros((1, 9, 4)), np.zeros(3))
+        yield inference.WindowPrediction(tmp_path / "a.wav", 0, 1, np.zeros((1, 9, 4)), np.zeros(3))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference.Predictor, "listen", interrupted)
+    monkeypatch.setattr(inference.Predictor, "predict_files", interrupted)
     again = ["--output", tmp_path / "made" / "found.csv", "--overwrite"]
     code, _, err = tell(tmp_path / "a.wav", *again)
     assert code == 130 and "interrupted" in err
@@ -545,7 +547,7 @@ def test_the_best_finished_run_on_validation_is_taken(run, tell, tmp_path, monke
     with pytest.raises(
         SystemExit
     ):  # as of a variable that is not set; the default would be another model than was meant
-        command.run(predict.main, predict.parse(), [str(tmp_path / "a.wav"), "--model", ""])
+        cli.run(predict.main, predict.parse(), [str(tmp_path / "a.wav"), "--model", ""])
 
 
 def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeypatch):
@@ -553,8 +555,8 @@ def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeyp
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
     exp = tmp_path / "egs" / "openmic" / "exp" / "synthetic"
     finish(exp / "ast_unet" / "seed0", state, 0.5)
-    build = state["about"]["build"] | {"reprogrammer": {"name": "gone.Gain"}}
-    lost = state | {"about": state["about"] | {"build": build}}
+    spec = state["about"]["spec"] | {"reprogrammer": {"name": "gone.Gain"}}
+    lost = state | {"about": state["about"] | {"spec": spec}}
     finish(exp / "mine" / "seed0", lost, 0.9)
     finish(exp / "cut" / "seed0", state, 0.8)
     (exp / "cut" / "seed0" / "best.valid.macro_f1.pt").write_bytes(b"PK")
@@ -566,23 +568,23 @@ def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeyp
 
 
 def test_a_long_log_mel_keeps_means_in_few_columns():
-    found, frames = song.LongLogMel(), np.arange(5000.0)[:, None] * [1, -1]
+    found, frames = timeline.LongLogMel(), np.arange(5000.0)[:, None] * [1, -1]
     for start in range(0, 5000, 500):
         found.add(start / 100, start / 100 + 5.02, frames[start : start + 500])
     assert found.step == 4 and found.columns.shape == (1250, 2)
     np.testing.assert_allclose(found.columns, frames.reshape(1250, 4, 2).mean(1))
-    gap = song.LongLogMel()
+    gap = timeline.LongLogMel()
     gap.add(0, 0.05, np.ones((9, 2)))  # five frames' time holds three whole ones
     gap.add(0.06, 0.09, np.full((9, 2), 3.0))
     np.testing.assert_array_equal(gap.columns[:, 0], [1, 1, 1, np.nan, np.nan, np.nan, 3])
 
 
 def test_a_picture_shows_the_windows_where_they_are():
-    log_mel = song.LongLogMel()
+    log_mel = timeline.LongLogMel()
     log_mel.add(0, 10, rng(0).normal(size=(998, 32)))
-    figure = song.draw(SONGS[0], predictions.View(CLASSES, 0.65), log_mel)
+    figure = timeline.draw(SONGS[0], predictions.DisplayOptions(CLASSES, 0.65), log_mel)
     top, bottom = figure.axes[:2]
-    assert song.edges(SONGS[0]).tolist() == [0, 6.25, 12.5]
+    assert timeline.edges(SONGS[0]).tolist() == [0, 6.25, 12.5]
     assert [(label.get_text(), label.get_fontweight()) for label in top.get_yticklabels()] == [
         ("flute  0.70", "bold"),
         ("voice  0.60", "normal"),

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from ast_repr import catalogue, command
+from ast_repr import cli, pretrained
 from ast_repr.corpora.remote import Remote, RemoteError, download, only_user_of, unpack
 
 ROOT = Path(__file__).parents[1]
@@ -307,7 +307,7 @@ def weights(tmp_path, monkeypatch):
         fields = dict.fromkeys(("mean", "std", "layout", "labels", "dims", "licence"))
         index[name] = fields | {"file": name, "url": url, "bytes": len(content), "sha256": sha256}
     (tmp_path / "index.yaml").write_text(json.dumps(index))
-    monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     return {name: tmp_path / name for name in index}
 
 
@@ -316,12 +316,12 @@ def weights(tmp_path, monkeypatch):
 )
 def test_weights_of_the_right_size_with_a_flipped_bit_are_refused(name, remedy, weights, tmp_path):
     path = weights[name]
-    catalogue.verify_weights(name, path)
+    pretrained.verify_weights(name, path)
     path.write_bytes(b"x" + path.read_bytes()[1:])
     with pytest.raises(ValueError, match=f"{name}: found sha256 .*, expected .*; .*{remedy}"):
-        catalogue.verify_weights(name, path)
-    catalogue.verify_weights(name, tmp_path / "index.yaml")  # a file of the user's own
-    catalogue.verify_weights("unknown", path)
+        pretrained.verify_weights(name, path)
+    pretrained.verify_weights(name, tmp_path / "index.yaml")  # a file of the user's own
+    pretrained.verify_weights("unknown", path)
 
 
 @pytest.mark.parametrize("name", ["shipped", "downloaded"])
@@ -365,20 +365,20 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_fetch_needs_no_torch():
-    modules = "ast_repr.catalogue, ast_repr.corpora.openmic, ast_repr.command"
+    modules = "ast_repr.pretrained, ast_repr.corpora.openmic, ast_repr.cli"
     code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src").returncode == 0
 
 
 def test_catalogue():
-    entry = catalogue.find("ast_audioset")
+    entry = pretrained.find("ast_audioset")
     assert (entry.bytes, entry.dims["n_source"], entry.path.name) == (
         346_404_948,
         527,
         "ast_audioset.safetensors",
     )
     with pytest.raises(ValueError, match="did you mean 'ast_audioset'"):
-        catalogue.find("ast_audiset")
+        pretrained.find("ast_audiset")
 
 
 @pytest.mark.parametrize(
@@ -409,6 +409,6 @@ def test_command_turns_errors_into_codes(capsys, error, code, said):
         raise error
 
     with pytest.raises(TypeError if code is None else SystemExit) as caught:
-        command.run(main, command.parser("doc"), [])
+        cli.run(main, cli.parser("doc"), [])
     assert code is None or caught.value.code == code
     assert capsys.readouterr().err.startswith(said)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ast_repr import escaping, identity
-from ast_repr.report import compare, plots, results, shape, tables
+from ast_repr.report import compare, plots, results, schema, tables
 from ast_repr.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "src" / "report.py"
@@ -77,7 +77,7 @@ def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
         "observed": 72,
         "threshold": 0.5,
         "metrics": scores(value),
-        "floors": {"always_absent": scores(0.348), "always_present": scores(0.299)},
+        "constant_baselines": {"always_absent": scores(0.348), "always_present": scores(0.299)},
         "published": None,
         "machine": {
             "device": "4 CPU threads",
@@ -230,7 +230,7 @@ def test_the_main_table_holds_plain_confs_only(tmp_path):
         "Row of ast_unet+a.b=1+c.d=x, a.b=1, c.d=x",
     )
     rows = csv.DictReader(tables.per_instrument([table]).splitlines())
-    assert {row["conf"] for row in rows} == {*shape.FLOORS, *(row.conf for row in table.rows)}
+    assert {row["conf"] for row in rows} == {*schema.FLOORS, *(row.conf for row in table.rows)}
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,9 @@ def damage(text):
         "a list": "[]",
         "binary": "\x00\xff",
         "not finite": text.replace("93.1", "NaN"),
-        "no floors": json.dumps({key: value for key, value in whole.items() if key != "floors"}),
+        "no floors": json.dumps(
+            {key: value for key, value in whole.items() if key != "constant_baselines"}
+        ),
         "no metric": json.dumps(whole | {"metrics": {"macro_f1": 0.5}}),
         "an instrument less": json.dumps(whole | {"classes": [*CLASSES, "violin"]}),
         "no instruments": json.dumps(whole | {"classes": []}),
@@ -479,10 +481,10 @@ def test_csv_has_every_instrument_of_every_row_and_floor(tmp_path):
 def test_one_sided_instruments_are_left_blank_and_named(tmp_path):
     found = {
         "metrics": scores(0.6),
-        "floors": {"always_absent": scores(0.3), "always_present": scores(0.3)},
+        "constant_baselines": {"always_absent": scores(0.3), "always_present": scores(0.3)},
     }
-    for one in (found["metrics"], *found["floors"].values()):
-        one["per_instrument"]["banjo"] = dict.fromkeys(shape.PER_INSTRUMENT) | {
+    for one in (found["metrics"], *found["constant_baselines"].values()):
+        one["per_instrument"]["banjo"] = dict.fromkeys(schema.PER_INSTRUMENT) | {
             "present": 0,
             "absent": 1,
         }
@@ -499,9 +501,9 @@ def test_one_sided_instruments_are_left_blank_and_named(tmp_path):
 def test_a_split_that_allows_no_score_has_a_table_of_dashes(tmp_path):
     nothing = scores(0.5)
     nothing |= dict.fromkeys(("macro_f1", "positive_f1", "weighted_f1", "map", "auroc"))
-    blank = dict.fromkeys(shape.PER_INSTRUMENT) | {"present": 3, "absent": 0}
+    blank = dict.fromkeys(schema.PER_INSTRUMENT) | {"present": 3, "absent": 0}
     nothing["per_instrument"] = dict.fromkeys(CLASSES, blank)
-    floors = dict.fromkeys(shape.FLOORS, nothing)
+    floors = dict.fromkeys(schema.FLOORS, nothing)
     for conf in ("ast_linear", "ast_unet"):
         make_run(tmp_path / "synthetic", conf, metrics=nothing, floors=floors)
     (table,), left_out = results.read(tmp_path / "synthetic")

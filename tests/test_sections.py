@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import check
-from ast_repr import command, config, sections
+from ast_repr import cli, config, sections
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 
@@ -14,7 +14,7 @@ def tell(capsys, *options):
     """(exit code, error output) of the script."""
     code = 0
     try:
-        command.run(check.main, check.parse(), ["--conf-dir", str(SHIPPED), *options])
+        cli.run(check.main, check.parse(), ["--conf-dir", str(SHIPPED), *options])
     except SystemExit as left:
         code = left.code
     return code, capsys.readouterr().err

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from ast_repr import manifest
-from ast_repr.corpora import openmic, scoring, soundfont, synthetic
-from ast_repr.corpora.scoring import INSTRUMENTS, UNLABELLED
+from ast_repr.corpora import arrangement, openmic, soundfont, synthetic
+from ast_repr.corpora.arrangement import INSTRUMENTS, UNLABELLED
 
 CLIPS = 200  # the fewest that it makes
 
@@ -200,9 +200,9 @@ def test_every_note_is_in_the_instruments_range(name):
     for draw in range(60):
         rng = np.random.default_rng([9, draw])
         key = int(rng.integers(12))
-        bars = scoring.harmony(rng, key, 240 / rng.uniform(66, 158), 10.2)
+        bars = arrangement.harmony(rng, key, 240 / rng.uniform(66, 158), 10.2)
         for role in instrument.roles:
-            notes = scoring.write(role, rng, bars, key, instrument.low, instrument.high)
+            notes = arrangement.write(role, rng, bars, key, instrument.low, instrument.high)
             assert notes
             for start, length, pitch, velocity in notes:
                 assert instrument.low <= pitch <= instrument.high
@@ -222,7 +222,7 @@ def test_what_is_rendered_never_exceeds_the_safe_pitch(monkeypatch):
         for shift in instrument.shift if instrument.programs else (0,):
             rng = np.random.default_rng(seed)
             synthetic._render_part(
-                rng, name, (program, shift), scoring.harmony(rng, 0, 2.0, 10.2), 0, 10.2
+                rng, name, (program, shift), arrangement.harmony(rng, 0, 2.0, 10.2), 0, 10.2
             )
     assert len(rendered) >= 5 * 56 and max(pitch for _, pitch in rendered) <= soundfont.MAX_PITCH
 

@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 
-from ast_repr import augment, checkpoint, methods, optimizer, trainer
-from ast_repr.classifier import assemble
+from ast_repr import checkpoint, methods
+from ast_repr.classifier import build_model
 from ast_repr.run_folder import RunFolder
-from ast_repr.trainer import Plan
+from ast_repr.training import augment, optimizer, trainer
+from ast_repr.training.trainer import Plan
 
 CPU = torch.device("cpu")
 PLAN = Plan(
@@ -66,7 +67,7 @@ def start(tiny_dims, tiny_clips):
         relabel=None,
     ):
         torch.manual_seed(own_plan.seed)
-        model = assemble(
+        model = build_model(
             ABOUT["classes"],
             "backbone",
             {"name": reprogrammer},
@@ -92,7 +93,7 @@ def start(tiny_dims, tiny_clips):
             folder,
             own_plan,
             CPU,
-            augment=lambda x, generator: augment.mask_stripes(x, generator, time=20, freq=8),
+            augment=lambda x, generator: augment.spec_augment(x, generator, time=20, freq=8),
             about=ABOUT,
         )
         return history, model, own
@@ -154,7 +155,7 @@ def test_the_history_tells_each_epoch(start, tmp_path):
     assert best["epoch"] == 1 + max(range(4), key=lambda i: history[i]["valid"]["map"])
     assert best["about"] == ABOUT
     assert same(
-        checkpoint.load(tmp_path / "last.pt")["method"]["model"], dict(model.learned_state())
+        checkpoint.load(tmp_path / "last.pt")["method"]["model"], dict(model.trainable_state_dict())
     )
 
 
@@ -185,7 +186,7 @@ def test_a_model_of_which_nothing_learns_is_kept_as_it_is(start, tmp_path):
         "valid"
     ]
     best = checkpoint.load(tmp_path / "best.valid.map.pt")
-    assert best["epoch"] == 0 and same(best["learned"], dict(model.learned_state()))
+    assert best["epoch"] == 0 and same(best["learned"], dict(model.trainable_state_dict()))
     assert start(tmp_path, learns=False)[0] == history
     start(
         tmp_path / "test",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_config import BASE
 
-from ast_repr import catalogue, config, yaml_file
+from ast_repr import config, pretrained, yaml_file
 from ast_repr.yaml_file import YamlError
 
 BOMB = "a0: &a0 [1, 1]\n" + "".join(
@@ -97,7 +97,7 @@ def test_a_conf_that_would_fill_the_memory_is_refused_at_once(tmp_path):
 def test_what_is_shipped_reads_as_by_yaml_itself(request):
     """The independent oracle, on files that hold none of what differs."""
     root = request.config.rootpath
-    paths = [*catalogue.FOLDER.glob("*.yaml"), *(root / "egs").glob("*/conf/*.yaml")]
+    paths = [*pretrained.FOLDER.glob("*.yaml"), *(root / "egs").glob("*/conf/*.yaml")]
     assert len(paths) > 20
     for path in paths:
         assert yaml_file.read(path) == yaml.safe_load(path.read_text(encoding="utf-8")), path

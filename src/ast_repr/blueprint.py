@@ -1,17 +1,17 @@
-"""The plain values that `classifier.assemble` builds a run's model from, drawn from its config, its weights and its clips."""
+"""The plain values that `classifier.build_model` builds a run's model from, drawn from its config, its weights and its clips."""
 
 from pathlib import Path
 
-from . import backbones, catalogue, heads
+from . import backbones, heads, pretrained
 
 
-def draw(conf, feature, clips, backbone, file, sources):
-    """The values of `assemble`, now and whenever the checkpoint is loaded.
+def from_config(conf, feature, clips, backbone, file, sources):
+    """The values of `build_model`, now and whenever the checkpoint is loaded.
 
     Args:
         conf: a run's resolved config.
         feature: from its room.
-        clips: of the training split (batches.Clips), for input norm "corpus".
+        clips: of the training split (dataset.Clips), for input norm "corpus".
         backbone: its name in the catalogue; `file`: its weights.
         sources: from `source_groups`, for a head that is `by_name`.
     """
@@ -27,7 +27,7 @@ def draw(conf, feature, clips, backbone, file, sources):
         "mean": feature.mean,
         "std": feature.std,
     }
-    pretrained = conf["backbone"].get("weights") == "pretrained"
+    is_pretrained = conf["backbone"].get("weights") == "pretrained"
     if conf["backbone"]["name"] == "ast":
         header = backbones.weights.read_header(file)
         statistics = {key: header.get(key, options[key]) for key in ("mean", "std")}
@@ -42,7 +42,7 @@ def draw(conf, feature, clips, backbone, file, sources):
             "name": conf["backbone"]["name"],
             "options": options,
             "source": backbone,
-            "file": str(Path(file).resolve()) if pretrained else None,
+            "file": str(Path(file).resolve()) if is_pretrained else None,
             "seed": conf["run"]["seed"],
             "finetune": conf["backbone"].get("finetune", False),
         },
@@ -60,9 +60,9 @@ def source_groups(classes, backbone, file):
     Raises:
         ValueError: some classes have no names among the source's.
     """
-    table = catalogue.zero_shot(backbone)
+    table = pretrained.zero_shot(backbone)
     labels = (
-        catalogue.find(backbone).source_classes()
+        pretrained.find(backbone).source_classes()
         or backbones.weights.read_header(file)["source_classes"]
     )
     return {

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import torch
 
-from . import files, identity
+from . import atomic, identity
 
 PREFIX = b"sha256:"
 SEAL_BYTES = len(PREFIX) + 64
@@ -41,7 +41,7 @@ def save(path: str | Path, state: dict) -> None:
         raise CheckpointError(
             f"{path}: no memory left to write it; free some, and run the same command again"
         ) from error
-    files.write_bytes(path, data)
+    atomic.write_bytes(path, data)
 
 
 def load(path: str | Path, remedy: str = "run the stage `train` again, which mends it") -> dict:

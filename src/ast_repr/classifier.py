@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import backbones, heads, reprogrammers
-from .rooms import resolve, unknown
+from .registry import resolve, unknown
 
 NORMS = ("backbone", "none", "corpus")
 
@@ -56,7 +56,7 @@ class Reprogrammed(nn.Module):
         self.head = head
         self.finetune = finetune
         backbone.requires_grad_(finetune)
-        if backbone.n_source and head.reads != "source_logits":
+        if backbone.n_source and head.input_key != "source_logits":
             backbone.source_head.requires_grad_(False)
         self.train(self.training)
 
@@ -76,7 +76,7 @@ class Reprogrammed(nn.Module):
         return self.head(self.backbone(self.reprogrammer(self.normalise(x))))
 
     @property
-    def is_probe(self) -> bool:
+    def head_only(self) -> bool:
         """True if only the head is trained in the present mode.
 
         Its input then never changes and can be computed once per clip.
@@ -88,9 +88,9 @@ class Reprogrammed(nn.Module):
         return not (self.finetune or trained or updates_statistics)
 
     @torch.no_grad()
-    def read(self, x: torch.Tensor) -> torch.Tensor:
+    def head_input(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the head's input, (B, D) or (B, S), for (B, 1, T, F) un-normalised log-mels."""
-        return getattr(self.backbone(self.reprogrammer(self.normalise(x))), self.head.reads)
+        return getattr(self.backbone(self.reprogrammer(self.normalise(x))), self.head.input_key)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """List the parameters that are trained."""
@@ -101,7 +101,7 @@ class Reprogrammed(nn.Module):
         shared = {} if self.finetune else {id(self.backbone): self.backbone}
         return copy.deepcopy(self, shared)
 
-    def learned_state(self) -> dict[str, torch.Tensor]:
+    def trainable_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the tensors that training changes, buffers such as BatchNorm's included.
 
         These are kilobytes unless the backbone is fine-tuned.
@@ -112,13 +112,13 @@ class Reprogrammed(nn.Module):
         state = self.state_dict()
         return {name: state[name] for name in state if name.startswith(trained)}
 
-    def load_learned(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `learned_state` returned.
+    def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `trainable_state_dict` returned.
 
         Raises:
             ValueError: keys are missing or unexpected; they are named.
         """
-        differing = sorted(self.learned_state().keys() ^ state.keys())
+        differing = sorted(self.trainable_state_dict().keys() ^ state.keys())
         if differing:
             raise ValueError(
                 f"checkpoint of another model: {', '.join(differing)} on one side only"
@@ -126,8 +126,8 @@ class Reprogrammed(nn.Module):
         self.load_state_dict(state, strict=False)  # the state lacks the frozen rest, no more
 
 
-class Probe(nn.Module):
-    """Head of a Reprogrammed, trained alone on what `Reprogrammed.read` returns.
+class HeadOnlyModel(nn.Module):
+    """Head of a Reprogrammed, trained alone on what `Reprogrammed.head_input` returns.
 
     (B, D) or (B, S) -> logits (B, K).
     """
@@ -137,29 +137,29 @@ class Probe(nn.Module):
         self.model = model
         self.head = model.head
 
-    def forward(self, read: torch.Tensor) -> torch.Tensor:
+    def forward(self, head_input: torch.Tensor) -> torch.Tensor:
         """Input of the head -> logits (B, K)."""
         empty = backbones.Output(embedding=None, source_logits=None)
-        return self.head(empty._replace(**{self.head.reads: read}))
+        return self.head(empty._replace(**{self.head.input_key: head_input}))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """List the head's parameters that are trained."""
         return [p for p in self.head.parameters() if p.requires_grad]
 
-    def copy_with_shared_backbone(self) -> "Probe":
+    def copy_with_shared_backbone(self) -> "HeadOnlyModel":
         """Return a copy with a separate head."""
-        return Probe(self.model.copy_with_shared_backbone())
+        return HeadOnlyModel(self.model.copy_with_shared_backbone())
 
-    def learned_state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the whole model, see `Reprogrammed.learned_state`."""
-        return self.model.learned_state()
+    def trainable_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state of the whole model, see `Reprogrammed.trainable_state_dict`."""
+        return self.model.trainable_state_dict()
 
-    def load_learned(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `learned_state` returned."""
-        self.model.load_learned(state)
+    def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Load what `trainable_state_dict` returned."""
+        self.model.load_trainable_state_dict(state)
 
 
-def assemble(
+def build_model(
     classes: list[str],
     norm: str | list[float],
     reprogrammer: dict,
@@ -177,7 +177,7 @@ def assemble(
         reprogrammer, head: {"name": ..., and its options}.
         backbone: {"name": ..., "options": keywords of its constructor, "file": its weights, or
             None for random ones drawn with "seed", "finetune": whether it is trained}.
-        allow: names of classes outside of the package that may be built, see `rooms.resolve`.
+        allow: names of classes outside of the package that may be built, see `registry.resolve`.
 
     Raises:
         ValueError: an unknown name, keyword or value, or weights that do not fit.

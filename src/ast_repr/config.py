@@ -18,8 +18,8 @@ is a list of confs and variants that answer one question, and its name stands fo
 import re
 from pathlib import Path
 
-from . import files, typecheck, yaml_file
-from .rooms import unknown
+from . import atomic, typecheck, yaml_file
+from .registry import unknown
 
 BASE, STUDIES = "base.yaml", "studies.yaml"
 CONDITIONS = ("without_vggish", "paper")  # sections of a conf that hold overlays
@@ -37,9 +37,9 @@ ROOMS = (
     "schedule",
 )  # sections with a `name`
 PUBLISHED = ("macro_f1", "source", "corpus", "protocol")
-PUBLISHED_TOO = ("trainable_parameters",)  # in millions
-SHOWN = ("row", "published")  # says nothing of how a run is made
-HEAD_FIRST = {"epochs", "batch_size", "patience", "lr"}
+OPTIONAL_PUBLISHED_KEYS = ("trainable_parameters",)  # in millions
+DISPLAY_ONLY = ("row", "published")  # says nothing of how a run is made
+PROBE_FIRST_KEYS = {"epochs", "batch_size", "patience", "lr"}
 OPTIONAL = (
     "train.patience",
     "train.clip_norm",
@@ -210,7 +210,9 @@ def check(config, schema):
                 and value != int(value)
             ):
                 raise ConfigError(f"config {key}: {value!r}; expected a whole number")
-        if key == "train.labels" and not (isinstance(value, (int, float)) and 0 < value <= 1):
+        if key == "train.label_fraction" and not (
+            isinstance(value, (int, float)) and 0 < value <= 1
+        ):
             raise ConfigError(f"config {key}: {value!r}; expected a fraction above 0, up to 1")
         if key in CHOICES and value not in CHOICES[key]:
             raise ConfigError(unknown(f"config {key}", value, CHOICES[key]))
@@ -220,16 +222,17 @@ def check(config, schema):
             )
     published = config.get("published")
     if published is not None and (
-        not isinstance(published, dict) or set(published) - set(PUBLISHED_TOO) != set(PUBLISHED)
+        not isinstance(published, dict)
+        or set(published) - set(OPTIONAL_PUBLISHED_KEYS) != set(PUBLISHED)
     ):
         raise ConfigError(
             f"config published: {published!r}; expected {', '.join(PUBLISHED)} and, if known, "
-            f"{', '.join(PUBLISHED_TOO)}"
+            f"{', '.join(OPTIONAL_PUBLISHED_KEYS)}"
         )
-    first = config.get("train", {}).get("head_first")
-    if first is not None and (not isinstance(first, dict) or set(first) != HEAD_FIRST):
+    first = config.get("train", {}).get("probe_first")
+    if first is not None and (not isinstance(first, dict) or set(first) != PROBE_FIRST_KEYS):
         raise ConfigError(
-            f"config train.head_first: {first!r}; expected null, or {', '.join(sorted(HEAD_FIRST))}"
+            f"config train.probe_first: {first!r}; expected null, or {', '.join(sorted(PROBE_FIRST_KEYS))}"
         )
 
 
@@ -246,7 +249,7 @@ def flatten(config, prefix=""):
 
 def save(path, config):
     """Write a resolved config as YAML, atomically."""
-    files.write_text(path, yaml_file.dump(config))
+    atomic.write_text(path, yaml_file.dump(config))
 
 
 def differences(saved, config):
@@ -255,7 +258,7 @@ def differences(saved, config):
     What only tables show is no difference.
     """
     saved, now = flatten(saved), flatten(config)
-    keys = sorted((saved.keys() | now.keys()) - set(SHOWN))
+    keys = sorted((saved.keys() | now.keys()) - set(DISPLAY_ONLY))
     return [
         f"{key}: {saved.get(key)!r} -> {now.get(key)!r}"
         for key in keys

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import files
+from . import atomic
 
 SETTLED_NS = 2_000_000_000  # a younger file might change again within one tick of its clock
 
@@ -96,7 +96,7 @@ class FileHashes:
     def _save(self, keys):
         known = {key: self._known[key] for key in keys if key in self._known}
         if self.path and known != self._saved:
-            files.write_json(self.path, seal({"files": known}))
+            atomic.write_json(self.path, seal({"files": known}))
             self._saved = known
 
 

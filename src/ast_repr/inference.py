@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import audio, catalogue, checkpoint, features, files, graph, release, rooms, typecheck
+from . import atomic, audio, checkpoint, features, pretrained, registry, typecheck
 from .backbones import weights
-from .classifier import assemble
+from .classifier import build_model
+from .export import onnx, safetensors
 from .model_spec import ModelSpec, SpecError
 from .run_folder import RunFolder
 
@@ -48,7 +49,7 @@ def restore(path, backbone_file=None, allow: Collection[str] = ()):
             the backbone is not the one it was trained on.
     """
     path = Path(path)
-    state = release.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
+    state = safetensors.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
     with _naming(path):
         spec = _describe(_get(state, "about"), allow)
         learned = _get(state, "learned")
@@ -60,7 +61,7 @@ def restore(path, backbone_file=None, allow: Collection[str] = ()):
     file = None
     if spec.backbone.file is not None and not inside:
         file = str(backbone_file or _find(path, spec.backbone))
-    model = assemble(spec.classes, **spec.build(file), allow=allow)
+    model = build_model(spec.classes, **spec.build(file), allow=allow)
     with _naming(path):
         _fill(model, learned, inside)
     if not spec.backbone.finetune:
@@ -81,8 +82,8 @@ def _naming(path):
     """Put the file's name before what is wrong with the model in it."""
     try:
         yield
-    except rooms.NotAllowedError as error:
-        raise rooms.NotAllowedError(f"{path}: {error}") from error
+    except registry.NotAllowedError as error:
+        raise registry.NotAllowedError(f"{path}: {error}") from error
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes and tensors torch refuses
         raise checkpoint.CheckpointError(
             f"{path}: not a trained model of this project, or of another version ({error}); "
@@ -93,7 +94,7 @@ def _naming(path):
 def _describe(about, allow):
     """The ModelSpec in what a file says, whose feature is here what it was there."""
     spec = ModelSpec.from_dict(about)
-    feature = features.build(**rooms.resolve("feature", spec.feature, allow))
+    feature = features.build(**registry.resolve("feature", spec.feature, allow))
     sides = spec.backbone.options["frames"], spec.backbone.options["mels"]
     if sides != (feature.frames, feature.bins):
         raise SpecError(
@@ -131,12 +132,12 @@ def _rehearse(spec, learned, inside, allow):
     A class from outside may need real tensors to be built, and is trusted: it is not rehearsed.
     """
     for kind, section in spec.sections().items():
-        rooms.resolve(kind, section, allow)
-    if rooms.outside(spec.sections()):
+        registry.resolve(kind, section, allow)
+    if registry.outside(spec.sections()):
         return
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*meta parameter")  # nothing is copied there
-        model = assemble(spec.classes, **spec.build(None), allow=allow)
+        model = build_model(spec.classes, **spec.build(None), allow=allow)
         count = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
         if count > MOST_VALUES:
             raise SpecError(
@@ -149,7 +150,7 @@ def _fill(model, learned, inside):
     if inside:
         model.load_state_dict(learned)
     else:
-        model.load_learned(learned)
+        model.load_trainable_state_dict(learned)
 
 
 def _find(path, backbone):
@@ -166,7 +167,7 @@ def _find(path, backbone):
     if file.is_file():
         return file
     try:
-        known = catalogue.find(backbone.source).path
+        known = pretrained.find(backbone.source).path
     except (OSError, ValueError):  # installed without the catalogue, or the backbone is not in it
         known = None
     if known and known.is_file():
@@ -179,7 +180,7 @@ def _find(path, backbone):
 
 
 @dataclass(frozen=True)
-class Heard:
+class WindowPrediction:
     """What a model makes of ten seconds of a file, or of less at the end of a short one.
 
     Attributes:
@@ -214,7 +215,7 @@ class Predictor:
         self.about = about
         self.classes = spec.classes
         self.threshold = spec.threshold
-        self.feature = features.build(**rooms.resolve("feature", spec.feature, allow))
+        self.feature = features.build(**registry.resolve("feature", spec.feature, allow))
         if hasattr(self.feature, "read"):
             raise ValueError(
                 f"model trained on {spec.feature['name']}, which comes with its corpus, "
@@ -242,7 +243,7 @@ class Predictor:
         windows = [self._predict(part)[1] for _, part in audio.windows([waveforms])]
         return np.mean(windows, axis=0)
 
-    def listen(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16, warn=warnings.warn):
+    def predict_files(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16, warn=warnings.warn):
         """Predict files of any length in windows of ten seconds.
 
         Memory grows with neither their lengths nor their number. Damaged files are read as far as
@@ -255,18 +256,18 @@ class Predictor:
             warn: called with a line about each file that is damaged, or whose samples exceed +-1.
 
         Yields:
-            Heard, for each window, in order; one with an error is the last of its file.
+            WindowPrediction, for each window, in order; one with an error is the last of its file.
         """
         found = (one for path in paths for one in _windows(path, hop, warn))
         while batch := list(itertools.islice(found, batch_size)):
             sound = [waveform for _, waveform in batch if waveform is not None]
             if sound:
                 results = zip(*self._predict(np.stack([audio.fit(one) for one in sound])))
-            for heard, waveform in batch:
+            for window, waveform in batch:
                 if waveform is not None:
                     feature, probabilities = next(results)
-                    heard = replace(heard, feature=feature, probabilities=probabilities)
-                yield heard
+                    window = replace(window, feature=feature, probabilities=probabilities)
+                yield window
 
     def _predict(self, waveforms):
         """(B, n) of at most ten seconds -> (features (B, C, T, F), probabilities (B, K)), arrays."""
@@ -300,7 +301,7 @@ class TorchPredictor(Predictor):
 
 
 class GraphPredictor(Predictor):
-    """A Predictor around a graph.Graph, which onnxruntime runs on the CPU."""
+    """A Predictor around a onnx.Graph, which onnxruntime runs on the CPU."""
 
     def __init__(self, network, allow: Collection[str] = ()):
         super().__init__(network.about, allow)
@@ -325,15 +326,15 @@ def _windows(path, hop, warn):
     """Cut a file into windows.
 
     Yields:
-        (Heard without results, waveform (n,)); last of all maybe (Heard with an error, None).
+        (WindowPrediction without results, waveform (n,)); last of all maybe (WindowPrediction with an error, None).
     """
     try:
         for start, waveform in audio.windows(audio.stream(path, warn, damaged=True), hop):
             start_s = start / audio.SAMPLE_RATE
             end_s = (start + len(waveform)) / audio.SAMPLE_RATE
-            yield Heard(path, start_s, end_s, silent=audio.is_silent(waveform)), waveform
+            yield WindowPrediction(path, start_s, end_s, silent=audio.is_silent(waveform)), waveform
     except audio.AudioError as error:
-        yield Heard(path, error=error), None
+        yield WindowPrediction(path, error=error), None
 
 
 def best(folder):
@@ -373,7 +374,7 @@ def load(path, device="cpu", backbone_file=None, allow: Collection[str] = ()):
             "wrote; name one of these"
         )
     if path.suffix == ".onnx":
-        network = graph.Graph(path)
+        network = onnx.Graph(path)
         with _naming(path):
             _describe(network.about, allow)
         predictor = GraphPredictor(network, allow)
@@ -389,9 +390,9 @@ def _compare_labels(path, classes):
     """Refuse class names in a labels.txt that are not the model's; it need not be there."""
     if not path.is_file():
         return
-    found = files.read_text(path).rstrip("\n")
+    found = atomic.read_text(path).rstrip("\n")
     if found != "\n".join(classes):
-        raise release.ReleaseError(
+        raise safetensors.ReleaseError(
             f"{path}: found {', '.join(found.splitlines())}; "
             f"the model's classes are {', '.join(classes)}, in this order; "
             "put the right one there, or delete it"

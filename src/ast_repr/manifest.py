@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files, identity
-from .rooms import unknown
+from . import atomic, identity
+from .registry import unknown
 
 SPLITS = ("train", "valid", "test")
 PRESENT = 0.5  # a relevance of at least this says that the instrument is present
@@ -116,9 +116,9 @@ def write(folder, clips, classes):
     texts = {CLASSES: "".join(f"{name}\n" for name in classes), MANIFEST: "".join(lines)}
     seal = ""
     for name, text in texts.items():
-        files.write_text(folder / name, text)
+        atomic.write_text(folder / name, text)
         seal += f"{identity.of_bytes(text.encode())}  {name}\n"
-    files.write_text(folder / SEAL, seal)
+    atomic.write_text(folder / SEAL, seal)
 
 
 def read(folder):

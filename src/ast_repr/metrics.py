@@ -102,7 +102,7 @@ def evaluate(
     return summary | {"per_instrument": per_instrument}
 
 
-def floors(
+def constant_baselines(
     targets: np.ndarray, mask: np.ndarray, classes: Sequence[str] | None = None
 ) -> dict[str, dict]:
     """Evaluate constant predictions: {"always_absent": ..., "always_present": ...}.

@@ -1,7 +1,7 @@
 """Plain values that a model is built from, checked before anything is built or allocated.
 
 They come from a checkpoint or an exported file, which may be anybody's: types, ranges and names are
-checked here, options of a class where it is built (`rooms.build`).
+checked here, options of a class where it is built (`registry.build`).
 """
 
 import json
@@ -126,7 +126,7 @@ class ModelSpec:
         }
 
     def build(self, file: str | PurePath | None) -> dict:
-        """Keywords of `classifier.assemble`, with the backbone's weights in `file`."""
+        """Keywords of `classifier.build_model`, with the backbone's weights in `file`."""
         return {
             "norm": self.norm,
             "reprogrammer": self.reprogrammer,

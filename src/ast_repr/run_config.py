@@ -5,7 +5,7 @@ That is its conf and seed, and what it is made from, by content: manifest, class
 
 from pathlib import Path
 
-from . import catalogue, config, identity, manifest
+from . import config, identity, manifest, pretrained
 
 
 def of_runs(
@@ -27,7 +27,7 @@ def of_runs(
     Raises:
         ValueError: the weights are the catalogue's own, and damaged.
     """
-    catalogue.verify_weights(backbone, weights)
+    pretrained.verify_weights(backbone, weights)
     made_from = {
         "corpus": Path(data).name,
         "manifest_sha256": manifest.content_sha256(clips, classes),

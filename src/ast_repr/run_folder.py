@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from . import files, identity
+from . import atomic, identity
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class RunFolder:
 
     def write_history(self, history: list[dict]) -> None:
         """Write one line per epoch."""
-        files.write_text(self.history, _lines(history))
+        atomic.write_text(self.history, _lines(history))
 
     def has_history(self, history: list[dict]) -> bool:
         """Whether history.jsonl says just this."""
@@ -134,7 +134,7 @@ class RunFolder:
 
     def write_results(self, values: dict) -> None:
         """Write results.json with its own sha256."""
-        files.write_json(self.results, identity.seal(values))
+        atomic.write_json(self.results, identity.seal(values))
 
 
 def _lines(history):

@@ -6,7 +6,8 @@ and keywords are compared with the constructors.
 
 from torch import nn
 
-from . import backbones, features, heads, methods, optimizer, reprogrammers, rooms, schedule
+from . import backbones, features, heads, methods, registry, reprogrammers
+from .training import optimizer, schedule
 
 CLASSES = ("feature", "reprogrammer", "backbone", "head", "method")
 PARTS_OF_A_RUN = ("weights", "finetune")  # keys of the section backbone that no constructor gets
@@ -19,8 +20,8 @@ def check(conf: dict) -> None:
         ValueError: an unknown name or option, or a value out of range; the message lists what there
             is.
     """
-    allow = rooms.outside(conf)  # whoever writes a config may name any class
-    conf = conf | {kind: rooms.resolve(kind, conf[kind], allow) for kind in CLASSES}
+    allow = registry.outside(conf)  # whoever writes a config may name any class
+    conf = conf | {kind: registry.resolve(kind, conf[kind], allow) for kind in CLASSES}
     feature = features.build(**conf["feature"])
     reprogrammers.build(frames=feature.frames, bins=feature.bins, **conf["reprogrammer"])
     _check_backbone(dict(conf["backbone"]))
@@ -45,7 +46,7 @@ def _check_backbone(section):
 
 def _check(room, kind, section, offered):
     options = dict(section)
-    rooms.check(kind, room, options.pop("name"), options, offered)
+    registry.check(kind, room, options.pop("name"), options, offered)
 
 
 class _Learner(nn.Module):

@@ -16,8 +16,9 @@ import networks
 import record
 import torch
 
-from ast_repr import backbones, config, device, estimate, experiment, features, manifest
-from ast_repr.classifier import assemble, multiply_accumulates
+from ast_repr import backbones, config, devices, features, manifest
+from ast_repr.classifier import build_model, multiply_accumulates
+from ast_repr.training import estimate, experiment
 
 ROWS = (
     "forest",
@@ -45,7 +46,7 @@ CONFS = record.ROOT / "egs" / "openmic" / "conf"
 
 
 def main(args):
-    target, rows = device.choose(args.device), []
+    target, rows = devices.choose(args.device), []
     confs = {
         name: config.load(CONFS, name, "openmic", "clean", [], ["vggish"])
         for name in (ROWS[3:4] if args.quick else ROWS)
@@ -56,11 +57,11 @@ def main(args):
             backbones.build("ast", **networks.AST_BASE | ({"depth": 1} if args.quick else {})),
             weights,
         )
-        stock = experiment.Stock(None, clips(), networks.CLASSES, "random", str(weights), {})
+        context = experiment.RunContext(None, clips(), networks.CLASSES, "random", str(weights), {})
         for name, conf in confs.items():
             conf = conf | {"run": {"conf": name, "seed": 0}}
             cost = estimate.estimate(
-                conf, stock, target, steps=STEPS.get(name, 50 if target.type == "cuda" else 1)
+                conf, context, target, steps=STEPS.get(name, 50 if target.type == "cuda" else 1)
             )
             done = operations(conf, weights)
             minutes = (
@@ -147,13 +148,13 @@ def operations(conf, weights):
         "seed": 0,
         "finetune": conf["backbone"].get("finetune", False),
     }
-    model = assemble(networks.CLASSES, "none", conf["reprogrammer"], source, conf["head"])
+    model = build_model(networks.CLASSES, "none", conf["reprogrammer"], source, conf["head"])
     forward, trained, checked = (
         2 * multiply_accumulates(model, feature.shape),
         CLIPS["train"],
         CLIPS["valid"],
     )
-    if model.is_probe:  # read once; what the head computes is nothing beside it
+    if model.head_only:  # read once; what the head computes is nothing beside it
         return {"bfloat16": 0, "float32": forward * (trained + checked)}
     attended = (
         4

@@ -14,9 +14,11 @@ import numpy as np
 import record
 import torch
 
-from ast_repr import batches, device, methods, optimizer, trainer
-from ast_repr.classifier import Probe, assemble
+from ast_repr import devices, methods
+from ast_repr.classifier import HeadOnlyModel, build_model
+from ast_repr.data import dataset
 from ast_repr.manifest import Clip
+from ast_repr.training import optimizer, trainer
 
 PLAN = {
     "batch_size": 16,
@@ -35,16 +37,16 @@ HEADS = {
 
 
 def main(args):
-    where = device.choose(args.device)
+    where = devices.choose(args.device)
     count, epochs, sample, small = (
         (1000, 3, 4, {"depth": 1}) if args.quick else (20_000, 30, 32, {})
     )
-    model, build = networks.paper("none", **small)
+    model, spec = networks.paper("none", **small)
     computing = compute(model.to(where).eval(), sample, where)
     anew = float(np.median(computing)) * count
     rows = []
     for name, (head, width) in HEADS.items():
-        probe = Probe(assemble(networks.CLASSES, **build | {"head": head}))
+        probe = HeadOnlyModel(build_model(networks.CLASSES, **spec | {"head": head}))
         taught = fit if hasattr(probe.head, "fit") else teach
         seconds = taught(
             probe, readings(count, width, 0), readings(count // 10, width, 1), epochs, where
@@ -85,7 +87,7 @@ def compute(model, sample, where):
 
     @torch.no_grad()
     def anew():
-        model.read(log_mels.to(where))
+        model.head_input(log_mels.to(where))
 
     return record.alternate({"": anew}, 3)[""] / sample
 
@@ -121,7 +123,7 @@ def readings(count, width, seed):
         for _ in range(count)
     ]
     clips = [Clip(f"{seed}-{i}", str(i), "", 0.0, "train", own) for i, own in enumerate(labels)]
-    return batches.Clips(
+    return dataset.Clips(
         clips,
         networks.CLASSES,
         torch.from_numpy(rng.standard_normal((count, width), np.float32)).__getitem__,

@@ -23,7 +23,8 @@ import record
 import soundfile
 import torch
 
-from ast_repr import audio, features, manifest, store
+from ast_repr import audio, features, manifest
+from ast_repr.data import feature_store
 from ast_repr.manifest import Clip
 
 SIZES, QUICK_SIZES = (1_000, 2_000, 5_000, 10_000, 20_000), (100, 300)
@@ -159,8 +160,8 @@ def parts(path, folder):
     mono = sum(soundfile.read(path, dtype="float32")[0].T) / 2
     waveform = torch.from_numpy(audio.fit(audio.resample(mono, RATE, audio.SAMPLE_RATE)))[None]
     log_mel = feature(waveform)[0]
-    shard = np.stack([log_mel.half().numpy()] * store.SHARD_CLIPS)
-    made_from = {str(i): "" for i in range(store.SHARD_CLIPS)}
+    shard = np.stack([log_mel.half().numpy()] * feature_store.SHARD_CLIPS)
+    made_from = {str(i): "" for i in range(feature_store.SHARD_CLIPS)}
     work = {
         "decode and average the channels": partial(audio.duration, path),
         "resample": partial(audio.resample, mono, RATE, audio.SAMPLE_RATE),
@@ -169,8 +170,10 @@ def parts(path, folder):
     }
     taken = record.alternate(work, 30)
     taken["write"] = (
-        record.alternate({"": partial(store.write_shard, folder, 0, shard, made_from, {})}, 3)[""]
-        / store.SHARD_CLIPS
+        record.alternate(
+            {"": partial(feature_store.write_shard, folder, 0, shard, made_from, {})}, 3
+        )[""]
+        / feature_store.SHARD_CLIPS
     )
     return [{"part of a clip": name, **record.spread(seconds)} for name, seconds in taken.items()]
 

@@ -16,7 +16,8 @@ import record
 import torch
 from step import step_of
 
-from ast_repr import batches, device, manifest, store
+from ast_repr import devices, manifest
+from ast_repr.data import dataset, feature_store
 from ast_repr.manifest import Clip
 
 BATCH, GOAL = 16, 3.0  # per cent of a step
@@ -24,7 +25,7 @@ SHAPE = (1, 1024, 128)
 
 
 def main(args):
-    where = device.choose(args.device)
+    where = devices.choose(args.device)
     clips, small = (512, {"depth": 1}) if args.quick else (args.clips, {})
     step = float(np.median(step_seconds(where, small)))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -33,12 +34,12 @@ def main(args):
             for i in range(clips)
         ]
         fill(folder, names)
-        stored = store.Store(folder)
+        stored = feature_store.Store(folder)
         places = ["memory", "disk, warm", "disk, cold"] + (
             ["device"] if where.type == "cuda" else []
         )
         loaded = {
-            place: batches.load(names, networks.CLASSES, stored, place.partition(",")[0], where)
+            place: dataset.load(names, networks.CLASSES, stored, place.partition(",")[0], where)
             for place in places
         }
         work = {
@@ -76,7 +77,7 @@ def epoch(clips, where, dropped):
 def step_seconds(where, small):
     """Seconds of some steps of training."""
     model, _ = networks.paper(**small)
-    precision = torch.bfloat16 if device.has_bf16(where) else torch.float32
+    precision = torch.bfloat16 if devices.has_bf16(where) else torch.float32
     return record.alternate({"step": step_of(model.to(where).train(), precision, BATCH, where)}, 5)[
         "step"
     ]
@@ -84,10 +85,14 @@ def step_seconds(where, small):
 
 def fill(folder, clips):
     """A store of random numbers, the same in each shard."""
-    values = np.random.default_rng(0).normal(-4, 4, (store.SHARD_CLIPS, *SHAPE)).astype(np.float16)
-    for index, start in enumerate(range(0, len(clips), store.SHARD_CLIPS)):
-        made_from = manifest.identities(clips[start : start + store.SHARD_CLIPS], "logmel")
-        store.write_shard(folder, index, values[: len(made_from)], made_from, {})
+    values = (
+        np.random.default_rng(0)
+        .normal(-4, 4, (feature_store.SHARD_CLIPS, *SHAPE))
+        .astype(np.float16)
+    )
+    for index, start in enumerate(range(0, len(clips), feature_store.SHARD_CLIPS)):
+        made_from = manifest.identities(clips[start : start + feature_store.SHARD_CLIPS], "logmel")
+        feature_store.write_shard(folder, index, values[: len(made_from)], made_from, {})
 
 
 def parse():

@@ -20,7 +20,7 @@ import record
 import step
 import torch
 
-from ast_repr import device
+from ast_repr import devices
 
 PUT_ASIDE = 1e9  # bytes
 DEVICES = (24, 80)  # GB
@@ -30,9 +30,9 @@ LARGEST = 64
 def main(args):
     if args.one:
         return print(json.dumps(measure(args)))
-    target = device.choose(args.device)
+    target = devices.choose(args.device)
     rows, batches = [], (1, 2) if args.quick else (4, 16)
-    for precision in ("float32", "bfloat16") if device.has_bf16(target) else ("float32",):
+    for precision in ("float32", "bfloat16") if devices.has_bf16(target) else ("float32",):
         for again in (False, True):
             found = {batch: in_a_process(args, precision, batch, again) for batch in batches}
             each = (found[batches[1]] - found[batches[0]]) / (batches[1] - batches[0])
@@ -66,9 +66,9 @@ def measure(args):
     """Bytes that a step of one kind takes at most; on a GPU the second, once the first has chosen its kernels."""
     precision, batch, again = getattr(torch, args.one[0]), int(args.one[1]), bool(int(args.one[2]))
     with mock.patch.object(
-        device, "keep_freed_memory"
+        devices, "keep_freed_memory"
     ):  # so that what is resident is what is in use
-        target = device.choose(args.device)
+        target = devices.choose(args.device)
     model = step.own_model(step.SMALL if args.quick else step.BASE, target)
     model.backbone.grad_checkpointing = again
     take = step.step_of(model, precision, batch, target)

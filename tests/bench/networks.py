@@ -1,7 +1,7 @@
 """The classifiers that benchmarks time: the paper's, around an AST-base of random weights, and one around the shipped small AST."""
 
-from ast_repr import backbones, catalogue
-from ast_repr.classifier import assemble
+from ast_repr import backbones, pretrained
+from ast_repr.classifier import build_model
 
 AST_BASE = {
     "embed_dim": 768,
@@ -35,7 +35,7 @@ def paper(reprogrammer="unet", **dims):
 
 def shipped(reprogrammer="unet"):
     """(Reprogrammed on the AST that comes with the repository, the values it is assembled from)."""
-    file = catalogue.find("ast_tiny_synth").path
+    file = pretrained.find("ast_tiny_synth").path
     header = backbones.weights.read_header(file)
     options = header["dims"] | {key: header[key] for key in ("mean", "std")}
     return _assembled(
@@ -52,10 +52,10 @@ def shipped(reprogrammer="unet"):
 
 
 def _assembled(reprogrammer, backbone):
-    build = {
+    spec = {
         "norm": "backbone",
         "reprogrammer": {"name": reprogrammer},
         "backbone": backbone,
         "head": {"name": "embedding"},
     }
-    return assemble(CLASSES, **build), build
+    return build_model(CLASSES, **spec), spec

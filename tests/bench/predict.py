@@ -14,13 +14,13 @@ import record
 import soundfile
 from features import sound
 
-from ast_repr import backbones, checkpoint, device, inference
+from ast_repr import backbones, checkpoint, devices, inference
 
 BLOCK = 441_000  # samples read at once
 
 
 def main(args):
-    where = device.choose(args.device)
+    where = devices.choose(args.device)
     seconds, songs, small = (20, 2, {"depth": 1}) if args.quick else (180, 4, {})
     with tempfile.TemporaryDirectory() as folder:
         paths = [sound(Path(folder) / f"{seed}.ogg", seed, seconds) for seed in range(songs)]
@@ -29,8 +29,10 @@ def main(args):
             "AST-base": (*networks.paper(**small), paths[:1] if where.type == "cpu" else paths),
         }
         rows = []
-        for name, (model, build, heard) in models.items():
-            listen = inference.load(saved(Path(folder) / "model.pt", model, build), where).listen
+        for name, (model, spec, heard) in models.items():
+            listen = inference.load(
+                saved(Path(folder) / "model.pt", model, spec), where
+            ).predict_files
             work = {
                 "listen": lambda listen=listen, heard=heard: list(listen(heard)),
                 "decode": lambda heard=heard: [decode(path) for path in heard],
@@ -60,15 +62,15 @@ def decode(path):
         pass
 
 
-def saved(path, model, build):
+def saved(path, model, spec):
     """A checkpoint as the trainer writes it."""
     about = {
         "classes": networks.CLASSES,
         "feature": {"name": "logmel"},
-        "build": build,
+        "spec": spec,
         "backbone_sha256": backbones.weights.fingerprint(model.backbone),
     }
-    checkpoint.save(path, {"learned": model.learned_state(), "epoch": 1, "about": about})
+    checkpoint.save(path, {"learned": model.trainable_state_dict(), "epoch": 1, "about": about})
     return path
 
 

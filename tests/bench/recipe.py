@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import record
 
-from ast_repr import device
+from ast_repr import devices
 
 STAGES = ("prepare", "extract", "train", "score", "report")
 
@@ -45,7 +45,7 @@ def main(args):
         )
     for row in rows:
         row["times the first"] = row["all, s"] / rows[0]["all, s"]
-    record.save("recipe", rows, on=device.choose())
+    record.save("recipe", rows, on=devices.choose())
 
 
 def stages(commit, options):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ast_repr import files
+from ast_repr import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = "egs/openmic/benchmarks"
@@ -68,7 +68,7 @@ def save(name, rows, about=None, on="cpu"):
     if QUICK in sys.argv:
         return print("tried out only: nothing is written")
     script, kind = Path(sys.argv[0]).resolve().relative_to(ROOT), torch.device(on).type
-    files.write_json(
+    atomic.write_json(
         FOLDER / f"{name}{'-gpu' if kind == 'cuda' else ''}.json",
         {
             "benchmark": name,

@@ -15,9 +15,10 @@ import networks
 import record
 import torch
 
-from ast_repr import device as devices
-from ast_repr import launch, methods, optimizer, parallel
-from ast_repr.batches import Batch
+from ast_repr import devices, methods
+from ast_repr.data.dataset import Batch
+from ast_repr.distributed import launch, process_group
+from ast_repr.training import optimizer
 
 
 def main():
@@ -27,7 +28,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for size in [size for size in args.processes if not gpus or size <= gpus]:
             found = Path(folder) / str(size)
-            launch.run(partial(work, args, found), [], devices.teams("auto", size, 1, 1))
+            launch.run(partial(work, args, found), [], devices.device_groups("auto", size, 1, 1))
             said = json.loads(found.read_text())
             rows.append({"processes": size, "batch": args.batch, **said})
     for row in rows:
@@ -35,7 +36,7 @@ def main():
     record.save("scaling", rows, on=rows[0]["device"])
 
 
-def work(args, found, team, device, tasks):
+def work(args, found, group, device, tasks):
     """Time some steps; rank 0 writes what came of it to `found`."""
     torch.manual_seed(0)
     model, _ = networks.paper(
@@ -46,9 +47,11 @@ def work(args, found, team, device, tasks):
     )
     model.to(device)
     travels = (
-        parallel.bytes_per_step(model, args.batch, len(networks.CLASSES)) if team.size > 1 else 0
+        process_group.bytes_per_step(model, args.batch, len(networks.CLASSES))
+        if group.size > 1
+        else 0
     )
-    parallel.spread(model, team)
+    process_group.shard_batch(model, group)
     method, own = methods.build("supervised", model=model), optimizer.build("adamw", model, 1e-3)
     cells = torch.rand(args.batch, len(networks.CLASSES))
     batch = Batch(torch.randn(args.batch, 1, 1024, 128), cells, cells >= 0).to(device)
@@ -57,15 +60,15 @@ def work(args, found, team, device, tasks):
         with torch.autocast(device.type, torch.bfloat16, enabled=devices.has_bf16(device)):
             loss = method.step(batch, 0)["loss"]
         loss.backward()
-        team.add_up(model.trainable_parameters())
+        group.all_reduce_gradients(model.trainable_parameters())
         own.step()
         if step == 0:  # a warm-up
-            team.wait()
+            group.barrier()
             record.synchronise()
             started = time.perf_counter()
     record.synchronise()
     seconds = (time.perf_counter() - started) / args.steps
-    if team.rank == 0:
+    if group.rank == 0:
         threads = torch.get_num_threads()
         found.write_text(
             json.dumps(

@@ -41,7 +41,7 @@ from timm.models.vision_transformer import Attention
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ast_repr import backbones, device, losses, reprogrammers
+from ast_repr import backbones, devices, losses, reprogrammers
 from ast_repr.backbones import cpu_kernels
 from ast_repr.backbones.audio_transformer import AudioTransformer
 from ast_repr.classifier import Reprogrammed, multiply_accumulates
@@ -65,11 +65,11 @@ PRODUCTS = {
 
 def main(args):
     with mock.patch.object(
-        device, "keep_freed_memory"
+        devices, "keep_freed_memory"
     ):  # once called, the C library is no longer as it is by default
-        target = device.choose(args.device)
+        target = devices.choose(args.device)
     dims, batches = (SMALL, [2]) if args.quick else (BASE, args.batch)
-    precisions = [torch.float32, torch.bfloat16] if device.has_bf16(target) else [torch.float32]
+    precisions = [torch.float32, torch.bfloat16] if devices.has_bf16(target) else [torch.float32]
     models = contestants(dims, target)
     passes = {
         (p, batch): entrants(models, p, batch, target, p == precisions[-1] and batch <= 4)
@@ -137,7 +137,7 @@ def with_both_memories(passes, target, repeats):
     taken = {key: {} for key in passes}
     for memory in ("given back", "kept") if target.type == "cpu" else ("kept",):
         if target.type == "cpu" and memory == "kept":
-            device.keep_freed_memory()
+            devices.keep_freed_memory()
         for key, work in passes.items():
             taken[key] |= {
                 (*who, memory): seconds for who, seconds in record.alternate(work, repeats).items()

@@ -11,7 +11,7 @@ import matplotlib
 import record
 from matplotlib.figure import Figure
 
-from ast_repr import files
+from ast_repr import atomic
 from ast_repr.report import style
 
 PAGE = record.FOLDER.parent / "BENCHMARKS.md"
@@ -42,7 +42,7 @@ def main():
         *(line for one in found for line in section(one)),
         *missing(found),
     ]
-    files.write_text(PAGE, "\n".join(text))
+    atomic.write_text(PAGE, "\n".join(text))
     print(f"{PAGE}: {len(found)} benchmarks")
 
 
@@ -213,7 +213,7 @@ def by_component(one):
 
 def save(figure, stem):
     path = record.FOLDER / f"{stem}.png"
-    with matplotlib.rc_context(style.STYLE), files.replacing(path) as partial:
+    with matplotlib.rc_context(style.STYLE), atomic.replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=200)
     return path
 

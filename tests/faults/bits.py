@@ -26,17 +26,10 @@ from processes import Called, isolated, script, stage
 from verdict import Tally, Trial
 from workshop import BACKBONE, CONF_DIR, CONFS, RUN, Workshop
 
-from ast_repr import (
-    audio,
-    catalogue,
-    checkpoint,
-    config,
-    embeddings,
-    inference,
-    manifest,
-    store,
-)
+from ast_repr import audio, checkpoint, config, inference, manifest, pretrained
+from ast_repr.data import feature_store
 from ast_repr.report import results
+from ast_repr.training import embedding_cache
 
 FLIPS = 60  # of each kind
 SLOW_FLIPS = 20  # of those that take longer
@@ -180,7 +173,7 @@ def _weights(workshop):
     """The backbone's weights, as a finished run reads them, and as a new run does by their name."""
     own, run = workshop.work / f"{BACKBONE}.safetensors", workshop.work / RUN
     shipped = workshop.work / "pretrained" / f"{SHIPPED}.safetensors"
-    shutil.copytree(catalogue.FOLDER, shipped.parent, ignore=shutil.ignore_patterns("downloads"))
+    shutil.copytree(pretrained.FOLDER, shipped.parent, ignore=shutil.ignore_patterns("downloads"))
     return [
         Kind("weights, of a run", own, lambda: _predictions(run)),
         Kind("weights, by name", shipped, lambda: _trained_on(workshop, shipped), slow=True),
@@ -233,11 +226,11 @@ def _manifest(data):
 def _features(data, folder):
     clips, _ = manifest.read(data)
     names = [clip.clip for clip in clips]
-    return store.Store(folder).read(names)
+    return feature_store.Store(folder).read(names)
 
 
 def _embeddings(path):
-    found = embeddings.load(path)
+    found = embedding_cache.load(path)
     if found is None:
         raise ValueError(f"{path}: made again")
     return found
@@ -287,7 +280,7 @@ def _heard(model, path):
 
 def _trained_on(workshop, shipped):
     """The head of a run on the weights that the catalogue knows, in a fresh folder."""
-    catalogue.FOLDER = shipped.parent
+    pretrained.FOLDER = shipped.parent
     exp = workshop.work / "named"
     shutil.rmtree(exp, ignore_errors=True)
     options = workshop.command("train")[2:]

@@ -22,7 +22,9 @@ from processes import Called, Running, isolated, stage
 from verdict import Tally, Trial
 from workshop import CONF_DIR, ROOT, RUN, Workshop
 
-from ast_repr import checkpoint, graph, release
+from ast_repr import checkpoint
+from ast_repr.export import onnx as graph
+from ast_repr.export import safetensors
 
 LIMIT_S = 60.0
 MEMORY = 12 * 2**30  # bytes of address space; torch's libraries take some of them
@@ -60,7 +62,7 @@ class Bench:
         self.folder.mkdir()
         shared = workshop.work / "shared"
         self.state = checkpoint.load(next((workshop.work / RUN).glob("best.*.pt")))
-        self.exported = release.load(shared / "model.safetensors")
+        self.exported = safetensors.load(shared / "model.safetensors")
         self.graph = shared / "model.onnx"
         _write_module(self.folder / "evil.py", self.mark)
         sys.path.insert(0, str(self.folder))
@@ -78,7 +80,7 @@ class Bench:
         if suffix == ".pt":
             checkpoint.save(path, self.state | {"about": about})
         elif suffix == ".safetensors":
-            release.save(path, self.exported["learned"], about)
+            safetensors.save(path, self.exported["learned"], about)
         else:
             _write_graph(path, self.graph, about)
         return path
@@ -212,14 +214,14 @@ def _place(about, section, value):
     if section == "feature":
         about["feature"] = value
         return
-    build = about["build"]
+    spec = about["spec"]
     if section == "backbone":
         options = {key: item for key, item in value.items() if key != "name"}
-        build["backbone"] = build["backbone"] | {"name": value["name"], "options": options}
+        spec["backbone"] = spec["backbone"] | {"name": value["name"], "options": options}
     elif section == "method":
         about["method"] = value
     else:
-        build[section] = value
+        spec[section] = value
     if isinstance(about.get("config"), dict):
         about["config"][section] = value
 
@@ -247,7 +249,7 @@ def _sizes():
 
 
 def _options(about, key, value):
-    about["build"]["backbone"]["options"][key] = value
+    about["spec"]["backbone"]["options"][key] = value
 
 
 def _feature(about, key, value):
@@ -263,16 +265,16 @@ def _deep(depth):
 
 def _types():
     values = {"None": None, "5": 5, "text": "text", "list": [1], "{}": {}, "True": True}
-    for place in ("classes", "threshold", "feature", "build", "backbone_sha256", "feature_spec"):
+    for place in ("classes", "threshold", "feature", "spec", "backbone_sha256", "feature_spec"):
         for name, value in values.items():
             yield Case("types", f"{place}: {name}", lambda a, p=place, v=value: a.update({p: v}))
         yield Case("types", f"{place}: missing", lambda a, p=place: a.pop(p, None))
-    yield Case("types", "build: another key", lambda a: a["build"].update(more=1))
+    yield Case("types", "build: another key", lambda a: a["spec"].update(more=1))
     for part in ("norm", "reprogrammer", "backbone", "head"):
         for name, value in values.items():
 
             def spoil(about, part=part, value=value):
-                about["build"][part] = value
+                about["spec"][part] = value
 
             yield Case("types", f"build {part}: {name}", spoil)
     for section in SECTIONS[:4]:
@@ -308,7 +310,7 @@ def _paths(bench):
     ):
 
         def spoil(about, name=name):
-            backbone = about["build"]["backbone"]
+            backbone = about["spec"]["backbone"]
             backbone["file"] = name
             backbone["source"] = "../" * 8 + "etc/passwd"
 
@@ -379,7 +381,7 @@ def files(bench: Bench) -> Iterator[tuple[str, Path]]:
 def _safetensors(bench):
     """(name, bytes) of files whose header is wrong."""
     header = {"__metadata__": {"ast_repr": "[" * DEPTH, "sha256": ""}}
-    header["__metadata__"]["sha256"] = release.seal("[" * DEPTH, {})
+    header["__metadata__"]["sha256"] = safetensors.content_hash("[" * DEPTH, {})
     tensor = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
     overlap = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     yield "deep JSON", _with_header(json.dumps(header).encode())
@@ -438,9 +440,11 @@ def _write_graph(path, good, about, raw=None):
     model = onnx.load(good)
     del model.metadata_props[:]
     texts = {key: json.dumps(value) for key, value in about.items()} | (raw or {})
-    onnx.helper.set_model_props(model, texts | {"sha256": graph.UNSEALED})
+    onnx.helper.set_model_props(model, texts | {"sha256": graph.HASH_PLACEHOLDER})
     data = model.SerializeToString()
-    path.write_bytes(data.replace(graph.UNSEALED.encode(), graph.seal(data).encode()))
+    path.write_bytes(
+        data.replace(graph.HASH_PLACEHOLDER.encode(), graph.content_hash(data).encode())
+    )
 
 
 def _with_outside_data(path, good):
@@ -455,6 +459,8 @@ def _with_outside_data(path, good):
     entry.key, entry.value = "location", "../../../../../../../../etc/passwd"
     for prop in model.metadata_props:
         if prop.key == "sha256":
-            prop.value = graph.UNSEALED
+            prop.value = graph.HASH_PLACEHOLDER
     data = model.SerializeToString()
-    path.write_bytes(data.replace(graph.UNSEALED.encode(), graph.seal(data).encode()))
+    path.write_bytes(
+        data.replace(graph.HASH_PLACEHOLDER.encode(), graph.content_hash(data).encode())
+    )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ast_repr import command
+from ast_repr import cli
 
 TOKEN = "AST_REPR_FAULTS"  # environment variable that tells the processes of a trial from others
 STALLED_S = 45.0  # with less CPU time than STALLED_TICKS: nothing will come any more
@@ -219,15 +219,15 @@ def _child(function, writer, out, err, memory):
 
 
 def _attempt(function):
-    """{"value" | "error" | "traceback": ...} of a call, as `command.run` would show it."""
+    """{"value" | "error" | "traceback": ...} of a call, as `cli.run` would show it."""
     try:
         return {"value": function()}
     except SystemExit as leaving:
         if leaving.code in (None, 0):
             return {"value": None}
         return {"error": f"exit {leaving.code}"}
-    except command.EXPECTED as error:
-        return {"error": command.one_line(error)}
+    except cli.EXPECTED as error:
+        return {"error": cli.one_line(error)}
     except BaseException:
         return {"traceback": traceback.format_exc()[-2000:]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 import pretrain
-from ast_repr import command
+from ast_repr import cli
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     pretrain.HELD_OUT = 175
     pretrain.DIMS |= {"embed_dim": 48, "depth": 1}
     if inspect.signature(pretrain.main).parameters:
-        command.run(pretrain.main, pretrain.parse())
+        cli.run(pretrain.main, pretrain.parse())
     else:
         pretrain.main()
 

@@ -6,7 +6,7 @@ classes: `pool` and `summary` have no parameters, `frame_network` is trained fro
 
 from torch import nn
 
-from .. import rooms
+from .. import registry
 from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
 from .frame_network import FrameNetwork
@@ -38,4 +38,4 @@ def build(name: str, **dims) -> nn.Module:
     Raises:
         ValueError: an unknown name or keyword; the message lists the valid ones.
     """
-    return rooms.build("backbone", BACKBONES, name, dims)
+    return registry.build("backbone", BACKBONES, name, dims)

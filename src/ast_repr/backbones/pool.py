@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..rooms import unknown
+from ..registry import unknown
 from .output import Output
 
 NONLINEARITIES = {"none": nn.Identity, "relu": nn.ReLU}

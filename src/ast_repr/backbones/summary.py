@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..rooms import unknown
+from ..registry import unknown
 from .output import Output
 from .padding import frame_mask
 

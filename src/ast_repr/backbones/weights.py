@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch.nn import functional
 
-from .. import files
+from .. import atomic
 from ..checkpoint import refuse_compressed
 
 HF = "audio_spectrogram_transformer."
@@ -129,7 +129,7 @@ def save(backbone, path, source_classes=()):
     state = {
         key: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()
     }
-    files.write_bytes(path, serialise(state, metadata={"ast_repr": json.dumps(header)}))
+    atomic.write_bytes(path, serialise(state, metadata={"ast_repr": json.dumps(header)}))
 
 
 def fingerprint(module):
@@ -331,7 +331,7 @@ def _config(path):
     if not path.is_file():
         return {}
     try:
-        found = json.loads(files.read_text(path))
+        found = json.loads(atomic.read_text(path))
     except ValueError as error:
         raise WeightsError(f"{path}: not JSON ({error}); repair it or move it away") from error
     return found if isinstance(found, dict) else {}

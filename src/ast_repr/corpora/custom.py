@@ -27,7 +27,7 @@ from pathlib import Path
 
 from .. import audio, manifest
 from ..manifest import Clip
-from ..rooms import unknown
+from ..registry import unknown
 from . import table
 
 COLUMNS = ("path", "start", "group", "split")

@@ -12,9 +12,9 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import audio, files
+from .. import atomic, audio
 from ..manifest import Clip, ManifestError
-from ..rooms import unknown
+from ..registry import unknown
 from . import table
 from .remote import Remote
 
@@ -109,7 +109,7 @@ def unreadable(root, clips, warn=warnings.warn):
 def _classes(root):
     path = root / "class-map.json"
     try:
-        indices = json.loads(files.read_text(path))
+        indices = json.loads(atomic.read_text(path))
         classes = sorted(indices, key=indices.get)
         consistent = [indices[name] for name in classes] == list(range(len(classes)))
     except FileNotFoundError as error:

@@ -19,8 +19,8 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from .. import files, processes
-from .scoring import INSTRUMENTS, UNLABELLED, harmony, siblings, write
+from .. import atomic, processes
+from .arrangement import INSTRUMENTS, UNLABELLED, harmony, siblings, write
 from .soundfont import MAX_PITCH, RENDER_RATE, SPEED_OF_SEMITONE, Room, render
 
 CLASSES = sorted(INSTRUMENTS)  # the twenty of OpenMIC-2018
@@ -200,7 +200,7 @@ def _render_clip(job):
     heard *= 10 ** ((style.loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(heard).max()
     path = audio_path(root, key(clip))
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, ogg_bytes(heard, RATE, serial=clip))
+    atomic.write_bytes(path, ogg_bytes(heard, RATE, serial=clip))
 
 
 def _voice(rng, instrument):
@@ -288,7 +288,7 @@ def _write_tables(root, jobs):
             )
         )
         partitions[artist.split].append((name,))
-    files.write_text(
+    atomic.write_text(
         root / "class-map.json", json.dumps({name: i for i, name in enumerate(CLASSES)})
     )
     header = (
@@ -312,4 +312,4 @@ def _write_tables(root, jobs):
 def _write_csv(path, rows):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    files.write_text(path, text.getvalue())
+    atomic.write_text(path, text.getvalue())

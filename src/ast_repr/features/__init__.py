@@ -4,7 +4,7 @@ A feature that the corpus carries ready-made has `read(audio_path) -> (C, frames
 statistics for (x - mean) / (2 std), for networks that bring none of their own.
 """
 
-from .. import rooms
+from .. import registry
 from ..manifest import SIDECARS
 from .logmel import LogMel
 from .vggish import VGGish, VGGishError
@@ -15,12 +15,12 @@ __all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 
 
 def build(name, **kwargs):
-    """Build the feature `name`, also a class (see `rooms.resolve`).
+    """Build the feature `name`, also a class (see `registry.resolve`).
 
     Raises:
         ValueError: an unknown name or keyword; the message lists what there is.
     """
-    return rooms.build("feature", FEATURES, name, kwargs)
+    return registry.build("feature", FEATURES, name, kwargs)
 
 
 def lacking(clips):

@@ -8,7 +8,7 @@ import json
 
 import torch
 
-from .. import files
+from .. import atomic
 from ..manifest import sidecar
 
 FRAMES, BINS = 10, 128  # one frame each 0.96 s of ten seconds
@@ -44,7 +44,7 @@ class VGGish:
         """
         path = sidecar(audio_path, "vggish")
         try:
-            frames = json.loads(files.read_text(path))["features"]
+            frames = json.loads(atomic.read_text(path))["features"]
         except FileNotFoundError as error:
             raise VGGishError(
                 f"{path}: no such file; expected the VGGish of {audio_path}, as OpenMIC-2018 carries it"

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from .. import rooms
+from .. import registry
 from . import labelmap
 from .attention import AttentionHead
 from .embedding import EmbeddingHead
@@ -30,7 +30,7 @@ def build(
         ValueError: an unknown name or keyword (the message lists the valid ones), or a value out
             of range.
     """
-    return rooms.build(
+    return registry.build(
         "head",
         HEADS,
         name,

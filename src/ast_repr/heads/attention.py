@@ -19,7 +19,7 @@ class AttentionHead(nn.Module):
         embed_dim: D, of each embedded frame.
     """
 
-    reads = "embedding"
+    input_key = "embedding"
 
     def __init__(self, n_classes: int = 20, embed_dim: int = 128):
         super().__init__()

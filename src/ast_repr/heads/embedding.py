@@ -12,7 +12,7 @@ class EmbeddingHead(nn.Module):
         norm: with False, the linear layer alone.
     """
 
-    reads = "embedding"  # the field of the backbone's Output that it uses
+    input_key = "embedding"  # the field of the backbone's Output that it uses
 
     def __init__(self, n_classes: int = 20, embed_dim: int = 768, norm: bool = True):
         super().__init__()

@@ -39,7 +39,7 @@ class ForestHead(nn.Module):
         ValueError: a number below 1.
     """
 
-    reads = "embedding"
+    input_key = "embedding"
 
     def __init__(self, n_classes: int = 20, trees: int = 100, max_depth: int = 8):
         super().__init__()

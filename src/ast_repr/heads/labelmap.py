@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from ..rooms import unknown
+from ..registry import unknown
 
 KINDS = ("linear", "groups", "names")
 ACTIVATIONS = ("sigmoid", "softmax")
@@ -35,7 +35,7 @@ class LabelMap(nn.Module):
             non-empty lists of different source indices below S.
     """
 
-    reads = "source_logits"
+    input_key = "source_logits"
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ The trainer does not know which method it runs.
 
 from torch import nn
 
-from .. import rooms
+from .. import registry
 from .base import Method
 from .label_enhancement import LabelEnhancement
 from .mean_teacher import MeanTeacher
@@ -24,4 +24,4 @@ def build(name: str, model: nn.Module, **kwargs) -> Method:
     Raises:
         ValueError: an unknown name or keyword; the message lists the valid ones.
     """
-    return rooms.build("method", METHODS, name, {"model": model, **kwargs})
+    return registry.build("method", METHODS, name, {"model": model, **kwargs})

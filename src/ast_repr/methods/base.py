@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Method(nn.Module):
-    """Train `model`, which maps features to logits (B, K): a Reprogrammed or a Probe.
+    """Train `model`, which maps features to logits (B, K): a Reprogrammed or a HeadOnlyModel.
 
     Subclasses define `step`.
     """
@@ -20,7 +20,7 @@ class Method(nn.Module):
         return self.model
 
     def start_epoch(self, epoch: int, clips, optimizer, device):
-        """Return the training clips of this epoch: batches.Clips, as given or with other labels."""
+        """Return the training clips of this epoch: dataset.Clips, as given or with other labels."""
         return clips
 
     def selectable(self, epoch: int) -> bool:
@@ -33,7 +33,7 @@ class Method(nn.Module):
         The loss has no gradient if the batch has nothing to train on.
 
         Args:
-            batch: a batches.Batch.
+            batch: a dataset.Batch.
             epoch: number of the epoch, counted from 0.
             whole: the batch that `batch` is a micro-batch of, if any; the losses of micro-batches
                 add up to that of the whole.
@@ -43,10 +43,10 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Update what follows the model; called after each step of the optimiser."""
 
-    def learned_state(self) -> dict:
+    def resumable_state(self) -> dict:
         """Return the plain values and tensors that resuming needs."""
-        return {"model": self.model.learned_state()}
+        return {"model": self.model.trainable_state_dict()}
 
-    def load_learned(self, state: dict) -> None:
-        """Load what `learned_state` returned."""
-        self.model.load_learned(state["model"])
+    def load_resumable_state(self, state: dict) -> None:
+        """Load what `resumable_state` returned."""
+        self.model.load_trainable_state_dict(state["model"])

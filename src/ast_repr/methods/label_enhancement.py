@@ -45,7 +45,7 @@ class LabelEnhancement(Supervised):
             )
         self.epochs = epochs
         self.prune = prune
-        self.first = copy.deepcopy(model.learned_state())  # the start of both stages
+        self.first = copy.deepcopy(model.trainable_state_dict())  # the start of both stages
         self.teacher = None  # state at the end of stage 1
         self.enhanced = None  # the clips of stage 2
 
@@ -59,8 +59,8 @@ class LabelEnhancement(Supervised):
         if epoch < self.epochs:
             return clips.with_labels(targets, torch.ones_like(clips.mask))
         if self.teacher is None:
-            self.teacher = copy.deepcopy(self.model.learned_state())
-            self.model.load_learned(self.first)
+            self.teacher = copy.deepcopy(self.model.trainable_state_dict())
+            self.model.load_trainable_state_dict(self.first)
             optimizer.state.clear()
         if self.enhanced is None:
             self.enhanced = clips.with_labels(targets, clips.mask | ~self.pruned(clips, device))
@@ -71,10 +71,10 @@ class LabelEnhancement(Supervised):
 
         In each class they are the fraction `prune` that the teacher scores highest.
         """
-        current = copy.deepcopy(self.model.learned_state())
-        self.model.load_learned(self.teacher)
+        current = copy.deepcopy(self.model.trainable_state_dict())
+        self.model.load_trainable_state_dict(self.teacher)
         scores = torch.from_numpy(probabilities(self.model, clips.batches(BATCH_SIZE), device))
-        self.model.load_learned(current)
+        self.model.load_trainable_state_dict(current)
         removed = torch.zeros_like(clips.mask)
         for k in range(scores.shape[1]):
             missing = (~clips.mask[:, k]).nonzero()[:, 0]
@@ -82,13 +82,17 @@ class LabelEnhancement(Supervised):
             removed[missing[highest[: round(self.prune * len(missing))]], k] = True
         return removed
 
-    def learned_state(self) -> dict:
+    def resumable_state(self) -> dict:
         """Return the model's state, its initial one, and the teacher's once there is one."""
-        return {"model": self.model.learned_state(), "first": self.first, "teacher": self.teacher}
+        return {
+            "model": self.model.trainable_state_dict(),
+            "first": self.first,
+            "teacher": self.teacher,
+        }
 
-    def load_learned(self, state: dict) -> None:
-        """Load what `learned_state` returned."""
-        self.model.load_learned(state["model"])
+    def load_resumable_state(self, state: dict) -> None:
+        """Load what `resumable_state` returned."""
+        self.model.load_trainable_state_dict(state["model"])
         self.first = state["first"]
         self.teacher = state["teacher"]
         self.enhanced = None

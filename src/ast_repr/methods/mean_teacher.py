@@ -74,16 +74,16 @@ class MeanTeacher(Supervised):
         for teacher, student in self.pairs:
             teacher.lerp_(student, 1 - a)
 
-    def learned_state(self) -> dict:
+    def resumable_state(self) -> dict:
         """Return the states of both models, and the number of steps."""
         return {
-            "model": self.model.learned_state(),
-            "teacher": self.teacher.learned_state(),
+            "model": self.model.trainable_state_dict(),
+            "teacher": self.teacher.trainable_state_dict(),
             "steps": self.steps,
         }
 
-    def load_learned(self, state: dict) -> None:
-        """Load what `learned_state` returned."""
-        self.model.load_learned(state["model"])
-        self.teacher.load_learned(state["teacher"])
+    def load_resumable_state(self, state: dict) -> None:
+        """Load what `resumable_state` returned."""
+        self.model.load_trainable_state_dict(state["model"])
+        self.teacher.load_trainable_state_dict(state["teacher"])
         self.steps = state["steps"]

@@ -5,7 +5,7 @@ from torch import nn
 
 from ..losses import masked_bce
 from ..manifest import PRESENT
-from ..rooms import unknown
+from ..registry import unknown
 from .base import Method
 
 TARGETS = ("soft", "hard")

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from .. import escaping
 from . import style
 from .results import KINDS
-from .shape import FLOORS
+from .schema import FLOORS
 
 SHOWN = 6  # rows that bars can show legibly
 
@@ -81,7 +81,7 @@ def _panel(panel, table, part):
             label=style.wrapped(row.label, 55),
         )
     for floor, label in FLOORS.items():
-        means, _ = style.per_instrument([table["floors"][floor]], part)
+        means, _ = style.per_instrument([table["constant_baselines"][floor]], part)
         panel.vlines(means, places - 0.43, places + 0.43, "white", linewidth=2.4, zorder=4)
         line = style.FLOOR_LINES[floor]
         panel.vlines(

@@ -4,9 +4,9 @@ import re
 
 import matplotlib
 
-from . import course, difference, instruments, methods, style, sweep
+from . import difference, instruments, learning_curves, overview, study_figures, style
 
-STUDY = {"bars": sweep.bars, "labels": sweep.labels}
+STUDY = {"bars": study_figures.bars, "labels": study_figures.labels}
 
 
 def draw(table, studies=(), names=None):
@@ -28,16 +28,16 @@ def draw(table, studies=(), names=None):
     main, figures = table.main, {}
     with matplotlib.rc_context(style.STYLE):
         if main.rows:
-            figures["methods"] = methods.boxes(main)
-            figures["accuracy_vs_parameters"] = methods.accuracy_vs_parameters(main)
+            figures["methods"] = overview.boxes(main)
+            figures["accuracy_vs_parameters"] = overview.accuracy_vs_parameters(main)
             figures["heatmap"] = instruments.heatmap(main)
             figures["instruments"] = instruments.bars(instruments.chosen(table, names))
-        if course.learning(main):
-            figures["curves"] = course.curves(main)
+        if learning_curves.learning(main):
+            figures["curves"] = learning_curves.curves(main)
         for row in main.rows:
             saved = next((run for run in row.runs if run.has_example), None)
             if saved and row["reprogrammer"] != "none":
-                figures[f"example.{row.conf}"] = course.example(row, saved)
+                figures[f"example.{row.conf}"] = learning_curves.example(row, saved)
         for study in studies:
             rows = study.table(table)
             if rows and study.figure:

@@ -18,8 +18,8 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from .. import files, identity
-from . import shape
+from .. import atomic, identity
+from . import schema
 
 SETTING = [  # what the seeds of a conf share
     "row",
@@ -311,7 +311,7 @@ def _results(folder):
     if not path.is_file():
         raise ResultsError(f"{folder}: not scored yet")
     results = _object(path, _text(path))
-    wrong = shape.lacking(results)
+    wrong = schema.lacking(results)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ResultsError(
@@ -339,7 +339,7 @@ def _history(folder, results):
         )
     lines = [_object(path, line) for line in _text(path).splitlines()]
     for line in lines:
-        if shape.lacking_in_history(line):
+        if schema.lacking_in_history(line):
             raise ResultsError(
                 f"{path}: found {json.dumps(line)[:80]}, expected an epoch and its values; "
                 f"{_remedy(folder, path.name)}"
@@ -349,7 +349,7 @@ def _history(folder, results):
 
 def _text(path):
     try:
-        return files.read_text(path)
+        return atomic.read_text(path)
     except (ValueError, OSError) as error:
         raise ResultsError(
             f"{path}: not readable ({error}); {_remedy(path.parent, path.name)}"

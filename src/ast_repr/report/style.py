@@ -12,9 +12,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from .. import escaping, files
+from .. import atomic, escaping
 from .results import KINDS, mean_std
-from .shape import FLOORS
+from .schema import FLOORS
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 LINES, HATCHES = ["-", "--", ":"], ["", "////", "...."]  # once the colours are used up
@@ -48,7 +48,7 @@ def save(figure, folder, stem):
     paths = [Path(folder) / f"{stem}.{kind}" for kind in ("png", "pdf")]
     with writing():
         for path, metadata in zip(paths, (None, {"CreationDate": None})):
-            with files.replacing(path) as partial:
+            with atomic.replacing(path) as partial:
                 figure.savefig(partial, format=path.suffix[1:], dpi=200, metadata=metadata)
     return paths
 
@@ -87,7 +87,11 @@ def per_instrument(scores, names):
 def floors(table):
     """{floor: (macro-F1 in per cent, label, line)}."""
     return {
-        key: (100 * table["floors"][key]["macro_f1"], f"floor: {name}", FLOOR_LINES[key])
+        key: (
+            100 * table["constant_baselines"][key]["macro_f1"],
+            f"floor: {name}",
+            FLOOR_LINES[key],
+        )
         for key, name in FLOORS.items()
     }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .. import escaping
 from .compare import LEVEL, RESAMPLES, compare
 from .results import ResultsError, corpus_options, mean_std, published, recipe
-from .shape import FLOORS, METRICS, PER_INSTRUMENT
+from .schema import FLOORS, METRICS, PER_INSTRUMENT
 
 WIDTH = 120  # columns of a terminal
 HEADINGS = [
@@ -70,7 +70,10 @@ def cells(table, spread):
                 name,
                 "-",
                 "0",
-                *(_percent([table["floors"][floor][metric]], False) for metric in METRICS),
+                *(
+                    _percent([table["constant_baselines"][floor][metric]], False)
+                    for metric in METRICS
+                ),
                 "-",
             ]
         )
@@ -325,7 +328,9 @@ def per_instrument(tables):
         head + [f"{metric}_{part}" for metric in PER_INSTRUMENT for part in ("mean", "std")]
     )
     for table in tables:
-        sources = [(floor, name, [table["floors"][floor]]) for floor, name in FLOORS.items()]
+        sources = [
+            (floor, name, [table["constant_baselines"][floor]]) for floor, name in FLOORS.items()
+        ]
         sources += [(row.conf, row.name, row.values("metrics")) for row in table.rows]
         for conf, name, scores in sources:
             for instrument in table["classes"]:

@@ -7,7 +7,7 @@ below; a conf then chooses it by `reprogrammer: {name: ..., its options}`.
 import torch
 from torch import nn
 
-from .. import rooms
+from .. import registry
 from .adversarial import Adversarial
 from .affine import Affine
 from .cnn import CNN
@@ -45,6 +45,6 @@ def build(name: str, frames: int = 1024, bins: int = 128, **kwargs) -> nn.Module
         ValueError: an unknown name or keyword (the message lists the valid ones), or a value out
             of range.
     """
-    return rooms.build(
+    return registry.build(
         "reprogrammer", REPROGRAMMERS, name, {"frames": frames, "bins": bins, **kwargs}
     )

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..rooms import unknown
+from ..registry import unknown
 
 PLACES = ("border", "everywhere")
 

@@ -6,7 +6,7 @@ As published there is no nonlinearity between them.
 import torch
 from torch import nn
 
-from ..rooms import unknown
+from ..registry import unknown
 
 NONLINEARITIES = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 

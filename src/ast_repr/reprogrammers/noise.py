@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..rooms import unknown
+from ..registry import unknown
 
 STARTS = {
     "zero": nn.init.zeros_,

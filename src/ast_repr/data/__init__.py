@@ -1,0 +1,1 @@
+"""Clips: manifest, features on disk, batches."""

@@ -1,0 +1,241 @@
+"""Clips of one split as tensors, and the batches of an epoch.
+
+Features stay float16, on the GPU or in memory if they fit (5.2 GB for OpenMIC); otherwise they are
+read from disk, each shard once per epoch, as a whole, while the batches before it are used. The
+order of an epoch depends on (seed, epoch) alone, so a resumed run gets the same batches as an
+uninterrupted one. From disk the order is another than in memory: clips are shuffled within windows
+of a few shards, themselves in random order.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+
+from .. import manifest
+from ..devices import memory_left
+from ..registry import unknown
+
+PLACES = ("auto", "device", "memory", "disk")  # where features can be kept
+SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory there that "auto" may use
+# Shards per window. At most three windows are in memory, when one ends and the next begins: 0.8 GB
+# of log-mels.
+WINDOW = 4
+
+
+class Batch(NamedTuple):
+    """Some clips.
+
+    Attributes:
+        features: (B, C, T, F) float32, or (B, D) embeddings.
+        targets: (B, K) relevances.
+        mask: (B, K), True where observed.
+    """
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    mask: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch on `device`, its features converted to float32 there."""
+        return Batch(
+            self.features.to(device, non_blocking=True).float(),
+            self.targets.to(device, non_blocking=True),
+            self.mask.to(device, non_blocking=True),
+        )
+
+
+class Clips:
+    """Features and labels of the clips of one split.
+
+    Args:
+        clips: list of manifest.Clip.
+        classes: names of the K classes.
+        features: function from a tensor of row numbers (n,) to a float16 tensor (n, ...).
+        shards: lists of row numbers, each best read as a whole; None if the order of reading does
+            not matter.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[manifest.Clip],
+        classes: Sequence[str],
+        features: Callable[[torch.Tensor], torch.Tensor],
+        shards: list[list[int]] | None = None,
+    ):
+        self.names = [clip.clip for clip in clips]
+        targets, mask = manifest.targets(clips, classes)
+        self.targets = torch.from_numpy(targets)
+        self.mask = torch.from_numpy(mask)
+        self._features = features
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, rows: torch.Tensor) -> Batch:
+        """Return the Batch of the given row numbers, in their order."""
+        return Batch(self._features(rows), self.targets[rows], self.mask[rows])
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Iterate over all clips in order, in batches of `size`; the last may be smaller."""
+        if self._shards is None:
+            return map(self.batch, torch.arange(len(self)).split(size))
+        blocks = map(self.batch, map(torch.tensor, self._shards))
+        return rebatch(prefetch(blocks), size)
+
+    def shuffled(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Iterate over all clips in the order of (seed, epoch), in batches of `size`.
+
+        The last batch may be smaller.
+        """
+        random = generator(seed, epoch)
+        if self._shards is None:
+            return map(self.batch, torch.randperm(len(self), generator=random).split(size))
+        blocks = map(self.batch, windows(self._shards, random))
+        return rebatch(prefetch(blocks), size)
+
+    def with_features(self, tensor: torch.Tensor) -> "Clips":
+        """Return the same clips with other features (N, ...), held in memory."""
+        other = copy.copy(self)
+        other._features = tensor.__getitem__
+        other._shards = None
+        return other
+
+    def with_labels(self, targets: torch.Tensor, mask: torch.Tensor) -> "Clips":
+        """Return the same clips with other targets (N, K) and mask (N, K)."""
+        other = copy.copy(self)
+        other.targets = targets
+        other.mask = mask
+        return other
+
+    def subsample_labels(self, fraction: float, seed: int) -> "Clips":
+        """Return the same clips with a random fraction of the observed labels, at least one.
+
+        The labels of a smaller fraction are a subset of those of a larger one.
+        """
+        observed = self.mask.nonzero()
+        order = torch.randperm(len(observed), generator=generator(seed))
+        kept = observed[order[: max(1, round(fraction * len(observed)))]]
+        mask = torch.zeros_like(self.mask)
+        mask[kept[:, 0], kept[:, 1]] = True
+        return self.with_labels(self.targets, mask)
+
+
+def load(
+    clips: Sequence[manifest.Clip],
+    classes: Sequence[str],
+    store,
+    keep: str = "auto",
+    device: torch.device | str = "cpu",
+) -> Clips:
+    """Load clips from a feature store.
+
+    Args:
+        clips, classes: as for Clips.
+        store: feature_store.Store.
+        keep: place of the features: on the "device", in "memory", or on "disk"; "auto" takes the
+            first in which they fit.
+        device: the one on which they will be used.
+
+    Raises:
+        ValueError: `keep` is none of these.
+    """
+    if keep not in PLACES:
+        raise ValueError(unknown("place of features", keep, PLACES))
+    device = torch.device(device)
+    names = [clip.clip for clip in clips]
+    shards = store.group_by_shard(names)
+
+    def read(rows: Iterable[int]) -> torch.Tensor:
+        return torch.from_numpy(store.read([names[row] for row in rows]))
+
+    if keep == "auto":
+        keep = choose_storage(len(names), store.shape, device)
+    if keep == "disk":
+        return Clips(clips, classes, read, shards)
+    place = device if keep == "device" else "cpu"
+    features = torch.empty((len(names), *store.shape), dtype=torch.float16, device=place)
+    for rows in shards:
+        features[rows[0] : rows[-1] + 1] = read(rows)
+    return Clips(clips, classes, features.__getitem__)
+
+
+def choose_storage(
+    count: int, shape: Sequence[int], device: torch.device | str, processes: int = 1
+) -> str:
+    """Choose the first place in which the features fit: "device", "memory" or "disk".
+
+    Args:
+        count: clips of each process.
+        shape: of the features of a clip.
+        device: the one on which they will be used.
+        processes: number of them on this machine, which share its memory; each has its own GPU.
+    """
+    device = torch.device(device)
+    needed = count * 2 * math.prod(shape)
+    sizes = {"device": needed, "memory": needed * processes}
+    for place, share in SHARES.items():
+        if sizes[place] <= share * free_memory(place, device):
+            return place
+    return "disk"
+
+
+def free_memory(place: str, device: torch.device) -> int:
+    """Return the free bytes of a GPU, 0 without one, or of the memory this process may use."""
+    if place == "memory":
+        return memory_left()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def windows(shards: list[list[int]], random: torch.Generator) -> Iterator[torch.Tensor]:
+    """Iterate over all row numbers in random order, a few shards at a time.
+
+    So each shard is read once.
+    """
+    for window in torch.randperm(len(shards), generator=random).split(WINDOW):
+        rows = torch.cat([torch.tensor(shards[shard]) for shard in window])
+        yield rows[torch.randperm(len(rows), generator=random)]
+
+
+def prefetch(items: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterate over the items, each of which a thread computes while the one before is used."""
+    items = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = thread.submit(next, items, None)
+            yield item
+
+
+def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Iterate over batches of `size` made from blocks of any sizes; the last may be smaller."""
+    parts = []
+    missing = size
+    for block in blocks:
+        while len(block.mask):
+            part = Batch(*(tensor[:missing] for tensor in block))
+            block = Batch(*(tensor[missing:] for tensor in block))
+            parts.append(part)
+            missing -= len(part.mask)
+            if not missing:
+                yield _concatenate(parts)
+                parts = []
+                missing = size
+    if parts:
+        yield _concatenate(parts)
+
+
+def _concatenate(parts: list[Batch]) -> Batch:
+    return Batch(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """Return a torch Generator seeded by a few integers together."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + int(number) + 1) % (2**63)
+    return torch.Generator().manual_seed(seed)

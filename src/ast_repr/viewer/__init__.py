@@ -1,0 +1,1 @@
+"""Predictions for a person: text, timeline, page."""

@@ -1,0 +1,124 @@
+"""The picture of a song: time against instruments, and the log-mel under it."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .. import atomic
+from ..report import style
+from .predictions import format_timestamp
+
+FRAMES_PER_SECOND = 100  # of the log-mel
+CUT = 2  # frames less than the seconds give: the last 25 ms window has to end with the sound
+COLUMNS = 2000  # at most, in a picture
+INSTRUMENTS = 20  # at most, in a picture
+OUTLIERS = 1  # per cent at each end that the log-mel's colours leave out
+
+
+class LongLogMel:
+    """The log-mel of a song of any length, added window by window: in at most COLUMNS columns, each a mean over neighbours."""
+
+    def __init__(self):
+        self.step = 1  # frames in a column
+        self.sums = self.counts = None
+
+    def add(self, start_s, end_s, log_mel):
+        """Add the window from `start_s` to `end_s`: (T, F), of which what lies beyond the sound is left out."""
+        if self.sums is None:
+            self.sums, self.counts = np.zeros((COLUMNS, log_mel.shape[1])), np.zeros(COLUMNS)
+        log_mel = log_mel[: max(round((end_s - start_s) * FRAMES_PER_SECOND) - CUT, 0)]
+        frames = round(start_s * FRAMES_PER_SECOND) + np.arange(len(log_mel))
+        while len(frames) and frames[-1] // self.step >= COLUMNS:
+            self.step *= 2
+            self.sums, self.counts = (_halved(values) for values in (self.sums, self.counts))
+        np.add.at(self.sums, frames // self.step, log_mel)
+        np.add.at(self.counts, frames // self.step, 1)
+
+    @property
+    def columns(self):
+        """(columns, F); NaN where nothing was heard. One column lasts `step` frames."""
+        end = np.flatnonzero(self.counts)[-1] + 1 if self.counts.any() else 0
+        counts = self.counts[:end, None]
+        return np.where(counts > 0, self.sums[:end] / np.maximum(counts, 1), np.nan)
+
+
+def draw(song, view, log_mel):
+    """A Figure of a `predictions.FilePrediction`: the most likely instruments window by window, over its LongLogMel.
+
+    Bold names are those that `view` shows; each has its probability over the whole song.
+    """
+    order = np.argsort(-song.probabilities, kind="stable")[:INSTRUMENTS]
+    bold = {name for name, _ in view.shown(song.probabilities)}
+    with matplotlib.rc_context(style.STYLE):
+        figure = Figure(figsize=(style.WIDTH, 2.9 + 0.17 * len(order)), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[0.17 * len(order), 1.7])
+        image = top.pcolormesh(
+            edges(song),
+            np.arange(len(order) + 1),
+            song.timeline[:, order].T,
+            cmap="cividis",
+            vmin=0,
+            vmax=1,
+        )
+        figure.colorbar(image, ax=top, label="probability", pad=0.01)
+        names = [f"{style.plain(view.classes[i])}  {song.probabilities[i]:.2f}" for i in order]
+        top.set_yticks(np.arange(len(order)) + 0.5, names)
+        for i, label in zip(order, top.get_yticklabels()):
+            label.set_fontweight("bold" if view.classes[i] in bold else "normal")
+        top.set_ylim(len(order), 0)
+        top.tick_params(length=0)
+        _draw_log_mel(figure, bottom, song, log_mel)
+        title = song.file.rpartition("/")[2]
+        if song.is_silent:
+            title += " (silent)"
+        top.set_title(style.wrapped(title, 90))
+    return figure
+
+
+def _draw_log_mel(figure, axes, song, log_mel):
+    values = log_mel.columns
+    if len(values):
+        low, high = np.nanpercentile(values, [OUTLIERS, 100 - OUTLIERS])
+        extent = (0, len(values) * log_mel.step / FRAMES_PER_SECOND, -0.5, values.shape[1] - 0.5)
+        image = axes.imshow(
+            values.T,
+            cmap="cividis",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            extent=extent,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+        )
+        figure.colorbar(
+            image, ax=axes, label="log-mel energy\n(natural log)", extend="both", pad=0.01
+        )
+    axes.set(xlabel="time", ylabel="mel band", xlim=(0, max(song.seconds, 1 / FRAMES_PER_SECOND)))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 6, 10]))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda seconds, _: format_timestamp(max(seconds, 0)))
+    )
+
+
+def edges(song):
+    """Where a window's colour begins and ends, in seconds (W + 1,): half way between the middles of neighbours.
+
+    A window is ten seconds long whatever the hop: each place has the colour of the window whose middle is nearest.
+    """
+    middles = song.times.mean(axis=1)
+    return np.concatenate(
+        [[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, 1 / FRAMES_PER_SECOND)]]
+    )
+
+
+def save(figure, path):
+    """Write `figure` as PNG, atomically."""
+    with style.writing(), atomic.replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
+
+
+def _halved(values):
+    """The sums of neighbours along the first axis, and zeros after them."""
+    sums = values[0::2] + values[1::2]
+    return np.concatenate([sums, np.zeros_like(sums)])

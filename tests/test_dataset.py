@@ -1,0 +1,218 @@
+"""Clips as tensors: the order of an epoch, and the same values from memory as from disk, where each shard is read once."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from ast_repr.data import dataset, feature_store
+from ast_repr.manifest import Clip, identities
+
+CLASSES = ["a", "b"]
+SPEC = {"feature": "test"}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    clips = [
+        Clip(f"c{i}", f"g{i}", "x.ogg", 0.0, "train", {"a": i / 20} if i % 2 else {"b": 1.0})
+        for i in range(20)
+    ]
+    values = np.arange(20 * 6, dtype=np.float16).reshape(20, 1, 2, 3)
+    for shard in range(2):
+        rows = slice(shard * 10, shard * 10 + 10)
+        made_from = identities(clips[rows], "logmel")
+        feature_store.write_shard(tmp_path, shard, values[rows], made_from, SPEC)
+    return clips, values, tmp_path
+
+
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_an_epoch_has_every_clip_once_with_its_own_features_and_labels(corpus, keep):
+    clips, values, folder = corpus
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), keep)
+    found = list(loaded.shuffled(8, seed=0, epoch=0))
+    assert [len(batch.mask) for batch in found] == [8, 8, 4]
+    order = (torch.cat([batch.features for batch in found])[:, 0, 0, 0] / 6).long()
+    assert sorted(order.tolist()) == list(range(20)) and order.tolist() != list(range(20))
+    assert torch.equal(torch.cat([batch.targets for batch in found]), loaded.targets[order])
+    assert torch.equal(torch.cat([batch.mask for batch in found]), loaded.mask[order])
+    assert torch.equal(
+        torch.cat([batch.features for batch in loaded.batches(7)]), torch.from_numpy(values)
+    )
+
+
+@pytest.mark.parametrize("keep", ["memory", "disk"])
+def test_the_order_depends_on_seed_and_epoch_alone(corpus, keep):
+    clips, _, folder = corpus
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), keep)
+
+    def order(seed, epoch):
+        return torch.cat([batch.features for batch in loaded.shuffled(20, seed, epoch)])[
+            :, 0, 0, 0
+        ].tolist()
+
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(order(*pair)) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
+
+
+def test_the_order_in_memory_is_that_of_runs_made_before(corpus):
+    clips, _, folder = corpus
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), "memory")
+    found = (
+        torch.cat([batch.features for batch in loaded.shuffled(8, seed=3, epoch=2)])[:, 0, 0, 0] / 6
+    )
+    expected = torch.randperm(
+        20, generator=torch.Generator().manual_seed((4 * 1_000_003 + 3) % 2**63)
+    )
+    assert torch.equal(found.long(), expected)
+
+
+@pytest.mark.parametrize(
+    ("needed_of", "shares", "kept"),
+    [(240, {"memory": 1.0}, True), (240, {"memory": 0.999}, False), (240, {"device": 1.0}, True)],
+)
+def test_features_are_kept_where_they_fit(corpus, monkeypatch, needed_of, shares, kept):
+    """20 clips of 2 x 3 numbers are 240 bytes."""
+    clips, _, folder = corpus
+    monkeypatch.setattr(dataset, "SHARES", shares)
+    monkeypatch.setattr(dataset, "free_memory", lambda place, device: needed_of)
+    stored = feature_store.Store(folder, SPEC)
+    loaded = dataset.load(clips, CLASSES, stored)
+    for path in folder.glob("*.h5"):
+        path.unlink()
+    if kept:
+        assert len(list(loaded.batches(20))) == 1
+    else:
+        with pytest.raises(feature_store.StoreError):
+            list(loaded.batches(20))
+
+
+def test_free_memory_is_some_of_what_there_is():
+    free = dataset.free_memory("memory", torch.device("cpu"))
+    assert 10**7 < free < 10**14 and dataset.free_memory("device", torch.device("cpu")) == 0
+
+
+def test_an_unknown_place_lists_what_there_is(corpus):
+    clips, _, folder = corpus
+    with pytest.raises(
+        ValueError, match="unknown place of features 'ram'.*valid: auto, device, disk, memory"
+    ):
+        dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), "ram")
+
+
+class Watched(feature_store.Store):
+    """A store that remembers which shards each read has touched."""
+
+    def read(self, names):
+        self.reads = [*getattr(self, "reads", []), {self._place[name][0] for name in names}]
+        return super().read(names)
+
+
+@pytest.fixture
+def many_shards(tmp_path):
+    """Eleven shards of five clips, the second and third clip of each are not in the split."""
+    clips = [Clip(f"c{i}", f"g{i}", "x.ogg", 0.0, "train", {"a": 1.0}) for i in range(55)]
+    for shard in range(11):
+        rows = range(shard * 5, shard * 5 + 5)
+        feature_store.write_shard(
+            tmp_path,
+            shard,
+            np.array(rows, np.float16).reshape(5, 1, 1, 1),
+            identities([clips[row] for row in rows], "logmel"),
+            SPEC,
+        )
+    kept = [clip for i, clip in enumerate(clips) if i % 5 not in (1, 2)]
+    stored = Watched(tmp_path, SPEC)
+    return (
+        dataset.load(kept, CLASSES, stored, "disk"),
+        stored,
+        [i for i in range(55) if i % 5 not in (1, 2)],
+    )
+
+
+def numbers(found):
+    return torch.cat([batch.features for batch in found]).flatten().int().tolist()
+
+
+def test_from_disk_each_shard_is_read_once_an_epoch_a_few_at_a_time(many_shards):
+    loaded, stored, expected = many_shards
+    found = list(loaded.shuffled(4, seed=0, epoch=0))
+    assert [len(batch.mask) for batch in found] == [4] * 8 + [1]
+    assert sorted(numbers(found)) == expected
+    assert [len(touched) for touched in stored.reads] == [4, 4, 3] and len(
+        set().union(*stored.reads)
+    ) == 11
+    first = {number // 5 for number in numbers(found[:3])}
+    assert len(first) == 4 and first != {
+        0,
+        1,
+        2,
+        3,
+    }  # a window, from anywhere, in which clips are mixed
+    assert [number // 5 for number in numbers(found[:3])] != sorted(
+        number // 5 for number in numbers(found[:3])
+    )
+
+
+def test_from_disk_in_order_each_shard_is_read_once_too(many_shards):
+    loaded, stored, expected = many_shards
+    assert numbers(loaded.batches(4)) == expected
+    assert [len(touched) for touched in stored.reads] == [1] * 11
+
+
+def test_from_disk_no_more_than_one_window_is_read_ahead(many_shards):
+    loaded, stored, _ = many_shards
+    epoch = loaded.shuffled(4, seed=0, epoch=0)
+    next(epoch)
+    time.sleep(0.2)
+    assert len(stored.reads) == 2
+
+
+def test_features_given_to_clips_on_disk_are_in_memory(many_shards):
+    loaded, stored, expected = many_shards
+    given = loaded.with_features(torch.arange(33.0)[:, None])
+    assert sorted(numbers(given.shuffled(4, seed=0, epoch=0))) == list(range(33)) and not hasattr(
+        stored, "reads"
+    )
+
+
+def test_what_fails_while_reading_ahead_is_raised(many_shards):
+    loaded, stored, _ = many_shards
+    for path in stored.folder.glob("*.h5"):
+        path.unlink()
+    with pytest.raises(feature_store.StoreError):
+        list(loaded.shuffled(4, seed=0, epoch=0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_features_on_the_gpu_are_those_in_memory(corpus):
+    clips, _, folder = corpus
+    there, here = (
+        dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), keep, "cuda")
+        for keep in ("auto", "memory")
+    )
+    for one, other in zip(there.shuffled(8, 0, 0), here.shuffled(8, 0, 0), strict=True):
+        assert one.features.device.type == "cuda" and torch.equal(
+            one.features.cpu(), other.features
+        )
+
+
+def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_clips):
+    clips = tiny_clips(40)
+    observed = int(clips.mask.sum())
+    masks = {
+        fraction: clips.subsample_labels(fraction, seed=3).mask
+        for fraction in (0.001, 0.25, 0.5, 1.0)
+    }
+    assert [int(mask.sum()) for mask in masks.values()] == [
+        1,
+        round(observed / 4),
+        round(observed / 2),
+        observed,
+    ]
+    for less, more in zip(list(masks.values()), list(masks.values())[1:]):
+        assert not (less & ~more).any()
+    assert not torch.equal(clips.subsample_labels(0.25, seed=4).mask, masks[0.25])
+    assert int(clips.mask.sum()) == observed  # the clips themselves stay as they are

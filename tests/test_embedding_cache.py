@@ -1,0 +1,442 @@
+"""What a head reads is computed once: other runs and processes get it from disk, bit for bit.
+
+They never get what no longer fits.
+"""
+
+import os
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import score as stage
+from ast_repr import checkpoint, classifier, features, inference, manifest
+from ast_repr.backbones import weights
+from ast_repr.data import feature_store
+from ast_repr.distributed import process_group
+from ast_repr.run_folder import RunFolder
+from ast_repr.training import embedding_cache, estimate, experiment, trainer
+
+CPU = torch.device("cpu")
+CLASSES = ["bass", "flute", "voice"]
+FEATURE = {"name": "logmel", "frames": 64, "bins": 32}
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Batch sizes of the clips that went through a network so far, for their heads to read."""
+    sizes, read = [], classifier.Reprogrammed.head_input
+    monkeypatch.setattr(
+        classifier.Reprogrammed,
+        "head_input",
+        lambda model, x: sizes.append(len(x)) or read(model, x),
+    )
+    return sizes
+
+
+@pytest.fixture
+def backbone_at(tmp_path, tiny_ast):
+    """Where the weights of a tiny AST are."""
+    weights.save(tiny_ast(), tmp_path / "x.safetensors")
+    return str(tmp_path / "x.safetensors")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """(its folder, clips): a store of 20 clips for training, 8 for validation, 9 for test."""
+    splits = ["train"] * 20 + ["valid"] * 8 + ["test"] * 9
+    clips = [
+        manifest.Clip(
+            f"c{i}",
+            f"g{i}",
+            "none.ogg",
+            0.0,
+            split,
+            {name: float((i + k) % 2) for k, name in enumerate(CLASSES)},
+        )
+        for i, split in enumerate(splits)
+    ]
+    fill_store(tmp_path / "data", clips)
+    return tmp_path / "data", clips
+
+
+def fill_store(data, clips):
+    noise = np.random.default_rng(0).normal(-4, 4.5, (len(clips), 1, 64, 32)).astype(np.float16)
+    feature_store.write_shard(
+        data / "features" / "logmel",
+        0,
+        noise,
+        manifest.identities(clips, "logmel"),
+        features.build(**FEATURE).spec(),
+    )
+
+
+def built(dims, file, reprogrammer="none", seed=3, norm="backbone", head=None, **options):
+    """(model, the values that it was built from)."""
+    torch.manual_seed(seed)
+    spec = {
+        "norm": norm,
+        "reprogrammer": {"name": reprogrammer}
+        | ({"start": "normal"} if reprogrammer == "noise" else {}),
+        "head": head or {"name": "embedding"},
+        "backbone": {
+            "name": "ast",
+            "options": dims | {"mean": -4.0, "std": 4.0} | options,
+            "file": file,
+            "seed": seed,
+            "finetune": False,
+        },
+    }
+    return classifier.build_model(CLASSES, **spec), spec
+
+
+def cache(data, spec=None):
+    """As a new process has it."""
+    return embedding_cache.EmbeddingCache(data, "logmel", spec or {"frames": 64}, {})
+
+
+def directly(model, clips):
+    """The embeddings, by the network's parts."""
+    with torch.no_grad():
+        x = clips.batch(torch.arange(len(clips))).features.float()
+        return model.eval().backbone(model.reprogrammer(model.normalise(x))).embedding
+
+
+@pytest.mark.parametrize(
+    ("reprogrammer", "file", "shared"),
+    [("none", True, True), ("none", False, False), ("noise", True, False)],
+)
+def test_what_the_head_reads_is_shared_by_runs_of_one_frozen_model(
+    reprogrammer, file, shared, tiny_dims, backbone_at, tiny_clips, tmp_path, computed
+):
+    clips, own, found = tiny_clips(5), cache(tmp_path / "data"), []
+    for seed in (0, 1):
+        model, spec = built(tiny_dims, backbone_at if file else None, reprogrammer, seed)
+        read, _ = own.read(model.train(), clips, spec, CPU, "embed", size=2)
+        assert model.training and not model.backbone.training
+        torch.testing.assert_close(read, directly(model, clips), rtol=0, atol=1e-5)
+        found.append(read)
+    assert computed == [2, 2, 1] * (1 if shared else 2)
+    assert (found[0] is found[1]) == shared
+    assert (tmp_path / "data").exists() == shared
+
+
+def test_what_is_not_shared_leaves_nothing_behind(tiny_dims, backbone_at, tiny_clips, tmp_path):
+    clips, own, found = tiny_clips(5), cache(tmp_path / "data"), {}
+    for name in ("noise", "none", "noise"):
+        model, spec = built(tiny_dims, backbone_at, name)
+        found[name], _ = own.read(model, clips, spec, CPU, "embed")
+        torch.testing.assert_close(found[name], directly(model, clips), rtol=0, atol=1e-5)
+    assert not torch.allclose(found["noise"], found["none"], atol=1e-3)
+    assert len(list((tmp_path / "data" / "embeddings").iterdir())) == 1
+
+
+@pytest.mark.parametrize("head", [{"name": "embedding"}, {"name": "labelmap", "kind": "linear"}])
+def test_another_process_finds_it_bit_for_bit(
+    head, tiny_dims, backbone_at, tiny_clips, tmp_path, computed
+):
+    (model, spec), clips = built(tiny_dims, backbone_at, head=head), tiny_clips(7)
+    first, took = cache(tmp_path).read(model, clips, spec, CPU, "embed", size=4)
+    assert computed == [4, 3] and took > 0 and first.dtype == torch.float32
+    second, charged = cache(tmp_path).read(model, clips, spec, CPU, "embed", size=4)
+    assert computed == [4, 3] and charged == took and torch.equal(first, second)
+
+
+def test_without_a_store_nothing_is_written(
+    tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    model, spec = built(tiny_dims, backbone_at)
+    cache(None).read(model, tiny_clips(3), spec, CPU, "embed")
+    assert set(tmp_path.rglob("*")) == before
+
+
+CHANGES = {
+    "number of clips": lambda case: case | {"clips": case["make"](6)},
+    "their names": lambda case: case | {"clips": case["make"](5, split="test")},
+    "feature": lambda case: case | {"spec": {"frames": 65}},
+    "normalisation": lambda case: case | {"norm": [-4.0, 4.1]},
+    "reprogrammer": lambda case: case | {"reprogrammer": {"name": "none", "own": 1}},
+    "weights": lambda case: case | {"moved": True},
+    "heads of attention": lambda case: case | {"options": {"num_heads": 4}},
+    "what is read": lambda case: case | {"head": {"name": "labelmap", "kind": "linear"}},
+    "the audio of a clip": lambda case: case | {"audio": "of another file"},
+    "the audio of a clip outside of these": lambda case: case | {"other audio": "of another file"},
+    "a store made again": lambda case: case | {"written": True},
+    "nothing": lambda case: case,
+    "the weights' place": lambda case: case | {"renamed": True},
+}
+NO_CHANGE = (
+    "the audio of a clip outside of these",
+    "a store made again",
+    "nothing",
+    "the weights' place",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_decides_the_values_makes_it_compute_again(
+    change, tiny_dims, backbone_at, tiny_clips, tmp_path, computed
+):
+    data = tmp_path / "data"
+    stored = [
+        manifest.Clip(f"train{i}", "", f"{i}.ogg", 0.0, "train", {}, f"of file {i}")
+        for i in range(9)
+    ]
+    fill_store(data, stored)
+
+    def read(case):
+        file = backbone_at
+        if case.get("renamed"):
+            file = str(tmp_path / "y.safetensors")
+            os.rename(backbone_at, file)
+        model, spec = built(
+            tiny_dims,
+            file,
+            norm=case.get("norm", "backbone"),
+            head=case.get("head"),
+            **case.get("options", {}),
+        )
+        if case.get("moved"):
+            with torch.no_grad():
+                model.backbone.pos_embed[0, 0, 0] += 1e-3
+        now = list(stored)
+        now[2] = replace(now[2], sha256=case.get("audio", now[2].sha256))
+        now[7] = replace(now[7], sha256=case.get("other audio", now[7].sha256))
+        if case.get("written") or now != stored:
+            fill_store(data, now)
+        spec |= {"reprogrammer": case.get("reprogrammer", spec["reprogrammer"])}
+        return cache(data, case.get("spec")).read(model, case["clips"], spec, CPU, "embed")
+
+    case = {"clips": tiny_clips(5), "make": tiny_clips}
+    read(case)
+    assert len(computed) == 1
+    read(CHANGES[change](case))
+    assert len(computed) == (1 if change in NO_CHANGE else 2)
+
+
+def test_another_kind_of_device_has_files_of_its_own(tiny_dims, backbone_at, tiny_clips, tmp_path):
+    (model, spec), clips = built(tiny_dims, backbone_at), tiny_clips(5)
+    names = [
+        cache(tmp_path)._name(model, clips, spec, torch.device(device))
+        for device in ("cpu", "cuda:0", "cuda:1")
+    ]
+    assert names[0] != names[1] == names[2]
+
+
+def test_edited_code_of_a_network_makes_it_compute_anew(
+    tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for factor in (2, 2, 30):
+        (tmp_path / "own.py").write_text(OWN.format(factor=factor))
+        spec = {
+            "norm": "none",
+            "reprogrammer": {"name": "none"},
+            "head": {"name": "embedding"},
+            "backbone": {
+                "name": "own.Own",
+                "options": {"frames": 64, "mels": 32},
+                "file": None,
+                "seed": 0,
+                "finetune": False,
+            },
+        }
+        found.append(
+            cache(tmp_path).read(
+                classifier.build_model(CLASSES, **spec, allow=("own.Own",)),
+                tiny_clips(3),
+                spec,
+                CPU,
+                "embed",
+            )[0]
+        )
+        del sys.modules["own"]
+    assert torch.equal(found[0], found[1]) and torch.allclose(found[2], 15 * found[0])
+
+
+OWN = """
+from torch import nn
+from ast_repr.backbones import Output
+
+class Own(nn.Module):
+    n_source, mean, std, embed_dim = None, 0.0, 0.5, 32
+
+    def __init__(self, frames, mels):
+        super().__init__()
+
+    def forward(self, x):
+        return Output({factor} * x.mean(2)[:, 0], None)
+"""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path, whole: path.write_bytes(whole[: len(whole) // 2]),
+        lambda path, whole: path.write_bytes(b""),
+        lambda path, whole: path.write_bytes(
+            whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+        ),  # one bit of an embedding
+        lambda path, whole: np.savez(
+            path, read=np.array([{}]), seconds=1.0
+        ),  # what would need pickle
+    ],
+    ids=["half", "empty", "bit", "objects"],
+)
+def test_a_damaged_file_is_replaced(damage, tiny_dims, backbone_at, tiny_clips, tmp_path, computed):
+    (model, spec), clips = built(tiny_dims, backbone_at), tiny_clips(5)
+    first, _ = cache(tmp_path).read(model, clips, spec, CPU, "embed")
+    (path,) = (tmp_path / "embeddings").iterdir()
+    damage(path, path.read_bytes())
+    for _ in range(2):
+        again, _ = cache(tmp_path).read(model, clips, spec, CPU, "embed")
+        assert torch.equal(first, again) and len(computed) == 2
+
+
+def test_where_nothing_can_be_written_it_goes_without(
+    tiny_dims, backbone_at, tiny_clips, tmp_path, capsys
+):
+    (tmp_path / "embeddings").write_text("a file where the folder would be")
+    (model, spec), clips = built(tiny_dims, backbone_at), tiny_clips(5)
+    read, _ = cache(tmp_path).read(model, clips, spec, CPU, "embed")
+    assert torch.equal(read, directly(model, clips)) and "not kept" in capsys.readouterr().out
+
+
+def conf(seed=0):
+    return {
+        "run": {
+            "conf": "own",
+            "seed": seed,
+            "corpus": "own",
+            "backbone": "tiny",
+            "manifest_sha256": "a",
+            "weights_sha256": "b",
+        },
+        "feature": FEATURE,
+        "input": {"norm": "backbone"},
+        "augment": {"time": 0, "freq": 0, "fill": "mean"},
+        "reprogrammer": {"name": "none"},
+        "backbone": {"name": "ast", "weights": "pretrained"},
+        "head": {"name": "embedding"},
+        "method": {"name": "supervised"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "schedule": {"name": "constant"},
+        "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
+        "train": {
+            "epochs": 3,
+            "batch_size": 4,
+            "micro_batch": None,
+            "label_fraction": 1.0,
+            "probe_first": None,
+            "patience": None,
+            "clip_norm": None,
+            "precision": "float32",
+        },
+        "protocol": "clean",
+        "row": "",
+        "published": None,
+    }
+
+
+def run(folder, context, seed=0):
+    """What a run leaves: (its history without times, the tensors of its best epoch)."""
+    folder.mkdir()
+    experiment.train(folder, conf(seed), context, process_group.SINGLE_PROCESS, CPU)
+    history = [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in trainer.read_history(folder)
+    ]
+    return history, checkpoint.load(RunFolder(folder).best(conf()["select"]))["learned"]
+
+
+def same(one, other):
+    return (
+        one[0] == other[0]
+        and one[1].keys() == other[1].keys() != set()
+        and all(torch.equal(one[1][key], other[1][key]) for key in one[1])
+    )
+
+
+def test_a_run_in_another_process_computes_nothing_and_ends_bit_equal(
+    corpus, backbone_at, tmp_path, computed
+):
+    data, clips = corpus
+    first, second = (
+        run(
+            tmp_path / name,
+            experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {}),
+        )
+        for name in "ab"
+    )
+    assert computed == [20, 8] and same(first, second)
+    kept = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {}, "memory")
+    splits = experiment.load_splits(
+        tmp_path, kept, features.build(**FEATURE), conf(), process_group.SINGLE_PROCESS, CPU
+    )
+    without = experiment.RunContext(
+        None,
+        clips,
+        CLASSES,
+        "tiny",
+        backbone_at,
+        {},
+        "memory",
+        memory={experiment.key(conf(), "memory"): splits},
+    )
+    assert same(first, run(tmp_path / "c", without)) and computed == [20, 8] * 2
+    abouts = [checkpoint.load(tmp_path / name / "last.pt")["about"] for name in "ab"]
+    assert (
+        abouts[0]["prepare_seconds"]
+        == abouts[0]["shared_seconds"]
+        == abouts[1]["prepare_seconds"]
+        > 0
+    )
+
+
+def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
+    data, clips = corpus
+    run(tmp_path / "a", experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {}))
+    said = []
+    for _ in range(2):
+        del computed[:]
+        stage.score(
+            RunFolder(tmp_path / "a"),
+            conf(),
+            clips,
+            CLASSES,
+            SimpleNamespace(data=str(data), weights=backbone_at),
+            CPU,
+            {},
+            allow=(),
+        )
+        said.append(np.load(tmp_path / "a" / "predictions.npz")["scores"])
+        assert computed == ([9] if len(said) == 1 else [])
+        (tmp_path / "a" / "results.json").unlink()
+    assert np.array_equal(*said)
+    model, _ = inference.restore(RunFolder(tmp_path / "a").best(conf()["select"]))
+    x = torch.from_numpy(
+        feature_store.Store(data / "features" / "logmel").read(
+            [clip.clip for clip in clips if clip.split == "test"]
+        )
+    ).float()
+    np.testing.assert_allclose(said[0], model(x).sigmoid().detach().numpy(), rtol=0, atol=1e-6)
+
+
+def test_an_estimate_neither_reads_nor_writes_it(corpus, backbone_at, tmp_path):
+    data, clips = corpus
+    context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {})
+    estimate.estimate(conf(), context, CPU)
+    assert not (data / "embeddings").exists()
+    run(tmp_path / "a", context)
+    for path in (data / "embeddings").iterdir():
+        embedding_cache.save(path, embedding_cache.load(path)[0], 1e6)  # seconds that would be told
+    there = {path: path.stat().st_mtime_ns for path in (data / "embeddings").iterdir()}
+    cost = estimate.estimate(conf(), context, CPU)
+    assert {path: path.stat().st_mtime_ns for path in (data / "embeddings").iterdir()} == there
+    assert 0 < cost.shared_s == cost.prepare_s < 1e5

@@ -1,0 +1,117 @@
+"""Rooms build their own classes, and others only if the caller allows their very name."""
+
+import sys
+
+import pytest
+
+from ast_repr import backbones, features, heads, methods, registry, reprogrammers
+
+OUTSIDE = """
+from torch import nn
+
+number = 1
+
+class Own(nn.Module):
+    def __init__(self, size=3):
+        super().__init__()
+        self.size = size
+
+class Head(nn.Module):
+    def __init__(self, n_classes, embed_dim, scale=1.0):
+        super().__init__()
+        self.sizes = n_classes, embed_dim, scale
+
+class Reprogrammer(nn.Module):
+    def __init__(self, frames, bins):
+        super().__init__()
+        self.sizes = frames, bins
+
+class Method(nn.Module):
+    def __init__(self, model, weight=1.0):
+        super().__init__()
+        self.weight = weight
+"""
+
+
+@pytest.fixture(autouse=True)
+def outside(tmp_path, monkeypatch):
+    (tmp_path / "outside_of_rooms.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("outside_of_rooms", None)
+
+
+def resolved(name, *, given=(), **options):
+    return registry.resolve("room", {"name": name, **options}, {name}, given)
+
+
+def test_every_room_builds_a_class_that_is_allowed():
+    own = resolved("outside_of_rooms.Own", size=4)
+    assert backbones.build(**own).size == features.build(**own).size == 4
+    reprogrammer = resolved("outside_of_rooms.Reprogrammer")
+    assert reprogrammers.build(**reprogrammer, frames=16, bins=8).sizes == (16, 8)
+    head = resolved("outside_of_rooms.Head", scale=2.0)
+    assert heads.build(**head, n_classes=2, embed_dim=5, n_source=7).sizes == (2, 5, 2.0)
+    assert methods.build(**resolved("outside_of_rooms.Method", weight=3.0), model=None).weight == 3
+
+
+@pytest.mark.parametrize("room", [backbones, features, reprogrammers, methods, heads])
+def test_a_room_by_itself_imports_nothing(room):
+    """Whatever a file may say, options that sound like permission included."""
+    needed = {"n_classes": 2} if room is heads else {"model": None} if room is methods else {}
+    with pytest.raises(ValueError, match="unknown .*valid: "):
+        room.build("outside_of_rooms.Own", **needed, allow=["outside_of_rooms.Own"])
+    assert "outside_of_rooms" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "allow", [(), ["outside_of_rooms.Ow"], "outside_of_rooms.Own2", {"outside_of_rooms"}, ["Own"]]
+)
+def test_no_other_name_than_the_very_one_is_allowed(allow):
+    with pytest.raises(
+        registry.NotAllowedError, match="--allow-class outside_of_rooms.Own "
+    ) as caught:
+        registry.resolve("head", {"name": "outside_of_rooms.Own"}, allow)
+    assert "\n" not in str(caught.value) and "outside_of_rooms" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["$(reboot).Own", "a b.Own", "..", "os.", ".system", "a.b\n", ""])
+def test_what_is_no_name_of_a_class_is_never_imported(name):
+    """Nor is it part of the command that allows it."""
+    assert registry.resolve("head", {"name": name}, [name]) == {"name": name}
+    with pytest.raises(ValueError, match="unknown head"):
+        heads.build(name, n_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "not_there_at_all.Gain",
+            {},
+            "No module named 'not_there_at_all'; put the folder of not_there_at_all.py on PYTHONPATH",
+        ),
+        ("outside_of_rooms.Gain", {}, "found no class Gain in outside_of_rooms"),
+        ("outside_of_rooms.number", {}, "found no class number in outside_of_rooms"),
+        (
+            "outside_of_rooms.Reprogrammer",
+            {"width": 2},
+            "unknown option of reprogrammer 'outside_of_rooms.Reprogrammer' 'width'",
+        ),
+        ("outside_of_rooms.Reprogrammer", {"frames": 2}, "option frames of room"),
+        ("noise", {"rank": "a"}, "option rank of reprogrammer 'noise': 'a'; expected a whole num"),
+        ("noise", {"rank": True}, "expected a whole number, or null"),
+        ("unet", {"residual": "yes"}, "expected true or false"),
+        ("cnn", {"nonlinearity": ["relu"]}, "expected text"),
+        ("adversarial", {"scale": float("nan")}, "expected a number"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(name, options, said):
+    with pytest.raises(ValueError) as caught:
+        reprogrammers.build(**resolved(name, given=("frames", "bins"), **options))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lists_within_lists_are_checked():
+    with pytest.raises(ValueError, match="option groups of head 'labelmap'.*each item a whole num"):
+        heads.build("labelmap", n_classes=2, n_source=4, kind="names", groups=[[0], ["1"]])

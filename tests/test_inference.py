@@ -1,6 +1,7 @@
 """A run folder as a function of waveforms: what it computes, for any length, and whose weights it takes."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -217,3 +218,11 @@ def test_a_folder_without_a_best_checkpoint_is_named(tmp_path):
         inference.load(tmp_path)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         inference.load(tmp_path / "nowhere.pt")
+
+
+@pytest.mark.parametrize("suffix", inference.KINDS)
+def test_a_pipe_is_refused_rather_than_waited_for(suffix, tmp_path):
+    pipe = tmp_path / f"model{suffix}"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="a pipe"):
+        inference.load(pipe)

@@ -373,6 +373,8 @@ def load(path, device="cpu", backbone_file=None, allow: Collection[str] = ()):
             f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
             "wrote; name one of these"
         )
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path}: a folder, a pipe or a device, expected a file; name another one")
     if path.suffix == ".onnx":
         network = onnx.Graph(path)
         with _naming(path):

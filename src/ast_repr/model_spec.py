@@ -88,13 +88,13 @@ class ModelSpec:
         about = {"threshold": THRESHOLD, "feature_spec": None} | _get(
             {"about": about}, "about", dict
         )
-        build = _get(about, "build", dict)
-        backbone = _get(build, "backbone", dict)
+        parts = _get(about, "spec", dict)
+        backbone = _get(parts, "backbone", dict)
         spec = cls(
             classes=_get(about, "classes", list[str]),
             feature=_section(about, "feature"),
-            norm=_get(build, "norm", str | list[float]),
-            reprogrammer=_section(build, "reprogrammer"),
+            norm=_get(parts, "norm", str | list[float]),
+            reprogrammer=_section(parts, "reprogrammer"),
             backbone=BackboneSpec(
                 name=_get(backbone, "name", str),
                 options=_options(backbone, "options"),
@@ -103,7 +103,7 @@ class ModelSpec:
                 seed=_get(backbone, "seed", int),
                 finetune=_get(backbone, "finetune", bool),
             ),
-            head=_section(build, "head"),
+            head=_section(parts, "head"),
             threshold=_get(about, "threshold", float),
             backbone_sha256=_get(about, "backbone_sha256", str),
             feature_spec=_get(about, "feature_spec", dict | None),

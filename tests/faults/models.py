@@ -127,7 +127,8 @@ def run(workshop: Workshop, quick: bool) -> Tally:
         for suffix in FORMATS:
             for section in SECTIONS:
                 about = bench.about(suffix)
-                _place(about, section, _calls(bench.mark)["subprocess.Popen"])
+                name = "subprocess.Popen"
+                _place(about, section, {"name": name} | _calls(bench.mark)[name])
                 called = bench.command(bench.write(suffix, about))
                 how = f"{section}: subprocess.Popen in {suffix}"
                 tally.add(judge(bench, "command line", how, called, good[suffix]))

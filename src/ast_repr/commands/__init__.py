@@ -5,8 +5,14 @@ import sys
 
 from .. import cli
 
-# One module of this package each; the help shows the first line of its docstring.
-COMMANDS = ("predict", "check", "export", "demo", "version")
+# Each is a module of this package; these lines keep --help from importing all of them.
+COMMANDS = {
+    "predict": "predict the instruments of audio files, folders and patterns",
+    "check": "check a CSV of own data",
+    "export": "export a trained run as a small file with its model card",
+    "demo": "serve a page in the browser that shows the instruments of a song",
+    "version": "print versions, and where the shipped model is",
+}
 
 
 def main() -> None:
@@ -19,20 +25,17 @@ def main() -> None:
         parser.prog = f"ast-repr {name}"
         cli.run(command.main, parser, arguments)
     else:
-        # Prints the help, or names the nearest command.
-        cli.run(_no_command, _parser(), sys.argv[1:] or ["--help"])
+        # Prints the help, or an error that names the nearest command.
+        cli.run(_refuse, _parser(), [name])
 
 
 def _parser():
-    lines = []
-    for name in COMMANDS:
-        summary = importlib.import_module(f"{__name__}.{name}").__doc__.splitlines()[0]
-        lines.append(f"  {name:<9}{summary}")
+    lines = [f"  {name:<9}{summary}" for name, summary in COMMANDS.items()]
     parser = cli.parser("\n".join(["Commands; each has --help:", *lines]))
     parser.prog = "ast-repr"
-    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND")
     return parser
 
 
-def _no_command(args):
-    raise cli.UsageError(f"{args.command}: expected after ast-repr, before its options")
+def _refuse(args):
+    raise cli.UsageError(f"{args.command}: no command")

@@ -166,7 +166,7 @@ def test_a_model_card_shows_names_as_text(tmp_path):
         "url": None,
         "licence": None,
     }
-    about["build"] = {"backbone": {"name": "ast", "finetune": False}}
+    about["spec"] = {"backbone": {"name": "ast", "finetune": False}}
     about["feature"] = {"name": "mine.Own"}
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
     found = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())

@@ -8,10 +8,11 @@ import os
 import numpy as np
 import pytest
 import soundfile
+from command_line import call
 from make_audio import encode
 
-import predict
-from ast_repr import audio, checkpoint, cli, inference
+from ast_repr import audio, checkpoint, inference, pretrained
+from ast_repr.commands import common, predict
 from ast_repr.run_folder import RunFolder
 from ast_repr.viewer import predictions, timeline
 
@@ -26,26 +27,15 @@ def noise(seconds, rate=RATE, channels=1, seed=0):
 
 @pytest.fixture
 def tell(run, capsys):
-    """arguments -> (exit code, standard output, error output) of the script with the tiny model."""
+    """Function from arguments to the command's (exit code, output, error output)."""
 
-    def call(*arguments, model=run[0]):
-        code = 0
-        try:
-            cli.run(
-                predict.main,
-                predict.parse(),
-                [
-                    *map(str, arguments),
-                    "--device",
-                    "cpu",
-                    *(["--model", str(model)] if model else []),
-                ],
-            )
-        except SystemExit as left:
-            code = left.code
-        return code, *capsys.readouterr()
+    def tell(*arguments, model=run[0]):
+        options = ["--device", "cpu"]
+        if model is not None:
+            options += ["--model", model]
+        return call(capsys, predict, *arguments, *options)
 
-    return call
+    return tell
 
 
 def rows(text):
@@ -96,7 +86,7 @@ def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
     code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
     found = rows(out)
     assert code == 0 and len(found) == 20
-    assert "passed over: 1 file without a suffix of audio: cover.jpg\n" in err
+    assert "passed over: 1 file without an audio suffix: cover.jpg\n" in err
     for path in found:
         assert_heard(found, run[0], path)
 
@@ -341,15 +331,15 @@ def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
 
 # How it is written, from songs made by hand.
 SONGS = [
-    predictions.FilePrediction(
+    inference.FilePrediction(
         "a.wav",
         12.5,
         np.array([[0, 10], [2.5, 12.5]]),
         np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]),
         np.array([0.15, 0.7, 0.6]),
     ),
-    predictions.FilePrediction("b\n.wav", error="broken"),
-    predictions.FilePrediction(
+    inference.FilePrediction("b\n.wav", error="broken"),
+    inference.FilePrediction(
         "c, c.wav",
         1.0,
         np.array([[0, 1.0]]),
@@ -441,10 +431,10 @@ def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
     assert code == 0 and out == "" and text.count("\n") == 1 + len(CLASSES)
 
     def interrupted(self, *_, **__):
-        yield inference.WindowPrediction(tmp_path / "a.wav", 0, 1, np.zeros((1, 9, 4)), np.zeros(3))
+        yield inference.FilePrediction("a.wav", error="first")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference.Predictor, "predict_files", interrupted)
+    monkeypatch.setattr(inference.Predictor, "predict", interrupted)
     again = ["--output", tmp_path / "made" / "found.csv", "--overwrite"]
     code, _, err = tell(tmp_path / "a.wav", *again)
     assert code == 130 and "interrupted" in err
@@ -522,13 +512,7 @@ def finish(folder, state, value=0.5, **results):
 
 
 def test_the_best_finished_run_on_validation_is_taken(run, tell, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "ROOT", tmp_path)
-    code, _, err = tell(tmp_path, model=None)
-    assert (
-        code == 1
-        and f"no finished run under {tmp_path}/egs" in err
-        and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err
-    )
+    monkeypatch.setattr(common, "find_checkout", lambda: tmp_path)
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
     exp = tmp_path / "egs" / "openmic" / "exp"
     finish(exp / "synthetic" / "ast_unet" / "seed0", state, 0.61)
@@ -544,14 +528,35 @@ def test_the_best_finished_run_on_validation_is_taken(run, tell, tmp_path, monke
     assert code == 0 and "synthetic/ast_unet/seed0, " in err and "0.610 on validation" in err
     finish(exp / "openmic" / "ast_linear" / "seed0", state, 0.3, corpus="openmic")
     assert "exp/openmic/ast_linear/seed0, " in tell(tmp_path / "a.wav", model=None)[2]
-    with pytest.raises(
-        SystemExit
-    ):  # as of a variable that is not set; the default would be another model than was meant
-        cli.run(predict.main, predict.parse(), [str(tmp_path / "a.wav"), "--model", ""])
+    # As of a variable that is not set: the default would be another model than was meant.
+    assert tell(tmp_path / "a.wav", model="")[0] == 1
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_the_shipped_model_is_used_if_there_is_no_run(checkout, tell, tmp_path, monkeypatch):
+    folder = tmp_path if checkout else None
+    monkeypatch.setattr(common, "find_checkout", lambda: folder)
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    code, out, err = tell(tmp_path / "a.wav", model=None)
+    assert code == 0 and "a.wav" in out
+    assert pretrained.MODEL in err and "--model" in err
+
+
+def test_a_checkout_is_found_from_within_and_from_its_package(tmp_path, monkeypatch):
+    here = common.find_checkout()
+    assert (here / "egs" / "recipe.sh").is_file()
+    (tmp_path / "egs" / "openmic").mkdir(parents=True)
+    (tmp_path / "egs" / "recipe.sh").touch()
+    package = tmp_path / "site-packages" / "ast_repr" / "commands" / "common.py"
+    monkeypatch.setattr(common, "__file__", str(package.parent / "lib" / "x" / "common.py"))
+    monkeypatch.chdir(tmp_path / "egs" / "openmic")
+    assert common.find_checkout() == tmp_path
+    monkeypatch.chdir("/")
+    assert common.find_checkout() is None
 
 
 def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "find_checkout", lambda: tmp_path)
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
     exp = tmp_path / "egs" / "openmic" / "exp" / "synthetic"
     finish(exp / "ast_unet" / "seed0", state, 0.5)

@@ -299,6 +299,8 @@ def load(
             f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
             "wrote; name one of these"
         )
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
     if path.suffix == ".onnx":
         graph = onnx.Graph(path)
         with _naming(path):

@@ -32,7 +32,7 @@ def main(args):
         for name, (model, spec, heard) in models.items():
             listen = inference.load(
                 saved(Path(folder) / "model.pt", model, spec), where
-            ).predict_files
+            ).predict_windows
             work = {
                 "listen": lambda listen=listen, heard=heard: list(listen(heard)),
                 "decode": lambda heard=heard: [decode(path) for path in heard],

@@ -105,15 +105,8 @@ def fetch_backbone(name, file):
             )
         return file
     entry = pretrained.find(name)
-    place = Path(os.path.relpath(entry.path))
-    if entry.url is not None:
-        with remote.only_user_of(entry.path.parent):
-            remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
-    elif not entry.path.is_file():
-        raise ValueError(f"{place}: missing; it is part of the repository: git checkout {place}")
-    else:
-        entry.verify()
-    return place
+    entry.fetch()
+    return Path(os.path.relpath(entry.path))
 
 
 def claim_name(folder, root):

@@ -300,12 +300,13 @@ def test_a_copy_of_the_tree_keeps_its_names(tmp_path):
 def weights(tmp_path, monkeypatch):
     """A backbone of the catalogue, downloaded, and one that is shipped: {name: path}."""
     index = {}
-    for name, url in (("shipped", None), ("downloaded", "http://localhost:1/x")):
+    source = {"repo": "me/model", "revision": "1", "file": "model.safetensors"}
+    for name, hub in (("shipped", None), ("downloaded", source)):
         content = name.encode() * 50
         (tmp_path / name).write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
         fields = dict.fromkeys(("mean", "std", "layout", "labels", "dims", "licence"))
-        index[name] = fields | {"file": name, "url": url, "bytes": len(content), "sha256": sha256}
+        index[name] = fields | {"file": name, "hub": hub, "bytes": len(content), "sha256": sha256}
     (tmp_path / "index.yaml").write_text(json.dumps(index))
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     return {name: tmp_path / name for name in index}

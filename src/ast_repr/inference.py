@@ -280,8 +280,8 @@ def load(
     """Load a trained model.
 
     Args:
-        path: a run folder (its best checkpoint is taken), a checkpoint, a folder that src/export.py
-            wrote, or a file in it; None: the shipped model.
+        path: a run folder (its best checkpoint is taken), a checkpoint, a folder that
+            `ast-repr export` wrote, or a file in it; None: the shipped model.
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
 
@@ -296,8 +296,8 @@ def load(
     elif path.suffix not in SUFFIXES:
         found = "another kind of file" if path.exists() else "nothing there"
         raise ValueError(
-            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
-            "wrote; name one of these"
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what `ast-repr "
+            "export` wrote; name one of these"
         )
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
@@ -320,7 +320,7 @@ def restore(
     """Rebuild the classifier of a checkpoint or an exported file, in eval mode.
 
     Args:
-        path: a checkpoint of the trainer, or a .safetensors of src/export.py.
+        path: a checkpoint of the trainer, or a .safetensors of `ast-repr export`.
         backbone_file: the backbone's weights, if the file does not hold them; default: the file
             used in training, or one beside the exported file, or the catalogue's.
         allow: names of classes outside of the package that the model may be built from, such as

@@ -1,4 +1,4 @@
-"""Instruments of one's own files: what is heard whatever the file, how it is written, and what happens to files that cannot be read."""
+"""The command predict: any audio, its output formats, and files that cannot be read."""
 
 import csv
 import io
@@ -18,11 +18,18 @@ from ast_repr.viewer import predictions, timeline
 
 RATE = audio.SAMPLE_RATE
 CLASSES = ["bass", "flute", "voice"]  # of the run folder
+JSONL = ("--format", "jsonl", "--threshold", 0)
 rng = np.random.default_rng
 
 
 def noise(seconds, rate=RATE, channels=1, seed=0):
     return rng(seed).uniform(-0.5, 0.5, (round(seconds * rate), channels))
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Small pictures: their drawing takes most of the time."""
+    monkeypatch.setattr(timeline, "DPI", 30)
 
 
 @pytest.fixture
@@ -39,59 +46,50 @@ def tell(run, capsys):
 
 
 def rows(text):
-    """{file: {instrument: probability}} of the output of --format jsonl --threshold 0; failed files are {}."""
-    found = map(json.loads, text.splitlines())
-    return {
-        one["file"]: {
-            part["instrument"]: part["probability"] for part in one.get("instruments", [])
-        }
-        for one in found
-    }
+    """{file: {instrument: probability}} of the output with JSONL; empty for failed files."""
+    found = {}
+    for line in text.splitlines():
+        record = json.loads(line)
+        instruments = record.get("instruments", [])
+        found[record["file"]] = {item["instrument"]: item["probability"] for item in instruments}
+    return found
 
 
-def assert_heard(found, model, path, waveform=None):
-    expected = inference.load(model)(
-        audio.decode(path)[None] if waveform is None else waveform[None]
-    )[0]
-    np.testing.assert_allclose(
-        [found[str(path)][name] for name in CLASSES], expected, rtol=0, atol=1e-4
-    )
+@pytest.fixture
+def assert_predicted(run):
+    """Function that compares the row of a file with the model's output for its waveform."""
+    model = inference.load(run[0])
+
+    def check(found, path, waveform=None):
+        waveform = audio.decode(path) if waveform is None else waveform
+        values = [found[str(path)][name] for name in CLASSES]
+        np.testing.assert_allclose(values, model(waveform[None])[0], rtol=0, atol=1e-4)
+
+    return check
 
 
-def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
+def test_every_rate_channel_count_and_format_is_read(tell, assert_predicted, tmp_path):
     folder = tmp_path / "music"
-    folder.mkdir()
+    (folder / "deeper").mkdir(parents=True)
     for i, rate in enumerate((8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)):
-        soundfile.write(
-            folder / f"{rate}.wav",
-            noise(0.7, rate, i % 6 + 1, i),
-            rate,
-            subtype=("PCM_16", "PCM_24", "FLOAT")[i % 3],
-        )
-        soundfile.write(
-            folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, subtype="PCM_24"
-        )
+        subtype = ("PCM_16", "PCM_24", "FLOAT")[i % 3]
+        soundfile.write(folder / f"{rate}.wav", noise(0.7, rate, i % 6 + 1, i), rate, subtype)
+        soundfile.write(folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, "PCM_24")
     soundfile.write(folder / "below.OGG", noise(3, 44_100, 2), 44_100, format="OGG")
-    (folder / "deeper").mkdir()
     soundfile.write(folder / "deeper" / "one.mp3", noise(10.5, 48_000, 2), 48_000)
-    for name, codec in {
-        "a.m4a": "aac",
-        "b.caf": "pcm_s16le",
-        "c.mp2": "mp2",
-        "d.wv": "wavpack",
-    }.items():
+    codecs = {"a.m4a": "aac", "b.caf": "pcm_s16le", "c.mp2": "mp2", "d.wv": "wavpack"}
+    for name, codec in codecs.items():
         encode(folder / "deeper" / name, noise(1, 22_050, 2), 22_050, codec)
     (folder / "cover.jpg").write_bytes(b"no audio")
     (folder / "._one.mp3").write_bytes(b"what a Mac leaves behind")
-    code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder, *JSONL)
     found = rows(out)
-    assert code == 0 and len(found) == 20
-    assert "passed over: 1 file without an audio suffix: cover.jpg\n" in err
+    assert code == 0 and len(found) == 20 and "1 file " in err and "cover.jpg" in err
     for path in found:
-        assert_heard(found, run[0], path)
+        assert_predicted(found, path)
 
 
-def test_short_silent_and_scaled_sound_is_heard(run, tell, tmp_path):
+def test_short_silent_and_loud_files_are_read(tell, assert_predicted, tmp_path):
     sounds = {
         "sample": [0.5],
         "short": noise(0.3)[:, 0],
@@ -99,16 +97,16 @@ def test_short_silent_and_scaled_sound_is_heard(run, tell, tmp_path):
         "silent": np.zeros(RATE),
         "loud": np.append(9 * noise(1)[:, 0], 18.0),
     }
+    paths = {name: tmp_path / f"{name}.wav" for name in sounds}
     for name, samples in sounds.items():
-        soundfile.write(tmp_path / f"{name}.wav", np.asarray(samples), RATE, subtype="FLOAT")
-    paths = [tmp_path / f"{name}.wav" for name in sounds]
-    code, out, err = tell(*paths, "--format", "jsonl", "--threshold", 0)
+        soundfile.write(paths[name], np.asarray(samples), RATE, subtype="FLOAT")
+    code, out, err = tell(*paths.values(), *JSONL)
     assert code == 0
     assert [line for line in err.splitlines() if "warning" in line and "loud.wav" in line]
-    for path, samples in zip(paths, sounds.values()):
-        scale = max(1.0, np.abs(samples).max())
-        assert_heard(rows(out), run[0], path, np.float32(samples) / np.float32(scale))
-    assert set(rows(out)[str(paths[3])].values()) == {0.0}
+    for name, samples in sounds.items():
+        scale = np.float32(max(1.0, np.abs(samples).max()))
+        assert_predicted(rows(out), paths[name], np.float32(samples) / scale)
+    assert set(rows(out)[str(paths["silent"])].values()) == {0.0}
 
 
 def test_what_is_silent_has_no_instruments_and_says_so(tell, tmp_path):
@@ -133,7 +131,9 @@ def test_what_is_silent_has_no_instruments_and_says_so(tell, tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
-def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tmp_path):
+def test_files_that_cannot_be_read_are_listed_and_the_others_predicted(
+    tell, assert_predicted, tmp_path
+):
     good = tmp_path / "good.wav"
     soundfile.write(good, noise(0.5), RATE)
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
@@ -158,9 +158,9 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
     }
     names = list(bad)
     given = [tmp_path / name for name in [*names[:4], "good.wav", *names[4:]]]
-    code, out, err = tell(*given, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(*given, *JSONL)
     assert code == 1 and list(rows(out)) == list(map(str, given))
-    assert_heard(rows(out), run[0], good)
+    assert_predicted(rows(out), good)
     listed = {
         line.strip().partition(": ")[0]: line for line in err.splitlines() if line.startswith("  ")
     }
@@ -177,16 +177,16 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
 
 
 @pytest.mark.parametrize("kind", ["ogg", "mp3"])
-def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):
+def test_truncated_files_are_read_as_far_as_they_go(kind, tell, assert_predicted, tmp_path):
     path = tmp_path / f"cut.{kind}"
     soundfile.write(path, noise(14, 22_050), 22_050)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    code, out, err = tell(path, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(path, *JSONL)
     assert code == 0 and 3 < json.loads(out)["seconds"] < 12
     (line,) = [line for line in err.splitlines() if "warning" in line]
     assert f"cut.{kind}: damaged" in line
     waveform = audio.decode(path, warn=[].append, damaged=True)
-    assert_heard(rows(out), run[0], path, waveform)
+    assert_predicted(rows(out), path, waveform)
 
 
 NAMES = [
@@ -222,7 +222,7 @@ def test_names_may_be_anything(tell, tmp_path):
     )
 
 
-def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monkeypatch):
+def test_a_pattern_finds_files_and_each_file_is_predicted_once(tell, tmp_path, monkeypatch):
     for name in ("b.wav", "a.wav", "c.flac"):
         soundfile.write(tmp_path / name, noise(0.1), RATE)
     monkeypatch.chdir(tmp_path)
@@ -250,7 +250,9 @@ def test_links_are_followed_and_loops_end(tell, tmp_path):
     ]
 
 
-def test_other_files_of_folders_are_counted_and_a_named_one_is_read(run, tell, tmp_path):
+def test_other_files_of_folders_are_counted_and_a_named_one_is_read(
+    tell, assert_predicted, tmp_path
+):
     folder = tmp_path / "music"
     folder.mkdir()
     for number in range(12):
@@ -258,61 +260,43 @@ def test_other_files_of_folders_are_counted_and_a_named_one_is_read(run, tell, t
     soundfile.write(folder / "song.wav", noise(0.5), RATE)
     (folder / "song.wav").rename(folder / "song.dat")
     soundfile.write(folder / "a.wav", noise(0.1), RATE)
-    code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder, *JSONL)
     assert code == 0 and list(rows(out)) == [str(folder / "a.wav")]
     (line,) = [line for line in err.splitlines() if "passed over" in line]
     assert "13 files" in line and "00.jpg" in line
-    code, out, err = tell(folder / "song.dat", folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder / "song.dat", folder, *JSONL)
     assert code == 0 and len(rows(out)) == 2 and "12 files" in err
-    assert_heard(rows(out), run[0], folder / "song.dat")
+    assert_predicted(rows(out), folder / "song.dat")
 
 
-def test_hop_and_aggregate(run, tell, tmp_path):
+@pytest.mark.parametrize("aggregate", ["mean", "max"])
+def test_hop_and_aggregate(aggregate, run, tell, tmp_path):
     path = tmp_path / "song.wav"
-    soundfile.write(
-        path, noise(21) * np.linspace(0, 1, 21 * RATE)[:, None] ** 4, RATE, subtype="FLOAT"
-    )
-    predictor, waveform = inference.load(run[0]), audio.decode(path)
-    windows = [
-        (start, predictor(waveform[None, round(start * RATE) :][:, : 10 * RATE])[0])
-        for start in (0, 4.5, 9, 11)
-    ]
-    for aggregate in ("mean", "max"):
-        code, out, _ = tell(
-            path,
-            "--hop",
-            4.5,
-            "--aggregate",
-            aggregate,
-            "--format",
-            "json",
-            "--timeline",
-            "--threshold",
-            0,
-        )
-        (found,) = json.loads(out)
-        assert code == 0 and found["seconds"] == 21
-        for one, (start, expected) in zip(found["timeline"], windows, strict=True):
-            assert (one["start_s"], one["end_s"]) == (start, start + 10) and list(
-                one["probabilities"]
-            ) == CLASSES
-            np.testing.assert_allclose(
-                list(one["probabilities"].values()), expected, rtol=0, atol=1e-5
-            )
-        whole = getattr(np, aggregate)([values for _, values in windows], axis=0)
-        assert [part["instrument"] for part in found["instruments"]] == [
-            CLASSES[i] for i in np.argsort(-whole)
-        ]
-        np.testing.assert_allclose(
-            [part["probability"] for part in found["instruments"]],
-            np.sort(whole)[::-1],
-            rtol=0,
-            atol=1e-5,
-        )
+    swell = np.linspace(0, 1, 21 * RATE)[:, None] ** 4
+    soundfile.write(path, noise(21) * swell, RATE, subtype="FLOAT")
+    options = ["--hop", 4.5, "--aggregate", aggregate, "--timeline", "--threshold", 0]
+    code, out, _ = tell(path, *options, "--format", "json")
+    (song,) = json.loads(out)
+    assert code == 0 and song["seconds"] == 21
+    model = inference.load(run[0])
+    waveform = audio.decode(path)
+    expected = []
+    for window, start in zip(song["timeline"], (0, 4.5, 9, 11), strict=True):
+        assert (window["start_s"], window["end_s"]) == (start, start + 10)
+        assert list(window["probabilities"]) == CLASSES
+        first = round(start * RATE)
+        expected.append(model(waveform[None, first : first + 10 * RATE])[0])
+        values = list(window["probabilities"].values())
+        np.testing.assert_allclose(values, expected[-1], rtol=0, atol=1e-5)
+    whole = getattr(np, aggregate)(expected, axis=0)
+    order = np.argsort(-whole)
+    assert [item["instrument"] for item in song["instruments"]] == [CLASSES[i] for i in order]
+    values = [item["probability"] for item in song["instruments"]]
+    np.testing.assert_allclose(values, whole[order], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
+def test_an_hour_is_read_to_its_end(run, tell, tmp_path):
     path = tmp_path / "hour.wav"
     with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
         for minute in range(61):
@@ -320,16 +304,14 @@ def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
     code, out, _ = tell(path, "--format", "json", "--timeline", "--hop", 30)
     (found,) = json.loads(out)
     assert code == 0 and found["seconds"] == 3660 and len(found["timeline"]) == 123
-    last = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[
-        0
-    ]  # a second more, so that the resampler has settled
-    assert found["timeline"][-1]["start_s"] == 3650
-    np.testing.assert_allclose(
-        list(found["timeline"][-1]["probabilities"].values()), last, rtol=0, atol=2e-3
-    )
+    # Decoded from a second earlier on, so that the resampler has settled.
+    expected = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[0]
+    last = found["timeline"][-1]
+    assert last["start_s"] == 3650
+    np.testing.assert_allclose(list(last["probabilities"].values()), expected, rtol=0, atol=2e-3)
 
 
-# How it is written, from songs made by hand.
+# Output formats, of predictions made by hand.
 SONGS = [
     inference.FilePrediction(
         "a.wav",

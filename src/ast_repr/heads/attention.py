@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-EPS_ATTENTION = 1e-7  # attention is at least this, so that its sum over the frames is never 0
-EPS = 1e-6  # probabilities stay this far from 0 and 1, so that logits are within +-13.8
+EPS_ATTENTION = 1e-7  # least attention, so that its sum over the frames is never 0
+EPS = 1e-6  # probabilities are clamped to EPS..1 - EPS, logits to +-13.8
 
 
 class AttentionHead(nn.Module):
@@ -16,7 +16,7 @@ class AttentionHead(nn.Module):
 
     Args:
         n_classes: K.
-        embed_dim: D, of each embedded frame.
+        embed_dim: D of each embedded frame.
     """
 
     input_key = "embedding"

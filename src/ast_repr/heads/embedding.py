@@ -9,10 +9,10 @@ class EmbeddingHead(nn.Module):
 
     Args:
         n_classes, embed_dim: K and D.
-        norm: with False, the linear layer alone.
+        norm: False omits the LayerNorm.
     """
 
-    input_key = "embedding"  # the field of the backbone's Output that it uses
+    input_key = "embedding"  # field of the backbone's Output that is the input
 
     def __init__(self, n_classes: int = 20, embed_dim: int = 768, norm: bool = True):
         super().__init__()

@@ -107,11 +107,7 @@ class Reprogrammed(nn.Module):
         return {name: state[name] for name in state if name.startswith(trained)}
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `trainable_state_dict` returned.
-
-        Raises:
-            ValueError: keys are missing or unexpected; they are named.
-        """
+        """Load a `trainable_state_dict`; ValueError names missing or unexpected keys."""
         differing = sorted(self.trainable_state_dict().keys() ^ state.keys())
         if differing:
             raise ValueError(
@@ -149,7 +145,7 @@ class HeadOnlyModel(nn.Module):
         return self.model.trainable_state_dict()
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `trainable_state_dict` returned."""
+        """Load a `trainable_state_dict`."""
         self.model.load_trainable_state_dict(state)
 
 

@@ -81,7 +81,7 @@ def seal(archive: io.BytesIO) -> None:
 
 
 def parse(data: bytes) -> dict:
-    """Return the state that `dump` was given; any exception if it did not make these bytes."""
+    """Parse the bytes of `dump`; other bytes raise exceptions of any kind."""
     content = memoryview(data)[:-SEAL_BYTES]
     comment = data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():

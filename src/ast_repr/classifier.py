@@ -9,6 +9,7 @@ use it.
 import copy
 from collections.abc import Collection, Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ class HeadOnlyModel(nn.Module):
         return HeadOnlyModel(self.model.copy_with_shared_backbone())
 
     def trainable_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return that of the whole model, see `Reprogrammed.trainable_state_dict`."""
+        """Return the state of the whole model, see `Reprogrammed.trainable_state_dict`."""
         return self.model.trainable_state_dict()
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -213,8 +214,8 @@ def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _sdpa_flops(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(q_shape, k_shape, v_shape)
+def _sdpa_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(q, k, v)
 
 
 @torch.no_grad()

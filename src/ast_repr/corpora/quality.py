@@ -15,7 +15,7 @@ ONE_SIDED = {  # consequence for classes without present or without absent label
 
 
 def label_warnings(clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
-    """Name the classes with few present, or few absent, labels in a split.
+    """Name the classes with few or no present, or absent, labels in a split.
 
     Returns at most two sentences per split: one on classes that lack labels of one side, one on
     others with fewer than ENOUGH.

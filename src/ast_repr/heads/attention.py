@@ -1,5 +1,7 @@
 """Attention over frames (Gururani, Sharma and Lerch 2019): each class has a weight per frame."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -29,7 +31,7 @@ class AttentionHead(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output with an embedding (B, D, T) -> logits (B, K).
 
         Raises:

@@ -1,5 +1,7 @@
 """The paper's label mapping: LayerNorm and linear layer on the pooled token."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,6 +21,6 @@ class EmbeddingHead(nn.Module):
         self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.linear = nn.Linear(embed_dim, n_classes)
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
         return self.linear(self.norm(output.embedding))

@@ -10,6 +10,8 @@ Layout
     among the training clips of node m.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -113,7 +115,7 @@ class ForestHead(nn.Module):
         forest.fit(x, present)
         return [_arrays_of(estimator.tree_) for estimator in forest.estimators_]
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
         x = output.embedding.float()
         node = self.roots.long().flatten().expand(len(x), -1)  # (B, K * trees)
@@ -123,7 +125,7 @@ class ForestHead(nn.Module):
         probabilities = self.value[node].unflatten(1, self.roots.shape).double().mean(-1)
         return torch.logit(probabilities, eps=EPS).float()
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Load forests of any number of nodes."""
         for name, buffer in self._buffers.items():
             stored = state_dict.get(prefix + name)
@@ -155,7 +157,7 @@ def _leaf(value: float) -> dict[str, np.ndarray]:
     }
 
 
-def _arrays_of(tree) -> dict[str, np.ndarray]:
+def _arrays_of(tree: Any) -> dict[str, np.ndarray]:
     """Convert a scikit-learn tree to arrays.
 
     Thresholds are rounded down to float32, which gives the same branches for float32 inputs.

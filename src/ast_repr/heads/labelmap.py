@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ class LabelMap(nn.Module):
             self.register_buffer("member", member.bool(), persistent=False)
             self.groups = [list(group) for group in groups]
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
         sources = output.source_logits
         if self.kind != "names":

@@ -6,24 +6,16 @@ package has a name with a dot, "module.Class", in a module that Python finds (PY
 `resolve` imports it, and only if the caller allows that very name.
 """
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Collection
 
 from . import typecheck
+from .choices import unknown
 
 
 class NotAllowedError(ValueError):
     """A class outside of the package that the caller did not allow; nothing of it was imported."""
-
-
-def unknown(kind, name, choices):
-    """The message for a name that is not among `choices`, the nearest of which comes first."""
-    choices = sorted(map(str, choices))
-    near = difflib.get_close_matches(str(name)[:200], choices, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}: {hint}valid: {', '.join(choices) or 'none'}"
 
 
 def is_outside(name: str) -> bool:

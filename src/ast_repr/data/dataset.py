@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 
 from .. import manifest
+from ..choices import FEATURE_STORAGE, unknown
 from ..devices import memory_left
-from ..registry import unknown
 
-PLACES = ("auto", "device", "memory", "disk")  # where features can be kept
 SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory there that "auto" may use
 # Shards per window. At most three windows are in memory, when one ends and the next begins: 0.8 GB
 # of log-mels.
@@ -144,8 +143,8 @@ def load(
     Raises:
         ValueError: `keep` is none of these.
     """
-    if keep not in PLACES:
-        raise ValueError(unknown("place of features", keep, PLACES))
+    if keep not in FEATURE_STORAGE:
+        raise ValueError(unknown("place of features", keep, FEATURE_STORAGE))
     device = torch.device(device)
     names = [clip.clip for clip in clips]
     shards = store.group_by_shard(names)

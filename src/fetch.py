@@ -41,11 +41,8 @@ def main(args):
 
 def choose_corpus(args):
     """openmic, synthetic or custom; for auto what is at hand, and a line that says so."""
-    if (args.corpus == "custom") != (args.manifest is not None):
-        raise cli.UsageError(
-            f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom "
-            "--manifest CSV, or neither"
-        )
+    if args.manifest and args.corpus not in ("auto", "custom"):
+        raise cli.UsageError(f"--manifest and --corpus {args.corpus}: expected one of them")
     if args.manifest and not args.manifest.is_file():
         raise FileNotFoundError(
             f"{args.manifest}: no such file; expected a CSV with path and a column for each class "

@@ -16,7 +16,7 @@ NOT_CONFS = ("base", "studies", "published")
 OVERLAYS = ("protocol_", "corpus_")  # prefixes of files that are merged into any conf
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+def unknown(kind: str, name: object, choices: Iterable) -> str:
     """Make the message for a name that is not among `choices`; it suggests the nearest one."""
     choices = sorted(map(str, choices))
     nearest = difflib.get_close_matches(str(name)[:200], choices, n=1)

@@ -13,11 +13,17 @@ if __name__ == "__main__":
 import shlex
 from pathlib import Path
 
-from ast_repr import atomic, cli, escaping, identity, manifest
-from ast_repr.corpora import custom, openmic, quality, synthetic
-
-VALID_FRACTION, VALID_SEED = 0.15, 20181
-LISTED = 10  # unreadable clips, or problems of a CSV, named where the stage ends with an error
+from ast_repr import atomic, cli, escaping, manifest
+from ast_repr.commands.check import check
+from ast_repr.corpora import custom, openmic, synthetic
+from ast_repr.corpora.inspection import (
+    LISTED,
+    counted,
+    find_problems,
+    find_warnings,
+    line,
+    with_validation,
+)
 
 
 def main(args):
@@ -114,108 +120,6 @@ def read_custom(path, data):
         return {name: line(table.rows[name], f"{name}: {reason}") for name, reason in bad}
 
     return table.clips, table.classes, complaints
-
-
-def check(path):
-    """List all that is wrong with a CSV of own data and its audio, and count what is in it."""
-    table = custom.read(path, relative_to=path.parent)
-    problems = find_problems(table)
-    clips = with_validation(table.clips)
-    hashes = audio_hashes(clips, path.parent)
-    warnings = [] if problems else find_warnings(clips, table.classes, hashes)
-    for name, reason in custom.unreadable(path.parent, table.clips, cli.warn):
-        problems.append((table.rows[name], f"{name}: {reason}"))
-    lines = [f"  note: {note}" for note in table.notes]
-    lines += [f"  {line(*problem)}" for problem in problems]
-    lines += counts(clips, table.classes)
-    lines += [f"  warning: {warning}" for warning in warnings]
-    print("\n".join(map(escaping.terminal, lines)))
-    if problems:
-        raise manifest.ManifestError(
-            f"{path}: {counted(problems, 'problem')}, listed above; mend and check again"
-        )
-    state = f"in order, with {counted(warnings, 'warning')}" if warnings else "in order"
-    print(
-        f"{path} is {state}; "
-        f"bash egs/custom/run.sh --manifest {shlex.quote(str(path))} trains on it"
-    )
-
-
-def find_problems(table):
-    """What is wrong with a CSV, its audio excepted: list of (row or None, reason)."""
-    if table.problems:
-        return table.problems
-    clips = with_validation(table.clips)
-    if not any(clip.split == "valid" for clip in clips):
-        lacking = "no group of train can be spared for validation"
-        return [(None, f"{lacking}; expected more groups there, or rows whose split is valid")]
-    return [(None, manifest.without_labels(split)) for split in manifest.unlabelled(clips)]
-
-
-def find_warnings(clips, classes, hashes):
-    """What of own data can be trained on but not trusted: sentences.
-
-    Args:
-        hashes: sha256 of each clip's audio file, None if it cannot be read.
-    """
-    warnings = quality.label_warnings(clips, classes)
-    shared = quality.shared_audio_warnings(clips, hashes)
-    if len(shared) > LISTED:
-        shared = [*shared[:LISTED], f"{len(shared) - LISTED} more files are in several groups"]
-    return warnings + shared
-
-
-def audio_hashes(clips, folder):
-    """sha256 of each clip's audio file below `folder`, None for a file that cannot be read."""
-    known = {}
-    for clip in clips:
-        if clip.audio not in known:
-            known[clip.audio] = audio_hash(folder / clip.audio)
-    return [known[clip.audio] for clip in clips]
-
-
-def audio_hash(path):
-    """sha256 of a file, None if it cannot be read."""
-    try:
-        return identity.of_file(path)
-    except (OSError, UnicodeError):  # the latter for a name that the locale cannot encode
-        return None
-
-
-def line(row, reason):
-    return reason if row is None else f"row {row}: {reason}"
-
-
-def counted(things, name):
-    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
-
-
-def counts(clips, classes):
-    """Lines that count the clips and groups of each split, and the labels of each class."""
-    splits = {split: [clip for clip in clips if clip.split == split] for split in manifest.SPLITS}
-    rows = [["split", "clips", "groups"]]
-    for split, own in splits.items():
-        rows.append([split, len(own), len({clip.group for clip in own})])
-    rows.append([""])
-    rows.append(["class", "present", "absent", "unknown", *(f"in {split}" for split in splits)])
-    for name in classes:
-        values = [clip.labels[name] for clip in clips if name in clip.labels]
-        present = sum(value >= manifest.PRESENT for value in values)
-        observed = [sum(name in clip.labels for clip in own) for own in splits.values()]
-        rows.append([name, present, len(values) - present, len(clips) - len(values), *observed])
-    width = max(len(first) for first, *_ in rows)
-    lines = [""]
-    for first, *rest in rows:
-        cells = [f"{first:{width}}", *(f"{value:>9}" for value in rest)]
-        lines.append(" ".join(cells).rstrip())
-    return [*lines, ""]
-
-
-def with_validation(clips):
-    """The clips with a validation split: the corpus' own, or one that is drawn."""
-    if any(clip.split == "valid" for clip in clips):
-        return clips
-    return manifest.split_validation(clips, VALID_FRACTION, VALID_SEED)
 
 
 def check_splits(root, clips):

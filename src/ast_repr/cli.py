@@ -43,6 +43,7 @@ __all__ = [
     "guard_imports",
     "one_line",
     "parser",
+    "refuse_missing",
     "run",
     "seeds",
     "warn",
@@ -54,6 +55,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 LONGEST = 4_000  # characters of a message
+LISTED = 10  # unusable clips
 
 
 def parser(doc: str) -> Parser:
@@ -123,6 +125,27 @@ def outside_class(text: str) -> str:
             f"found {text!r}, expected module.Class, such as mine.Gain"
         )
     return text
+
+
+def refuse_missing(reasons: Sequence[str], allowed: int) -> None:
+    """Refuse more clips without usable audio than --allow-missing says.
+
+    Args:
+        reasons: why each of these clips is unusable.
+        allowed: number of clips that may be left out.
+
+    Raises:
+        ValueError: there are more; the first of them are printed.
+    """
+    if len(reasons) <= allowed:
+        return
+    for reason in reasons[:LISTED]:
+        print(escaping.terminal(f"  {reason}"))
+    more = f" (the first {LISTED} are listed above)" if len(reasons) > LISTED else ""
+    raise ValueError(
+        f"{len(reasons)} clips have no usable audio{more}; "
+        f"fix them, or leave them out with --allow-missing {len(reasons)}"
+    )
 
 
 class _Terminated(BaseException):

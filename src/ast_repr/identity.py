@@ -90,7 +90,9 @@ class FileHashes:
             OSError: one cannot be read.
         """
         with ThreadPoolExecutor() as pool:
-            steps = tqdm(pool.map(self.of, paths), label, len(paths), unit="file", leave=False)
+            steps = tqdm(
+                pool.map(self.of, paths), label, len(paths), unit="file", leave=False, disable=None
+            )
             hashes = list(steps)
         self._save(map(str, paths))
         return hashes

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,6 +67,22 @@ def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[s
         path = os.path.relpath(audio_path(root, name), relative_to)
         all_clips.append(Clip(name, groups.get(name, name), path, 0.0, split, labels[name]))
     return all_clips, classes
+
+
+def check_counts(clips: Iterable[Clip]) -> None:
+    """Check that the tables of the genuine archive are complete.
+
+    Raises:
+        ManifestError: the number of clips or labels differs from OpenMIC-2018's.
+    """
+    counts = dict.fromkeys(COUNTS, 0)
+    for clip in clips:
+        counts[clip.split] += 1
+        counts["observed"] += len(clip.labels)
+    if counts != COUNTS:
+        raise ManifestError(
+            f"found {counts}, expected OpenMIC-2018's {COUNTS}; fetch the archive again"
+        )
 
 
 def audio_path(root: str | Path, sample_key: str) -> Path:

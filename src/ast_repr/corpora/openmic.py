@@ -17,7 +17,7 @@ from .. import atomic, audio
 from ..manifest import Clip, ManifestError
 from ..registry import unknown
 from . import table
-from .remote import Remote
+from .remote import Remote, download, only_user_of, unpack
 
 ARCHIVE = Remote(
     url="https://zenodo.org/records/1432913/files/openmic-2018-v1.0.0.tgz?download=1",
@@ -29,6 +29,24 @@ COUNTS = {"train": 14_915, "test": 5_085, "observed": 41_268}
 SHORTEST_SECONDS = 9.9  # anything shorter has been truncated
 LABELS = "openmic-2018-aggregated-labels.csv"
 METADATA = "openmic-2018-metadata.csv"
+
+
+def is_unpacked(root: Path) -> bool:
+    """True if `fetch` has completed."""
+    return (root / "partitions").is_dir()
+
+
+def fetch(root: Path) -> None:
+    """Download and unpack the corpus, unless that is done.
+
+    Raises:
+        RemoteError: the archive cannot be downloaded, or is damaged.
+    """
+    if is_unpacked(root):
+        return
+    with only_user_of(root.parent):
+        if not is_unpacked(root):  # by another process in the meantime
+            unpack(download(ARCHIVE, root.with_name("openmic-2018-v1.0.0.tgz")), root)
 
 
 def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[str]]:

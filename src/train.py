@@ -20,8 +20,8 @@ from torch import distributed
 from tqdm import tqdm
 
 from ast_repr import atomic, blueprint, cli, config, devices, features, manifest, run_config
-from ast_repr.data import dataset
 from ast_repr.distributed import launch
+from ast_repr.options import add_training_options
 from ast_repr.run_folder import RunFolder
 from ast_repr.training import estimate, experiment, trainer
 
@@ -166,39 +166,7 @@ def parse():
     parser = cli.parser(__doc__)
     cli.add_conf_options(parser)
     cli.add_run_options(parser)
-    parser.add_argument(
-        "--ngpu",
-        type=cli.between(int, 1),
-        default=1,
-        help="GPUs of each run, or processes on the CPU",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=cli.between(int, 1),
-        help="runs at the same time (default: as many as there are GPUs for, one on the CPU)",
-    )
-    parser.add_argument(
-        "--features-in",
-        choices=dataset.PLACES,
-        default="auto",
-        help="where features stay: on the GPU, in memory, or on disk",
-    )
-    parser.add_argument(
-        "--recompute",
-        action="store_true",
-        help="compute the backbone's activations twice: less memory, a third more time",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the backbone by torch.compile: for GPUs, takes a minute",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what the runs would take, and do nothing"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="train runs again that are there already"
-    )
+    add_training_options(parser)
     return parser
 
 

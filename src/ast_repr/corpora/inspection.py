@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from .. import identity, manifest
 from ..manifest import Clip
 from . import quality
@@ -68,26 +70,56 @@ def counted(things: Sequence, name: str) -> str:
 
 
 def counts(clips: list[Clip], classes: list[str]) -> list[str]:
-    """Format tables of the clips and groups of each split, and of the labels of each class."""
+    """Format tables of the clips and groups per split, and of the labels per class."""
     splits = {split: [clip for clip in clips if clip.split == split] for split in manifest.SPLITS}
-    rows = [["split", "clips", "groups"]]
+    sizes = []
     for split, members in splits.items():
-        rows.append([split, len(members), len({clip.group for clip in members})])
-    rows.append([""])
-    rows.append(["class", "present", "absent", "unknown", *(f"in {split}" for split in splits)])
+        sizes.append([split, len(members), len({clip.group for clip in members})])
+    labels = []
     for name in classes:
         values = [clip.labels[name] for clip in clips if name in clip.labels]
         present = sum(value >= manifest.PRESENT for value in values)
         row = [name, present, len(values) - present, len(clips) - len(values)]
         for members in splits.values():
             row.append(sum(name in clip.labels for clip in members))
-        rows.append(row)
-    width = max(len(row[0]) for row in rows)
-    lines = [""]
-    for first, *rest in rows:
-        cells = [f"{first:{width}}", *(f"{value:>9}" for value in rest)]
-        lines.append(" ".join(cells).rstrip())
-    return [*lines, ""]
+        labels.append(row)
+    columns = ["class", "present", "absent", "unknown", *(f"in {split}" for split in splits)]
+    tables = [
+        tabulate(sizes, ["split", "clips", "groups"], "plain"),
+        tabulate(labels, columns, "plain"),
+    ]
+    return ["", *"\n\n".join(tables).splitlines(), ""]
+
+
+def summary(clips: list[Clip], classes: list[str]) -> str:
+    """Format the number of clips, groups and labels in one line."""
+    parts = []
+    for split in manifest.SPLITS:
+        groups = [clip.group for clip in clips if clip.split == split]
+        parts.append(f"{split} {len(groups)} clips of {len(set(groups))} groups")
+    values = [value for clip in clips for value in clip.labels.values()]
+    present = sum(value >= manifest.PRESENT for value in values)
+    cells = len(clips) * len(classes)
+    parts.append(
+        f"{len(values)} of {cells} labels observed ({len(values) / cells:.1%}), "
+        f"{present / len(values):.0%} of them present"
+    )
+    return "; ".join(parts)
+
+
+def check_splits(root: Path, clips: list[Clip]) -> None:
+    """Refuse a corpus without clips for training, validation or test.
+
+    Raises:
+        ManifestError: the message names the empty splits.
+    """
+    splits = {clip.split for clip in clips}
+    empty = [split for split in manifest.SPLITS if split not in splits]
+    if empty:
+        raise manifest.ManifestError(
+            f"{root}: no clip is in {' or '.join(empty)}; "
+            "expected more groups (artists), and clips in both train and test"
+        )
 
 
 def with_validation(clips: list[Clip]) -> list[Clip]:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from ast_repr import cli, options, pretrained
-from ast_repr.corpora import naming, openmic, remote
+from ast_repr.corpora import naming, openmic
 
 SHIPPED = "ast_tiny_synth"
 PUBLISHED = "ast_audioset"

@@ -176,6 +176,7 @@ def test_no_class_of_a_model_file_is_run_unasked(form, section, name, model_file
     assert not was_run(planted) and "planted" not in sys.modules
 
 
+@pytest.mark.slow
 def test_the_script_itself_runs_nothing(model_file, planted, tmp_path):
     """The attack as it was reported, in a process of its own."""
     marker = planted / "touched"

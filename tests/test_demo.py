@@ -102,6 +102,7 @@ def test_the_shipped_model_is_offered_beside_the_runs_of_the_checkout(exp):
     assert len({info.label for info in models.values()}) == 3
     (shipped,) = demo.find_models(None, None, inference.load).values()
     assert shipped.corpus == "synthetic" and 0.5 < shipped.macro_f1 < 1
+    assert "shipped" in shipped.label
 
 
 def test_an_answer_has_probabilities_timeline_and_both_spectrograms(app, sound, unet):
@@ -274,6 +275,36 @@ def server(exp, tmp_path):
         process.kill()
 
 
+@pytest.mark.slow
+def test_the_served_page_predicts_a_song(server, sound):
+    """By the requests of gradio's own page, where there is no browser."""
+    client = pytest.importorskip("httpx").Client(base_url=server, timeout=60)
+    page_config = client.get("/config").json()
+    (dropdown,) = [item for item in page_config["components"] if item["type"] == "dropdown"]
+    models = [path for _, path in dropdown["props"]["choices"]]
+    assert len(models) == 2 and dropdown["props"]["value"] == models[0]
+    (path,) = client.post("/gradio_api/upload", files={"files": sound.open("rb")}).json()
+    event = {
+        "data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, models[0]],
+        "fn_index": page_config["dependencies"][0]["id"],
+        "session_hash": "test",
+    }
+    assert client.post("/gradio_api/queue/join", json=event).status_code == 200
+    messages = {}
+    with client.stream(
+        "GET", "/gradio_api/queue/data", params={"session_hash": "test"}
+    ) as response:
+        for line in response.iter_lines():
+            if line.startswith("data:"):
+                message = json.loads(line.removeprefix("data:"))
+                messages[message["msg"]] = message
+                if message["msg"] == "process_completed":
+                    break
+    assert "progress" in messages
+    (html,) = messages["process_completed"]["output"]["data"]
+    assert "<h2>Instruments: " in html and str(sound.parent) not in html
+
+
 @pytest.fixture
 def browser():
     """Headless Chromium that finds no other computer and writes down what it asks for."""
@@ -296,7 +327,7 @@ def browser():
 
 
 @pytest.mark.slow
-def test_a_browser_shows_a_song_another_model_and_an_error(server, browser, sound, tmp_path):
+def test_a_browser_shows_a_song_another_model_and_an_error(browser, server, sound, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 

@@ -40,12 +40,14 @@ class ModelInfo:
     protocol: str
     norm: str
     macro_f1: float | None
+    shipped: bool = False
 
     @property
     def label(self) -> str:
         """The model's name in the list of models."""
+        origin = ", shipped" if self.shipped else ""
         return escaping.terminal(
-            f"{self.conf}, seed {self.seed} ({self.corpus}, protocol {self.protocol})"
+            f"{self.conf}, seed {self.seed} ({self.corpus}, protocol {self.protocol}{origin})"
         )
 
 

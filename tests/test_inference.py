@@ -178,8 +178,12 @@ def test_a_file_prediction_combines_its_windows(run, songs):
 
 
 def test_a_path_that_is_given_twice_is_predicted_twice(run, songs):
-    first, second = inference.load(run[0]).predict([songs[1], songs[1]])
+    model = inference.load(run[0])
+    first, second = model.predict([songs[1], songs[1]])
     assert first.path == second.path and len(first.times) == len(second.times) == 1
+    for path in (songs[1], str(songs[1])):
+        (alone,) = model.predict(path)
+        assert alone.path == first.path
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -262,7 +262,7 @@ def test_other_files_of_folders_are_counted_and_a_named_one_is_read(
     soundfile.write(folder / "a.wav", noise(0.1), RATE)
     code, out, err = tell(folder, *JSONL)
     assert code == 0 and list(rows(out)) == [str(folder / "a.wav")]
-    (line,) = [line for line in err.splitlines() if "passed over" in line]
+    (line,) = [line for line in err.splitlines() if "skipped" in line]
     assert "13 files" in line and "00.jpg" in line
     code, out, err = tell(folder / "song.dat", folder, *JSONL)
     assert code == 0 and len(rows(out)) == 2 and "12 files" in err
@@ -550,8 +550,8 @@ def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeyp
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
     code, _, err = tell(tmp_path / "a.wav", model=None)
     passed, cut, taken = err.splitlines()
-    assert code == 0 and "mine/seed0: passed over" in passed and "gone.Gain" in passed
-    assert "cut/seed0: passed over" in cut and "ast_unet/seed0, " in taken
+    assert code == 0 and "mine/seed0: skipped" in passed and "gone.Gain" in passed
+    assert "cut/seed0: skipped" in cut and "ast_unet/seed0, " in taken
 
 
 def test_a_long_log_mel_keeps_means_in_few_columns():

@@ -104,7 +104,7 @@ class Predictor:
 
     def predict(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         hop_s: float = 10.0,
         aggregate: str = "mean",
         batch_size: int = 16,
@@ -114,7 +114,7 @@ class Predictor:
         """Predict audio files, in order; a file that cannot be read gets an `error`.
 
         Args:
-            paths: the files.
+            paths: the files, or a single one.
             hop_s: seconds from one window of ten seconds to the next.
             aggregate: "mean" or "max" over the windows of a file.
             batch_size: windows per forward pass; batches span files.
@@ -127,7 +127,7 @@ class Predictor:
 
     def predict_windows(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         hop_s: float = 10.0,
         batch_size: int = 16,
         warn: Callable[[str], None] = warnings.warn,
@@ -137,6 +137,8 @@ class Predictor:
         Memory does not grow with the length or number of files, and results do not depend on the
         batch size or other files. A window with an error is the last of its file.
         """
+        if isinstance(paths, (str, Path)):
+            paths = [paths]
         cut = _cut(paths, round(hop_s * audio.SAMPLE_RATE), warn)
         while batch := list(itertools.islice(cut, batch_size)):
             waveforms = [waveform for _, waveform in batch if waveform is not None]

@@ -209,7 +209,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         has_gradient = False
-        for part, weight in self._parts(batch):
+        for part, weight in self.parts(batch):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 loss = self.method.step(part, epoch, batch)["loss"] * weight
             if loss.requires_grad:
@@ -220,7 +220,7 @@ class Trainer:
             self._update()
         return total
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """The rows that this process computes, in micro-batches, each with its loss's weight.
 
         Processes deal out each micro-batch row by row. If that leaves one of them without a label,

@@ -13,7 +13,7 @@ import torch
 import yaml
 from command_line import call
 
-from ast_repr import blueprint, checkpoint, config, features, inference, pretrained
+from ast_repr import checkpoint, config, features, inference, model_spec, pretrained
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.commands import export, predict
@@ -124,10 +124,7 @@ def small():
 def make_run(folder, conf, backbone_file, spread):
     """A run folder with the model of `conf`, of random weights, as the stage `train` leaves it."""
     feature = features.build(**conf["feature"])
-    sources = {}
-    if blueprint.by_name(conf):
-        sources = blueprint.source_groups(CLASSES, "ast_tiny_synth", backbone_file)
-    spec = blueprint.from_config(conf, feature, None, "ast_tiny_synth", backbone_file, sources)
+    spec = model_spec.from_config(conf, CLASSES, feature, None, "ast_tiny_synth", backbone_file)
     model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1)
     spread(model.head, 2)

@@ -244,6 +244,11 @@ def add_training_options(parser) -> None:
         "--compile", action="store_true", help="torch.compile the backbone: for GPUs"
     )
     parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write scalars for TensorBoard into the run folders",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="estimate time and memory without training"
     )
     parser.add_argument(

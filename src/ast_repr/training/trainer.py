@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -75,7 +76,7 @@ class Trainer:
         augment: function (features, generator) -> features, or None.
         about: plain values stored in every checkpoint.
         label: names the run in what is printed.
-        tensorboard: write scalars for TensorBoard beside history.jsonl.
+        writer: TensorBoard's SummaryWriter, which gets scalars beside history.jsonl; or None.
         group: the processes that share the run; all of them call `fit`.
         history: one dict per epoch, as in history.jsonl.
         hashes: {file name: sha256} of the best checkpoint, or of each epoch's.
@@ -91,7 +92,7 @@ class Trainer:
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
     about: dict = field(default_factory=dict)
     label: str = ""
-    tensorboard: bool = False
+    writer: Any = None
     group: PartialState = field(default_factory=PartialState)
     history: list[dict] = field(default_factory=list, init=False)
     hashes: dict[str, str] = field(default_factory=dict, init=False)
@@ -311,21 +312,12 @@ class Trainer:
         row = self.history[-1]
         if row["loss"] is not None and not sys.stderr.isatty():
             print(f"{self.label}: {describe_epoch(self.history, self.plan)}", flush=True)
-        if self.tensorboard:
-            write_scalars(self.run.path / "tensorboard", row)
-
-
-def write_scalars(folder: Path, row: dict) -> None:
-    """Append the loss, learning rate and metrics of an epoch to TensorBoard's files."""
-    from torch.utils.tensorboard import SummaryWriter  # an optional extra
-
-    scalars = {"loss": row["loss"], "lr": row["lr"]}
-    for name, value in row.get("valid", {}).items():
-        scalars[f"valid/{name}"] = value
-    with SummaryWriter(folder) as writer:
-        for name, value in scalars.items():
-            if value is not None:
-                writer.add_scalar(name, value, row["epoch"])
+        if self.writer is not None:
+            scalars = {"loss": row["loss"], "lr": row["lr"], **row.get("valid", {})}
+            for name, value in scalars.items():
+                if value is not None:
+                    self.writer.add_scalar(name, value, row["epoch"])
+            self.writer.flush()
 
 
 def read_last(run: RunFolder) -> dict | None:

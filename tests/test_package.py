@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def installed(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (wheel,) = folder.glob("*.whl")
     assert wheel.stat().st_size < 12_000_000
+    assert "ast_repr/export/model_card.md" in zipfile.ZipFile(wheel).namelist()
     python = environment / "bin" / "python"
     install = ["--python", python, "install", "--no-deps", "--no-index", wheel]
     subprocess.run([*pip, *install], check=True)

@@ -222,8 +222,8 @@ def import_gradio():
         import gradio
     except ImportError as error:
         raise ValueError(
-            f"gradio is not installed, expected for the page ({error}); "
-            "install the extra: pip install 'ast_repr[demo]'"
+            f"gradio is not installed, expected for the page ({error}); install the extra `demo`, "
+            "in a copy of the repository: pip install '.[demo]'"
         ) from error
     return gradio
 

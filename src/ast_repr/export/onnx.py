@@ -207,6 +207,6 @@ def _package(name):
         return importlib.import_module(name)
     except ImportError as error:
         raise GraphError(
-            f"the package {name} is not installed, expected for ONNX; "
-            "install the extra: pip install 'ast_repr[onnx]'"
+            f"the package {name} is not installed, expected for ONNX; install the extra `onnx`, "
+            "in a copy of the repository: pip install '.[onnx]'"
         ) from error

@@ -88,7 +88,7 @@ USAGE
 confs() { # names of the configs, one a line
     local file
     for file in "$conf_dir"/*.yaml; do
-        case ${file##*/} in base.yaml | studies.yaml | corpus_* | protocol_*) ;; *) basename -- "$file" .yaml ;; esac
+        case ${file##*/} in base.yaml | studies.yaml | published.yaml | corpus_* | protocol_*) ;; *) basename -- "$file" .yaml ;; esac
     done
 }
 
@@ -277,7 +277,7 @@ stage_score() {
 stage_report() {
     log "report: $experiments"
     run "$root/src/report.py" --exp "$experiments" --out "$experiments/RESULTS.md" --conf "$conf" \
-        --studies "$conf_dir/studies.yaml" "${debug[@]}"
+        --conf-dir "$conf_dir" "${debug[@]}"
 }
 
 failed() { # stage, exit code

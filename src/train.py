@@ -150,8 +150,9 @@ def prepare_run_folder(run, conf, overwrite):
             f"{run}: neither last.pt nor a readable config.yaml says how it was made; "
             "delete the folder, or pass --overwrite to train it from scratch"
         )
-    if saved != conf:  # new, damaged, or other in what tables show
+    if saved != conf:  # new, or damaged
         config.save(run.config, conf)
+    run.write_command()
 
 
 def read_config(run):

@@ -49,7 +49,6 @@ def exp(run, tmp_path):
             "corpus": "tiny",
             "protocol": "clean",
             "conf": conf,
-            "row": conf.upper(),
             "seed": 0,
             "feature": "logmel",
             "norm": "backbone",

@@ -6,14 +6,12 @@ They never get what no longer fits.
 import os
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-import score as stage
-from ast_repr import checkpoint, classifier, features, inference, manifest
+from ast_repr import checkpoint, classifier, evaluation, features, inference, manifest
 from ast_repr.backbones import weights
 from ast_repr.data import feature_store
 from ast_repr.distributed import process_group
@@ -339,8 +337,6 @@ def conf(seed=0):
             "precision": "float32",
         },
         "protocol": "clean",
-        "row": "",
-        "published": None,
     }
 
 
@@ -405,16 +401,9 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
     said = []
     for _ in range(2):
         del computed[:]
-        stage.score(
-            RunFolder(tmp_path / "a"),
-            conf(),
-            clips,
-            CLASSES,
-            SimpleNamespace(data=str(data), weights=backbone_at),
-            CPU,
-            {},
-            allow=(),
-        )
+        folder = RunFolder(tmp_path / "a")
+        evaluator = evaluation.Evaluator(str(data), clips, CLASSES, backbone_at, CPU)
+        evaluator.evaluate(folder, evaluation.read_state(folder), conf())
         said.append(np.load(tmp_path / "a" / "predictions.npz")["scores"])
         assert computed == ([9] if len(said) == 1 else [])
         (tmp_path / "a" / "results.json").unlink()

@@ -382,7 +382,7 @@ def test_a_graph_reads_no_other_file_and_is_what_it_says(
     refused(tell("--model", path), named)
 
 
-@pytest.mark.parametrize("key", ["config", "config.row", "trainable_parameters"])
+@pytest.mark.parametrize("key", ["config", "trainable_parameters"])
 def test_an_export_needs_what_its_card_says(key, run, tell, tmp_path):
     path = run[0] / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)

@@ -213,7 +213,7 @@ def test_stages_are_called_as_agreed(recipe, env):
             "report",
             *exp,
             *"--out exp/synthetic-paper/RESULTS.md --conf ast_linear".split(),
-            *"--studies conf/studies.yaml".split(),
+            *"--conf-dir conf".split(),
         ],
     ]
     assert re.search(r"^\[\d+ s\] train: ast_linear; ast_tiny_synth on synthetic", run.stdout, re.M)
@@ -254,7 +254,7 @@ def test_own_data_goes_the_same_way_with_openmics_configs(recipe, env):
             "report",
             *exp,
             *"--out exp/songs/RESULTS.md --conf ast_linear,normalisation".split(),
-            *"--studies ../openmic/conf/studies.yaml".split(),
+            *"--conf-dir ../openmic/conf".split(),
         ],
     ]
 

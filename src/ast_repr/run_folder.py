@@ -5,12 +5,16 @@ best.<split>.<metric>.pt     the best checkpoint; a copy of what last.pt holds
 epoch.<number>.pt   where the selection is on test: the checkpoint of each epoch
 history.jsonl       one line per epoch, to be read by people; a copy of what last.pt holds
 config.yaml         the resolved config; a copy too
+command.txt         the command that started the training, for reports
 results.json        scores, and what they were made from; it carries its own sha256
 predictions.npz, example.npz     written by the stage `score` too
 """
 
 import json
+import os
+import shlex
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +41,10 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def command(self) -> Path:
+        return self.path / "command.txt"
 
     @property
     def last(self) -> Path:
@@ -109,6 +117,18 @@ class RunFolder:
         """Whether it holds nothing; hidden files do not count."""
         return all(path.name.startswith(".") for path in self.path.glob("*"))
 
+    def write_command(self) -> None:
+        """Write the command that starts the run, unless it is written already."""
+        if not self.command.is_file():
+            atomic.write_text(self.command, current_command() + "\n")
+
+    def read_command(self) -> str:
+        """Read the command that started the run; the present one if it is not known."""
+        try:
+            return atomic.read_text(self.command).strip()
+        except (OSError, ValueError):
+            return current_command()
+
     def write_history(self, history: list[dict]) -> None:
         """Write one line per epoch."""
         atomic.write_text(self.history, _lines(history))
@@ -135,6 +155,11 @@ class RunFolder:
     def write_results(self, values: dict) -> None:
         """Write results.json with its own sha256."""
         atomic.write_json(self.results, identity.seal(values))
+
+
+def current_command() -> str:
+    """The command that started this process: a recipe's, if it was one, or the script's own."""
+    return os.environ.get("AST_REPR_COMMAND") or shlex.join(["python", *sys.argv])
 
 
 def _lines(history):

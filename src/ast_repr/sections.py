@@ -1,4 +1,4 @@
-"""The sections of a conf, checked against what they choose from, before anything is computed.
+"""Check the registry sections of a conf before anything is computed.
 
 What is quick to build is built, so that values out of range are refused as well; of the rest, names
 and keywords are compared with the constructors.
@@ -9,48 +9,46 @@ from torch import nn
 from . import backbones, features, heads, methods, registry, reprogrammers
 from .training import optimizer, schedule
 
-CLASSES = ("feature", "reprogrammer", "backbone", "head", "method")
-PARTS_OF_A_RUN = ("weights", "finetune")  # keys of the section backbone that no constructor gets
+KINDS = ("feature", "reprogrammer", "backbone", "head", "method")
+NOT_OF_THE_CONSTRUCTOR = ("weights", "finetune")  # keys of the section backbone
 
 
 def check(conf: dict) -> None:
-    """Refuse a resolved conf whose sections name something that is not there.
+    """Refuse a resolved conf with an unknown name or option, or a value out of range.
 
     Raises:
-        ValueError: an unknown name or option, or a value out of range; the message lists what there
-            is.
+        ValueError: the message lists the choices.
     """
     allow = registry.outside(conf)  # whoever writes a config may name any class
-    conf = conf | {kind: registry.resolve(kind, conf[kind], allow) for kind in CLASSES}
+    conf = conf | {kind: registry.resolve(kind, conf[kind], allow) for kind in KINDS}
     feature = features.build(**conf["feature"])
     reprogrammers.build(frames=feature.frames, bins=feature.bins, **conf["reprogrammer"])
-    _check_backbone(dict(conf["backbone"]))
-    offered = ("n_classes", "embed_dim", "n_source", "groups", "activation")
-    _check(heads.HEADS, "head", conf["head"], offered)
+    _check_backbone(conf["backbone"])
+    given = ("n_classes", "embed_dim", "n_source", "groups", "activation")
+    _check(heads.HEADS, "head", conf["head"], given)
     _check(methods.METHODS, "method", conf["method"], ("model",))
-    optimizer.build(model=_Learner(), **conf["optimizer"])
+    optimizer.build(model=_Trainable(), **conf["optimizer"])
     _check(schedule.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
 
 
 def _check_backbone(section):
-    for key in PARTS_OF_A_RUN:
-        section.pop(key, None)
-    more = sorted(section.keys() - {"name"})
-    if section["name"] == "ast" and more:
+    options = {key: value for key, value in section.items() if key not in NOT_OF_THE_CONSTRUCTOR}
+    unexpected = sorted(options.keys() - {"name"})
+    if section["name"] == "ast" and unexpected:
         raise ValueError(
-            f"option {more[0]!r} of backbone 'ast': its dimensions are those of its weights; "
-            f"expected only {', '.join(PARTS_OF_A_RUN)}"
+            f"option {unexpected[0]!r} of backbone 'ast': its dimensions are those of its weights; "
+            f"expected only {', '.join(NOT_OF_THE_CONSTRUCTOR)}"
         )
-    _check(backbones.BACKBONES, "backbone", section, ("frames", "mels", "mean", "std"))
+    _check(backbones.BACKBONES, "backbone", options, ("frames", "mels", "mean", "std"))
 
 
-def _check(room, kind, section, offered):
+def _check(entries, kind, section, given):
     options = dict(section)
-    registry.check(kind, room, options.pop("name"), options, offered)
+    registry.check(kind, entries, options.pop("name"), options, given)
 
 
-class _Learner(nn.Module):
-    """The least that an optimiser can be made for."""
+class _Trainable(nn.Module):
+    """The smallest model that an optimizer can be built for."""
 
     def __init__(self):
         super().__init__()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .. import atomic, registry, typecheck, yaml_file
 from ..escaping import markdown, markdown_code
-from ..report.results import NAMES, ResultsError
-from ..report.schema import FLOORS, lacking
+from ..report.published import CORPORA
+from ..report.results import ResultsError
+from ..report.schema import BASELINES, missing
 
 METRICS = {"macro_f1": "macro-F1", "positive_f1": "positive F1", "map": "mAP", "auroc": "AUROC"}
 TAGS = [
@@ -70,7 +71,6 @@ print(dict(zip(about["classes"], session.run(None, {"features": log_mel})[0][0])
 NEEDED = {  # of what a checkpoint says, beyond what its model is built from
     "trainable_parameters": int,
     "total_parameters": int,
-    "config.row": str | None,
     "config.protocol": str,
     "config.input.norm": str,
     "config.reprogrammer.name": str,
@@ -121,7 +121,7 @@ def read(folder):
         return None
     try:
         found = json.loads(atomic.read_text(path))
-        wrong = lacking(found)
+        wrong = missing(found)
     except (ValueError, AttributeError, RecursionError) as error:
         raise ResultsError(
             f"{path}: damaged ({error}); delete it and score the run again"
@@ -162,7 +162,7 @@ def text(about, conf, results, with_backbone, graph):
 
 def header(about, conf, results, with_backbone):
     """The card's YAML header as plain values; without results it names no metrics."""
-    corpus = NAMES.get(conf["run"]["corpus"], conf["run"]["corpus"])
+    corpus = CORPORA.get(conf["run"]["corpus"], conf["run"]["corpus"])
     licence = (
         about["backbone"]["licence"] if with_backbone and about["backbone"]["licence"] else OURS
     )
@@ -211,13 +211,13 @@ def _model(about, conf, with_backbone):
         f"head {_json(conf['head'])}, input norm {markdown_code(conf['input']['norm'])}, "
         f"method {_json(conf['method'])}"
     )
-    corpus = markdown(NAMES.get(run["corpus"], run["corpus"]))
+    corpus = markdown(CORPORA.get(run["corpus"], run["corpus"]))
     chosen = markdown(f"{conf['select']['metric']} on the split {conf['select']['split']!r}")
     labels = f"{100 * conf['train']['label_fraction']:g} % of its training labels"
     learned = f"{about['trainable_parameters']:,} of {about['total_parameters']:,} parameters"
     held = "self-contained" if with_backbone or not backbone["file"] else "without the backbone"
     return [
-        f"# {markdown(conf['row'] or run['conf'])}, {len(about['classes'])} classes",
+        f"# {markdown(run['conf'])}, {len(about['classes'])} classes",
         "",
         "Says which of its classes are in ten seconds of polyphonic music: a log-mel spectrogram "
         f"is {', then '.join(steps)}.",
@@ -248,7 +248,7 @@ def _results(results):
             "",
         ]
     rows = {"this model": results["metrics"]} | {
-        name: results["constant_baselines"][key] for key, name in FLOORS.items()
+        name: results["constant_baselines"][key] for key, name in BASELINES.items()
     }
     classes = results["metrics"]["per_instrument"]
     return [

@@ -1,4 +1,4 @@
-"""Every conf that is shipped builds a model that runs, with its method, optimiser and schedule, under either protocol."""
+"""Every shipped conf builds a model, method, optimizer and schedule under both protocols."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def base_file(tmp_path_factory):
 @pytest.mark.parametrize("name", CONFS)
 def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_file, tiny_clips):
     conf = config.load(SHIPPED, name, "openmic", protocol, lacking=lacking) | {"run": {"seed": 0}}
-    assert conf["row"] and conf["protocol"] == protocol
+    assert conf["protocol"] == protocol
     assert (conf["select"]["split"] == "test") == (protocol == "paper")
     model, feature = build(conf, backbone_file, tiny_clips(2))
     if model.trainable_parameters():
@@ -48,7 +48,7 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
 
 
 def build(conf, backbone_file, clips):
-    """(model, feature) as the stage `train` builds them; the shipped names of source classes stand in for AudioSet's."""
+    """(model, feature) as the stage `train` builds them, on the shipped source classes."""
     feature = features.build(**conf["feature"])
     name = "ast_tiny_synth"
     sources = (
@@ -67,7 +67,7 @@ def test_every_variant_of_a_study_is_a_conf(name):
     config.load(SHIPPED, name, lacking=["vggish"])
 
 
-PAPER = {  # optimiser, lr, betas, weight decay, batch, epochs of the authors of each row
+PAPER = {  # optimizer, lr, betas, weight decay, batch, epochs of the authors of each system
     "ast_unet": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
     "ast_finetune": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
     "cnn_only": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
@@ -78,23 +78,16 @@ PAPER = {  # optimiser, lr, betas, weight decay, batch, epochs of the authors of
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_protocol_has_the_settings_of_each_rows_authors(name):
+def test_the_papers_protocol_has_the_settings_of_each_systems_authors(name):
     conf = config.load(SHIPPED, name, protocol="paper")
-    own, train = conf["optimizer"], conf["train"]
-    found = (
-        own["name"],
-        own["lr"],
-        own["betas"],
-        own["weight_decay"],
-        train["batch_size"],
-        train["epochs"],
-    )
-    assert found == PAPER[name]
+    optimizer = [conf["optimizer"][key] for key in ("name", "lr", "betas", "weight_decay")]
+    train = [conf["train"][key] for key in ("batch_size", "epochs")]
+    assert (*optimizer, *train) == PAPER[name]
     masks = (0, 0) if conf["feature"]["name"] == "vggish" else (96, 24)
     assert (conf["augment"]["time"], conf["augment"]["freq"]) == masks
 
 
-TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems read from the authors' code)
+TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the authors' code
     "ast_linear": 16_916,
     "ast_linear_raw": 16_916,
     "ast_linear_random": 16_916,

@@ -7,7 +7,7 @@ and keywords are compared with the constructors.
 from torch import nn
 
 from . import backbones, features, heads, methods, registry, reprogrammers
-from .training import optimizer, schedule
+from .training import optim
 
 KINDS = ("feature", "reprogrammer", "backbone", "head", "method")
 NOT_OF_THE_CONSTRUCTOR = ("weights", "finetune")  # keys of the section backbone
@@ -27,8 +27,8 @@ def check(conf: dict) -> None:
     given = ("n_classes", "embed_dim", "n_source", "groups", "activation")
     _check(heads.HEADS, "head", conf["head"], given)
     _check(methods.METHODS, "method", conf["method"], ("model",))
-    optimizer.build(model=_Trainable(), **conf["optimizer"])
-    _check(schedule.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
+    optim.build(model=_Trainable(), **conf["optimizer"])
+    _check(optim.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
 
 
 def _check_backbone(section):

@@ -57,7 +57,7 @@ def main(args):
             backbones.build("ast", **networks.AST_BASE | ({"depth": 1} if args.quick else {})),
             weights,
         )
-        context = experiment.RunContext(None, clips(), networks.CLASSES, "random", str(weights), {})
+        context = experiment.RunContext(None, clips(), networks.CLASSES, "random", str(weights))
         for name, conf in confs.items():
             conf = conf | {"run": {"conf": name, "seed": 0}}
             cost = estimate.estimate(

@@ -7,6 +7,7 @@ an instrument. An epoch without the cache would pass all clips through AST-base 
 """
 
 import tempfile
+from pathlib import Path
 import time
 
 import networks
@@ -18,7 +19,8 @@ from ast_repr import devices, methods
 from ast_repr.classifier import HeadOnlyModel, build_model
 from ast_repr.data import dataset
 from ast_repr.manifest import Clip
-from ast_repr.training import optimizer, trainer
+from ast_repr.run_folder import RunFolder
+from ast_repr.training import optim, trainer
 
 PLAN = {
     "batch_size": 16,
@@ -96,15 +98,13 @@ def teach(probe, train, valid, epochs, where):
     """Seconds of each epoch of the head's training."""
     with tempfile.TemporaryDirectory() as folder:
         method = methods.build("supervised", model=probe).to(where)
-        history = trainer.fit(
+        history = trainer.Trainer(
             method,
-            optimizer.build("adamw", probe, lr=0.005),
-            train,
-            valid,
-            folder,
+            optim.build("adamw", probe, lr=0.005),
             trainer.Plan(epochs=epochs, **PLAN),
+            RunFolder(Path(folder)),
             where,
-        )
+        ).fit(train, valid)
     return np.array([row["seconds"] for row in history])
 
 

@@ -26,7 +26,7 @@ def main(args):
     clips, _ = manifest.read(args.data)
     confs = cli.confs(args, lacking=features.lacking(clips)).values()
     for feature in {
-        json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs
+        json.dumps(conf.feature.to_dict(), sort_keys=True): conf.feature.to_dict() for conf in confs
     }.values():
         extract(Path(args.data), clips, feature, args.nj, args.allow_missing, args.shard)
 

@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 
-from ast_repr import cli, devices, evaluation, features, manifest, registry, run_config
+from ast_repr import cli, devices, evaluation, features, manifest, run_config
 from ast_repr.run_folder import RunFolder
 from ast_repr.training import trainer
 
@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
     device = devices.choose(args.device)
     evaluator = evaluation.Evaluator(args.data, clips, classes, args.weights, device)
     for conf in runs:
-        run = RunFolder.of(args.exp, conf["run"]["conf"], conf["run"]["seed"])
+        run = RunFolder.of(args.exp, conf.run.conf, conf.run.seed)
         if args.conf == "all" and not run.path.is_dir():
             print(f"{run}: skipped (not trained)")
             continue
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
         run_config.refuse_other(run, state["about"]["config"], conf)
         evaluation.check_finished(run, state, trainer.Plan.of(conf))
         # A run may use the classes that this command's configs name, whatever its files hold.
-        allow = registry.outside(conf) | set(args.allow_class)
+        allow = conf.outside_classes | set(args.allow_class)
         result = evaluator.evaluate(run, state, conf, allow)
         print(f"{run}: {result or 'already evaluated'}")
 

@@ -1,10 +1,13 @@
 """Confs hold only what differs; they are merged in order, and checked to the key."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from ast_repr import config
 from ast_repr.config import ConfigError
+from ast_repr.settings import Config, Section
 
 BASE = """
 protocol: clean
@@ -61,58 +64,57 @@ def test_a_conf_is_merged_over_the_base_key_by_key(folder):
     base = yaml.safe_load(BASE)
     expected = base | {"reprogrammer": {"name": "unet", "residual": True}}
     expected["train"] = base["train"] | {"epochs": 9}
-    assert config.load(folder, "unet") == expected
-    assert config.load(folder, "plain") == base
+    assert config.load(folder, "unet") == Config.from_dict(expected)
+    assert config.load(folder, "plain") == Config.from_dict(base)
 
 
 def test_a_chain_of_bases_is_merged_in_order(folder):
     longer = config.load(folder, "longer")
-    assert longer["reprogrammer"] == {"name": "unet", "residual": True, "width": 3}
-    assert (longer["train"]["epochs"], longer["train"]["patience"]) == (30, 6)
-    assert "base" not in longer
+    assert longer.reprogrammer == Section("unet", {"residual": True, "width": 3})
+    assert (longer.train.epochs, longer.train.patience) == (30, 6)
 
 
 def test_a_section_of_another_name_is_replaced_as_a_whole(folder):
-    assert config.load(folder, "noise")["reprogrammer"] == {"name": "noise"}
+    assert config.load(folder, "noise").reprogrammer == Section("noise", {})
     paper = config.load(folder, "unet", protocol="paper")
-    assert paper["optimizer"] == {"name": "adam", "lr": 1e-5}
+    assert paper.optimizer == Section("adam", {"lr": 1e-5})
 
 
 def test_a_conf_overrides_the_corpus_the_protocol_a_conf_and_settings_all(folder):
     settings = ["train.epochs=5", "train.patience=null", "optimizer.betas=[0.9, 0.95]"]
     conf = config.load(folder, "unet", "openmic", "paper", settings)
-    train = yaml.safe_load(BASE)["train"]
-    assert conf["train"] == train | {"epochs": 5, "batch_size": 4, "patience": None}
-    assert conf["optimizer"]["betas"] == [0.9, 0.95] and conf["protocol"] == "paper"
-    assert config.load(folder, "plain", "openmic")["train"]["epochs"] == 50
-    assert config.load(folder, "unet", "openmic")["train"] == train | {"epochs": 9, "patience": 8}
+    train = config.load(folder, "plain").train
+    assert conf.train == replace(train, epochs=5, batch_size=4, patience=None)
+    assert conf.optimizer.options["betas"] == [0.9, 0.95] and conf.protocol == "paper"
+    assert config.load(folder, "plain", "openmic").train.epochs == 50
+    assert config.load(folder, "unet", "openmic").train == replace(train, epochs=9, patience=8)
     assert config.load(folder, "unet", "synthetic") == config.load(folder, "unet")
 
 
 @pytest.mark.parametrize(
     ("setting", "section"),
     [
-        ("reprogrammer={name: cnn, width: 2}", {"name": "cnn", "width": 2}),
-        ("reprogrammer.name=cnn", {"name": "cnn"}),
+        ("reprogrammer={name: cnn, width: 2}", Section("cnn", {"width": 2})),
+        ("reprogrammer.name=cnn", Section("cnn", {})),
     ],
 )
 def test_a_setting_may_replace_a_whole_section(setting, section, folder):
-    assert config.load(folder, "unet", settings=[setting])["reprogrammer"] == section
+    assert config.load(folder, "unet", settings=[setting]).reprogrammer == section
 
 
 def test_a_variant_is_a_conf_with_settings(folder):
     variant = config.load(folder, "unet+optimizer.lr=0.1+train.epochs=2")
     assert variant == config.load(folder, "unet", settings=["optimizer.lr=0.1", "train.epochs=2"])
-    assert (variant["optimizer"]["lr"], variant["train"]["epochs"]) == (0.1, 2)
+    assert (variant.optimizer.options["lr"], variant.train.epochs) == (0.1, 2)
 
 
 def test_conditional_sections_are_merged_only_in_their_case(folder):
     frames = config.load(folder, "frames")
-    assert frames["head"] == {"name": "F"} and "paper" not in frames
+    assert frames.head.name == "F"
     lacking = config.load(folder, "more", lacking=["vggish"])
-    assert (lacking["head"]["name"], lacking["train"]["epochs"]) == ("H", 6)
-    assert config.load(folder, "frames", protocol="paper")["train"]["batch_size"] == 128
-    assert config.load(folder, "unet", protocol="paper")["train"]["batch_size"] == 4
+    assert (lacking.head.name, lacking.train.epochs) == ("H", 6)
+    assert config.load(folder, "frames", protocol="paper").train.batch_size == 128
+    assert config.load(folder, "unet", protocol="paper").train.batch_size == 4
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b"], ["a", "b", "c"]])
@@ -247,7 +249,7 @@ def test_a_saved_config_comes_back_and_differences_are_named(folder):
     conf = config.load(folder, "unet", protocol="paper")
     config.save(folder / "run" / "config.yaml", conf)
     saved = config.read(folder / "run" / "config.yaml")
-    assert config.differences(saved, conf) == []
+    assert Config.from_dict(saved) == conf and config.differences(saved, conf) == []
     settings = ["train.epochs=5", "reprogrammer.width=2", "optimizer.lr=0.1"]
     other = config.load(folder, "unet", protocol="paper", settings=settings)
     assert config.differences(saved, other) == [

@@ -343,7 +343,7 @@ def test_under_the_papers_protocol_each_epoch_is_of_this_run(project, said):
     assert project.stage("train", *paper) == 0 and project.stage("score", *paper) == 0
     assert project.stage("score", *paper) == 0 and "already evaluated" in said()
     run = project.run()
-    best = run.best({"split": "test", "metric": "macro_f1"})
+    best = run.best("test", "macro_f1")
     whole = best.read_bytes()
     flip(best)
     assert project.stage("score", *paper) == 0 and best.read_bytes() == whole

@@ -19,6 +19,7 @@ from ast_repr import checkpoint, cli, config, features, inference, model_spec
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.export import model_card, onnx, safetensors
+from ast_repr.settings import Config
 
 SOUND = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float32) * np.float32(
     [[1], [0.01]]
@@ -39,7 +40,7 @@ def tell(capsys, *arguments):
 def make(folder, conf, backbone_file, spread):
     """A run folder with the model that `conf` describes, of random weights, as the stage `train` leaves it."""
     feature = features.build(**conf["feature"])
-    spec = model_spec.from_config(conf, CLASSES, feature, None, "ast_tiny_synth", backbone_file)
+    spec = model_spec.from_config(Config.from_dict(conf), CLASSES, feature, None, "ast_tiny_synth", backbone_file)
     model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1), spread(model.head, 2)
     if hasattr(model.head, "fit"):
@@ -72,11 +73,14 @@ def conf_of(name):
     identity = {
         "corpus": "synthetic",
         "backbone": "ast_tiny_synth",
+        "manifest_sha256": "cd" * 32,
+        "classes": CLASSES,
         "weights_sha256": "ab" * 32,
         "conf": name,
         "seed": 0,
     }
-    return config.load(SHIPPED, name, "synthetic", "clean", lacking=["vggish"]) | {"run": identity}
+    conf = config.load(SHIPPED, name, "synthetic", "clean", lacking=["vggish"])
+    return conf.to_dict() | {"run": identity}
 
 
 @pytest.fixture
@@ -457,7 +461,8 @@ def test_what_cannot_be_exported_is_named(scored, backbone_file, spread, tmp_pat
         "thesis.tex: a file, expected a new folder"
         in tell(capsys, scored, tmp_path / "mine" / "thesis.tex")[2]
     )
-    conf = config.load(SHIPPED, "attention", "openmic") | {"run": conf_of("attention")["run"]}
+    conf = config.load(SHIPPED, "attention", "openmic").to_dict()
+    conf["run"] = conf_of("attention")["run"]
     code, _, err = tell(
         capsys, make(tmp_path / "vggish", conf, backbone_file, spread), tmp_path / "out"
     )

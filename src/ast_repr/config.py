@@ -2,7 +2,7 @@
 
     base: ast_linear.yaml             another conf, which this one is merged over
     reprogrammer: {name: unet, ...}   an entry of a registry by its name, with its keywords
-    train: {epochs: 20, ...}          a section with fixed keys, see the dataclasses below
+    train: {epochs: 20, ...}          a section with fixed keys, see settings.py
 
 A section whose `name` differs from its base's replaces it as a whole; other sections are merged key
 by key. Settings such as `train.epochs=5` are merged last; their values are read as YAML. Two
@@ -17,13 +17,11 @@ is a list of confs and variants that answer one question; its name stands for al
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from . import atomic, records, typecheck, yaml_file
-from .records import Range, number
 from .registry import unknown
+from .settings import Config
 
 BASE = "base.yaml"
 STUDIES = "studies.yaml"
@@ -40,106 +38,6 @@ MOVED = {
 
 class ConfigError(ValueError):
     """A conf that does not exist or makes no sense: a usage error."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """An entry of a registry: its name, and keywords of its constructor."""
-
-    name: str
-    options: dict[str, Any]
-
-    @classmethod
-    def from_plain(cls, values: Any, where: str) -> "Section":
-        """Build a section from {"name": ..., its options}; see `records.build`."""
-        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-            raise records.RecordError(
-                f"{where}: {typecheck.shown(values)}; expected a section with a name and options"
-            )
-        options = {key: value for key, value in values.items() if key != "name"}
-        for key, value in options.items():
-            hint = OPTIONS.get(f"{where}.{key}", Any)
-            if isinstance(hint, Range):
-                records.check(f"{where}.{key}", value, float | None, hint)
-            else:
-                records.check(f"{where}.{key}", value, hint)
-        return cls(values["name"], options)
-
-
-@dataclass(frozen=True)
-class Input:
-    """What is done to features before the reprogrammer."""
-
-    norm: Literal["backbone", "none", "corpus"]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """SpecAugment: longest stripe in frames and in bands, and what fills it."""
-
-    time: int = number(0)
-    freq: int = number(0)
-    fill: Literal["zero", "mean"]
-
-
-@dataclass(frozen=True)
-class ProbeFirst:
-    """Training of the head alone, before the reprogrammer is trained."""
-
-    epochs: int = number(1)
-    batch_size: int = number(1)
-    patience: int = number(1)
-    lr: float = number(0)
-
-
-@dataclass(frozen=True)
-class Train:
-    """The training loop."""
-
-    epochs: int = number(1)
-    batch_size: int = number(1)
-    micro_batch: int | None = number(1)
-    label_fraction: float = number(0, 1, above=True)
-    probe_first: ProbeFirst | None
-    patience: int | None = number(1)
-    clip_norm: float | None = number(0)
-    precision: Literal["auto", "float32"]
-
-
-@dataclass(frozen=True)
-class Select:
-    """Which epoch's checkpoint is kept."""
-
-    split: Literal["valid", "test"]
-    metric: Literal["macro_f1", "positive_f1", "weighted_f1", "map", "auroc"]
-    mode: Literal["max", "min"]
-
-
-@dataclass(frozen=True)
-class Config:
-    """A resolved conf; base.yaml explains and sets every key."""
-
-    protocol: Literal["clean", "paper"]
-    feature: Section
-    input: Input
-    augment: Augment
-    reprogrammer: Section
-    backbone: Section
-    head: Section
-    method: Section
-    optimizer: Section
-    schedule: Section
-    train: Train
-    select: Select
-
-
-OPTIONS = {  # of registry sections: what is known of their values beyond the constructor's types
-    "backbone.weights": Literal["pretrained", "random"],
-    "backbone.finetune": bool,
-    "optimizer.lr": Range(0),
-    "optimizer.head_lr": Range(0),
-    "optimizer.weight_decay": Range(0),
-}
 
 
 def names(folder: str | Path) -> list[str]:
@@ -196,7 +94,7 @@ def load(
     protocol: str = "clean",
     settings: Iterable[str] = (),
     lacking: Collection[str] = (),
-) -> dict:
+) -> Config:
     """Resolve a conf or variant.
 
     Merged are, in this order: base.yaml, the corpus' overlay if there is one, the conf's chain of
@@ -204,9 +102,6 @@ def load(
 
     Args:
         lacking: features that the corpus lacks ("vggish"); the section without_<feature> is merged.
-
-    Returns:
-        nested dict with the keys of Config.
 
     Raises:
         ConfigError: unreadable, or an unknown key, a wrong type, range or choice; the key is named.
@@ -227,8 +122,7 @@ def load(
         config = overlay(config, conditional.get(protocol, {}))
     for setting in (*variations, *settings):
         config = overlay(config, _setting(setting))
-    check(config)
-    return config
+    return build(config)
 
 
 def overlay(below: dict, above: dict) -> dict:
@@ -243,31 +137,35 @@ def overlay(below: dict, above: dict) -> dict:
     return merged
 
 
-def check(config: dict) -> None:
-    """Refuse unknown keys, wrong types, and values out of range.
+def build(values: dict) -> Config:
+    """Build a Config from nested dicts.
 
     Raises:
-        ConfigError: the first problem; the key is named.
+        ConfigError: an unknown key, a wrong type, or a value out of range; the key is named.
     """
-    keys = _flatten(config)
+    keys = _flatten(values)
     for old, remedy in MOVED.items():
         if any(key == old or key.startswith(f"{old}.") for key in keys):
             raise ConfigError(f"config {old}: {remedy}")
     try:
-        records.build(Config, config)
+        return Config.from_dict(values)
     except records.RecordError as error:
         raise ConfigError(f"config {error}") from error
 
 
-def save(path: Path, config: dict) -> None:
-    """Write a resolved config as YAML, atomically."""
-    atomic.write_text(path, yaml_file.dump(config))
+def save(path: Path, config: Config) -> None:
+    """Write a config as YAML, atomically."""
+    atomic.write_text(path, yaml_file.dump(config.to_dict()))
 
 
-def differences(saved: dict, config: dict) -> list[str]:
-    """List the keys in which a saved config differs from this one, as "key: saved -> now"."""
+def differences(saved: dict, config: Config) -> list[str]:
+    """List the keys in which a saved config differs from this one, as "key: saved -> now".
+
+    Args:
+        saved: what a file or a checkpoint holds.
+    """
     before = _flatten(saved)
-    now = _flatten(config)
+    now = _flatten(config.to_dict())
     differing = []
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):

@@ -7,7 +7,7 @@ weights); a run is evaluated again if any of that, or a file of its results, has
 
 import subprocess
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from . import atomic, checkpoint, features, identity, inference, manifest, metri
 from .classifier import HeadOnlyModel, Reprogrammed, probabilities
 from .data import dataset, feature_store
 from .run_folder import RunFolder
+from .settings import Config
 from .training import embedding_cache, trainer
 
 SPLIT = "test"
@@ -44,7 +45,7 @@ class Evaluator:
     cache: dict[str, Any] = field(default_factory=dict)
 
     def evaluate(
-        self, run: RunFolder, state: dict, conf: dict, allow: Collection[str] = ()
+        self, run: RunFolder, state: dict, conf: Config, allow: Collection[str] = ()
     ) -> str | None:
         """Evaluate a run, unless its results exist and were made from the same.
 
@@ -58,23 +59,24 @@ class Evaluator:
         """
         if not run.has_history(state["history"]):
             run.write_history(state["history"])  # a copy, which the report reads
-        feature = features.build(**registry.resolve("feature", conf["feature"], allow))
+        feature = features.build(**registry.resolve("feature", conf.feature.to_dict(), allow))
         made_from = self._made_from(state, conf, feature)
         existing = run.read_results()
         if existing and existing.get("made_from") == made_from and run.matches(existing["files"]):
             return None
-        test = self._test_clips(conf["feature"]["name"], feature)
-        select = conf["select"]
+        test = self._test_clips(conf.feature.name, feature)
+        select = conf.select
+        best = run.best(select.split, select.metric)
         history = state["history"]
         written = [run.history, run.predictions]
-        if select["split"] == SPLIT:
+        if select.split == SPLIT:
             history = self._choose_on_test(run, history, select, test, allow)
-            written.append(run.best(select))
-        model, _ = inference.restore(run.best(select), self.weights, allow)
+            written.append(best)
+        model, _ = inference.restore(best, self.weights, allow)
         model = model.to(self.device)
-        scores = self._scores(model, test, conf["feature"]["name"], feature, state, str(run))
+        scores = self._scores(model, test, conf.feature.name, feature, state, str(run))
         self._write_predictions(run, test, scores)
-        if conf["reprogrammer"]["name"] != "none":
+        if conf.reprogrammer.name != "none":
             _write_arrays(run.example, example(model, test, self.classes, self.device))
             written.append(run.example)
         results = describe(conf, state["about"], history)
@@ -92,10 +94,10 @@ class Evaluator:
     def _made_from(self, state, conf, feature):
         return {
             "checkpoints": state["hashes"],
-            "config": identity.of_values(conf),
-            "manifest": conf["run"]["manifest_sha256"],
+            "config": identity.of_values(conf.to_dict()),
+            "manifest": conf.run.manifest_sha256,
             "classes": identity.of_values(self.classes),
-            "weights": conf["run"]["weights_sha256"],
+            "weights": conf.run.weights_sha256,
             "feature": feature.spec(),
         }
 
@@ -133,8 +135,8 @@ class Evaluator:
                 scores = probabilities(model.to(self.device), test.batches(BATCH), self.device)
                 values = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), scores)
                 line["valid"] = {name: values[name] for name in metrics.SUMMARY}
-        best = run.epoch(trainer.best(history, select)["epoch"])
-        atomic.write_bytes(run.best(select), best.read_bytes())
+        chosen = run.epoch(trainer.best(history, select)["epoch"])
+        atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
         return history
 
     def _write_predictions(self, run, test, scores):
@@ -190,24 +192,24 @@ def check_finished(run: RunFolder, state: dict, plan: trainer.Plan) -> None:
         )
 
 
-def describe(conf: dict, about: dict, history: list[dict]) -> dict:
+def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     """Describe a run for results.json: its settings, size, choice of epoch and cost."""
-    select = conf["select"]
+    select = conf.select
     chosen = trainer.best(history, select)
     epochs = history[-1]["epoch"]
     seconds = sum(line["seconds"] for line in history)
-    weights = conf["backbone"].get("weights", "none")
+    weights = conf.backbone.weights
     return {
-        "corpus": conf["run"]["corpus"],
-        "protocol": conf["protocol"],
-        "conf": conf["run"]["conf"],
-        "seed": conf["run"]["seed"],
-        "feature": conf["feature"]["name"],
-        "norm": conf["input"]["norm"],
-        "reprogrammer": conf["reprogrammer"]["name"],
-        "label_fraction": conf["train"]["label_fraction"],
+        "corpus": conf.run.corpus,
+        "protocol": conf.protocol,
+        "conf": conf.run.conf,
+        "seed": conf.run.seed,
+        "feature": conf.feature.name,
+        "norm": conf.input.norm,
+        "reprogrammer": conf.reprogrammer.name,
+        "label_fraction": conf.train.label_fraction,
         "backbone": {
-            "name": conf["run"]["backbone"],
+            "name": conf.run.backbone,
             "weights": weights,
             "sha256": None if weights == "none" else about["backbone_sha256"],
         },
@@ -215,9 +217,9 @@ def describe(conf: dict, about: dict, history: list[dict]) -> dict:
         "total_parameters": about["total_parameters"],
         "macs": about["macs"],
         "selection": {
-            **select,
+            **asdict(select),
             "epoch": chosen["epoch"],
-            "value": chosen["valid"][select["metric"]],
+            "value": chosen["valid"][select.metric],
         },
         "epochs": epochs,
         "train_seconds": round(about["prepare_seconds"] + seconds, 3),

@@ -3,24 +3,26 @@
 That is its conf and seed, and the manifest, classes and weights that it is made from.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from . import config, identity, manifest, pretrained
+from .settings import Config, RunIdentity
 
 
 def of_runs(
-    confs: dict[str, dict],
+    confs: dict[str, Config],
     seeds: list[int],
     data: str | Path,
     clips: list[manifest.Clip],
     classes: list[str],
     backbone: str,
     weights: str | Path,
-) -> list[dict]:
+) -> list[Config]:
     """Make the config of each run: each conf with each seed.
 
     Args:
-        confs: {name: resolved config}.
+        confs: by name.
         data: folder of the corpus; `clips` and `classes` are those of its manifest.
         backbone: its name in the catalogue; `weights`: its file.
 
@@ -38,11 +40,12 @@ def of_runs(
     configs = []
     for name, conf in confs.items():
         for seed in seeds:
-            configs.append(conf | {"run": made_from | {"conf": name, "seed": seed}})
+            run = RunIdentity(**made_from, conf=name, seed=seed)
+            configs.append(replace(conf, run=run))
     return configs
 
 
-def refuse_other(folder: object, saved: dict, conf: dict) -> None:
+def refuse_other(folder: object, saved: dict, conf: Config) -> None:
     """Refuse a run that was trained with another config.
 
     Raises:

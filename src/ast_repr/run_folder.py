@@ -71,9 +71,9 @@ class RunFolder:
         """The run that trains the head alone before the loop."""
         return RunFolder(self.path / "head")
 
-    def best(self, select: dict) -> Path:
+    def best(self, split: str, metric: str) -> Path:
         """The best checkpoint; the split that chose it is in its name."""
-        return self.path / f"best.{select['split']}.{select['metric']}.pt"
+        return self.path / f"best.{split}.{metric}.pt"
 
     def epoch(self, number: int) -> Path:
         """The checkpoint of one epoch, if each is kept."""

@@ -7,38 +7,41 @@ and keywords are compared with the constructors.
 from torch import nn
 
 from . import backbones, features, heads, methods, registry, reprogrammers
+from .settings import Backbone, Config
 from .training import optim
 
 KINDS = ("feature", "reprogrammer", "backbone", "head", "method")
-NOT_OF_THE_CONSTRUCTOR = ("weights", "finetune")  # keys of the section backbone
 
 
-def check(conf: dict) -> None:
+def check(conf: Config) -> None:
     """Refuse a resolved conf with an unknown name or option, or a value out of range.
 
     Raises:
         ValueError: the message lists the choices.
     """
-    allow = registry.outside(conf)  # whoever writes a config may name any class
-    conf = conf | {kind: registry.resolve(kind, conf[kind], allow) for kind in KINDS}
-    feature = features.build(**conf["feature"])
-    reprogrammers.build(frames=feature.frames, bins=feature.bins, **conf["reprogrammer"])
-    _check_backbone(conf["backbone"])
+    kwargs = {}
+    for kind in KINDS:
+        section = getattr(conf, kind).to_dict()
+        kwargs[kind] = registry.resolve(kind, section, conf.outside_classes)
+    feature = features.build(**kwargs["feature"])
+    reprogrammers.build(frames=feature.frames, bins=feature.bins, **kwargs["reprogrammer"])
+    _check_backbone(conf.backbone, kwargs["backbone"]["name"])
     given = ("n_classes", "embed_dim", "n_source", "groups", "activation")
-    _check(heads.HEADS, "head", conf["head"], given)
-    _check(methods.METHODS, "method", conf["method"], ("model",))
-    optim.build(model=_Trainable(), **conf["optimizer"])
-    _check(optim.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
+    _check(heads.HEADS, "head", kwargs["head"], given)
+    _check(methods.METHODS, "method", kwargs["method"], ("model",))
+    optim.build(model=_Trainable(), **conf.optimizer.to_dict())
+    _check(optim.SCHEDULES, "schedule", conf.schedule.to_dict(), ("epoch", "epochs"))
 
 
-def _check_backbone(section):
-    options = {key: value for key, value in section.items() if key not in NOT_OF_THE_CONSTRUCTOR}
-    unexpected = sorted(options.keys() - {"name"})
-    if section["name"] == "ast" and unexpected:
+def _check_backbone(section: Backbone, entry):
+    if section.name == "ast" and section.options:
         raise ValueError(
-            f"option {unexpected[0]!r} of backbone 'ast': its dimensions are those of its weights; "
-            f"expected only {', '.join(NOT_OF_THE_CONSTRUCTOR)}"
+            f"option {min(section.options)!r} of backbone 'ast': its dimensions are those of its "
+            "weights; expected only weights, finetune"
         )
+    if section.name == "ast" and section.weights == "none":
+        raise ValueError("option weights of backbone 'ast': none; expected pretrained or random")
+    options = {"name": entry, **section.options}
     _check(backbones.BACKBONES, "backbone", options, ("frames", "mels", "mean", "std"))
 
 

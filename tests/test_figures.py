@@ -285,7 +285,7 @@ def test_predictions_that_are_damaged_cost_a_study_one_difference(tmp_path):
     ],
 )
 def test_wrong_studies_are_named(about, key):
-    with pytest.raises(studies.StudyError, match=f"^studies.yaml: study 'x': .*{key}"):
+    with pytest.raises(studies.StudyError, match=f"^studies.yaml: x.*{key}"):
         studies.parse({"x": about}, "studies.yaml")
 
 

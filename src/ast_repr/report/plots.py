@@ -47,7 +47,7 @@ def draw(
                 figures[f"example.{method.conf}"] = example
         for study in studies:
             shown = study.table(table)
-            if shown and study.figure:
+            if shown and study.figure in STUDY:
                 figures[f"study.{study.name}"] = STUDY[study.figure](study, shown)
     return {stem(table, name): figure for name, figure in figures.items()}
 

@@ -81,9 +81,9 @@ class Run:
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in keys}
         except FileNotFoundError as error:
-            raise ResultsError(f"{path}: missing; {_remedy(path)}") from error
+            raise _damaged(path, "missing") from error
         except Exception as error:  # numpy raises a different one for each kind of damage
-            raise ResultsError(f"{path}: damaged ({error}); {_remedy(path)}") from error
+            raise _damaged(path, f"damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None
 
 
 def _run(folder, left_out):
-    """A Run; files without which it can still be reported go to `left_out`."""
+    """Read a Run; damage that does not prevent its being reported goes to `left_out`."""
     files = RunFolder(folder)
     run = Run(folder, _results(files), [])
     try:
@@ -271,7 +271,7 @@ def _run(folder, left_out):
 
 
 def _results(files):
-    """The results.json of a run folder, checked."""
+    """Read and check results.json."""
     path = files.results
     if not path.is_file():
         raise ResultsError(f"{files}: not evaluated yet")
@@ -279,9 +279,7 @@ def _results(files):
     problems = schema.missing(results)
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ResultsError(
-            f"{path}: incomplete, expected {', '.join(problems[:3])}{more}; {_remedy(path)}"
-        )
+        raise _damaged(path, f"incomplete, expected {', '.join(problems[:3])}{more}")
     if (results["conf"], f"seed{results['seed']}") != path.parts[-3:-1]:
         raise ResultsError(
             f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its "
@@ -291,22 +289,17 @@ def _results(files):
 
 
 def _history(files, results):
-    """The lines of a run folder's history.jsonl, checked, also against what was evaluated."""
+    """Read and check history.jsonl, also against what was evaluated."""
     path = files.history
     if not path.is_file():
-        raise ResultsError(f"{path}: missing, expected a line per epoch; {_remedy(path)}")
+        raise _damaged(path, "missing, expected a line per epoch")
     expected = results.get("files", {}).get(path.name)
     if expected is not None and identity.of_file(path) != expected:
-        raise ResultsError(
-            f"{path}: damaged, or changed since the run was evaluated; {_remedy(path)}"
-        )
+        raise _damaged(path, "damaged, or changed since the run was evaluated")
     lines = [_object(path, line) for line in _text(path).splitlines()]
     for line in lines:
         if schema.missing_in_history(line):
-            raise ResultsError(
-                f"{path}: found {json.dumps(line)[:80]}, expected an epoch and its values; "
-                f"{_remedy(path)}"
-            )
+            raise _damaged(path, f"found {json.dumps(line)[:80]}, expected an epoch and its values")
     return lines
 
 
@@ -314,28 +307,26 @@ def _text(path):
     try:
         return atomic.read_text(path)
     except (ValueError, OSError) as error:
-        raise ResultsError(f"{path}: not readable ({error}); {_remedy(path)}") from error
+        raise _damaged(path, f"not readable ({error})") from error
 
 
 def _object(path, text):
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path}: not JSON ({error}); {_remedy(path)}") from error
+        raise _damaged(path, f"not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ResultsError(
-            f"{path}: holds a {type(value).__name__}, expected an object; {_remedy(path)}"
-        )
+        raise _damaged(path, f"holds a {type(value).__name__}, expected an object")
     return value
 
 
-def _remedy(path):
-    """How to make a file of a run folder again."""
+def _damaged(path, reason):
+    """A ResultsError about a file of a run folder, with the remedy."""
     run = RunFolder(path.parent)
-    remedy = "delete it and run the stage score again"
+    text = f"{path}: {reason}; delete it and run the stage score again"
     if run.command.is_file():
-        remedy += f"; the run was made by: {run.read_command()}"
-    return remedy
+        text += f"; the run was made by: {run.read_command()}"
+    return ResultsError(text)
 
 
 def _of_corpus(exp, runs, left_out):

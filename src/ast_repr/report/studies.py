@@ -11,15 +11,12 @@ variant in it.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from .. import yaml_file
+from .. import records, yaml_file
 from .results import Table
-
-FIGURES = ("bars", "labels")
-KEYS = {"question": str, "confs": list, "figure": str, "against": str}
-REQUIRED = ("question", "confs")
 
 
 class StudyError(ValueError):
@@ -31,16 +28,15 @@ class Study:
     """A question and the confs that answer it, in order.
 
     Attributes:
-        figure: one of FIGURES, or None.
-        against: the conf that the others are compared with, or None.
+        against: the conf that the others are compared with.
         requested: whether it was asked for.
     """
 
-    name: str
     question: str
     confs: list[str]
-    figure: str | None = None
+    figure: Literal["bars", "labels", "none"] = "none"
     against: str | None = None
+    name: str = ""
     requested: bool = False
 
     def table(self, table: Table) -> Table | None:
@@ -81,35 +77,19 @@ def parse(values: object, source: object, requested: Collection[str] = ()) -> li
         source: the file's name, for messages.
     """
     if not isinstance(values, dict):
-        raise StudyError(
-            f"{source}: holds a {type(values).__name__}, expected studies by name, "
-            f"each with {' and '.join(REQUIRED)}"
-        )
+        raise StudyError(f"{source}: holds a {type(values).__name__}, expected studies by name")
     studies = []
-    for name, study in values.items():
-        studies.append(_study(str(name), study, f"{source}: study {str(name)!r}", requested))
+    for name, value in values.items():
+        name = str(name)
+        try:
+            study = records.build(Study, value, name)
+        except records.RecordError as error:
+            raise StudyError(f"{source}: {error}") from error
+        if len(study.confs) < 2 or len(set(study.confs)) < len(study.confs):
+            raise StudyError(f"{source}: {name}.confs: expected two or more, each once")
+        if study.against not in (None, *study.confs):
+            raise StudyError(f"{source}: {name}.against: expected one of its confs")
+        variants = {conf for conf in study.confs if "+" in conf}
+        is_requested = not {name, *variants}.isdisjoint(requested)
+        studies.append(replace(study, name=name, requested=is_requested))
     return studies
-
-
-def _study(name, values, where, requested):
-    if not isinstance(values, dict) or not set(REQUIRED) <= set(values) <= set(KEYS):
-        keys = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
-        optional = [key for key in KEYS if key not in REQUIRED]
-        raise StudyError(
-            f"{where}: has {keys or 'nothing'}; expected {', '.join(REQUIRED)} and, "
-            f"optionally, {' or '.join(optional)}"
-        )
-    for key, value in values.items():
-        if not isinstance(value, KEYS[key]):
-            raise StudyError(f"{where}: {key} is {value!r}, expected a {KEYS[key].__name__}")
-    confs = values["confs"]
-    if not all(isinstance(conf, str) for conf in confs) or len(set(confs)) < max(2, len(confs)):
-        raise StudyError(f"{where}: confs is {confs!r}, expected two or more names, each once")
-    if values.get("figure", FIGURES[0]) not in FIGURES:
-        raise StudyError(
-            f"{where}: figure is {values['figure']!r}, expected {' or '.join(FIGURES)}"
-        )
-    if values.get("against", confs[0]) not in confs:
-        raise StudyError(f"{where}: against is {values['against']!r}, expected one of its confs")
-    variants = {conf for conf in confs if "+" in conf}
-    return Study(name, requested=not {name, *variants}.isdisjoint(requested), **values)

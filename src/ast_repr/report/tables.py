@@ -200,17 +200,15 @@ def explanations(table: Table) -> list[str]:
         "pos. F1": "F1 of 'present'",
         "mAP": "mean average precision",
         "AUROC": "area under the ROC curve",
-        "epoch": f"the epoch that is evaluated: {'; '.join(selections)}",
+        "epoch": f"the evaluated one, {'; '.join(selections)}",
     }
-    paragraphs.append(
-        "Baselines: 'always absent' and 'always present' predict just that for every clip and "
-        "instrument."
-    )
-    paragraphs.append(
+    return [
+        *paragraphs,
+        "Baselines: 'always absent' and 'always present' are constant predictions, the same for "
+        "every clip and instrument.",
         f"Columns: {_list(columns)}. Values are means ± standard deviations over seeds (number of "
-        "seeds)."
-    )
-    return paragraphs
+        "seeds).",
+    ]
 
 
 def blocks(
@@ -340,8 +338,8 @@ def _selection(selection):
     """How a run's epoch was chosen, in words."""
     metric = "{metric} ({mode}) on the split {split!r}".format(**selection)
     if selection.get("value", 0) is None:
-        return f"the last one, as there is no {metric}"
-    return f"the best one by {metric}"
+        return f"the last, as there is no {metric}"
+    return f"the best by {metric}"
 
 
 def _percent(values, spread=False, count=False):

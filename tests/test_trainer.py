@@ -66,6 +66,7 @@ def start(tiny_dims, tiny_clips):
         noise=0.0,
         learns=True,
         relabel=None,
+        writer=None,
     ):
         torch.manual_seed(own_plan.seed)
         model = build_model(
@@ -94,6 +95,7 @@ def start(tiny_dims, tiny_clips):
             CPU,
             augment=lambda x, generator: augment.spec_augment(x, generator, time=20, freq=8),
             about=ABOUT,
+            writer=writer,
         ).fit(train or tiny_clips(12), None if select_on_test else valid)
         return history, model, own
 
@@ -311,3 +313,21 @@ def test_a_loss_that_is_not_finite_is_an_error_and_is_not_saved(value, start, ti
     with pytest.raises(RuntimeError, match="the loss of epoch 1 is .*lower optimizer.lr"):
         start(tmp_path, reprogrammer="noise", train=spoilt)
     assert not list(tmp_path.glob("*.pt"))
+
+
+def test_each_epoch_is_a_line_and_scalars_are_written_if_asked_for(start, tmp_path, capsys):
+    scalars = {}
+
+    class Writer:
+        def add_scalar(self, name, value, epoch):
+            scalars.setdefault(name, []).append((epoch, value))
+
+        def flush(self):
+            pass
+
+    history, _, _ = start(tmp_path, plan(epochs=2), writer=Writer())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "epoch 1/2" in lines[0] and "left" in lines[0]
+    assert scalars["loss"] == [(row["epoch"], row["loss"]) for row in history]
+    assert scalars["map"] == [(row["epoch"], row["valid"]["map"]) for row in history]

@@ -1,4 +1,4 @@
-"""Which device runs, what it can do, and how results describe it."""
+"""Devices: which one to use, what it can do, and how results describe it."""
 
 import contextlib
 import ctypes
@@ -11,14 +11,16 @@ import torch
 from . import atomic
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of the C library's mallopt
-GROUPS = {  # Linux' control groups, version 2 and 1: files with the limit and the use of memory, and what of it only caches files
+# Linux' control groups, version 2 and 1: files with the limit and the use of memory, and the key of
+# memory.stat that counts what only caches files.
+CONTROL_GROUPS = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
-def choose(name="auto"):
-    """torch.device for "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+def choose(name: str = "auto") -> torch.device:
+    """Return the device "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
     Raises:
         ValueError: unknown, or not on this machine.
@@ -29,96 +31,102 @@ def choose(name="auto"):
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise ValueError(
-            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; pass --device cpu"
+            f"device {name!r}: this machine has {count} CUDA devices; pass --device cpu"
         )
     if device.type == "cpu":
         keep_freed_memory()
     return device
 
 
-def keep_freed_memory():
-    """Let the process keep what its tensors free, for the next ones, as PyTorch does on a GPU.
+def keep_freed_memory() -> None:
+    """Let the process keep freed tensors' memory for the next ones, as PyTorch does on a GPU.
 
-    Linux' C library gives the largest blocks back at once and gets them anew page by page; what that costs a training step, tests/bench/step.py says.
+    Linux' C library returns the largest blocks at once and then gets them again page by page;
+    tests/bench/step.py measures what that costs a training step.
     """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_MAX, 0)
 
 
-def memory_left(proc=Path("/proc"), groups=Path("/sys/fs/cgroup")):
-    """Bytes of the machine's memory that this process may still take: what is free, what only caches files included, or what
-    its container or job leaves it, if that is less. The arguments are where Linux says so."""
+def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of the machine's memory that this process may still take.
+
+    That is free memory, caches of files included, or what its container or job leaves it, if that
+    is less.
+
+    Args:
+        proc, groups: where Linux says so.
+    """
     fields = dict(line.split(":") for line in atomic.read_text(proc / "meminfo").splitlines())
     left = 1024 * int(fields["MemAvailable"].split()[0])
-    for _, kind, path in (
-        line.split(":", 2) for line in atomic.read_text(proc / "self" / "cgroup").splitlines()
-    ):
+    for line in atomic.read_text(proc / "self" / "cgroup").splitlines():
+        _, kind, path = line.split(":", 2)
+        if kind not in CONTROL_GROUPS:
+            continue
         group = groups / kind / path.lstrip("/")
-        for folder in (group, *group.parents) if kind in GROUPS else ():
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # no such group here, or it sets no limit
-                limit, used, cached = GROUPS[kind]
-                stat = dict(
-                    line.split() for line in atomic.read_text(folder / "memory.stat").splitlines()
-                )
-                left = min(
-                    left,
-                    int(atomic.read_text(folder / limit))
-                    - int(atomic.read_text(folder / used))
-                    + int(stat[cached]),
-                )
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such group, or it has no limit
+                left = min(left, _left_in_group(folder, *CONTROL_GROUPS[kind]))
     return max(left, 0)
 
 
-def device_groups(name, size, concurrent_runs, runs):
-    """The devices of the processes of each run that goes on at the same time: a list of lists of `size` torch.devices.
+def _left_in_group(folder, limit, used, cached):
+    """Bytes that a control group leaves."""
+    stat = dict(line.split() for line in atomic.read_text(folder / "memory.stat").splitlines())
+    left = int(atomic.read_text(folder / limit)) - int(atomic.read_text(folder / used))
+    return left + int(stat[cached])
+
+
+def device_groups(name: str, size: int, jobs: int | None, runs: int) -> list[list[torch.device]]:
+    """Return the devices of each of the runs that go on at the same time: lists of `size`.
 
     Args:
-        name: as for `choose`; "cuda" and a GPU found by "auto" stand for all GPUs there are.
+        name: as for `choose`; "cuda" and a GPU found by "auto" stand for all GPUs of the machine.
         size: processes of a run, on a device each; on the CPU they share its threads.
-        concurrent_runs: runs at the same time; None: as many as there are GPUs for, one on the CPU. Never more than `runs`.
+        jobs: runs at the same time, never more than `runs`; None: as many as there are GPUs for,
+            one on the CPU.
 
     Raises:
         ValueError: there are fewer GPUs than that takes.
     """
-    first, runs = choose(name), max(runs, 1)
+    first = choose(name)
+    runs = max(runs, 1)
     if first.type == "cpu":
-        return [[first] * size] * min(concurrent_runs or 1, runs)
-    there = (
-        [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
-        if first.index is None
-        else [first]
-    )
-    count = min(concurrent_runs or max(1, len(there) // size), runs)
-    if size * count > len(there):
+        return [[first] * size] * min(jobs or 1, runs)
+    devices = [first]
+    if first.index is None:
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    count = min(jobs or max(1, len(devices) // size), runs)
+    if size * count > len(devices):
+        needed = f"{count} runs at once on {size} each"
         if first.index is not None:
             raise ValueError(
-                f"device {name!r} is a single GPU, for {count} runs at once on {size} each; pass --device cuda, which takes them all"
+                f"device {name!r} is a single GPU, for {needed}; pass --device cuda, which takes "
+                "them all"
             )
         raise ValueError(
-            f"found {len(there)} CUDA devices for {count} runs at once on {size} each; pass a smaller --ngpu or --jobs"
+            f"found {len(devices)} CUDA devices for {needed}; pass a smaller --ngpu or --jobs"
         )
-    return [there[n * size : (n + 1) * size] for n in range(count)]
+    return [devices[index * size : (index + 1) * size] for index in range(count)]
 
 
-def has_bf16(device):
+def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products run in hardware there."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def describe(device):
-    """Plain values for results.json."""
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{torch.get_num_threads()} CPU threads"
-    )
+def describe(device: torch.device) -> dict[str, str | int]:
+    """Describe a device in plain values for results.json."""
+    name = f"{torch.get_num_threads()} CPU threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     return {
         "device": name,
         "cores": os.cpu_count(),

@@ -75,6 +75,12 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def forget_launch() -> None:
+    """Make this process one by itself, although torchrun may have started its parent."""
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+
+
 def local_processes() -> int:
     """Return the number of processes on this machine, those of other runs included."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))

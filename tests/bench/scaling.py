@@ -1,8 +1,9 @@
-"""Several processes for one run: training steps a second, and what travels
+"""Several processes for one run: training steps per second
 
-U-Net, frozen AST and linear head on random log-mels, forward, backward and AdamW, in the precision that training takes here.
-Batch and total number of CPU threads stay the same whatever the number of processes, so on the CPU nothing but the cost of
-sharing is seen; GPUs are one a process. The numbers of processes do not take turns: each is timed once, after the one before.
+U-Net, frozen AST and linear head on random log-mels: forward, backward and AdamW, in the precision
+that training takes here. Batch and total number of CPU threads stay the same for any number of
+processes, so the CPU shows nothing but the cost of sharing; a GPU is one process. Each number of
+processes is timed once, one after the other.
 """
 
 import json
@@ -15,10 +16,11 @@ import networks
 import record
 import torch
 
-from ast_repr import devices, methods
+from ast_repr import devices, distributed, methods
 from ast_repr.data.dataset import Batch
-from ast_repr.distributed import launch, process_group
-from ast_repr.training import optimizer
+from ast_repr.run_folder import RunFolder
+from ast_repr.training import optim
+from ast_repr.training.trainer import Plan, Trainer
 
 
 def main():
@@ -26,18 +28,21 @@ def main():
     gpus = torch.cuda.device_count()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for size in [size for size in args.processes if not gpus or size <= gpus]:
-            found = Path(folder) / str(size)
-            launch.run(partial(work, args, found), [], devices.device_groups("auto", size, 1, 1))
-            said = json.loads(found.read_text())
-            rows.append({"processes": size, "batch": args.batch, **said})
+        for size in args.processes:
+            if gpus and size > gpus:
+                continue
+            path = Path(folder) / str(size)
+            groups = devices.device_groups("auto", size, 1, 1)
+            distributed.run(partial(work, args, path), [], groups)
+            measured = json.loads(path.read_text())
+            rows.append({"processes": size, "batch": args.batch, **measured})
     for row in rows:
         row["against the first"] = row["steps/s"] / rows[0]["steps/s"]
     record.save("scaling", rows, on=rows[0]["device"])
 
 
-def work(args, found, group, device, tasks):
-    """Time some steps; rank 0 writes what came of it to `found`."""
+def work(args, path, group, device, tasks):
+    """Time some steps; the main process writes the result to `path`."""
     torch.manual_seed(0)
     model, _ = networks.paper(
         embed_dim=args.embed_dim,
@@ -46,40 +51,33 @@ def work(args, found, group, device, tasks):
         stride=args.stride,
     )
     model.to(device)
-    travels = (
-        process_group.bytes_per_step(model, args.batch, len(networks.CLASSES))
-        if group.size > 1
-        else 0
+    plan = Plan(1, args.batch, None, None, None, {"name": "constant"}, {}, 0)
+    trainer = Trainer(
+        methods.build("supervised", model=model),
+        optim.build("adamw", model, 1e-3),
+        plan,
+        RunFolder(path),
+        device,
+        bf16=devices.has_bf16(device),
+        group=group,
     )
-    process_group.shard_batch(model, group)
-    method, own = methods.build("supervised", model=model), optimizer.build("adamw", model, 1e-3)
     cells = torch.rand(args.batch, len(networks.CLASSES))
     batch = Batch(torch.randn(args.batch, 1, 1024, 128), cells, cells >= 0).to(device)
-    for step in range(1 + args.steps):
-        own.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=devices.has_bf16(device)):
-            loss = method.step(batch, 0)["loss"]
-        loss.backward()
-        group.all_reduce_gradients(model.trainable_parameters())
-        own.step()
-        if step == 0:  # a warm-up
-            group.barrier()
-            record.synchronise()
-            started = time.perf_counter()
+    trainer.train_step(batch, 0, 0)  # a warm-up
+    group.wait_for_everyone()
+    record.synchronise()
+    started = time.perf_counter()
+    for step in range(args.steps):
+        trainer.train_step(batch, 0, step)
     record.synchronise()
     seconds = (time.perf_counter() - started) / args.steps
-    if group.rank == 0:
-        threads = torch.get_num_threads()
-        found.write_text(
-            json.dumps(
-                {
-                    "device": device.type,
-                    "threads each": threads,
-                    "steps/s": 1 / seconds,
-                    "kB a step": travels / 1000,
-                }
-            )
-        )
+    if group.is_main_process:
+        measured = {
+            "device": device.type,
+            "threads each": torch.get_num_threads(),
+            "steps/s": 1 / seconds,
+        }
+        path.write_text(json.dumps(measured))
 
 
 def parse():
@@ -94,9 +92,7 @@ def parse():
     parser.add_argument(
         "--batch", type=int, default=16, help="rows of a step, of all processes together"
     )
-    parser.add_argument(
-        "--steps", type=int, default=10, help="steps that are timed, after one that is not"
-    )
+    parser.add_argument("--steps", type=int, default=10, help="timed steps, after one that is not")
     parser.add_argument(
         "--embed-dim",
         type=int,
@@ -107,14 +103,12 @@ def parse():
     parser.add_argument("--stride", type=int, default=10, help="of its patches")
     args = parser.parse_args()
     if args.quick:
-        args.embed_dim, args.depth, args.stride, args.batch, args.steps, args.processes = (
-            64,
-            1,
-            16,
-            4,
-            3,
-            [1, 2],
-        )
+        args.embed_dim = 64
+        args.depth = 1
+        args.stride = 16
+        args.batch = 4
+        args.steps = 3
+        args.processes = [1, 2]
     return args
 
 

@@ -35,8 +35,8 @@ class Method(nn.Module):
         Args:
             batch: a dataset.Batch.
             epoch: number of the epoch, counted from 0.
-            whole: the batch that `batch` is a micro-batch of, if any; the losses of micro-batches
-                add up to that of the whole.
+            whole: the batch of which `batch` is a micro-batch, or the rows of one process; the
+                losses of all parts add up to that of the whole.
         """
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from .. import devices, features, processes, registry
+from .. import devices, distributed, features, processes, registry
 from ..data import dataset
 from ..run_folder import RunFolder
 from ..settings import Config
@@ -77,6 +77,7 @@ def estimate(
 
 
 def _try(conf, context, device, steps, threads):
+    distributed.forget_launch()
     torch.set_num_threads(threads)
     if device.type == "cpu":
         devices.keep_freed_memory()

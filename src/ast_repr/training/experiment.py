@@ -34,7 +34,7 @@ class RunContext:
         keep: where features stay, see `dataset.load`.
         recompute: use activation checkpointing in the backbone, to save memory.
         compile: torch.compile the backbone.
-        tensorboard: see `trainer.Trainer`.
+        tensorboard: write scalars for TensorBoard into the run folder.
         memory: splits and embeddings, kept from one run to the next.
     """
 
@@ -289,9 +289,17 @@ class Experiment:
             augment=augment_fn,
             about=about,
             label=self.label,
-            tensorboard=self.context.tensorboard,
+            writer=self.tensorboard_writer(),
             group=self.group,
         )
+
+    def tensorboard_writer(self):
+        """Return a SummaryWriter for the run folder, None unless it is asked for."""
+        if not self.context.tensorboard or not self.group.is_main_process:
+            return None
+        from torch.utils.tensorboard import SummaryWriter  # an optional extra
+
+        return SummaryWriter(self.run.path / "tensorboard")
 
     def describe(self, about: dict, n_clips: int) -> str:
         """Return one line about what is about to be trained."""

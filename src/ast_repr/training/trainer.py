@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -76,7 +77,7 @@ class Trainer:
         augment: function (features, generator) -> features, or None.
         about: plain values stored in every checkpoint.
         label: names the run in what is printed.
-        tensorboard: write scalars for TensorBoard beside history.jsonl.
+        writer: TensorBoard's SummaryWriter, which gets scalars beside history.jsonl; or None.
         group: the processes that share the run; all of them call `fit`.
         history: one dict per epoch, as in history.jsonl.
         hashes: {file name: sha256} of the best checkpoint, or of each epoch's.
@@ -92,7 +93,7 @@ class Trainer:
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
     about: dict = field(default_factory=dict)
     label: str = ""
-    tensorboard: bool = False
+    writer: Any = None
     group: PartialState = field(default_factory=PartialState)
     history: list[dict] = field(default_factory=list, init=False)
     hashes: dict[str, str] = field(default_factory=dict, init=False)
@@ -210,7 +211,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         has_gradient = False
-        for part, weight in self._parts(batch):
+        for part, weight in self.parts(batch):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 loss = self.method.step(part, epoch, batch)["loss"] * weight
             if loss.requires_grad:
@@ -221,7 +222,7 @@ class Trainer:
             self._update()
         return total
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """The rows that this process computes, in micro-batches, each with its loss's weight.
 
         Processes deal out each micro-batch row by row. If that leaves one of them without a label,
@@ -314,21 +315,12 @@ class Trainer:
         row = self.history[-1]
         if row["loss"] is not None and not sys.stderr.isatty():
             print(f"{self.label}: {describe_epoch(self.history, self.plan)}", flush=True)
-        if self.tensorboard:
-            write_scalars(self.run.path / "tensorboard", row)
-
-
-def write_scalars(folder: Path, row: dict) -> None:
-    """Append the loss, learning rate and metrics of an epoch to TensorBoard's files."""
-    from torch.utils.tensorboard import SummaryWriter  # an optional extra
-
-    scalars = {"loss": row["loss"], "lr": row["lr"]}
-    for name, value in row.get("valid", {}).items():
-        scalars[f"valid/{name}"] = value
-    with SummaryWriter(folder) as writer:
-        for name, value in scalars.items():
-            if value is not None:
-                writer.add_scalar(name, value, row["epoch"])
+        if self.writer is not None:
+            scalars = {"loss": row["loss"], "lr": row["lr"], **row.get("valid", {})}
+            for name, value in scalars.items():
+                if value is not None:
+                    self.writer.add_scalar(name, value, row["epoch"])
+            self.writer.flush()
 
 
 def read_last(run: RunFolder) -> dict | None:

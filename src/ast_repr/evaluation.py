@@ -65,31 +65,24 @@ class Evaluator:
         if existing and existing.get("made_from") == made_from and run.matches(existing["files"]):
             return None
         test = self._test_clips(conf.feature.name, feature)
-        select = conf.select
-        best = run.best(select.split, select.metric)
         history = state["history"]
-        written = [run.history, run.predictions]
-        if select.split == SPLIT:
-            history = self._choose_on_test(run, history, select, test, allow)
-            written.append(best)
+        if conf.select.split == SPLIT:
+            history = self._choose_on_test(run, history, conf.select, test, allow)
+        best = run.best(conf.select.split, conf.select.metric)
         model, _ = inference.restore(best, self.weights, allow)
         model = model.to(self.device)
         scores = self._scores(model, test, conf.feature.name, feature, state, str(run))
-        self._write_predictions(run, test, scores)
-        if conf.reprogrammer.name != "none":
-            _write_arrays(run.example, example(model, test, self.classes, self.device))
-            written.append(run.example)
+        files = [run.history, *self._write_arrays(run, model, test, scores, conf)]
+        if conf.select.split == SPLIT:
+            files.append(best)
         results = describe(conf, state["about"], history)
         results |= self._measure(test, scores)
         results["command"] = run.read_command()
         results["commit"] = commit()
         results["made_from"] = made_from
-        results["files"] = {path.name: identity.of_file(path) for path in written}
+        results["files"] = {path.name: identity.of_file(path) for path in files}
         run.write_results(results)
-        macro_f1 = results["metrics"]["macro_f1"]
-        measured = "no macro-F1" if macro_f1 is None else f"macro-F1 {macro_f1:.3f}"
-        chosen = results["selection"]["epoch"]
-        return f"{measured} on {len(test)} {SPLIT} clips (epoch {chosen} of {results['epochs']})"
+        return summarise(results)
 
     def _made_from(self, state, conf, feature):
         return {
@@ -139,15 +132,22 @@ class Evaluator:
         atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
         return history
 
-    def _write_predictions(self, run, test, scores):
-        arrays = {
+    def _write_arrays(self, run, model, test, scores, conf):
+        """Write predictions.npz and, for a reprogrammer, example.npz; return their paths."""
+        predictions = {
             "clips": np.array(test.names),
             "classes": np.array(self.classes),
             "scores": scores,
             "targets": test.targets.numpy(),
             "mask": test.mask.numpy(),
         }
-        _write_arrays(run.predictions, arrays)
+        arrays = {run.predictions: predictions}
+        if conf.reprogrammer.name != "none":
+            arrays[run.example] = example(model, test, self.classes, self.device)
+        for path, values in arrays.items():
+            with atomic.replacing(path) as partial, open(partial, "wb") as file:
+                np.savez_compressed(file, **values)
+        return list(arrays)
 
     def _measure(self, test, scores):
         targets = test.targets.numpy()
@@ -228,6 +228,14 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     }
 
 
+def summarise(results: dict) -> str:
+    """Describe the main result in a line."""
+    macro_f1 = results["metrics"]["macro_f1"]
+    score = "no macro-F1" if macro_f1 is None else f"macro-F1 {macro_f1:.3f}"
+    epoch = f"epoch {results['selection']['epoch']} of {results['epochs']}"
+    return f"{score} on {results['clips']} {results['split']} clips ({epoch})"
+
+
 @torch.no_grad()
 def example(
     model: Reprogrammed, test: dataset.Clips, classes: list[str], device: torch.device
@@ -259,8 +267,3 @@ def commit() -> str | None:
     except OSError:
         return None
     return git.stdout.strip() or None
-
-
-def _write_arrays(path, arrays):
-    with atomic.replacing(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)

@@ -21,7 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ast_repr import atomic, cli, escaping, registry
+from ast_repr import atomic, choices, cli, escaping
 from ast_repr.report import compare, plots, published, results, studies, style, tables
 
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     confs = {conf for table in exp_tables for conf in table.confs}
     for name in methods + (args.compare or []):
         if name not in confs:
-            raise cli.UsageError(registry.unknown("method", name, confs))
+            raise cli.UsageError(choices.unknown("method", name, confs))
     if args.out:
         check_is_ours(args.out)
         report(args, exp_tables, entries, known, methods)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ast_repr import config
+from ast_repr import choices, config
 from ast_repr.config import ConfigError
 from ast_repr.settings import Config, Section
 
@@ -216,8 +216,8 @@ def test_an_unreadable_conf_is_named(text, named, folder):
 
 
 def test_names_are_the_confs_without_base_and_overlays(folder):
-    assert config.names(folder) == ["frames", "longer", "more", "noise", "plain", "unet"]
-    assert config.select(folder, "all") == config.names(folder)
+    assert choices.confs(folder) == ["frames", "longer", "more", "noise", "plain", "unet"]
+    assert config.select(folder, "all") == choices.confs(folder)
     variant = "unet+optimizer.lr=0.1+train.epochs=2"
     assert config.select(folder, "noise,rates") == ["noise", "unet", variant]
     assert config.select(folder, "unet, noise,unet,") == ["unet", "noise"]

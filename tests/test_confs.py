@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_repr import backbones, config, features, methods, model_spec, pretrained
+from ast_repr import backbones, choices, config, features, methods, model_spec, pretrained
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.reprogrammers import REPROGRAMMERS
@@ -14,7 +14,7 @@ from ast_repr.settings import RunIdentity, Section
 from ast_repr.training import optim
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
-CONFS = config.names(SHIPPED)
+CONFS = choices.confs(SHIPPED)
 RUN = RunIdentity("openmic", "", [], "ast_tiny_synth", "", "", seed=0)
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 

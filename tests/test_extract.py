@@ -133,15 +133,15 @@ def test_machines_share_a_store_by_parts(data, run):
 @pytest.mark.parametrize("wrong", ["0/2", "3/2", "2", "1/0", "1/2/3", "-1/2", "a/b"])
 def test_a_part_that_is_none_is_refused(wrong, data, run):
     code, _, err = run(data, f"--shard={wrong}")
-    assert code == 2 and "expected a part and the number of parts, such as 2/4" in err
+    assert code == 2 and "--shard: " in err
 
 
 def test_a_clip_without_audio_is_reported_left_out_if_allowed_and_mended_later(damaged, run):
     code, _, err = run(damaged, "--nj", "2")
     assert (
         code == 1
-        and "1 clips cannot be decoded; mend them, or go on without them by --allow-missing 1"
-        in err
+        and err.startswith("error: 1 clips")
+        and "--allow-missing 1" in err
     )
     assert shards(damaged) == [f"shard-0000{index}.h5" for index in (0, 2, 3)]
     assert run(damaged, "--allow-missing", "1", "--shard", "2/2")[:2] == (
@@ -177,7 +177,7 @@ def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
     for part in ("1/2", "2/2"):
         assert run(damaged, "--allow-missing", "1", "--shard", part)[0] == 0
     code, _, err = run(damaged, "--allow-missing", "1")
-    assert code == 1 and "2 clips cannot be decoded" in err
+    assert code == 1 and err.startswith("error: 2 clips")
 
 
 def test_an_interrupted_extraction_keeps_whole_shards_and_goes_on(tmp_path):
@@ -262,7 +262,7 @@ def test_audio_that_was_replaced_is_extracted_again_and_nothing_else(data, run):
     with pytest.raises(feature_store.StoreError, match="1 clips have changed"):
         feature_store.Store(folder, None, manifest.identities(manifest.read(data)[0], "logmel"))
     code, out, _ = run(data)
-    assert code == 0 and "1 clips have changed since" in out
+    assert code == 0 and "1 clips have changed" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"shard-00001.h5"}
     new = feature_store.Store(folder).read(["000010"])[0]
@@ -292,7 +292,7 @@ def test_audio_that_was_replaced_since_prepare_is_refused(data, run):
 def test_another_start_in_the_same_file_is_another_clip(data, run):
     assert run(data)[0] == 0
     rewrite(data, lambda clips: [replace(clips[0], start_s=0.5), *clips[1:]])
-    assert "1 clips have changed since" in run(data)[1]
+    assert "1 clips have changed" in run(data)[1]
 
 
 def test_a_damaged_shard_is_made_again(data, run):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ast_repr import config, identity
+from ast_repr import choices, identity
 from ast_repr.report import compare, plots, published, results, schema, tables
 from ast_repr.run_folder import RunFolder
 
@@ -316,7 +316,7 @@ def test_published_numbers_stand_beside_no_other_corpus(tmp_path, corpus):
 
 def test_the_shipped_entries_are_of_shipped_confs():
     shipped = published.read(CONF_DIR / "published.yaml")
-    assert shipped.keys() <= set(config.names(CONF_DIR))
+    assert shipped.keys() <= set(choices.confs(CONF_DIR))
     assert shipped["forest"].name_with("vggish") == "RF (VGGish)"
 
 

@@ -19,14 +19,12 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from . import atomic, records, typecheck, yaml_file
-from .registry import unknown
+from . import atomic, choices, records, typecheck, yaml_file
+from .choices import unknown
 from .settings import Config
 
 BASE = "base.yaml"
 STUDIES = "studies.yaml"
-NO_CONFS = (BASE, STUDIES, "published.yaml")
-OVERLAYS = ("protocol_", "corpus_")  # files whose names start so are merged with any conf
 CONDITIONAL = ("without_vggish", "paper")
 MOVED = {
     "row": "the name in tables stands in published.yaml, under `name`",
@@ -38,15 +36,6 @@ MOVED = {
 
 class ConfigError(ValueError):
     """A conf that does not exist or makes no sense: a usage error."""
-
-
-def names(folder: str | Path) -> list[str]:
-    """List the confs in a folder, sorted."""
-    confs = []
-    for path in Path(folder).glob("*.yaml"):
-        if path.name not in NO_CONFS and not path.name.startswith(OVERLAYS):
-            confs.append(path.stem)
-    return sorted(confs)
 
 
 def studies(folder: str | Path) -> dict[str, dict]:
@@ -64,7 +53,7 @@ def select(folder: str | Path, wanted: str) -> list[str]:
         ConfigError: there is no such conf (the message lists all), or a variant's setting is not
             section.key=value.
     """
-    known = names(folder)
+    known = choices.confs(folder)
     groups = {name: study["confs"] for name, study in studies(folder).items()}
     groups["all"] = known
     chosen = []
@@ -204,8 +193,7 @@ def _chain(path, seen=()):
 def _protocol(folder, name):
     path = folder / f"protocol_{name}.yaml"
     if not path.is_file():
-        known = [path.stem.removeprefix("protocol_") for path in folder.glob("protocol_*.yaml")]
-        raise ConfigError(unknown("protocol", name, ["clean", *known]))
+        raise ConfigError(unknown("protocol", name, choices.protocols(folder)))
     return read(path)
 
 

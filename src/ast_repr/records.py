@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from . import typecheck
-from .registry import unknown
+from .choices import unknown
 
 T = TypeVar("T")
 

@@ -55,7 +55,7 @@ stage_score() {
 stage_report() {
     log "report: $experiments"
     run "$root/src/report.py" --exp "$experiments" --out "$experiments/RESULTS.md" \
-        --conf "$conf" --studies "$conf_dir/studies.yaml" "${report_options[@]}"
+        --conf "$conf" --conf-dir "$conf_dir" "${report_options[@]}"
 }
 
 failed() { # stage, exit code

@@ -1,4 +1,4 @@
-"""Check confs: each section against what it chooses from, without data and weights.
+"""Check confs against what each section chooses from, without data and weights.
 
 python src/check.py --conf-dir egs/openmic/conf --conf all
 """
@@ -8,11 +8,13 @@ if __name__ == "__main__":
 
     cli.guard_imports()
 
+import argparse
+
 from ast_repr import cli, config, sections
 
 
-def main(args):
-    for lacking in ([], ["vggish"]):  # a corpus carries it or not
+def main(args: argparse.Namespace) -> None:
+    for lacking in ([], ["vggish"]):  # corpora with VGGish features, and without
         for name, conf in cli.confs(args, lacking).items():
             try:
                 sections.check(conf)
@@ -20,7 +22,7 @@ def main(args):
                 raise config.ConfigError(f"conf {name}: {error}") from error
 
 
-def parse():
+def parse() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     cli.add_conf_options(parser)
     return parser

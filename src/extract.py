@@ -23,10 +23,10 @@ def main(args: argparse.Namespace) -> None:
     atomic.sweep(args.data / "features")
     clips, _ = manifest.read(args.data)
     extracted = []
-    for config in cli.confs(args, lacking=features.lacking(clips)).values():
-        if config["feature"] not in extracted:
-            extract(clips, config["feature"], args)
-            extracted.append(config["feature"])
+    for conf in cli.confs(args, lacking=features.lacking(clips)).values():
+        if conf.feature not in extracted:
+            extract(clips, conf.feature.to_dict(), args)
+            extracted.append(conf.feature)
 
 
 def extract(clips: list[manifest.Clip], settings: dict, args: argparse.Namespace) -> None:

@@ -1,15 +1,15 @@
-"""Report: tables of a corpus' scored runs on the terminal and as RESULTS.md, figures, and a CSV.
+"""Report: tables of a corpus' evaluated runs on the terminal and as RESULTS.md, figures, and a CSV.
 
-The stage's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of a repository is made
-if asked for, with a section for each corpus beside the one given:
+A recipe's page stands beside the runs, exp/<corpus>/RESULTS.md. The page of the repository, with a
+section for each corpus, is made by its maintainers:
 
-    python src/report.py --exp exp/synthetic --beside --out RESULTS.md --studies conf/studies.yaml
+    python src/report.py --exp exp/synthetic --all-corpora --out RESULTS.md --conf-dir conf
 
 Corpora, protocols and backbones never share a table. With --compare, two methods are compared,
 paired by clip and seed.
 
-A run that is not scored yet, damaged, of another folder or not comparable is left out; stderr says
-which and why, and the exit code stays 0. It is 1 only if no run is left.
+A run that is not evaluated yet, damaged, of another folder or not comparable is left out; stderr
+says which and why, and the exit code stays 0. It is 1 only if no run is left.
 """
 
 if __name__ == "__main__":
@@ -17,156 +17,167 @@ if __name__ == "__main__":
 
     cli.guard_imports()
 
+import argparse
 import sys
 from pathlib import Path
 
-from ast_repr import atomic, cli, escaping, registry, yaml_file
-from ast_repr.report import compare, plots, results, studies, style, tables
+from ast_repr import atomic, choices, cli, escaping
+from ast_repr.report import compare, plots, published, results, studies, style, tables
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     if not (args.out or args.compare):
-        raise cli.UsageError("nothing to make; expected --out RESULTS.md, or --compare A B")
+        raise cli.UsageError("nothing to do; expected --out RESULTS.md, or --compare A B")
     atomic.sweep(args.exp)
-    found = read_tables(args.exp)
-    if not found:
+    entries, known = read_conf_dir(args.conf_dir, _names(args.conf))
+    exp_tables = read_tables(args.exp, entries)
+    if not exp_tables:
         raise results.ResultsError(
-            f"{args.exp}: none of its runs can be reported, the reasons are listed above; "
-            "expected one scored run or more, run: source run.sh"
+            f"{args.exp}: none of its runs can be reported, for the reasons above; "
+            "expected one evaluated run or more, run: source run.sh"
         )
-    names = [name.strip() for name in args.rows.split(",")] if args.rows else []
-    known = {row.conf for table in found for row in table.rows}
-    for name in names + (args.compare or []):
-        if name not in known:
-            raise cli.UsageError(registry.unknown("row", name, known))
+    methods = _names(args.methods)
+    confs = {conf for table in exp_tables for conf in table.confs}
+    for name in methods + (args.compare or []):
+        if name not in confs:
+            raise cli.UsageError(choices.unknown("method", name, confs))
     if args.out:
-        claim(args.out)
-        asked = [name.strip() for name in args.conf.split(",")]
-        report(args, found, read_studies(args.studies, asked), names)
+        check_is_ours(args.out)
+        report(args, exp_tables, entries, known, methods)
     if args.compare:
-        compare_rows(args, found)
+        compare_methods(args, exp_tables)
 
 
-def read_tables(exp):
-    """The tables of a corpus' runs; what is left out is listed on stderr."""
-    found, left_out = results.read(exp)
+def read_conf_dir(
+    folder: Path | None, requested: list[str]
+) -> tuple[dict[str, published.Entry], list[studies.Study]]:
+    """Read published.yaml and studies.yaml, if they exist."""
+    entries = {}
+    known = []
+    if folder is None:
+        return entries, known
+    if not folder.is_dir():
+        raise cli.UsageError(f"--conf-dir {folder}: no such folder")
+    if (folder / "published.yaml").is_file():
+        entries = published.read(folder / "published.yaml")
+    if (folder / "studies.yaml").is_file():
+        known = studies.read(folder / "studies.yaml", requested)
+    return entries, known
+
+
+def read_tables(exp: Path, entries: dict[str, published.Entry]) -> list[results.Table]:
+    """Read the tables of a corpus' runs; list on stderr what is left out."""
+    exp_tables, left_out = results.read(exp, entries)
     for reason in left_out:
         print(escaping.terminal(f"left out: {reason}"), file=sys.stderr)
-    return found
+    return exp_tables
 
 
-def report(args, found, known, names):
-    """Tables and figures.
+def report(
+    args: argparse.Namespace,
+    exp_tables: list[results.Table],
+    entries: dict[str, published.Entry],
+    known: list[studies.Study],
+    methods: list[str],
+) -> None:
+    """Write and print tables, and draw figures.
 
     Args:
-        found: list of results.Table.
-        known: list of studies.Study.
-        names: rows for the bars of instruments.
+        known: studies.
+        methods: confs for the figure of instruments.
     """
     figures = args.exp / "figures"
-    for table in found:
-        for stem, figure in plots.draw(table, known, names).items():
+    for table in exp_tables:
+        for stem, figure in plots.draw(table, known, methods).items():
             style.save(figure, figures, stem)
-    atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(found))
-    atomic.write_text(args.out, tables.document(sections(args.exp, found, args.beside), known))
-    for table in found:
-        if table.main.rows:
-            print(f"\n{tables.text(table.main)}")
-        for study in known:
-            rows = study.table(table)
-            if rows:
-                print(f"\n{tables.study_text(study, rows)}")
+    sections = {args.exp.resolve().name: exp_tables}
+    if args.all_corpora:
+        sections |= read_other_corpora(args.exp.resolve(), entries)
+    atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
+    atomic.write_text(args.out, tables.document(sections, known))
+    for table in exp_tables:
+        print(f"\n{tables.text(table, known)}")
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
 
 
-def compare_rows(args, found):
-    """Compare two rows wherever they share a table: a line, a figure, and all numbers as JSON."""
-    shared = [table for table in found if len(table.only(args.compare).rows) == 2]
+def read_other_corpora(
+    exp: Path, entries: dict[str, published.Entry]
+) -> dict[str, list[results.Table]]:
+    """Read the tables of the corpora beside `exp` that have evaluated runs, by folder."""
+    folders = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")}
+    sections = {}
+    for folder in sorted(folders - {exp}):
+        exp_tables = read_tables(folder, entries)
+        if exp_tables:
+            sections[folder.name] = exp_tables
+    return sections
+
+
+def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -> None:
+    """Compare two methods in each table that has both: a line, a figure, all numbers as JSON."""
+    shared = [table for table in exp_tables if len(table.only(args.compare).methods) == 2]
     if not shared:
         raise results.ResultsError(
             f"{' and '.join(args.compare)} are in no common table; "
-            "expected two rows of one protocol and backbone"
+            "expected two methods of one protocol and backbone"
         )
     for table in shared:
-        difference = compare.compare(*table.only(args.compare).rows)
-        stem, figure = plots.draw_difference(table, difference)
+        comparison = compare.compare(*table.only(args.compare).methods)
+        stem, figure = plots.draw_difference(table, comparison)
         paths = style.save(figure, args.exp / "figures", stem)
-        atomic.write_json(args.exp / "figures" / f"{stem}.json", difference)
-        said = (table.title, compare.sentence(difference), f"Written: {paths[0].with_suffix('.*')}")
-        print("", *map(escaping.terminal, said), sep="\n")
+        atomic.write_json(args.exp / "figures" / f"{stem}.json", comparison)
+        written = f"Written: {paths[0].with_suffix('.*')}"
+        for line in ("", table.title, compare.sentence(comparison), written):
+            print(escaping.terminal(line))
 
 
-def read_studies(path, asked):
-    """The studies of a YAML file, those that were `asked` for marked; none without a file."""
-    if path is None:
-        return []
-    try:
-        return studies.parse(yaml_file.read(path), path, asked)
-    except yaml_file.YamlError as error:
-        raise studies.StudyError(str(error)) from error
-
-
-def sections(exp, found, beside):
-    """{name of a corpus' folder: its tables}.
-
-    Args:
-        exp: folder of a corpus' runs; `found`: its tables.
-        beside: whether each corpus beside it that has scored runs follows.
-    """
-    exp = exp.resolve()
-    out = {exp.name: found}
-    if beside:
-        folders = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")}
-        for folder in sorted(folders - {exp}):
-            others = read_tables(folder)
-            if others:
-                out[folder.name] = others
-    return out
-
-
-def claim(out):
+def check_is_ours(out: Path) -> None:
     """Refuse to write the page over a file that this script has not made."""
-    head = tables.document({}).rstrip("\n").encode()
-    if out.is_file() and not out.read_bytes().startswith(head):
+    if out.is_file() and not out.read_bytes().startswith(tables.HEAD.encode()):
         raise cli.UsageError(
             f"{out}: not a page of results that was made here; name another file (--out)"
         )
 
 
-def parse():
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
     parser.add_argument(
         "--exp", type=Path, required=True, help="folder of a corpus' runs, exp/<corpus>"
     )
     parser.add_argument("--out", type=Path, help="page to write, such as RESULTS.md")
     parser.add_argument(
-        "--beside",
+        "--all-corpora",
         action="store_true",
         help="give each corpus beside this one a section of the page",
+    )
+    parser.add_argument(
+        "--conf-dir",
+        type=Path,
+        help="folder with studies.yaml and published.yaml (names of methods, published results)",
     )
     parser.add_argument(
         "--conf",
         default="",
         metavar="A,B,...",
-        help="what was asked for: studies, confs, variants; their studies are shown though rows "
-        "are missing, others only if all rows are there",
+        help="studies, confs and variants that were asked for: their studies are shown even if "
+        "methods are missing, others only if they are complete",
     )
     parser.add_argument(
-        "--studies",
-        type=Path,
-        help="YAML file of studies: questions, each with the rows that answer it",
-    )
-    parser.add_argument(
-        "--rows",
+        "--methods",
+        default="",
         metavar="A,B,...",
-        help="rows for the figure of instruments; default: at most six, one of each kind first",
+        help="confs for the figure of instruments; default: at most six, one of each kind first",
     )
     parser.add_argument(
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="two rows: the difference B - A, with a bootstrap interval",
+        help="two confs: the difference B - A, with a bootstrap interval",
     )
     return parser
 

@@ -32,6 +32,7 @@ from ast_repr import (
 )
 from ast_repr.options import add_training_options
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Config
 from ast_repr.training import estimate, experiment, trainer
 
 PAPER_CORPUS = "openmic"
@@ -108,9 +109,9 @@ def work(args, group, device, runs) -> None:
             experiment.train(run.path, conf, context, group, device)
 
 
-def run_folder(exp: str | Path, conf: dict) -> RunFolder:
+def run_folder(exp: str | Path, conf: Config) -> RunFolder:
     """Return the folder of the run that a config describes."""
-    return RunFolder.of(exp, conf["run"]["conf"], conf["run"]["seed"])
+    return RunFolder.of(exp, conf.run.conf, conf.run.seed)
 
 
 def build_context(args, clips, classes) -> experiment.RunContext:
@@ -133,7 +134,7 @@ def is_paper(args) -> bool:
     return Path(args.data).name == PAPER_CORPUS or args.backbone == PAPER_BACKBONE
 
 
-def unfinished(runs: list[dict], exp: str | Path) -> list[dict]:
+def unfinished(runs: list[Config], exp: str | Path) -> list[Config]:
     """Return the runs that are not finished yet."""
     left = []
     for conf in runs:
@@ -143,7 +144,7 @@ def unfinished(runs: list[dict], exp: str | Path) -> list[dict]:
     return left
 
 
-def print_estimate(runs: list[dict], context: experiment.RunContext, device) -> None:
+def print_estimate(runs: list[Config], context: experiment.RunContext, device) -> None:
     """Print what one run of each conf would take, and all runs one after the other.
 
     That is on one device, where seeds share embeddings.
@@ -151,7 +152,7 @@ def print_estimate(runs: list[dict], context: experiment.RunContext, device) -> 
     seeds = {}
     first = {}
     for conf in runs:
-        name = conf["run"]["conf"]
+        name = conf.run.conf
         seeds[name] = seeds.get(name, 0) + 1
         first.setdefault(name, conf)
     total = 0.0
@@ -164,7 +165,7 @@ def print_estimate(runs: list[dict], context: experiment.RunContext, device) -> 
         print(f"about {duration} for {len(runs)} runs, one after the other", flush=True)
 
 
-def prepare_run_folder(run: RunFolder, conf: dict, overwrite: bool) -> None:
+def prepare_run_folder(run: RunFolder, conf: Config, overwrite: bool) -> None:
     """Save the config in a new run folder; refuse one that was made with another.
 
     The config in last.pt decides; config.yaml is a copy, and stands in for it before the first
@@ -184,8 +185,9 @@ def prepare_run_folder(run: RunFolder, conf: dict, overwrite: bool) -> None:
             f"{run}: neither last.pt nor a readable config.yaml says how it was made; "
             "delete the folder, or pass --overwrite to train it from scratch"
         )
-    if saved != conf:  # new, damaged, or other in what tables show
+    if saved != conf.to_dict():  # new, or damaged
         config.save(run.config, conf)
+    run.write_command()
 
 
 def read_config(run: RunFolder) -> dict | None:

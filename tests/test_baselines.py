@@ -1,4 +1,4 @@
-"""The parts of the baselines: pooled inputs, summaries over time, the frame network with its attention, and the forests."""
+"""Parts of the baselines: pooled inputs, summaries, the attention network, the forests."""
 
 import numpy as np
 import pytest
@@ -136,7 +136,7 @@ def test_ten_frames_pass_the_frame_network_as_they_are_and_longer_inputs_are_ave
 
 
 def published_attention(vggish, state):
-    """The published network in evaluation, written out per clip with numpy: VGGish (N, 10, 128) in 0..1 to probabilities (N, K)."""
+    """The published network in numpy: VGGish (N, 10, 128) in 0..1 to probabilities (N, K)."""
 
     def normed(x, name):
         scale = state[f"{name}.weight"] / np.sqrt(state[f"{name}.running_var"] + 1e-5)
@@ -258,7 +258,7 @@ K = 4
 
 @pytest.fixture(scope="module")
 def openmic():
-    """Made-up VGGish (N, 10, 128) of whole numbers that tell a little about targets (N, K), and the mask: train, then test clips."""
+    """Random VGGish (N, 10, 128) that depends on targets (N, K), and the mask; train, then test."""
     rng = np.random.default_rng(5)
     targets = rng.random((260, K))
     targets[rng.random((260, K)) < 0.05] = 0.5  # exactly at the limit: present
@@ -268,7 +268,7 @@ def openmic():
 
 
 def notebook(vggish, targets, mask, train):
-    """OpenMIC-2018's notebook: per instrument, labelled clips, time-means, 100 trees of depth 8, seed 0. -> forests, time-means."""
+    """Forests of OpenMIC-2018's notebook (100 trees of depth 8 per instrument), and time-means."""
     means = vggish.mean(axis=1)
     forests = []
     for k in range(K):
@@ -313,7 +313,7 @@ def test_the_forest_is_the_notebooks_to_the_last_clip(openmic, grown):
 
 
 def test_thresholds_compare_as_scikit_learn_does(openmic, grown):
-    """On the thresholds themselves, which means of whole numbers hardly ever hit, and just beside them."""
+    """On the thresholds, which means of whole numbers hardly ever equal, and next to them."""
     forests, _ = notebook(*openmic, train=200)
     head, reads = grown
     on = reads[:1].repeat(len(head.threshold[:300]), 1)

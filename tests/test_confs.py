@@ -1,18 +1,21 @@
-"""Every conf that is shipped builds a model that runs, with its method, optimiser and schedule, under either protocol."""
+"""Every shipped conf builds a model, method, optimizer and schedule under both protocols."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ast_repr import backbones, config, features, methods, model_spec, pretrained
+from ast_repr import backbones, choices, config, features, methods, model_spec, pretrained
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.reprogrammers import REPROGRAMMERS
+from ast_repr.settings import RunIdentity, Section
 from ast_repr.training import optim
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
-CONFS = config.names(SHIPPED)
+CONFS = choices.confs(SHIPPED)
+RUN = RunIdentity("openmic", "", [], "ast_tiny_synth", "", "", seed=0)
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 
 
@@ -27,14 +30,15 @@ def base_file(tmp_path_factory):
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
 @pytest.mark.parametrize("name", CONFS)
 def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_file, tiny_clips):
-    conf = config.load(SHIPPED, name, "openmic", protocol, lacking=lacking) | {"run": {"seed": 0}}
-    assert conf["row"] and conf["protocol"] == protocol
-    assert (conf["select"]["split"] == "test") == (protocol == "paper")
+    conf = config.load(SHIPPED, name, "openmic", protocol, lacking=lacking)
+    assert conf.protocol == protocol
+    assert (conf.select.split == "test") == (protocol == "paper")
     model, feature = build(conf, backbone_file, tiny_clips(2))
     if model.trainable_parameters():
-        methods.build(model=model, **conf["method"])
-        assert len(optim.build(model=model, **conf["optimizer"]).param_groups) in (1, 2)
-        assert 0 <= optim.factor(epoch=0.5, epochs=conf["train"]["epochs"], **conf["schedule"]) <= 1
+        methods.build(model=model, **conf.method.to_dict())
+        assert len(optim.build(model=model, **conf.optimizer.to_dict()).param_groups) in (1, 2)
+        schedule = conf.schedule.to_dict()
+        assert 0 <= optim.factor(epoch=0.5, epochs=conf.train.epochs, **schedule) <= 1
     if hasattr(model.head, "fit"):
         model.head.fit(
             torch.rand(4, model.backbone.embed_dim),
@@ -47,8 +51,9 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
 
 
 def build(conf, backbone_file, clips):
-    """(model, feature) as the stage `train` builds them; the shipped names of source classes stand in for AudioSet's."""
-    feature = features.build(**conf["feature"])
+    """(model, feature) as the stage `train` builds them, on the shipped source classes."""
+    feature = features.build(**conf.feature.to_dict())
+    conf = replace(conf, run=RUN)
     spec = model_spec.from_config(conf, CLASSES, feature, clips, "ast_tiny_synth", backbone_file)
     return build_model(CLASSES, **spec), feature
 
@@ -61,7 +66,7 @@ def test_every_variant_of_a_study_is_a_conf(name):
     config.load(SHIPPED, name, lacking=["vggish"])
 
 
-PAPER = {  # optimiser, lr, betas, weight decay, batch, epochs of the authors of each row
+PAPER = {  # optimizer, lr, betas, weight decay, batch, epochs of the authors of each system
     "ast_unet": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
     "ast_finetune": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
     "cnn_only": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
@@ -72,23 +77,16 @@ PAPER = {  # optimiser, lr, betas, weight decay, batch, epochs of the authors of
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_protocol_has_the_settings_of_each_rows_authors(name):
+def test_the_papers_protocol_has_the_settings_of_each_systems_authors(name):
     conf = config.load(SHIPPED, name, protocol="paper")
-    own, train = conf["optimizer"], conf["train"]
-    found = (
-        own["name"],
-        own["lr"],
-        own["betas"],
-        own["weight_decay"],
-        train["batch_size"],
-        train["epochs"],
-    )
-    assert found == PAPER[name]
-    masks = (0, 0) if conf["feature"]["name"] == "vggish" else (96, 24)
-    assert (conf["augment"]["time"], conf["augment"]["freq"]) == masks
+    optimizer = conf.optimizer.to_dict()
+    optimizer = [optimizer[key] for key in ("name", "lr", "betas", "weight_decay")]
+    assert (*optimizer, conf.train.batch_size, conf.train.epochs) == PAPER[name]
+    masks = (0, 0) if conf.feature.name == "vggish" else (96, 24)
+    assert (conf.augment.time, conf.augment.freq) == masks
 
 
-TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems read from the authors' code)
+TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the authors' code
     "ast_linear": 16_916,
     "ast_linear_raw": 16_916,
     "ast_linear_random": 16_916,
@@ -115,23 +113,24 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes (systems
 def test_parameter_counts_at_the_size_of_ast_base(base_file):
     assert set(TRAINED) == set(CONFS)
     for name, expected in TRAINED.items():
-        conf = config.load(SHIPPED, name, "openmic") | {"run": {"seed": 0}}
+        conf = config.load(SHIPPED, name, "openmic")
         if name == "ast_zero_shot":
-            conf["head"] = {
-                "name": "labelmap",
-                "kind": "groups",
-            }  # as many parameters, and no names needed
+            # As many parameters, and no names needed.
+            conf = replace(conf, head=Section("labelmap", {"kind": "groups"}))
         model, _ = build(conf, base_file, None)
         assert sum(p.numel() for p in model.trainable_parameters()) == expected, name
         if name == "mean_teacher":  # the paper's 0.111 M counts both networks
             assert (
-                sum(p.numel() for p in methods.build(model=model, **conf["method"]).parameters())
+                sum(
+                    p.numel()
+                    for p in methods.build(model=model, **conf.method.to_dict()).parameters()
+                )
                 == 110_672
             )
 
 
 def test_there_is_a_conf_for_every_reprogrammer():
     variants = [name for study in config.studies(SHIPPED).values() for name in study["confs"]]
-    assert {
-        config.load(SHIPPED, name)["reprogrammer"]["name"] for name in [*CONFS, *variants]
-    } == set(REPROGRAMMERS)
+    assert {config.load(SHIPPED, name).reprogrammer.name for name in [*CONFS, *variants]} == set(
+        REPROGRAMMERS
+    )

@@ -127,7 +127,7 @@ def test_a_second_run_redoes_nothing(project, said):
     for name in ("prepare", "extract", "train", "score"):
         assert project.stage(name) == 0
     printed = said()
-    for words in ("up to date", "finished before", "scored before"):
+    for words in ("up to date", "finished before", "already evaluated"):
         assert words in printed
     changed = {path.name for path, time in times(project).items() if before.get(path) != time}
     assert changed <= {".lock", manifest.HASHES}
@@ -203,7 +203,7 @@ def test_other_settings_are_refused_whatever_became_of_the_config(project, said)
         for name in ("train", "score"):
             assert project.stage(name, "--set", "optimizer.lr=0.5") == 2
             assert "optimizer.lr: 0.003 -> 0.5" in said()
-        assert project.stage("score") == 0 and "scored before" in said()
+        assert project.stage("score") == 0 and "already evaluated" in said()
         assert project.stage("train") == 0 and "finished before" in said()
         assert config.read(run.config) == trainer.read_last(run)["about"]["config"]
 
@@ -225,7 +225,7 @@ def test_the_history_is_a_copy(text, project, said):
         run.history.unlink()
     else:
         run.history.write_bytes(text.encode(errors="surrogateescape"))
-    assert project.stage("score") == 0 and "scored before" in said()
+    assert project.stage("score") == 0 and "already evaluated" in said()
     assert project.stage("train") == 0 and "finished before" in said()
     assert run.history.read_text() == whole
 
@@ -246,7 +246,7 @@ def test_the_best_checkpoint_is_a_copy(project, said):
         assert f"{path.name}: missing, damaged or of another run" in said()
         assert project.stage("train") == 0 and "finished before" in said()
         assert path.read_bytes() == whole
-        assert project.stage("score") == 0 and "scored before" in said()
+        assert project.stage("score") == 0 and "already evaluated" in said()
 
 
 def test_another_checkpoint_in_the_place_of_the_last_is_named(project, said):
@@ -313,9 +313,9 @@ def test_damaged_results_are_made_again(project, said):
     for damage in damages:
         damage()
         said()
-        assert project.stage("score") == 0 and "scored before" not in said()
+        assert project.stage("score") == 0 and "already evaluated" not in said()
         assert project.results()["metrics"] == wanted
-    assert project.stage("score") == 0 and "scored before" in said()
+    assert project.stage("score") == 0 and "already evaluated" in said()
 
 
 def test_a_run_that_was_copied_in_with_its_times_is_not_scored_before(project, said):
@@ -341,9 +341,9 @@ def test_under_the_papers_protocol_each_epoch_is_of_this_run(project, said):
     paper = ("--protocol", "paper", "--set", "augment.time=0", "--set", "augment.freq=0")
     project.exp = project.root / "exp" / "songs-paper"
     assert project.stage("train", *paper) == 0 and project.stage("score", *paper) == 0
-    assert project.stage("score", *paper) == 0 and "scored before" in said()
+    assert project.stage("score", *paper) == 0 and "already evaluated" in said()
     run = project.run()
-    best = run.best({"split": "test", "metric": "macro_f1"})
+    best = run.best("test", "macro_f1")
     whole = best.read_bytes()
     flip(best)
     assert project.stage("score", *paper) == 0 and best.read_bytes() == whole
@@ -382,5 +382,5 @@ def test_a_corpus_that_was_moved_is_the_same_corpus(project, said):
     for name in ("extract", "train", "score"):
         assert project.stage(name) == 0
     printed = said()
-    for words in ("logmel is up to date", "finished before", "scored before"):
+    for words in ("logmel is up to date", "finished before", "already evaluated"):
         assert words in printed

@@ -21,6 +21,7 @@ from ast_repr.data import feature_store
 from ast_repr.data.dataset import Clips
 from ast_repr.manifest import Clip
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Select
 from ast_repr.training import augment, optim
 from ast_repr.training.trainer import Plan, Trainer
 
@@ -75,7 +76,7 @@ def build_trainer(folder, name, epochs, group):
     )
     # Adam's first steps are full ones even for gradients that are rounding alone.
     optimizer = optim.build("sgd", model, 0.05, momentum=0.9)
-    select = {"split": "valid", "metric": "map", "mode": "max"}
+    select = Select("valid", "map", "max")
     plan = Plan(epochs, 5, micro_batch, None, 1.0, {"name": "constant"}, select, seed=7)
     run = RunFolder(folder / name)
     run.path.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,17 @@ They never get what no longer fits.
 import os
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
 
-import score as stage
-from ast_repr import checkpoint, classifier, features, inference, manifest
+from ast_repr import checkpoint, classifier, evaluation, features, inference, manifest
 from ast_repr.backbones import weights
 from ast_repr.data import feature_store
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Config
 from ast_repr.training import embedding_cache, estimate, experiment, trainer
 
 CPU = torch.device("cpu")
@@ -309,12 +308,13 @@ def test_where_nothing_can_be_written_it_goes_without(
 
 
 def conf(seed=0):
-    return {
+    values = {
         "run": {
             "conf": "own",
             "seed": seed,
             "corpus": "own",
             "backbone": "tiny",
+            "classes": CLASSES,
             "manifest_sha256": "a",
             "weights_sha256": "b",
         },
@@ -339,9 +339,8 @@ def conf(seed=0):
             "precision": "float32",
         },
         "protocol": "clean",
-        "row": "",
-        "published": None,
     }
+    return Config.from_dict(values)
 
 
 def run(folder, context, seed=0):
@@ -352,7 +351,7 @@ def run(folder, context, seed=0):
         {key: value for key, value in row.items() if key != "seconds"}
         for row in trainer.read_history(folder)
     ]
-    return history, checkpoint.load(RunFolder(folder).best(conf()["select"]))["learned"]
+    return history, checkpoint.load(RunFolder(folder).best("valid", "macro_f1"))["learned"]
 
 
 def same(one, other):
@@ -402,21 +401,14 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
     said = []
     for _ in range(2):
         del computed[:]
-        stage.score(
-            RunFolder(tmp_path / "a"),
-            conf(),
-            clips,
-            CLASSES,
-            SimpleNamespace(data=str(data), weights=backbone_at),
-            CPU,
-            {},
-            allow=(),
-        )
+        folder = RunFolder(tmp_path / "a")
+        evaluator = evaluation.Evaluator(str(data), clips, CLASSES, backbone_at, CPU)
+        evaluator.evaluate(folder, evaluation.read_state(folder), conf())
         said.append(np.load(tmp_path / "a" / "predictions.npz")["scores"])
         assert computed == ([9] if len(said) == 1 else [])
         (tmp_path / "a" / "results.json").unlink()
     assert np.array_equal(*said)
-    model, _ = inference.restore(RunFolder(tmp_path / "a").best(conf()["select"]))
+    model, _ = inference.restore(RunFolder(tmp_path / "a").best("valid", "macro_f1"))
     x = torch.from_numpy(
         feature_store.Store(data / "features" / "logmel").read(
             [clip.clip for clip in clips if clip.split == "test"]

@@ -14,7 +14,7 @@ from test_report import make_run, scores
 from ast_repr import cli, escaping
 from ast_repr.export import model_card
 from ast_repr.inference import FilePrediction
-from ast_repr.report import plots, results, style, tables
+from ast_repr.report import plots, published, results, style, tables
 from ast_repr.viewer import page, predictions
 from ast_repr.viewer import timeline as song
 
@@ -134,9 +134,10 @@ def scored(tmp_path):
     }
     machine = {"device": "<b>|`x`", "cores": 1, "python": "3", "torch": "2", "platform": "*p*"}
     exp = tmp_path / "a|b <b>c`$d$"
-    make_run(exp, "ast_unet", row="<i>|$x$ \x1b[2J", machine=machine, **names)
-    make_run(exp, "+$y$`z|", row="=1", **names)
-    return results.read(exp)[0]
+    make_run(exp, "ast_unet", machine=machine, command="run \x1b[2J", **names)
+    make_run(exp, "+$y$`z|", **names)
+    make_run(exp, "=1", **names)
+    return results.read(exp, {"ast_unet": published.Entry("<i>|$x$ \x1b[2J", "*d* <b>")})[0]
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # of names that long

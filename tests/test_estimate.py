@@ -4,6 +4,7 @@ import torch
 
 import train as stage
 from ast_repr import checkpoint, manifest
+from ast_repr.settings import Config
 from ast_repr.training import estimate, experiment
 
 CLASSES = ["a", "b"]
@@ -19,9 +20,18 @@ def clips(train, valid):
     ]
 
 
-def conf(**train):
-    return {
-        "run": {"conf": "own", "seed": 0},
+def conf(name="own", seed=0):
+    values = {
+        "protocol": "clean",
+        "run": {
+            "conf": name,
+            "seed": seed,
+            "corpus": "own",
+            "backbone": "none",
+            "classes": CLASSES,
+            "manifest_sha256": "a",
+            "weights_sha256": "b",
+        },
         "feature": {"name": "logmel", "frames": 32, "bins": 16},
         "input": {"norm": "none"},
         "augment": {"time": 0, "freq": 0, "fill": "mean"},
@@ -41,9 +51,9 @@ def conf(**train):
             "patience": 1,
             "clip_norm": None,
             "precision": "float32",
-        }
-        | train,
+        },
     }
+    return Config.from_dict(values)
 
 
 def context(train, valid):
@@ -95,7 +105,7 @@ def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):
     runs = []
     for name in ("one", "two"):
         for seed in (0, 1):
-            runs.append(conf() | {"run": {"conf": name, "seed": seed}})
+            runs.append(conf(name, seed))
     stage.print_estimate(runs, None, None)
     printed = capsys.readouterr().out
     assert "one: about 40.0 s per seed" in printed

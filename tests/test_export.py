@@ -13,12 +13,13 @@ import torch
 import yaml
 from command_line import call
 
-from ast_repr import checkpoint, config, features, inference, model_spec, pretrained
+from ast_repr import checkpoint, choices, config, features, inference, model_spec, pretrained
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.commands import export, predict
 from ast_repr.export import hub, onnx, safetensors
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Config
 
 CONFS = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 # Their models differ from those of others in no class of module.
@@ -30,6 +31,8 @@ SOUND = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float
 SOUND *= np.float32([[1], [0.01]])
 IDENTITY = {
     "corpus": "synthetic",
+    "manifest_sha256": "cd" * 32,
+    "classes": CLASSES,
     "backbone": "ast_tiny_synth",
     "weights_sha256": "ab" * 32,
     "seed": 0,
@@ -124,7 +127,8 @@ def small():
 def make_run(folder, conf, backbone_file, spread):
     """A run folder with the model of `conf`, of random weights, as the stage `train` leaves it."""
     feature = features.build(**conf["feature"])
-    spec = model_spec.from_config(conf, CLASSES, feature, None, "ast_tiny_synth", backbone_file)
+    settings = Config.from_dict(conf)
+    spec = model_spec.from_config(settings, CLASSES, feature, None, "ast_tiny_synth", backbone_file)
     model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1)
     spread(model.head, 2)
@@ -150,11 +154,11 @@ def make_run(folder, conf, backbone_file, spread):
 
 def load_conf(name, lacking=("vggish",)):
     conf = config.load(CONFS, name, "synthetic", "clean", lacking=list(lacking))
-    return conf | {"run": IDENTITY | {"conf": name}}
+    return conf.to_dict() | {"run": IDENTITY | {"conf": name}}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*config.names(CONFS)} - SAME_MODEL))
+@pytest.mark.parametrize("name", sorted({*choices.confs(CONFS)} - SAME_MODEL))
 def test_every_conf_predicts_alike_in_every_form(name, backbone_file, spread, tmp_path, capsys):
     pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
     conf = load_conf(name)

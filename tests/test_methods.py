@@ -8,6 +8,7 @@ from ast_repr.classifier import HeadOnlyModel, Reprogrammed
 from ast_repr.data.dataset import Batch, Clips
 from ast_repr.manifest import Clip
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Select
 from ast_repr.training import optim
 from ast_repr.training.trainer import Plan, Trainer
 
@@ -19,7 +20,7 @@ PLAN = Plan(
     patience=None,
     clip_norm=None,
     schedule={"name": "constant"},
-    select={"split": "valid", "metric": "map", "mode": "max"},
+    select=Select("valid", "map", "max"),
     seed=0,
 )
 

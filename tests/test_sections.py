@@ -1,4 +1,4 @@
-"""Whatever is wrong with a conf is found before any data are there, and named with its section."""
+"""Errors in a conf are found before any data exist, and named with their section."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
 
 
 @pytest.mark.parametrize(
-    "setting, named",
+    ("setting", "named"),
     [
         ("reprogrammer.name=unte", "unet"),
         ("reprogrammer.resid=true", "residual"),
@@ -51,8 +51,8 @@ def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
     ],
 )
 def test_an_unknown_name_option_or_value_is_a_usage_error(setting, named, capsys):
-    code, said = tell(capsys, "--conf", "ast_unet,ast_linear", "--set", setting)
-    assert code == 2 and said.count("\n") == 1 and named in said
+    code, error = tell(capsys, "--conf", "ast_unet,ast_linear", "--set", setting)
+    assert code == 2 and error.count("\n") == 1 and named in error
 
 
 def test_what_holds_only_on_a_corpus_without_vggish_is_checked_too(capsys, tmp_path):
@@ -61,5 +61,5 @@ def test_what_holds_only_on_a_corpus_without_vggish_is_checked_too(capsys, tmp_p
     (tmp_path / "base.yaml").write_text((SHIPPED / "base.yaml").read_text())
     text = (SHIPPED / "forest.yaml").read_text()
     (tmp_path / "forest.yaml").write_text(text.replace("name: logmel", "name: logmle"))
-    code, said = tell(capsys, "--conf", "forest", "--conf-dir", str(tmp_path))
-    assert code == 2 and "forest" in said and "logmel" in said
+    code, error = tell(capsys, "--conf", "forest", "--conf-dir", str(tmp_path))
+    assert code == 2 and "forest" in error and "logmel" in error

@@ -9,6 +9,7 @@ import torch
 from ast_repr import checkpoint, methods
 from ast_repr.classifier import build_model
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Select
 from ast_repr.training import augment, optim, trainer
 from ast_repr.training.trainer import Plan, Trainer
 
@@ -20,7 +21,7 @@ PLAN = Plan(
     patience=None,
     clip_norm=1.0,
     schedule={"name": "cosine", "warmup": 1},
-    select={"split": "valid", "metric": "map", "mode": "max"},
+    select=Select("valid", "map", "max"),
     seed=7,
 )
 ABOUT = {"classes": ["bass", "flute", "voice"]}
@@ -161,7 +162,7 @@ def test_the_history_tells_each_epoch(start, tmp_path):
 
 def test_selection_on_test_keeps_every_epoch_and_looks_at_none(start, tmp_path):
     history, _, _ = start(
-        tmp_path, plan(select=PLAN.select | {"split": "test"}, patience=1), select_on_test=True
+        tmp_path, plan(select=Select("test", "map", "max"), patience=1), select_on_test=True
     )
     assert len(history) == 4 and not any("valid" in row for row in history)
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == [
@@ -190,7 +191,7 @@ def test_a_model_of_which_nothing_learns_is_kept_as_it_is(start, tmp_path):
     assert start(tmp_path, learns=False)[0] == history
     start(
         tmp_path / "test",
-        plan(select=PLAN.select | {"split": "test"}),
+        plan(select=Select("test", "map", "max")),
         select_on_test=True,
         learns=False,
     )
@@ -207,7 +208,7 @@ def test_where_validation_has_labels_of_one_kind_only_the_last_epoch_is_taken(st
     own = plan(epochs=3, patience=1)
     history, _, _ = start(tmp_path, own, relabel=lambda valid: valid.targets.zero_())
     assert [row["valid"]["map"] for row in history] == [None] * 3
-    assert checkpoint.load(RunFolder(tmp_path).best(own.select))["epoch"] == 3
+    assert checkpoint.load(RunFolder(tmp_path).best("valid", "map"))["epoch"] == 3
     assert "the last" in trainer.describe(history, own)
 
 
@@ -230,7 +231,7 @@ def rows(*values):
     ],
 )
 def test_the_best_epoch_is_the_earliest_of_the_best(mode, values, best):
-    found = trainer.best(rows(*values), {"split": "valid", "metric": "map", "mode": mode})
+    found = trainer.best(rows(*values), Select("valid", "map", mode))
     assert (found and found["epoch"]) == best
 
 

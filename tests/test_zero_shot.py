@@ -1,4 +1,4 @@
-"""Zero-shot: instruments named by source classes. The table covers what it must, and probabilities add up as they should."""
+"""Zero-shot: the table of source classes is complete, and probabilities add up."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_every_instrument_is_covered_by_names_that_exist(backbone, sources, acti
     source = labels(backbone)
     found = groups(TABLE[backbone]["names"], CLASSES, source)
     assert len(source) == sources and len(found) == 20
-    for name, group in zip(CLASSES, found):
+    for name, group in zip(CLASSES, found, strict=True):
         assert group and [source[i] for i in group] == TABLE[backbone]["names"][name]
     head = heads.build(
         "labelmap",

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from . import backbones, heads, pretrained, typecheck
+from .settings import Config
 
 THRESHOLD = 0.5  # of a model that brings none of its own
 MOST_CLASSES = 10_000
@@ -136,7 +137,7 @@ class ModelSpec:
 
 
 def from_config(
-    conf: dict, classes: list[str], feature, clips, backbone: str, weights: str | Path
+    conf: Config, classes: list[str], feature, clips, backbone: str, weights: str | Path
 ) -> dict:
     """Derive the keywords of `classifier.build_model` from a run's resolved config.
 
@@ -149,24 +150,24 @@ def from_config(
     Raises:
         ValueError: the head needs source classes by name, and some classes have none.
     """
-    norm = conf["input"]["norm"]
+    norm = conf.input.norm
     if norm == "corpus":
         norm = clips.mean_and_deviation()
-    head = dict(conf["head"])
+    head = conf.head.to_dict()
     if maps_by_name(conf):
         head |= source_groups(classes, backbone, weights)
-    is_pretrained = conf["backbone"].get("weights") == "pretrained"
+    is_pretrained = conf.backbone.weights == "pretrained"
     return {
         "norm": norm,
-        "reprogrammer": conf["reprogrammer"],
+        "reprogrammer": conf.reprogrammer.to_dict(),
         "head": head,
         "backbone": {
-            "name": conf["backbone"]["name"],
-            "options": _backbone_options(conf["backbone"], feature, weights),
+            "name": conf.backbone.name,
+            "options": _backbone_options(conf.backbone, feature, weights),
             "source": backbone,
             "file": str(Path(weights).resolve()) if is_pretrained else None,
-            "seed": conf["run"]["seed"],
-            "finetune": conf["backbone"].get("finetune", False),
+            "seed": conf.run.seed,
+            "finetune": conf.backbone.finetune,
         },
     }
 
@@ -175,21 +176,17 @@ def _backbone_options(section, feature, weights):
     """Keywords of the backbone's constructor; those of an AST are in the header of its weights."""
     shape = {"frames": feature.frames, "mels": feature.bins}
     statistics = {"mean": feature.mean, "std": feature.std}
-    if section["name"] == "ast":
+    if section.name == "ast":
         header = backbones.weights.read_header(weights)
         for key in statistics:
             statistics[key] = header.get(key, statistics[key])
         return header["dims"] | shape | statistics
-    options = {}
-    for key, value in section.items():
-        if key not in ("name", "weights", "finetune"):
-            options[key] = value
-    return options | shape | statistics
+    return section.options | shape | statistics
 
 
-def maps_by_name(conf: dict) -> bool:
+def maps_by_name(conf: Config) -> bool:
     """Whether a config's head finds its classes among the source's by their names."""
-    return conf["head"].get("kind") == "names"
+    return conf.head.options.get("kind") == "names"
 
 
 def source_groups(classes: list[str], backbone: str, weights: str | Path) -> dict:

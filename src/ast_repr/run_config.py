@@ -1,31 +1,33 @@
-"""The config of a run: a resolved conf, and under "run" what tells the run from any other.
+"""The config of a run: a resolved conf, and a section "run" that identifies the run by content.
 
-That is its conf and seed, and what it is made from, by content: manifest, classes, weights.
+That is its conf and seed, and the manifest, classes and weights that it is made from.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from . import config, identity, manifest, pretrained
+from .settings import Config, RunIdentity
 
 
 def of_runs(
-    confs: dict[str, dict],
+    confs: dict[str, Config],
     seeds: list[int],
     data: str | Path,
     clips: list[manifest.Clip],
     classes: list[str],
     backbone: str,
     weights: str | Path,
-) -> list[dict]:
-    """The configs of the runs of some confs with some seeds.
+) -> list[Config]:
+    """Make the config of each run: each conf with each seed.
 
     Args:
-        confs: {name: resolved config}.
-        data: folder of the corpus; `clips` and `classes` are its manifest's.
+        confs: by name.
+        data: folder of the corpus; `clips` and `classes` are those of its manifest.
         backbone: its name in the catalogue; `weights`: its file.
 
     Raises:
-        ValueError: the weights are the catalogue's own, and damaged.
+        ValueError: the weights are the catalogue's, and damaged.
     """
     pretrained.verify_weights(backbone, weights)
     made_from = {
@@ -35,15 +37,16 @@ def of_runs(
         "backbone": backbone,
         "weights_sha256": identity.of_file(weights),
     }
-    return [
-        conf | {"run": made_from | {"conf": name, "seed": seed}}
-        for name, conf in confs.items()
-        for seed in seeds
-    ]
+    configs = []
+    for name, conf in confs.items():
+        for seed in seeds:
+            run = RunIdentity(**made_from, conf=name, seed=seed)
+            configs.append(replace(conf, run=run))
+    return configs
 
 
-def refuse_other(folder, saved: dict, conf: dict) -> None:
-    """Refuse a run that was made with another config.
+def refuse_other(folder: object, saved: dict, conf: Config) -> None:
+    """Refuse a run that was trained with another config.
 
     Raises:
         ConfigError: the keys that differ are named.
@@ -51,6 +54,6 @@ def refuse_other(folder, saved: dict, conf: dict) -> None:
     differing = config.differences(saved, conf)
     if differing:
         raise config.ConfigError(
-            f"{folder} was made with other settings: {'; '.join(differing)}; give those, or pass "
-            "--overwrite to train it again"
+            f"{folder} was trained with a different config: {'; '.join(differing)}; "
+            "use that config, or pass --overwrite to retrain"
         )

@@ -5,12 +5,16 @@ best.<split>.<metric>.pt     the best checkpoint; a copy from last.pt
 epoch.<number>.pt   the checkpoint of each epoch, if the selection is on test
 history.jsonl       one line per epoch, for people; a copy from last.pt
 config.yaml         the resolved config; a copy from last.pt
+command.txt         the command that started the training, for reports
 results.json        scores and the hashes of their inputs, sealed by its own sha256
 predictions.npz, example.npz     written with results.json by the stage `score`
 """
 
 import json
+import os
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +49,10 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def command(self) -> Path:
+        return self.path / "command.txt"
+
+    @property
     def last(self) -> Path:
         return self.path / "last.pt"
 
@@ -69,9 +77,9 @@ class RunFolder:
         """The run that trains the head alone before the loop."""
         return RunFolder(self.path / "head")
 
-    def best(self, select: dict) -> Path:
+    def best(self, split: str, metric: str) -> Path:
         """The best checkpoint; the split that chose it is in its name."""
-        return self.path / f"best.{select['split']}.{select['metric']}.pt"
+        return self.path / f"best.{split}.{metric}.pt"
 
     def epoch(self, number: int) -> Path:
         """The checkpoint of one epoch, if each is kept."""
@@ -129,6 +137,18 @@ class RunFolder:
         """Whether it holds no files; hidden ones do not count."""
         return all(path.name.startswith(".") for path in self.path.glob("*"))
 
+    def write_command(self) -> None:
+        """Write the command that starts the run, unless it is written already."""
+        if not self.command.is_file():
+            atomic.write_text(self.command, current_command() + "\n")
+
+    def read_command(self) -> str:
+        """Read the command that started the run; the present one if it is not known."""
+        try:
+            return atomic.read_text(self.command).strip()
+        except (OSError, ValueError):
+            return current_command()
+
     def write_history(self, history: list[dict]) -> None:
         """Write one line per epoch."""
         atomic.write_text(self.history, _lines(history))
@@ -155,6 +175,11 @@ class RunFolder:
     def write_results(self, values: dict) -> None:
         """Write results.json, sealed by its own sha256."""
         atomic.write_json(self.results, identity.seal(values))
+
+
+def current_command() -> str:
+    """The command that started this process: a recipe's, if it was one, or the script's own."""
+    return os.environ.get("AST_REPR_COMMAND") or shlex.join(["python", *sys.argv])
 
 
 @dataclass(frozen=True)

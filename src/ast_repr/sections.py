@@ -1,4 +1,4 @@
-"""The sections of a conf, checked against what they choose from, before anything is computed.
+"""Check the registry sections of a conf before anything is computed.
 
 What is quick to build is built, so that values out of range are refused as well; of the rest, names
 and keywords are compared with the constructors.
@@ -7,50 +7,51 @@ and keywords are compared with the constructors.
 from torch import nn
 
 from . import backbones, features, heads, methods, registry, reprogrammers
+from .settings import Backbone, Config
 from .training import optim
 
-CLASSES = ("feature", "reprogrammer", "backbone", "head", "method")
-PARTS_OF_A_RUN = ("weights", "finetune")  # keys of the section backbone that no constructor gets
+KINDS = ("feature", "reprogrammer", "backbone", "head", "method")
 
 
-def check(conf: dict) -> None:
-    """Refuse a resolved conf whose sections name something that is not there.
+def check(conf: Config) -> None:
+    """Refuse a resolved conf with an unknown name or option, or a value out of range.
 
     Raises:
-        ValueError: an unknown name or option, or a value out of range; the message lists what there
-            is.
+        ValueError: the message lists the choices.
     """
-    allow = registry.outside(conf)  # whoever writes a config may name any class
-    conf = conf | {kind: registry.resolve(kind, conf[kind], allow) for kind in CLASSES}
-    feature = features.build(**conf["feature"])
-    reprogrammers.build(frames=feature.frames, bins=feature.bins, **conf["reprogrammer"])
-    _check_backbone(dict(conf["backbone"]))
-    offered = ("n_classes", "embed_dim", "n_source", "groups", "activation")
-    _check(heads.HEADS, "head", conf["head"], offered)
-    _check(methods.METHODS, "method", conf["method"], ("model",))
-    optim.build(model=_Learner(), **conf["optimizer"])
-    _check(optim.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
+    kwargs = {}
+    for kind in KINDS:
+        section = getattr(conf, kind).to_dict()
+        kwargs[kind] = registry.resolve(kind, section, conf.outside_classes)
+    feature = features.build(**kwargs["feature"])
+    reprogrammers.build(frames=feature.frames, bins=feature.bins, **kwargs["reprogrammer"])
+    _check_backbone(conf.backbone, kwargs["backbone"]["name"])
+    given = ("n_classes", "embed_dim", "n_source", "groups", "activation")
+    _check(heads.HEADS, "head", kwargs["head"], given)
+    _check(methods.METHODS, "method", kwargs["method"], ("model",))
+    optim.build(model=_Trainable(), **conf.optimizer.to_dict())
+    _check(optim.SCHEDULES, "schedule", conf.schedule.to_dict(), ("epoch", "epochs"))
 
 
-def _check_backbone(section):
-    for key in PARTS_OF_A_RUN:
-        section.pop(key, None)
-    more = sorted(section.keys() - {"name"})
-    if section["name"] == "ast" and more:
+def _check_backbone(section: Backbone, entry):
+    if section.name == "ast" and section.options:
         raise ValueError(
-            f"option {more[0]!r} of backbone 'ast': its dimensions are those of its weights; "
-            f"expected only {', '.join(PARTS_OF_A_RUN)}"
+            f"option {min(section.options)!r} of backbone 'ast': its dimensions are those of its "
+            "weights; expected only weights, finetune"
         )
-    _check(backbones.BACKBONES, "backbone", section, ("frames", "mels", "mean", "std"))
+    if section.name == "ast" and section.weights == "none":
+        raise ValueError("option weights of backbone 'ast': none; expected pretrained or random")
+    options = {"name": entry, **section.options}
+    _check(backbones.BACKBONES, "backbone", options, ("frames", "mels", "mean", "std"))
 
 
-def _check(room, kind, section, offered):
+def _check(entries, kind, section, given):
     options = dict(section)
-    registry.check(kind, room, options.pop("name"), options, offered)
+    registry.check(kind, entries, options.pop("name"), options, given)
 
 
-class _Learner(nn.Module):
-    """The least that an optimiser can be made for."""
+class _Trainable(nn.Module):
+    """The smallest model that an optimizer can be built for."""
 
     def __init__(self):
         super().__init__()

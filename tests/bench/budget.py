@@ -10,6 +10,7 @@ Rows without AST are bound by memory, and so have no such minutes.
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import networks
@@ -18,6 +19,7 @@ import torch
 
 from ast_repr import backbones, config, devices, features, manifest
 from ast_repr.classifier import build_model, multiply_accumulates
+from ast_repr.settings import RunIdentity
 from ast_repr.training import estimate, experiment
 
 ROWS = (
@@ -59,14 +61,15 @@ def main(args):
         )
         context = experiment.RunContext(None, clips(), networks.CLASSES, "random", str(weights))
         for name, conf in confs.items():
-            conf = conf | {"run": {"conf": name, "seed": 0}}
+            run = RunIdentity("none", "", networks.CLASSES, "random", "", name, seed=0)
+            conf = replace(conf, run=run)
             cost = estimate.estimate(
                 conf, context, target, steps=STEPS.get(name, 50 if target.type == "cuda" else 1)
             )
             done = operations(conf, weights)
             minutes = (
                 sum(done[kind] / speed for kind, speed in H100.items()) / 60
-                if conf["backbone"]["name"] == "ast"
+                if conf.backbone.name == "ast"
                 else None
             )
             rows.append(
@@ -124,13 +127,8 @@ def clips():
 def operations(conf, weights):
     """{precision: floating-point operations} of the training of one seed: twice the multiply-accumulates forwards; backwards once more where only
     the input needs a gradient, twice where weights do; attention counts twice backwards."""
-    feature, name = features.build(**conf["feature"]), conf["backbone"]["name"]
-    options = {
-        key: value
-        for key, value in conf["backbone"].items()
-        if key not in ("name", "weights", "finetune")
-    }
-    options |= {
+    feature, name = features.build(**conf.feature.to_dict()), conf.backbone.name
+    options = conf.backbone.options | {
         "frames": feature.frames,
         "mels": feature.bins,
         "mean": feature.mean,
@@ -146,9 +144,9 @@ def operations(conf, weights):
         "options": options,
         "file": None,
         "seed": 0,
-        "finetune": conf["backbone"].get("finetune", False),
+        "finetune": conf.backbone.finetune,
     }
-    model = build_model(networks.CLASSES, "none", conf["reprogrammer"], source, conf["head"])
+    model = build_model(networks.CLASSES, "none", conf.reprogrammer.to_dict(), source, conf.head.to_dict())
     forward, trained, checked = (
         2 * multiply_accumulates(model, feature.shape),
         CLIPS["train"],
@@ -167,7 +165,7 @@ def operations(conf, weights):
     step = forward * (3 if model.finetune or name != "ast" else 2) + attended * (
         0 if model.finetune else 1
     )
-    epochs = conf["train"]["epochs"]
+    epochs = conf.train.epochs
     return {"bfloat16": epochs * trained * step, "float32": epochs * checked * forward}
 
 

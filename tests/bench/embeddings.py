@@ -7,8 +7,8 @@ an instrument. An epoch without the cache would pass all clips through AST-base 
 """
 
 import tempfile
-from pathlib import Path
 import time
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -20,6 +20,7 @@ from ast_repr.classifier import HeadOnlyModel, build_model
 from ast_repr.data import dataset
 from ast_repr.manifest import Clip
 from ast_repr.run_folder import RunFolder
+from ast_repr.settings import Select
 from ast_repr.training import optim, trainer
 
 PLAN = {
@@ -28,7 +29,7 @@ PLAN = {
     "patience": None,
     "clip_norm": 1.0,
     "schedule": {"name": "cosine", "warmup": 1},
-    "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
+    "select": Select("valid", "macro_f1", "max"),
     "seed": 0,
 }
 HEADS = {

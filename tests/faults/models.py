@@ -416,10 +416,11 @@ def bombs(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:
         options[options.index("--conf-dir") + 1] = confs
         options[options.index("--conf") + 1] = "bomb"
         yield f"conf, {name}", lambda options=options: stage("train", *options, "--dry-run")
-        studies = bench.folder / f"{name}.yaml"
-        studies.write_text(text, encoding="utf-8")
+        studies = bench.folder / f"studies {name}"
+        studies.mkdir()
+        (studies / "studies.yaml").write_text(text, encoding="utf-8")
         report = bench.workshop.command("report")[2:]
-        report[report.index("--studies") + 1] = studies
+        report[report.index("--conf-dir") + 1] = studies
         yield f"studies, {name}", lambda report=report: stage("report", *report)
 
 

@@ -95,7 +95,7 @@ class Workshop:
             "train": [*data, *exp, *confs, *settings, *trained_on, "--device", "cpu"],
             "score": [*data, *exp, *confs, *settings, "--device", "cpu"]
             + (trained_on if _takes("score", "--weights") else []),
-            "report": [*exp, "--out", work / "RESULTS.md", "--studies", CONF_DIR / "studies.yaml"],
+            "report": [*exp, "--out", work / "RESULTS.md", "--conf-dir", CONF_DIR],
             "predict": ["--model", run, "--format", "json", "--output", work / "found.json"]
             + ["--plot", work / "pictures", "--device", "cpu", work / "song.ogg"]
             + (["--overwrite"] if _takes("predict", "--overwrite") else []),

@@ -1,208 +1,213 @@
-"""Paired comparison of two rows: the difference of macro-F1, and how far other test clips vary it.
+"""Compare two methods: the difference of macro-F1, with a bootstrap interval over test clips.
 
-A bootstrap over clips (Efron and Tibshirani 1993, percentile interval): clips are drawn with
-replacement, the same draw for both rows and for every seed, and the differences of the seeds that
-both rows have are averaged. What the interval covers is the choice of test clips; the seeds are
-those that were run. F1 is that of ast_repr.metrics: an instrument of which a draw has labels of one
-kind only is left out of that draw's mean, for both rows alike.
+Clips are sampled with replacement (Efron and Tibshirani 1993, percentile interval), the same sample
+for both methods and every seed; the differences of the seeds that both methods have are averaged.
+The interval covers the choice of test clips, not that of seeds. F1 is that of ast_repr.metrics: an
+instrument of which a sample has labels of one kind only is left out of that sample's mean, for both
+methods alike.
 """
+
+from typing import Any
 
 import numpy as np
 
 from ..manifest import PRESENT
-from .results import ResultsError
+from .results import Method, ResultsError, Run
 
 RESAMPLES = 2000
 LEVEL = 95  # per cent
 CHUNK = 500  # resamples at a time: a few tens of MB for 5,000 clips
-ARRAYS = ("clips", "classes", "scores", "targets", "mask")
+PER_CLIP = ("scores", "targets", "mask")
+TOLERANCE = 1e-6
+PREDICTIONS = "predictions.npz"
 
 
-def compare(a, b, resamples=RESAMPLES, seed=0):
-    """Row `b` minus row `a`, paired by seed and by clip.
+def compare(a: Method, b: Method, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """Compute method `b` minus method `a` of one table, paired by seed and by clip.
 
     Args:
-        a, b: `results.Row` of one table.
-        resamples: draws of the test clips.
-        seed: of these draws.
+        resamples: samples of the test clips; `seed`: of their generator.
 
     Returns:
         dict: a, b (names of confs), seeds, clips, resamples, level; "macro_f1" and, by name,
-        "per_instrument": each {a, b, difference, low, high} as fractions, None if no label allows
-        a value; "by_seed" {seed: difference}.
+        "per_instrument": each {a, b, difference, low, high} as fractions, None if undefined;
+        "by_seed" {seed: difference}.
 
     Raises:
-        ResultsError: nothing could be scored, no seed is common, or the two were not scored on the
-            same clips and labels, or their predictions are missing or disagree with their results.
+        ResultsError: no metric is defined, no seed is common, or the predictions are missing, of
+            different clips or labels, or disagree with their results.
     """
     if a["metrics"]["macro_f1"] is None:
         raise ResultsError(
             f"{a.conf} and {b.conf} have no macro-F1 to compare: no class of the split "
             f"{a['split']!r} has labels of both kinds, present and absent; label more clips there"
         )
-    runs = [{run["seed"]: run for run in row.runs} for row in (a, b)]
-    seeds = sorted(runs[0].keys() & runs[1].keys())
-    if not seeds:
-        found = " and ".join(
-            f"{row.conf} has {', '.join(map(str, own))}"
-            for row, own in zip((a, b), runs, strict=True)
-        )
-        raise ResultsError(
-            f"no seed in common: {found}; expected one or more that both have; "
-            "run the missing with --seeds"
-        )
-    first = predictions(runs[0][seeds[0]])
-    pairs = [[aligned(predictions(own[one]), first, own[one]) for own in runs] for one in seeds]
-    threshold, names = a["threshold"], a["classes"]
-    values = [[macro_f1(*cells(found, threshold))[0] for found in pair] for pair in pairs]
-    observed = np.stack(values)  # (seeds, 2, K + 1)
-    for one, values in zip(seeds, observed, strict=True):
-        for own, value in zip(runs, values[:, -1], strict=True):
-            if abs(value - own[one]["metrics"]["macro_f1"]) > 1e-6:
+    pairs = _pairs(a, b)
+    reference = predictions(pairs[0][0])
+    counts = []
+    for pair in pairs:
+        counts.append([cells(aligned(run, reference), a["threshold"]) for run in pair])
+    values = np.array([[macro_f1(part)[0] for part in pair] for pair in counts])
+    for pair, pair_values in zip(pairs, values, strict=True):
+        for run, value in zip(pair, pair_values[:, -1], strict=True):
+            if abs(value - run["metrics"]["macro_f1"]) > TOLERANCE:
                 raise ResultsError(
-                    f"{own[one].folder}: predictions.npz and results.json disagree; "
+                    f"{run.folder}: {PREDICTIONS} and results.json disagree; "
                     "delete both and run the stage score"
                 )
-    low, high = intervals(pairs, threshold, resamples, seed)
-    middle = observed.mean(0)
-    parts = [
-        {"a": left, "b": right, "difference": right - left, "low": least, "high": most}
-        for left, right, least, most in zip(*middle, low, high, strict=True)
-    ]
-    parts = [
-        {key: None if np.isnan(value) else float(value) for key, value in part.items()}
-        for part in parts
-    ]
-    by_seed = {
-        str(one): float(values[1, -1] - values[0, -1])
-        for one, values in zip(seeds, observed, strict=True)
-    }
-    about = {
+    low, high = intervals(counts, resamples, seed)
+    parts = []
+    for value_a, value_b, least, most in zip(*values.mean(0), low, high, strict=True):
+        part = {"a": value_a, "b": value_b, "difference": value_b - value_a}
+        part |= {"low": least, "high": most}
+        parts.append({key: None if np.isnan(x) else float(x) for key, x in part.items()})
+    seeds = [run["seed"] for run, _ in pairs]
+    differences = values[:, 1, -1] - values[:, 0, -1]
+    return {
         "a": a.conf,
         "b": b.conf,
         "seeds": seeds,
-        "clips": len(first["clips"]),
+        "clips": len(reference["clips"]),
         "resamples": resamples,
         "level": LEVEL,
-    }
-    return about | {
         "macro_f1": parts[-1],
-        "per_instrument": dict(zip(names, parts[:-1], strict=True)),
-        "by_seed": by_seed,
+        "per_instrument": dict(zip(a["classes"], parts[:-1], strict=True)),
+        "by_seed": dict(zip(map(str, seeds), differences.tolist(), strict=True)),
     }
 
 
-def sentence(found):
-    """One line that says what `compare` found, in points (per cent of macro-F1)."""
-    overall, seeds = found["macro_f1"], found["seeds"]
-    sure = "excludes" if overall["low"] > 0 or overall["high"] < 0 else "includes"
+def sentence(comparison: dict[str, Any]) -> str:
+    """Describe a comparison in one line, in points (per cent of macro-F1)."""
+    overall = comparison["macro_f1"]
+    excludes = overall["low"] > 0 or overall["high"] < 0
+    numbers = ", ".join(map(str, comparison["seeds"]))
+    seeds = f"seeds {numbers}" if len(comparison["seeds"]) > 1 else f"seed {numbers}"
     return (
-        f"{found['b']} - {found['a']}: {100 * overall['difference']:+.1f} points of macro-F1, "
-        f"{found['level']} % interval "
-        f"[{100 * overall['low']:+.1f}, {100 * overall['high']:+.1f}] {sure} zero "
-        f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {found['clips']:,} clips, "
-        f"{found['resamples']:,} resamples)"
+        f"{comparison['b']} - {comparison['a']}: {100 * overall['difference']:+.1f} points of "
+        f"macro-F1, {comparison['level']} % interval "
+        f"[{100 * overall['low']:+.1f}, {100 * overall['high']:+.1f}] "
+        f"{'excludes' if excludes else 'includes'} zero ({seeds}; {comparison['clips']:,} clips, "
+        f"{comparison['resamples']:,} resamples)"
     )
 
 
-def predictions(run):
-    """A run's predictions.npz: clips (N,), classes (K,), and scores, targets, mask (N, K).
+def predictions(run: Run) -> dict[str, np.ndarray]:
+    """Read predictions.npz: clips (N,), classes (K,), and scores, targets, mask (N, K).
 
     Raises:
         ResultsError: the file is missing, damaged, or of other classes than the run's.
     """
-    found = run.arrays("predictions.npz", ARRAYS)
-    shape = len(found["clips"]), len(found["classes"])
-    if list(found["classes"]) != run["classes"] or any(
-        found[key].shape != shape for key in ARRAYS[2:]
-    ):
+    arrays = run.arrays(PREDICTIONS, ("clips", "classes", *PER_CLIP))
+    shape = len(arrays["clips"]), len(arrays["classes"])
+    same_shape = all(arrays[key].shape == shape for key in PER_CLIP)
+    if list(arrays["classes"]) != run["classes"] or not same_shape:
         raise ResultsError(
-            f"{run.folder}: predictions.npz is not of the classes of results.json; "
+            f"{run.folder}: {PREDICTIONS} is not of the classes of results.json; "
             "delete both and run the stage score"
         )
-    return found
+    return arrays
 
 
-def aligned(found, first, run):
-    """`found` in the order of the clips of `first`, which must be the same, with the same labels."""
-    own, expected = np.argsort(found["clips"]), np.argsort(first["clips"])
-    remedy = (
-        "expected the same test clips and labels for both; "
-        "delete the predictions.npz that is out of date and run the stage score"
-    )
-    if not np.array_equal(found["clips"][own], first["clips"][expected]):
-        missing = len(set(first["clips"].tolist()) - set(found["clips"].tolist()))
+def aligned(run: Run, reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Read a run's predictions in the order of the clips of `reference`.
+
+    Raises:
+        ResultsError: clips or labels are not the same as those of `reference`.
+    """
+    arrays = predictions(run)
+    order = np.argsort(arrays["clips"])
+    expected = np.argsort(reference["clips"])
+    problem = None
+    if not np.array_equal(arrays["clips"][order], reference["clips"][expected]):
+        problem = "clips"
+    else:
+        places = np.empty_like(order)
+        places[expected] = order
+        arrays = {key: arrays[key][places] for key in PER_CLIP}
+        mask = reference["mask"]
+        same = np.array_equal(arrays["mask"], mask)
+        if not same or not np.array_equal(arrays["targets"][mask], reference["targets"][mask]):
+            problem = "labels"
+    if problem:
         raise ResultsError(
-            f"{run.folder}: {missing} of {len(first['clips'])} clips to compare with are not in "
-            f"predictions.npz; {remedy}"
+            f"{run.folder}: the {problem} in {PREDICTIONS} differ from those to compare with; "
+            "expected the same test clips and labels for both; "
+            f"delete the {PREDICTIONS} that is out of date and run the stage score"
         )
-    order = np.empty_like(own)
-    order[expected] = own
-    found = {key: found[key][order] for key in ("clips", *ARRAYS[2:])}
-    mask = first["mask"]
-    same = np.array_equal(found["mask"], mask) and np.array_equal(
-        found["targets"][mask], first["targets"][mask]
-    )
-    if not same:
-        raise ResultsError(
-            f"{run.folder}: the labels in predictions.npz differ from those to compare with; "
-            f"{remedy}"
-        )
-    return found
+    return arrays
 
 
-def intervals(pairs, threshold, resamples, seed):
-    """(low, high), arrays (K + 1,): bounds of each instrument's difference, and last the mean's."""
-    rng, differences = np.random.default_rng(seed), []
-    clips = len(pairs[0][0]["clips"])
-    counted = [[cells(found, threshold) for found in pair] for pair in pairs]
-    for start in range(0, resamples, CHUNK):
-        drawn = rng.integers(0, clips, (min(CHUNK, resamples - start), clips))
-        weights = np.stack([np.bincount(one, minlength=clips) for one in drawn]).astype(np.float64)
-        by_seed = [macro_f1(*b, weights) - macro_f1(*a, weights) for a, b in counted]
-        differences.append(np.mean(by_seed, axis=0))
-    outside = (100 - LEVEL) / 2
-    differences = np.concatenate(differences)
-    never = np.isnan(differences).all(0)  # without observed labels an instrument has no interval
-    differences[:, never] = 0.0
-    low, high = np.nanpercentile(differences, [outside, 100 - outside], axis=0)
-    low[never], high[never] = np.nan, np.nan
-    return low, high
-
-
-def cells(found, threshold):
-    """(present, predicted, observed): float arrays (N, K), 1 in observed cells that are so."""
-    mask = found["mask"]
-    present, predicted = mask & (found["targets"] >= PRESENT), mask & (found["scores"] >= threshold)
-    return present.astype(float), predicted.astype(float), mask.astype(float)
-
-
-def macro_f1(present, predicted, observed, weights=None):
-    """Macro-F1 as `metrics.evaluate` defines it, for many weightings of the clips at once.
+def intervals(
+    counts: list[list[np.ndarray]], resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the bounds (K + 1,) of each instrument's difference and, last, of the mean's.
 
     Args:
-        present, predicted, observed: (N, K), see `cells`.
+        counts: for each seed the `cells` of both methods.
+    """
+    rng = np.random.default_rng(seed)
+    clips = counts[0][0].shape[1]
+    chunks = []
+    for start in range(0, resamples, CHUNK):
+        samples = rng.integers(0, clips, (min(CHUNK, resamples - start), clips))
+        weights = np.stack([np.bincount(sample, minlength=clips) for sample in samples])
+        weights = weights.astype(np.float64)
+        by_seed = [macro_f1(b, weights) - macro_f1(a, weights) for a, b in counts]
+        chunks.append(np.mean(by_seed, axis=0))
+    differences = np.concatenate(chunks)
+    undefined = np.isnan(differences).all(0)  # instruments without observed labels
+    differences[:, undefined] = 0.0
+    tail = (100 - LEVEL) / 2
+    bounds = np.nanpercentile(differences, [tail, 100 - tail], axis=0)
+    bounds[:, undefined] = np.nan
+    return bounds[0], bounds[1]
+
+
+def cells(arrays: dict[str, np.ndarray], threshold: float) -> np.ndarray:
+    """Mark the cells that are present, predicted and observed: floats 0 or 1 (3, N, K)."""
+    mask = arrays["mask"]
+    present = mask & (arrays["targets"] >= PRESENT)
+    predicted = mask & (arrays["scores"] >= threshold)
+    return np.stack([present, predicted, mask]).astype(float)
+
+
+def macro_f1(marks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Compute macro-F1 as `metrics.evaluate` defines it, for many weightings of the clips at once.
+
+    Args:
+        marks: (3, N, K), see `cells`.
         weights: (R, N), how often each clip counts; default once.
 
     Returns:
-        (R, K + 1): each instrument and, last, the mean over instruments; NaN where undefined.
+        (R, K + 1): each instrument and, last, the mean over instruments; NaN if undefined.
     """
-    weights = np.ones((1, len(present))) if weights is None else weights
-    hits, total, found, said = (
-        weights @ part for part in (present * predicted, observed, present, predicted)
-    )
-    positive_f1 = _ratio(2 * hits, found + said)
-    absent_f1 = _ratio(2 * (total - found - said + hits), 2 * total - found - said)
-    both_sides = (found > 0) & (found < total)
-    per_instrument = np.where(both_sides, (positive_f1 + absent_f1) / 2, np.nan)
-    return np.concatenate([per_instrument, _mean(per_instrument.T)[:, None]], axis=1)
+    present, predicted, observed = marks
+    if weights is None:
+        weights = np.ones((1, len(present)))
+    hits = weights @ (present * predicted)
+    positives = weights @ present
+    guesses = weights @ predicted
+    total = weights @ observed
+    positive_f1 = _ratio(2 * hits, positives + guesses)
+    absent_f1 = _ratio(2 * (total - positives - guesses + hits), 2 * total - positives - guesses)
+    both_kinds = (positives > 0) & (positives < total)
+    per_instrument = np.where(both_kinds, (positive_f1 + absent_f1) / 2, np.nan)
+    mean = _ratio(np.nansum(per_instrument, axis=1), both_kinds.sum(1))
+    return np.column_stack([per_instrument, mean])
+
+
+def _pairs(a, b):
+    """The runs of both methods, by common seed."""
+    runs_a = {run["seed"]: run for run in a.runs}
+    runs_b = {run["seed"]: run for run in b.runs}
+    common = sorted(runs_a.keys() & runs_b.keys())
+    if not common:
+        raise ResultsError(
+            f"no seed in common: {a.conf} has {', '.join(map(str, runs_a))} and "
+            f"{b.conf} has {', '.join(map(str, runs_b))}; run the missing with --seeds"
+        )
+    return [(runs_a[number], runs_b[number]) for number in common]
 
 
 def _ratio(over, under):
     return np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0)
-
-
-def _mean(values):
-    """Mean over the first axis of those that are defined; NaN if none is."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0.0).sum(0), known.sum(0))

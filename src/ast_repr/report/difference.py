@@ -1,49 +1,67 @@
-"""The figure of a paired comparison: differences with their intervals, of each instrument and of all."""
+"""Figure of a paired comparison: differences with intervals, of all instruments and of each."""
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from .. import escaping
 from . import style
 from .compare import sentence
+from .results import Table
+
+BETTER = {"color": "#0072B2", "marker": ">"}
+WORSE = {"color": "#D55E00", "marker": "<"}
+UNCERTAIN = {"color": "0.5", "marker": "o"}
+OVERALL = {"color": "black", "marker": "D"}
 
 
-def differences(table, found):
-    """What `compare.compare` found between two rows of `table`: the mean over instruments first, then each, largest first."""
-    known = {
-        name: part
-        for name, part in found["per_instrument"].items()
-        if part["difference"] is not None
-    }
-    names = sorted(known, key=lambda name: -known[name]["difference"])
-    parts = [found["macro_f1"], *(known[name] for name in names)]
-    middle, low, high = (
-        100 * np.array([part[key] for part in parts]) for key in ("difference", "low", "high")
-    )
-    places = np.array([0, *range(2, len(parts) + 1)])  # a line apart from the instruments
-    figure = Figure(figsize=(style.WIDTH, 1.3 + 0.2 * len(parts)), layout="constrained")
+def draw(table: Table, comparison: dict) -> Figure:
+    """Draw what `compare.compare` returns: the mean, then each instrument, largest first."""
+    parts = []
+    for name, part in comparison["per_instrument"].items():
+        if part["difference"] is not None:
+            parts.append((style.plain(name), part))
+    parts.sort(key=lambda item: -item[1]["difference"])
+    overall = comparison["macro_f1"]
+    figure = Figure(figsize=(style.WIDTH, 1.5 + 0.2 * len(parts)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.axvspan(low[0], high[0], color="0.92", zorder=0)
-    for place, one, least, most in zip(places, middle, low, high):
-        colour = (
-            "black" if place == 0 else "#0072B2" if least > 0 else "#D55E00" if most < 0 else "0.5"
-        )
-        marker = "D" if place == 0 else ">" if least > 0 else "<" if most < 0 else "o"
-        axes.plot([least, most], [place, place], color=colour, linewidth=1.4)
-        axes.plot(one, place, marker, color=colour, **style.DOT | {"markersize": 5.5})
-    axes.set_yticks(places, ["all instruments", *map(style.plain, names)])
+    axes.axvspan(100 * overall["low"], 100 * overall["high"], color="0.92", zorder=0)
+    _draw_interval(axes, 0, overall, OVERALL)
+    for place, (_, part) in enumerate(parts, 2):  # apart from the mean
+        _draw_interval(axes, place, part, _look(part))
+    places = [0, *range(2, len(parts) + 2)]
+    axes.set_yticks(places, ["all instruments", *(name for name, _ in parts)])
     axes.set(
-        xlabel=escaping.figure(f"difference of macro-F1, points: {found['b']} - {found['a']}"),
+        xlabel=escaping.figure(
+            f"difference of macro-F1, points: {comparison['b']} - {comparison['a']}"
+        ),
         ylim=(places[-1] + 0.7, -0.9),
     )
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", **style.GRID)
-    axes.set_axisbelow(True)
-    how = (
-        f"bars: {found['level']} % bootstrap interval over test clips; > and < where it excludes "
+    style.add_grid(axes, axis="x")
+    legend = (
+        f"bars: {comparison['level']} % bootstrap interval over test clips; > and <: it excludes "
         "zero; grey: of all instruments"
     )
-    result = escaping.figure(sentence(found)).replace(" (", "\n(")
-    axes.set_title("\n".join([escaping.figure(table.title), result, how]), fontsize=8)
+    result = sentence(comparison).replace(" (", "\n(")
+    axes.set_title("\n".join(map(escaping.figure, [table.title, *result.split("\n"), legend])))
+    axes.title.set_fontsize(8)
     return figure
+
+
+def _draw_interval(axes, place, part, look):
+    axes.plot(
+        [100 * part["low"], 100 * part["high"]],
+        [place, place],
+        color=look["color"],
+        linewidth=1.4,
+    )
+    dot = style.DOT | {"markersize": 5.5}
+    axes.plot(100 * part["difference"], place, linestyle="", **look, **dot)
+
+
+def _look(part):
+    if part["low"] > 0:
+        return BETTER
+    if part["high"] < 0:
+        return WORSE
+    return UNCERTAIN

@@ -5,67 +5,72 @@ from matplotlib.figure import Figure
 
 from .. import escaping
 from . import before_after, style
+from .results import Method, Run, Table
 
-ACROSS = 3  # panels side by side
+COLUMNS = 3  # panels side by side
 
 
-def curve(run):
+def curve(run: Run) -> dict[int, float]:
     """{epoch: macro-F1 in per cent} on the validation split; empty if there is none."""
-    seen = {line["epoch"]: (line.get("valid") or {}).get("macro_f1") for line in run.history}
-    return {epoch: 100 * score for epoch, score in seen.items() if score is not None}
+    values = {}
+    for line in run.history:
+        score = (line.get("valid") or {}).get("macro_f1")
+        if score is not None:
+            values[line["epoch"]] = 100 * score
+    return values
 
 
-def learning(table):
-    """The rows that have a curve to show: those not trained in one go."""
-    return [row for row in table.rows if max(len(curve(run)) for run in row.runs) > 1]
+def with_curves(table: Table) -> list[Method]:
+    """The methods that are validated after more than one epoch."""
+    return [method for method in table.methods if max(len(curve(run)) for run in method.runs) > 1]
 
 
-def curves(table):
-    """Validation macro-F1 against the epoch, a panel per row.
+def curves(table: Table) -> Figure:
+    """Draw validation macro-F1 against the epoch, a panel per method.
 
     Thin lines are seeds, the thick one is their mean, dots mark the chosen epochs.
     """
-    rows = learning(table)
-    columns = min(ACROSS, len(rows))
-    lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(style.WIDTH, 0.6 + 1.75 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
-    for panel, row in zip(panels, rows, strict=False):
-        colour, _ = style.KIND[row.kind]
-        runs = [run for run in row.runs if curve(run)]
-        seeds = [curve(run) for run in runs]
-        for run, seed in zip(runs, seeds, strict=True):
-            panel.plot(seed.keys(), seed.values(), color=colour, linewidth=0.6, alpha=0.6)
-            chosen = run["selection"]["epoch"]
-            if chosen in seed:
-                panel.plot(chosen, seed[chosen], "o", color=colour, zorder=3, **style.DOT)
-        # The mean is over all seeds: it ends where the first of them stopped.
-        shared = sorted(set.intersection(*(set(seed) for seed in seeds)))
-        panel.plot(
-            shared,
-            [np.mean([seed[epoch] for seed in seeds]) for epoch in shared],
-            color=colour,
-            linewidth=1.8,
-        )
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(**style.GRID)
-        panel.set_axisbelow(True)
-        panel.set_title(style.wrapped(row.label, 36), fontsize=7)
-    for panel in panels[len(rows) :]:
+    methods = with_curves(table)
+    columns = min(COLUMNS, len(methods))
+    rows = -(-len(methods) // columns)
+    figure = Figure(figsize=(style.WIDTH, 0.6 + 1.75 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for panel, method in zip(panels, methods, strict=False):
+        _draw_panel(panel, method)
+    for panel in panels[len(methods) :]:
         panel.set_axis_off()
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("validation macro-F1, %", fontsize=8)
-    figure.suptitle(
-        f"{escaping.figure(table.title)}\nthin: a seed; thick: their mean; dot: the epoch chosen",
-        fontsize=8,
-    )
+    legend = "thin: a seed; thick: mean over seeds; dot: the chosen epoch"
+    figure.suptitle(style.title(table.title, legend), fontsize=8)
     return figure
 
 
-def example(row, run):
-    """The clip that the run has kept, before and after its reprogrammer."""
-    found = run.example()
-    instruments = ", ".join(map(escaping.plain, str(found["instruments"]).split(",")))
-    clip = style.wrapped(f"clip {found['clip']}: {instruments}", 100)
-    title = f"{escaping.figure(row.name)}, seed {run['seed']}\n{clip}"
-    return before_after.draw(found["before"], found["after"], run["norm"], title)
+def example(method: Method, run: Run) -> Figure:
+    """Draw the clip that the run has saved, before and after its reprogrammer."""
+    arrays = run.example()
+    instruments = ", ".join(map(escaping.plain, str(arrays["instruments"]).split(",")))
+    clip = style.wrapped(f"clip {arrays['clip']}: {instruments}", 100)
+    title = f"{escaping.figure(method.name)}, seed {run['seed']}\n{clip}"
+    return before_after.draw(arrays["before"], arrays["after"], run["norm"], title)
+
+
+def _draw_panel(panel, method):
+    colour = style.KIND_COLOURS[method.kind]
+    seeds = []
+    for run in method.runs:
+        values = curve(run)
+        if not values:
+            continue
+        seeds.append(values)
+        panel.plot(values.keys(), values.values(), color=colour, linewidth=0.6, alpha=0.6)
+        chosen = run["selection"]["epoch"]
+        if chosen in values:
+            panel.plot(chosen, values[chosen], "o", color=colour, zorder=3, **style.DOT)
+    # The mean is over all seeds: it ends when the first of them stops.
+    shared = sorted(set.intersection(*map(set, seeds)))
+    means = [np.mean([values[epoch] for values in seeds]) for epoch in shared]
+    panel.plot(shared, means, color=colour, linewidth=1.8)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    style.add_grid(panel)
+    panel.set_title(style.wrapped(method.label, 36), fontsize=7)

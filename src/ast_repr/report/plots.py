@@ -1,58 +1,64 @@
-"""All figures of a table, by the name of their file."""
+"""Draw all figures of a table, by the name of their file."""
 
 import re
+from collections.abc import Sequence
 
 import matplotlib
+from matplotlib.figure import Figure
 
 from . import difference, instruments, learning_curves, overview, study_figures, style
+from .results import Table
+from .studies import Study
 
 STUDY = {"bars": study_figures.bars, "labels": study_figures.labels}
 
 
-def draw(table, studies=(), names=None):
+def draw(
+    table: Table, studies: Sequence[Study] = (), confs: Sequence[str] = ()
+) -> dict[str, Figure]:
     """Draw all that a table's files allow.
 
     Args:
-        table: `results.Table`; its variants stand in the figures of studies alone.
-        studies: list of `studies.Study`; see there which of them are shown.
-        names: rows that the bars of instruments show; default see `instruments.chosen`.
+        studies: those that are shown have the table's variants.
+        confs: for the bars of instruments; default see `instruments.chosen`.
 
     Returns:
-        dict of a file's stem to its Figure: methods, accuracy_vs_parameters, heatmap and
-        instruments; curves, if there was a validation split; an example for each row that has a
-        reprogrammer and saved one; and study.<name> for each study. Empty if nothing could be
-        scored, for want of labels of both kinds.
+        figures by the stem of their files: methods, accuracy_vs_parameters, heatmap and
+        instruments; curves, if there was a validation split; an example for each method that has a
+        reprogrammer and saved one; and study.<name> for each study. Empty if no metric is defined,
+        for lack of labels of both kinds.
     """
     if table["metrics"]["macro_f1"] is None:
         return {}
-    main, figures = table.main, {}
+    main = table.main
+    figures = {}
     with matplotlib.rc_context(style.STYLE):
-        if main.rows:
+        if main.methods:
             figures["methods"] = overview.boxes(main)
             figures["accuracy_vs_parameters"] = overview.accuracy_vs_parameters(main)
             figures["heatmap"] = instruments.heatmap(main)
-            figures["instruments"] = instruments.bars(instruments.chosen(table, names))
-        if learning_curves.learning(main):
+            figures["instruments"] = instruments.bars(instruments.chosen(table, confs))
+        if learning_curves.with_curves(main):
             figures["curves"] = learning_curves.curves(main)
-        for row in main.rows:
-            saved = next((run for run in row.runs if run.has_example), None)
-            if saved and row["reprogrammer"] != "none":
-                figures[f"example.{row.conf}"] = learning_curves.example(row, saved)
+        for method in main.methods:
+            saved = [run for run in method.runs if run.has_example]
+            if saved and method["reprogrammer"] != "none":
+                example = learning_curves.example(method, saved[0])
+                figures[f"example.{method.conf}"] = example
         for study in studies:
-            rows = study.table(table)
-            if rows and study.figure:
-                figures[f"study.{study.name}"] = STUDY[study.figure](study, rows)
+            shown = study.table(table)
+            if shown and study.figure in STUDY:
+                figures[f"study.{study.name}"] = STUDY[study.figure](study, shown)
     return {stem(table, name): figure for name, figure in figures.items()}
 
 
-def draw_difference(table, found):
-    """(stem, Figure) of what `compare.compare` found."""
+def draw_difference(table: Table, comparison: dict) -> tuple[str, Figure]:
+    """Draw what `compare.compare` returns; (stem of the file, figure)."""
+    name = f"compare.{comparison['a']}.{comparison['b']}"
     with matplotlib.rc_context(style.STYLE):
-        return stem(table, f"compare.{found['a']}.{found['b']}"), difference.differences(
-            table, found
-        )
+        return stem(table, name), difference.draw(table, comparison)
 
 
-def stem(table, name):
-    """A file name without its ending for what belongs to one table."""
+def stem(table: Table, name: str) -> str:
+    """A file name, without its ending, for what belongs to one table."""
     return re.sub(r"[^\w.+=-]+", "_", f"{table.stem}.{name}")

@@ -1,28 +1,29 @@
-"""Run folders in, tables out: what may stand side by side, and in which order.
+"""Read run folders into tables of comparable methods.
 
-Conventions
-    run folder: exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl, predictions.npz and,
-    for some, example.npz. <conf> may be a variant: a conf and settings, ast_unet+input.norm=corpus.
-    A table holds the runs of one (corpus, protocol, backbone): others never share it. Rows without
-    AST stand in it too.
-    One bad run never hides another: what cannot be used is left out, with a sentence that says why.
+A run folder is exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl, predictions.npz and,
+for some, example.npz; <conf> may be a variant such as ast_unet+input.norm=corpus. A table holds the
+runs of one corpus, protocol and backbone; methods without AST stand in it too. One bad run never
+hides another: what cannot be used is left out, with a sentence that says why.
 """
 
 import json
 import re
-import shlex
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 
 from .. import atomic, identity
+from ..run_folder import RunFolder
 from . import schema
+from .published import Entry, Published, name_of_corpus
 
-SETTING = [  # what the seeds of a conf share
-    "row",
+KINDS = ("without AST", "frozen AST", "reprogrammed AST", "fine-tuned AST")  # in a table's order
+SAME_FOR_SEEDS = [  # of a conf
     "norm",
     "feature",
     "reprogrammer",
@@ -34,59 +35,7 @@ SETTING = [  # what the seeds of a conf share
     "selection.metric",
     "selection.mode",
 ]
-KINDS = (
-    "without AST",
-    "frozen AST",
-    "reprogrammed AST",
-    "fine-tuned AST",
-)  # in the order of a table
-COMPARABLE = [
-    "split",
-    "clips",
-    "observed",
-    "threshold",
-    "classes",
-]  # what the runs of a table share
-NAMES = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: what publications call it
-TEST_SPLITS = {(5_085, 10_522): "OpenMIC-2018"}  # (clips, observed labels): the same, of a copy
-
-
-def corpus_options(name, recipe):
-    """Options of a recipe's run.sh that choose the corpus of experiments called `name`.
-
-    >>> corpus_options("synthetic", "openmic"), corpus_options("synthetic-20000", "openmic")
-    ('--corpus synthetic', '--corpus synthetic --clips 20000')
-    >>> corpus_options("my songs", "custom")
-    "--manifest '.../my songs.csv'"
-    """
-    if recipe == "custom":
-        return f"--manifest {shlex.quote(f'.../{name}.csv')}"
-    if name in ("synthetic", "openmic"):
-        return f"--corpus {name}"
-    if re.fullmatch(r"synthetic-\d+", name):
-        return f"--corpus synthetic --clips {name.removeprefix('synthetic-')}"
-    return f"--corpus openmic --data-root {shlex.quote(f'.../{name}')}"
-
-
-def recipe(folder):
-    """Name of the recipe that a run folder belongs to, "" if it lies elsewhere.
-
-    >>> recipe(Path("/ast_repr/egs/custom/exp/songs/ast_unet/seed0"))
-    'custom'
-    """
-    return "".join(folder.resolve().parts[-5:-4])
-
-
-def published(row, table):
-    """What was published of a row, if it is of the table's corpus; None if it is not.
-
-    The corpus is known by its name, or by the counts of its test split.
-    """
-    counted = TEST_SPLITS.get((table["clips"], table["observed"]))
-    name = NAMES.get(table.corpus, counted)
-    if row["published"] is None or row["published"]["corpus"] != name:
-        return None
-    return row["published"]
+SAME_FOR_TABLE = ["split", "clips", "observed", "threshold", "classes"]
 
 
 class ResultsError(ValueError):
@@ -95,7 +44,7 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One trained and scored run.
+    """One trained and evaluated run; run["key"] is a value of its results.json.
 
     Attributes:
         folder: the run folder.
@@ -105,141 +54,158 @@ class Run:
     """
 
     folder: Path
-    results: dict
-    history: list
+    results: dict[str, Any]
+    history: list[dict]
     has_example: bool = False
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Any:
         return self.results[key]
 
-    def example(self) -> dict:
-        """The arrays of example.npz: a clip before and after the reprogrammer, and its labels.
+    def example(self) -> dict[str, np.ndarray]:
+        """Read example.npz: a clip before and after the reprogrammer, and its instruments.
 
         Raises:
             ResultsError: see `arrays`.
         """
-        return self.arrays("example.npz", ("before", "after", "clip", "instruments"))
+        file = RunFolder(self.folder).example.name
+        return self.arrays(file, ("before", "after", "clip", "instruments"))
 
-    def arrays(self, file, keys):
-        """The arrays called `keys` in an .npz of the run folder, as a dict.
+    def arrays(self, file: str, keys: Iterable[str]) -> dict[str, np.ndarray]:
+        """Read arrays of an .npz of the run folder.
 
         Raises:
             ResultsError: the file is missing or damaged, or lacks an array.
         """
         path = self.folder / file
         try:
-            with np.load(path, allow_pickle=False) as found:
-                return {key: found[key] for key in keys}
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in keys}
         except FileNotFoundError as error:
-            raise ResultsError(
-                f"{path}: missing, expected what the stage score writes; {_remedy(path.parent)}"
-            ) from error
+            raise _damaged(path, "missing") from error
         except Exception as error:  # numpy raises a different one for each kind of damage
-            raise ResultsError(f"{path}: damaged ({error}); {_remedy(path.parent)}") from error
+            raise _damaged(path, f"damaged ({error})") from error
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a table: the runs of a conf, by seed."""
+class Method:
+    """The runs of a conf, by seed; method["key"] is a value that they share."""
 
     conf: str
-    runs: list
+    runs: list[Run]
+    entry: Entry | None = None
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Any:
         return self.runs[0][key]
 
     @property
-    def name(self):
-        """The row's name in the paper or conf; says so where the frozen weights are random."""
-        random = self["backbone"]["weights"] == "random" and "random" not in self["row"].lower()
-        return self["row"] + (", random frozen weights" if random else "")
+    def name(self) -> str:
+        """The name in published.yaml, or the conf's; it tells if the frozen weights are random."""
+        name = self.entry.name_with(self["feature"]) if self.entry else self.conf
+        if self["backbone"]["weights"] == "random" and "random" not in name.lower():
+            name += ", random frozen weights"
+        return name
 
     @property
-    def stem(self):
-        """The conf that a variant stems from; a plain conf is its own."""
+    def label(self) -> str:
+        """The name with that of the conf, which is unique in a table."""
+        return f"{self.name} ({self.conf})" if self.entry else self.name
+
+    @property
+    def stem(self) -> str:
+        """The conf that a variant is of; a plain conf itself."""
         return self.conf.partition("+")[0]
 
     @property
-    def settings(self):
-        """What a variant lays over its conf: ["input.norm=corpus"]; empty for a plain conf."""
-        return self.conf.split("+")[1:]
+    def is_variant(self) -> bool:
+        return "+" in self.conf
 
     @property
-    def label(self):
-        """The row's name with what tells it from its like: the variant's settings, or the conf."""
-        return (
-            ", ".join([self.name, *self.settings])
-            if self.settings
-            else f"{self.name} ({self.conf})"
-        )
+    def published(self) -> Published | None:
+        return self.entry.published if self.entry else None
 
     @property
-    def kind(self):
-        """One of KINDS. Fine-tuned is what trains more than half of all its parameters."""
+    def kind(self) -> str:
+        """One of KINDS. Fine-tuned means that more than half of all parameters are trained."""
         if self["backbone"]["weights"] == "none":
-            return KINDS[0]
+            return "without AST"
         if self["trainable_parameters"] > self["total_parameters"] / 2:
-            return KINDS[3]
-        return KINDS[1 if self["reprogrammer"] == "none" else 2]
+            return "fine-tuned AST"
+        if self["reprogrammer"] == "none":
+            return "frozen AST"
+        return "reprogrammed AST"
 
-    def values(self, *keys):
+    def values(self, *keys: str) -> list:
         """`results[keys[0]][keys[1]]...` of each run, in order of seeds."""
         return [_dig(run.results, keys) for run in self.runs]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that may be compared: the same corpus, protocol, backbone and scored labels."""
+    """Methods that may be compared: the same corpus, protocol, backbone and test labels."""
 
     corpus: str
     protocol: str
     backbone: str
-    rows: list
+    methods: list[Method]
 
-    def __getitem__(self, key):
-        return self.rows[0][key]
-
-    @property
-    def runs(self):
-        return [run for row in self.rows for run in row.runs]
+    def __getitem__(self, key: str) -> Any:
+        return self.methods[0][key]
 
     @property
-    def main(self):
-        """The table of the plain confs alone; it may have no rows."""
-        return replace(self, rows=[row for row in self.rows if not row.settings])
-
-    def only(self, confs):
-        """The table of the rows called `confs`, in that order; names without a row are left out."""
-        rows = {row.conf: row for row in self.rows}
-        return replace(self, rows=[rows[conf] for conf in confs if conf in rows])
+    def runs(self) -> list[Run]:
+        return [run for method in self.methods for run in method.runs]
 
     @property
-    def title(self):
-        counts = sorted({len(row.runs) for row in self.rows})
-        seeds = (
-            f"{counts[0]} to {counts[-1]} seeds"
-            if len(counts) > 1
-            else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
-        )
+    def confs(self) -> list[str]:
+        return [method.conf for method in self.methods]
+
+    @property
+    def main(self) -> "Table":
+        """The table without variants; it may be empty."""
+        return replace(self, methods=[m for m in self.methods if not m.is_variant])
+
+    def only(self, confs: Iterable[str]) -> "Table":
+        """The table of these confs, in their order; those that it lacks are left out."""
+        methods = {method.conf: method for method in self.methods}
+        return replace(self, methods=[methods[conf] for conf in confs if conf in methods])
+
+    def published(self, method: Method) -> Published | None:
+        """What was published of a method on this table's corpus."""
+        corpus = name_of_corpus(self.corpus, self["clips"], self["observed"])
+        if method.published is None or method.published.corpus != corpus:
+            return None
+        return method.published
+
+    @property
+    def title(self) -> str:
+        counts = sorted({len(method.runs) for method in self.methods})
+        if len(counts) > 1:
+            seeds = f"{counts[0]} to {counts[-1]} seeds"
+        elif counts[0] > 1:
+            seeds = f"{counts[0]} seeds"
+        else:
+            seeds = "1 seed"
         return f"Corpus {self.corpus}, protocol {self.protocol}, backbone {self.backbone}, {seeds}"
 
     @property
-    def stem(self):
-        """A file name for what belongs to this table alone."""
+    def stem(self) -> str:
+        """Beginning of the names of this table's files."""
         return re.sub(r"[^\w.-]+", "_", f"{self.protocol}.{self.backbone}")
 
 
-def read(exp) -> tuple[list[Table], list[str]]:
-    """Read every scored run of a corpus.
+def read(
+    exp: str | Path, entries: Mapping[str, Entry] | None = None
+) -> tuple[list[Table], list[str]]:
+    """Read every evaluated run of a corpus.
 
     Args:
         exp: the corpus' folder of runs, exp/<corpus>.
+        entries: of published.yaml, by conf.
 
     Returns:
-        (tables, left_out): tables in order of protocol and backbone, with rows in order of KINDS,
-        then by trainable parameters; and a sentence for each run or file that is left out because
-        it is not there yet, damaged, incomplete, of another folder, or not comparable with the
-        other runs. There may be no table.
+        (tables, left_out): tables in order of protocol and backbone, methods in order of KINDS and
+        trainable parameters; and why each run or file that is left out is so. There may be no
+        table.
 
     Raises:
         ResultsError: there is no such folder, or no run in it.
@@ -249,29 +215,30 @@ def read(exp) -> tuple[list[Table], list[str]]:
     if not folders:
         reason = "no run in this folder" if exp.is_dir() else "no such folder"
         raise ResultsError(
-            f"{exp}: {reason}, expected scored runs (<conf>/seed<k>/results.json); "
+            f"{exp}: {reason}, expected evaluated runs (<conf>/seed<k>/results.json); "
             "run: source run.sh"
         )
     runs = []
     left_out = []
     for folder in folders:
         try:
-            run, damage = _run(folder)
+            runs.append(_run(folder, left_out))
         except ResultsError as error:
             left_out.append(str(error))
-        else:
-            runs.append(run)
-            left_out += damage
-    runs = _of_one_corpus(exp, runs, left_out)
-    tables = [
-        _table(key, [run for run in runs if _key(run) == key], left_out)
-        for key in sorted({_key(run) for run in runs})
-    ]
+    runs = _of_corpus(exp, runs, left_out)
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        key = (run["corpus"], run["protocol"], run["backbone"]["name"])
+        groups.setdefault(key, []).append(run)
+    tables = []
+    for key in sorted(groups):
+        methods = _methods(groups[key], entries or {}, left_out)
+        tables.append(Table(*key, methods))
     return tables, left_out
 
 
-def mean_std(values):
-    """(mean, standard deviation with n - 1, n) of the values that are not None.
+def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
+    """Compute (mean, standard deviation with n - 1, n) of the values that are not None.
 
     Mean and deviation are None if there are too few values.
 
@@ -281,43 +248,39 @@ def mean_std(values):
     (1.0, None, 1)
     """
     known = [value for value in values if value is not None]
-    return mean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known)
+    average = mean(known) if known else None
+    deviation = stdev(known) if len(known) > 1 else None
+    return average, deviation, len(known)
 
 
-def _key(run):
-    return run["corpus"], run["protocol"], run["backbone"]["name"]
-
-
-def _run(folder):
-    """(Run, what is wrong with its other files); ResultsError if its results cannot be used."""
-    run = Run(folder, _results(folder), [])
-    damage = []
+def _run(folder, left_out):
+    """Read a Run; damage that does not prevent its being reported goes to `left_out`."""
+    files = RunFolder(folder)
+    run = Run(folder, _results(files), [])
     try:
-        run = replace(run, history=_history(folder, run.results))
+        run = replace(run, history=_history(files, run.results))
     except ResultsError as error:
-        damage.append(str(error))
-    if (folder / "example.npz").is_file():
+        left_out.append(str(error))
+    if files.example.is_file():
         try:
             run.example()
             run = replace(run, has_example=True)
         except ResultsError as error:
-            damage.append(str(error))
-    return run, damage
+            left_out.append(str(error))
+    return run
 
 
-def _results(folder):
-    """The results.json of a run folder, checked."""
-    path = folder / "results.json"
+def _results(files):
+    """Read and check results.json."""
+    path = files.results
     if not path.is_file():
-        raise ResultsError(f"{folder}: not scored yet")
+        raise ResultsError(f"{files}: not evaluated yet")
     results = _object(path, _text(path))
-    wrong = schema.lacking(results)
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ResultsError(
-            f"{path}: incomplete, expected {', '.join(wrong[:3])}{more}; {_remedy(folder)}"
-        )
-    if (results["conf"], f"seed{results['seed']}") != (folder.parent.name, folder.name):
+    problems = schema.missing(results)
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise _damaged(path, f"incomplete, expected {', '.join(problems[:3])}{more}")
+    if (results["conf"], f"seed{results['seed']}") != path.parts[-3:-1]:
         raise ResultsError(
             f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its "
             "folder; move it to its own, or delete it if it is a copy"
@@ -325,25 +288,18 @@ def _results(folder):
     return results
 
 
-def _history(folder, results):
-    """The lines of a run folder's history.jsonl, checked, also against what was scored."""
-    path = folder / "history.jsonl"
+def _history(files, results):
+    """Read and check history.jsonl, also against what was evaluated."""
+    path = files.history
     if not path.is_file():
-        raise ResultsError(
-            f"{path}: missing, expected a line for each epoch; {_remedy(folder, path.name)}"
-        )
+        raise _damaged(path, "missing, expected a line per epoch")
     expected = results.get("files", {}).get(path.name)
     if expected is not None and identity.of_file(path) != expected:
-        raise ResultsError(
-            f"{path}: damaged, or changed since the run was scored; {_remedy(folder, path.name)}"
-        )
+        raise _damaged(path, "damaged, or changed since the run was evaluated")
     lines = [_object(path, line) for line in _text(path).splitlines()]
     for line in lines:
-        if schema.lacking_in_history(line):
-            raise ResultsError(
-                f"{path}: found {json.dumps(line)[:80]}, expected an epoch and its values; "
-                f"{_remedy(folder, path.name)}"
-            )
+        if schema.missing_in_history(line):
+            raise _damaged(path, f"found {json.dumps(line)[:80]}, expected an epoch and its values")
     return lines
 
 
@@ -351,79 +307,80 @@ def _text(path):
     try:
         return atomic.read_text(path)
     except (ValueError, OSError) as error:
-        raise ResultsError(
-            f"{path}: not readable ({error}); {_remedy(path.parent, path.name)}"
-        ) from error
+        raise _damaged(path, f"not readable ({error})") from error
 
 
 def _object(path, text):
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ResultsError(
-            f"{path}: not JSON ({error}), expected what the run wrote; "
-            f"{_remedy(path.parent, path.name)}"
-        ) from error
+        raise _damaged(path, f"not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ResultsError(
-            f"{path}: holds a {type(value).__name__}, expected an object; "
-            f"{_remedy(path.parent, path.name)}"
-        )
+        raise _damaged(path, f"holds a {type(value).__name__}, expected an object")
     return value
 
 
-def _remedy(folder, file="results.json"):
-    """How to remake `file` of a run folder: the stages leave alone what they find done."""
-    corpus, conf, seed = folder.resolve().parts[-3:]
-    stage = "train" if file == "history.jsonl" else "score"
-    protocol = " --protocol paper" if corpus.endswith("-paper") else ""
-    options = f"{corpus_options(corpus.removesuffix('-paper'), recipe(folder))}{protocol}"
-    return (
-        f"delete {folder / file} and run: source run.sh {options} "
-        f"--conf {shlex.quote(conf)} --seeds {seed.removeprefix('seed')} --from {stage}"
-    )
+def _damaged(path, reason):
+    """A ResultsError about a file of a run folder, with the remedy."""
+    run = RunFolder(path.parent)
+    text = f"{path}: {reason}; delete it and run the stage score again"
+    if run.command.is_file():
+        text += f"; the run was made by: {run.read_command()}"
+    return ResultsError(text)
 
 
-def _of_one_corpus(exp, runs, left_out):
+def _of_corpus(exp, runs, left_out):
     """The runs whose corpus is the folder's; the others were copied there and are left out.
 
     In a folder of another name than any run's corpus, all runs stay.
     """
-    own = [run for run in runs if exp.name in (run["corpus"], f"{run['corpus']}-{run['protocol']}")]
-    if not own:
-        return runs
-    for run in runs:
-        if run not in own:
-            left_out.append(
-                f"{run.folder / 'results.json'}: is of corpus {run['corpus']}, protocol "
-                f"{run['protocol']}, expected {exp.name} as its folder says; move it to its own"
-            )
-    return own
-
-
-def _table(key, runs, left_out):
-    """The Table of `runs`, less those that do not compare with most of the others."""
     kept = []
-    for conf in sorted({run["conf"] for run in runs}):
-        kept += _agreeing([run for run in runs if run["conf"] == conf], SETTING, left_out)
-    kept = _agreeing(kept, COMPARABLE, left_out)
-    # Pre-trained weights under one name are one file; random ones differ from seed to seed.
-    pretrained = [run for run in kept if run["backbone"]["weights"] not in ("random", "none")]
-    others = [run for run in kept if run["backbone"]["weights"] in ("random", "none")]
-    kept = _agreeing(pretrained, ["backbone.sha256"], left_out) + others
-    rows = []
-    for conf in sorted({run["conf"] for run in kept}):
-        own = [run for run in kept if run["conf"] == conf]
-        rows.append(Row(conf, sorted(own, key=lambda run: run["seed"])))
-    rows.sort(
-        key=lambda row: (
-            KINDS.index(row.kind),
-            row["trainable_parameters"],
-            row["backbone"]["weights"],
-            row.conf,
+    others = []
+    for run in runs:
+        names = (run["corpus"], f"{run['corpus']}-{run['protocol']}")
+        (kept if exp.name in names else others).append(run)
+    if not kept:
+        return runs
+    for run in others:
+        left_out.append(
+            f"{RunFolder(run.folder).results}: is of corpus {run['corpus']}, protocol "
+            f"{run['protocol']}, expected {exp.name} as its folder says; move it to its own"
         )
-    )
-    return Table(*key, rows)
+    return kept
+
+
+def _methods(runs, entries, left_out):
+    """The methods of a table's runs, less those that are not comparable with most of the others."""
+    comparable = []
+    for conf_runs in _by_conf(runs).values():
+        comparable += _agreeing(conf_runs, SAME_FOR_SEEDS, left_out)
+    comparable = _agreeing(comparable, SAME_FOR_TABLE, left_out)
+    # Pre-trained weights under one name are one file; random ones differ from seed to seed.
+    pretrained = [run for run in comparable if is_pretrained(run)]
+    others = [run for run in comparable if not is_pretrained(run)]
+    comparable = _agreeing(pretrained, ["backbone.sha256"], left_out) + others
+    methods = []
+    for conf, conf_runs in _by_conf(comparable).items():
+        conf_runs.sort(key=lambda run: run["seed"])
+        methods.append(Method(conf, conf_runs, entries.get(conf)))
+    return sorted(methods, key=_order)
+
+
+def is_pretrained(run: Run) -> bool:
+    """Whether the run has a pre-trained backbone."""
+    return run["backbone"]["weights"] not in ("random", "none")
+
+
+def _by_conf(runs):
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run["conf"]):
+        groups.setdefault(run["conf"], []).append(run)
+    return groups
+
+
+def _order(method):
+    weights = method["backbone"]["weights"]
+    return KINDS.index(method.kind), method["trainable_parameters"], weights, method.conf
 
 
 def _agreeing(runs, keys, left_out):
@@ -433,19 +390,22 @@ def _agreeing(runs, keys, left_out):
         if len(set(values)) < 2:
             continue
         ((expected, _),) = Counter(values).most_common(1)
-        like = runs[values.index(expected)].folder
+        reference = runs[values.index(expected)].folder
+        kept = []
         for run, value in zip(runs, values, strict=True):
-            if value != expected:
-                left_out.append(
-                    f"{run.folder / 'results.json'}: {key} is {value}, expected {expected} as in "
-                    f"{like}: not comparable; delete the folder of the two that is out of date "
-                    "and run: source run.sh"
-                )
-        runs = [run for run, value in zip(runs, values, strict=True) if value == expected]
+            if value == expected:
+                kept.append(run)
+                continue
+            left_out.append(
+                f"{RunFolder(run.folder).results}: {key} is {value}, expected {expected} as in "
+                f"{reference}: not comparable; delete the folder of the two that is out of date "
+                "and run: source run.sh"
+            )
+        runs = kept
     return runs
 
 
-def _dig(value, keys):
+def _dig(value: Any, keys: Sequence[str]) -> Any:
     for key in keys:
         value = value[key]
     return value

@@ -1,30 +1,30 @@
-"""What a whole results.json holds, and what a damaged or outdated one lacks.
+"""The structure of results.json, and what is missing in a damaged or outdated one.
 
 Metrics are fractions 0..1, or None if no label allows one (see ast_repr.metrics).
 """
 
 import math
+from collections.abc import Iterator
 
 from .. import identity
 
-FLOORS = {
-    "always_absent": "always absent",
-    "always_present": "always present",
-}  # what constant predictions score
-METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # what a table shows of a run
+BASELINES = {"always_absent": "always absent", "always_present": "always present"}
+METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # in tables
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "ap", "auroc")
-NUMBER, OPTIONAL_NUMBER = (int, float), (int, float, type(None))
+NUMBER = (int, float)
+OPTIONAL_NUMBER = (int, float, type(None))
+OPTIONAL_TEXT = (str, type(None))
 SCORES = dict.fromkeys(METRICS, OPTIONAL_NUMBER) | {"per_instrument": dict}
-SHAPE = {
+INSTRUMENT = dict.fromkeys(PER_INSTRUMENT, OPTIONAL_NUMBER) | {"present": int, "absent": int}
+SCHEMA = {
     "corpus": str,
     "protocol": str,
     "conf": str,
-    "row": str,
     "seed": int,
     "norm": str,
     "feature": str,
     "reprogrammer": str,
-    "backbone": {"name": str, "weights": str, "sha256": (str, type(None))},
+    "backbone": {"name": str, "weights": str, "sha256": OPTIONAL_TEXT},
     "classes": list,
     "trainable_parameters": int,
     "total_parameters": int,
@@ -39,66 +39,53 @@ SHAPE = {
     "observed": int,
     "threshold": NUMBER,
     "metrics": SCORES,
-    "constant_baselines": dict.fromkeys(FLOORS, SCORES),
-    "published": (dict, type(None)),
+    "constant_baselines": dict.fromkeys(BASELINES, SCORES),
     "machine": {"device": str, "cores": int, "python": str, "torch": str, "platform": str},
-    "commit": (str, type(None)),
-}
-PUBLISHED = {"macro_f1": list, "source": str, "corpus": str, "protocol": str}
-INSTRUMENT = dict.fromkeys(PER_INSTRUMENT, OPTIONAL_NUMBER) | {
-    "present": int,
-    "absent": int,
+    "commit": OPTIONAL_TEXT,
+    "command": str,
 }
 
 
-def lacking(results) -> list[str]:
-    """What a results.json lacks, or holds as another type: "'key' (type)"; empty if it is whole."""
-    wrong = list(_wrong(results, SHAPE)) or list(_wrong_parts(results))
-    if not wrong and not identity.is_sealed(results):
-        wrong.append("'sha256' (of what was written)")
-    return wrong
+def missing(results: dict) -> list[str]:
+    """List what a results.json lacks or holds as another type, as "'key' (type)"."""
+    problems = list(_missing(results, SCHEMA)) or list(_missing_instruments(results))
+    if not problems and not identity.is_sealed(results):
+        problems.append("'sha256' (of what was written)")
+    return problems
 
 
-def lacking_in_history(line) -> list[str]:
-    """The same for a line of history.jsonl, of which only what is drawn is looked at."""
-    valid = {} if line.get("valid") is None else {"valid": {"macro_f1": OPTIONAL_NUMBER}}
-    return list(_wrong(line, {"epoch": int} | valid))
+def missing_in_history(line: dict) -> list[str]:
+    """List the same for a line of history.jsonl, of which only what is drawn is checked."""
+    schema = {"epoch": int}
+    if line.get("valid") is not None:
+        schema["valid"] = {"macro_f1": OPTIONAL_NUMBER}
+    return list(_missing(line, schema))
 
 
-def _wrong(found, shape, prefix=""):
-    for key, kind in shape.items():
-        value = found.get(key)
+def _missing(values: dict, schema: dict, prefix: str = "") -> Iterator[str]:
+    for key, kind in schema.items():
+        value = values.get(key)
         if isinstance(kind, dict):
             if isinstance(value, dict):
-                yield from _wrong(value, kind, f"{prefix}{key}.")
+                yield from _missing(value, kind, f"{prefix}{key}.")
             else:
                 yield f"{prefix + key!r} (object)"
             continue
         infinite = isinstance(value, float) and not math.isfinite(value)
-        if key not in found or not isinstance(value, kind) or infinite:
+        if key not in values or not isinstance(value, kind) or infinite:
             kinds = kind if isinstance(kind, tuple) else (kind,)
-            names = [k.__name__ for k in kinds if k is not type(None)]
-            yield f"{prefix + key!r} ({' or '.join(names)})"
+            words = [kind.__name__ for kind in kinds if kind is not type(None)]
+            yield f"{prefix + key!r} ({' or '.join(words)})"
 
 
-def _wrong_parts(results):
-    """The same for what depends on the list of classes, and for the published numbers."""
+def _missing_instruments(results: dict) -> Iterator[str]:
+    """The same for what depends on the list of classes."""
     classes = results["classes"]
     if not classes or not all(isinstance(name, str) for name in classes):
         yield "'classes' (names)"
         return
-    places = {"metrics": results["metrics"]}
-    for name in FLOORS:
-        places[f"constant_baselines.{name}"] = results["constant_baselines"][name]
-    for place, scores in places.items():
-        for name in classes:
-            shape = {name: INSTRUMENT}
-            yield from _wrong(scores["per_instrument"], shape, f"{place}.per_instrument.")
-    published = results["published"]
-    if published is not None:
-        # The published count of trained parameters, in millions, is known for some rows only.
-        counted = {"trainable_parameters": NUMBER} if "trainable_parameters" in published else {}
-        yield from _wrong(published, PUBLISHED | counted, "published.")
-        values = published.get("macro_f1")
-        if isinstance(values, list) and not all(isinstance(value, NUMBER) for value in values):
-            yield "'published.macro_f1' (numbers)"
+    schema = dict.fromkeys(classes, INSTRUMENT)
+    yield from _missing(results["metrics"]["per_instrument"], schema, "metrics.per_instrument.")
+    for name in BASELINES:
+        prefix = f"constant_baselines.{name}.per_instrument."
+        yield from _missing(results["constant_baselines"][name]["per_instrument"], schema, prefix)

@@ -1,106 +1,95 @@
-"""Studies: rows, variants among them, that answer one question; read from conf/studies.yaml.
+"""Studies: confs and variants that answer one question, from conf/studies.yaml.
 
 normalisation:
   question: Is it reprogramming or re-normalisation?
-  confs: [ast_linear, ast_linear+input.norm=none]    # in this order; runs of plain confs are shared
-  figure: bars        # or labels: macro-F1 against the fraction of training labels; or left out
-  against: ast_linear    # optional: difference of each row from this one, with its interval
+  confs: [ast_linear, ast_linear+input.norm=none]    # in this order
+  figure: bars        # or labels: macro-F1 against the fraction of training labels; optional
+  against: ast_linear    # optional: the difference of each from this one, with its interval
 
-A study is shown if it was asked for, by its name or that of a variant in it, or if all of its rows
-were run.
+A study is shown if all of its confs were run, or if it was asked for, by its name or by that of a
+variant in it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
-FIGURES = ("bars", "labels")
-KEYS = {"question": str, "confs": list, "figure": str, "against": str}
-NEEDED = ("question", "confs")
+from .. import records, yaml_file
+from .results import Table
 
 
 class StudyError(ValueError):
-    """A study that makes no sense; the message names the file, the study, and what was expected."""
+    """An unusable study; the message names the file, the study, and what was expected."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the rows that answer it.
+    """A question and the confs that answer it, in order.
 
     Attributes:
-        name, question: of the study.
-        confs: its rows, in order.
-        figure: one of FIGURES, or None.
-        against: the conf that the others are compared with, or None.
-        asked: whether it was asked for.
+        against: the conf that the others are compared with.
+        requested: whether it was asked for.
     """
 
-    name: str
     question: str
-    confs: list
-    figure: str | None = None
+    confs: list[str]
+    figure: Literal["bars", "labels", "none"] = "none"
     against: str | None = None
-    asked: bool = False
+    name: str = ""
+    requested: bool = False
 
-    def table(self, table):
-        """The rows of `table` that belong to the study, in the study's order, as a Table.
+    def table(self, table: Table) -> Table | None:
+        """The study's methods in `table`, in the study's order.
 
-        None if the study is not to be shown: it has fewer than two rows there, or some of its rows
-        are missing and nobody asked for it.
+        None if the study is not to be shown: it has fewer than two methods there, or some are
+        missing and it was not asked for.
         """
-        if self.not_run(table) and not self.asked:
+        if self.missing(table) and not self.requested:
             return None
-        rows = table.only(self.confs)
-        return rows if len(rows.rows) > 1 else None
+        methods = table.only(self.confs)
+        return methods if len(methods.methods) > 1 else None
 
-    def not_run(self, table):
-        """Names of the study's rows that `table` lacks."""
-        there = {row.conf for row in table.rows}
-        return [conf for conf in self.confs if conf not in there]
+    def missing(self, table: Table) -> list[str]:
+        """The study's confs that `table` lacks."""
+        return [conf for conf in self.confs if conf not in table.confs]
 
 
-def parse(found, source, asked=()) -> list[Study]:
-    """Studies from what a YAML file holds.
+def read(path: Path, requested: Collection[str] = ()) -> list[Study]:
+    """Read studies, in the file's order.
 
     Args:
-        found: dict of a study's name to its dict.
-        source: the file's name, for messages.
-        asked: names of studies, confs and variants that were asked for.
-
-    Returns:
-        list of Study, in the file's order.
+        requested: names of studies, confs and variants that were asked for.
 
     Raises:
-        StudyError: see the module's docstring for what is expected.
+        StudyError: the file is not YAML, or not as described above.
     """
-    if not isinstance(found, dict):
-        raise StudyError(
-            f"{source}: holds a {type(found).__name__}, expected studies by name, "
-            f"each with {' and '.join(NEEDED)}"
-        )
-    return [
-        _study(str(name), about, f"{source}: study {str(name)!r}", asked)
-        for name, about in found.items()
-    ]
+    try:
+        return parse(yaml_file.read(path), path, requested)
+    except yaml_file.YamlError as error:
+        raise StudyError(str(error)) from error
 
 
-def _study(name, about, where, asked):
-    if not isinstance(about, dict) or not set(NEEDED) <= set(about) <= set(KEYS):
-        keys = ", ".join(map(str, about)) if isinstance(about, dict) else repr(about)
-        optional = [key for key in KEYS if key not in NEEDED]
-        raise StudyError(
-            f"{where}: has {keys or 'nothing'}; expected {', '.join(NEEDED)} and, "
-            f"if wanted, {' or '.join(optional)}"
-        )
-    for key, value in about.items():
-        if not isinstance(value, KEYS[key]):
-            raise StudyError(f"{where}: {key} is {value!r}, expected a {KEYS[key].__name__}")
-    confs = about["confs"]
-    if not all(isinstance(conf, str) for conf in confs) or len(set(confs)) < max(2, len(confs)):
-        raise StudyError(
-            f"{where}: confs is {confs!r}, expected two or more names of rows, each once"
-        )
-    if about.get("figure", FIGURES[0]) not in FIGURES:
-        raise StudyError(f"{where}: figure is {about['figure']!r}, expected {' or '.join(FIGURES)}")
-    if about.get("against", confs[0]) not in confs:
-        raise StudyError(f"{where}: against is {about['against']!r}, expected one of its confs")
-    variants = {conf for conf in confs if "+" in conf}
-    return Study(name, asked=not {name, *variants}.isdisjoint(asked), **about)
+def parse(values: object, source: object, requested: Collection[str] = ()) -> list[Study]:
+    """Build studies from the values of a YAML file; see `read`.
+
+    Args:
+        source: the file's name, for messages.
+    """
+    if not isinstance(values, dict):
+        raise StudyError(f"{source}: holds a {type(values).__name__}, expected studies by name")
+    studies = []
+    for name, value in values.items():
+        name = str(name)
+        try:
+            study = records.build(Study, value, name)
+        except records.RecordError as error:
+            raise StudyError(f"{source}: {error}") from error
+        if len(study.confs) < 2 or len(set(study.confs)) < len(study.confs):
+            raise StudyError(f"{source}: {name}.confs: expected two or more, each once")
+        if study.against not in (None, *study.confs):
+            raise StudyError(f"{source}: {name}.against: expected one of its confs")
+        variants = {conf for conf in study.confs if "+" in conf}
+        is_requested = not {name, *variants}.isdisjoint(requested)
+        studies.append(replace(study, name=name, requested=is_requested))
+    return studies

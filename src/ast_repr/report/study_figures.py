@@ -6,79 +6,77 @@ from matplotlib.ticker import NullLocator
 
 from .. import escaping
 from . import style
+from .results import Table
+from .studies import Study
 
 TICKS = (1, 2, 5, 10, 25, 50, 100)  # per cent of the training labels
-APART = 9.5  # points between the names of lines
-NAME = 24  # characters of a line of such a name
 
 
-def bars(study, table):
-    """macro-F1 of a study's rows: mean as a bar, deviation as a whisker, runs as points; a colour for each conf."""
-    stems = list(dict.fromkeys(row.stem for row in table.rows))
-    names = [style.wrapped(row.label, 44) for row in table.rows]
-    pitch = max(0.3, 0.15 * max(name.count("\n") + 1 for name in names))  # inches
+def bars(study: Study, table: Table) -> Figure:
+    """Draw macro-F1 per method: mean as a bar, deviation as a whisker, runs as points.
+
+    Variants of one conf have one colour.
+    """
+    stems = list(dict.fromkeys(method.stem for method in table.methods))
+    names = [style.wrapped(method.label, 44) for method in table.methods]
+    lines = max(name.count("\n") + 1 for name in names)
+    pitch = max(0.3, 0.15 * lines)  # inches
     figure = Figure(figsize=(style.WIDTH, 1.2 + pitch * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    for place, row in enumerate(table.rows):
-        colour, _, hatch, _ = style.look(stems.index(row.stem))
-        runs = style.percent(row.runs)
-        axes.barh(
-            place,
-            runs.mean(),
-            0.7,
-            color=colour,
-            alpha=0.55,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0,
-        )
-        if len(runs) > 1:
-            axes.errorbar(
-                runs.mean(), place, xerr=runs.std(ddof=1), color="0.2", elinewidth=1, capsize=2.5
-            )
-        axes.plot(runs, np.full(len(runs), place), "o", color=colour, zorder=3, **style.DOT)
+    for place, method in enumerate(table.methods):
+        look = style.look(stems.index(method.stem))
+        runs = style.percent(method.runs)
+        bar = {"color": look.colour, "hatch": look.hatch, "alpha": 0.55}
+        axes.barh(place, runs.mean(), 0.7, edgecolor="white", linewidth=0, **bar)
+        deviation = style.deviation(method.runs)
+        if deviation is not None:
+            whisker = {"color": "0.2", "elinewidth": 1, "capsize": 2.5}
+            axes.errorbar(runs.mean(), place, xerr=deviation, **whisker)
+        axes.plot(runs, np.full(len(runs), place), "o", color=look.colour, zorder=3, **style.DOT)
         axes.text(
             1.01, place, f"{runs.mean():.1f}", transform=axes.get_yaxis_transform(), va="center"
         )
-    style.draw_floors(axes, table, across=False)
+    style.draw_baselines(axes, table, across=False)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="macro-F1, %", ylim=(len(names) - 0.4, -0.6), xlim=(0, None))
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", **style.GRID)
-    axes.set_axisbelow(True)
-    axes.set_title(
-        _title(
-            study,
-            table,
-            "bar and number: mean over seeds; whisker: standard deviation; one point a run",
-        ),
-        fontsize=8,
-    )
+    style.add_grid(axes, axis="x")
+    legend = "bar and number: mean over seeds; whisker: standard deviation; point: a run"
+    axes.set_title(_title(study, table, legend), fontsize=8)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def labels(study, table):
-    """macro-F1 against the fraction of training labels: a line for each conf, its deviation over seeds as a band."""
+def labels(study: Study, table: Table) -> Figure:
+    """Draw macro-F1 against the fraction of training labels: a line per conf, its deviation a band.
+
+    The legend has the order of the lines' right ends.
+    """
     figure = Figure(figsize=(style.WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    ends = []
-    for index, stem in enumerate(dict.fromkeys(row.stem for row in table.rows)):
-        rows = sorted(
-            (row for row in table.rows if row.stem == stem), key=lambda row: row["label_fraction"]
+    lines = []
+    for index, stem in enumerate(dict.fromkeys(method.stem for method in table.methods)):
+        methods = [method for method in table.methods if method.stem == stem]
+        methods.sort(key=lambda method: method["label_fraction"])
+        fractions = 100 * np.array([method["label_fraction"] for method in methods])
+        means = np.array([style.percent(method.runs).mean() for method in methods])
+        spread = np.array([style.deviation(method.runs) or 0.0 for method in methods])
+        look = style.look(index)
+        axes.fill_between(
+            fractions, means - spread, means + spread, color=look.colour, alpha=0.18, linewidth=0
         )
-        x = 100 * np.array([row["label_fraction"] for row in rows])
-        runs = [style.percent(row.runs) for row in rows]
-        means = np.array([one.mean() for one in runs])
-        spread = np.array([one.std(ddof=1) if len(one) > 1 else 0.0 for one in runs])
-        colour, line, _, marker = style.look(index)
-        axes.fill_between(x, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
-        name = escaping.figure(f"{rows[-1].name} ({stem})")
-        axes.plot(
-            x, means, line, marker=marker, color=colour, linewidth=1.6, label=name, **style.DOT
+        (line,) = axes.plot(
+            fractions,
+            means,
+            look.line,
+            marker=look.marker,
+            color=look.colour,
+            linewidth=1.6,
+            label=style.wrapped(methods[-1].label, 30),
+            **style.DOT,
         )
-        ends.append((means[-1], x[-1], rows[-1].name, colour))
-    style.draw_floors(axes, table, across=True)
+        lines.append((means[-1], line))
+    style.draw_baselines(axes, table, across=True)
     axes.set_xscale("log")
     axes.set_xticks(TICKS, [f"{tick} %" for tick in TICKS])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -87,49 +85,16 @@ def labels(study, table):
         ylabel="macro-F1, %",
         xlim=(min(TICKS) * 0.85, max(TICKS) * 1.15),
     )
-    axes.grid(**style.GRID)
-    axes.set_axisbelow(True)
-    axes.set_title(_title(study, table, "mean over seeds; band: standard deviation"), fontsize=8)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    for _, _, name, colour in ends:  # seen by the layout, which makes room for the longest
-        axes.text(
-            1.02, 0.5, style.wrapped(name, NAME), transform=axes.transAxes, color=colour, alpha=0
-        )
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for text in list(axes.texts):
-        text.remove()
-    _name(axes, ends)
+    style.add_grid(axes)
+    legend = "mean over seeds; band: standard deviation"
+    axes.set_title(_title(study, table, legend), fontsize=8)
+    lines.sort(key=lambda end: -end[0])
+    drawn = [line for _, line in lines]
+    baselines = [line for line in axes.lines if line not in drawn]
+    figure.legend(handles=drawn, loc="outside right center", frameon=False)
+    figure.legend(handles=baselines, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _name(axes, ends):
-    """Name each line to the right of the axes at the height of its end, moved up where it would touch the one below."""
-    points = 72 / axes.figure.dpi
-    right, top = axes.transAxes.transform((1, 0))[0] * points + 10, -np.inf
-    for y, x, name, colour in sorted(ends, key=lambda end: end[0]):
-        name = style.wrapped(name, NAME)
-        half = APART * (name.count("\n") + 1) / 2
-        height = max(axes.transData.transform((x, y))[1] * points, top + half)
-        top = height + half
-        axes.annotate(
-            name,
-            (x, y),
-            (right, height),
-            textcoords="figure points",
-            color=colour,
-            va="center",
-            fontsize=7.5,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "linewidth": 0.5,
-                "color": colour,
-                "shrinkA": 1,
-                "shrinkB": 4,
-            },
-        )
-
-
-def _title(study, table, how):
-    return f"{style.wrapped(study.question, 100)}\n{escaping.figure(table.title)}\n{how}"
+def _title(study, table, legend):
+    return f"{style.wrapped(study.question, 100)}\n{escaping.figure(table.title)}\n{legend}"

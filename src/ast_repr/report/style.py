@@ -1,28 +1,42 @@
-"""What the figures share: Okabe and Ito's colours, which the colour-blind tell apart, sizes, labels, floors, and saving.
+"""The common style of all figures: colours, sizes, labels, baselines, and saving.
 
-Figures are matplotlib's own, without pyplot and so without a display. Colour is never the only thing that tells rows apart:
-lines, hatches and markers do so in print without colour.
+Figures are made without pyplot, and so without a display. The colours are Okabe and Ito's, which
+the colour-blind can distinguish; lines, hatches and markers differ too, for print without colour.
 """
 
 import textwrap
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .. import atomic, escaping
-from .results import KINDS, mean_std
-from .schema import FLOORS
+from .results import Run, Table, mean_std
+from .schema import BASELINES
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
-LINES, HATCHES = ["-", "--", ":"], ["", "////", "...."]  # once the colours are used up
+LINES = ["-", "--", ":"]  # the next one once the colours are used up
+HATCHES = ["", "////", "...."]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-KIND = dict(
-    zip(KINDS, zip(["#E69F00", "#000000", "#0072B2", "#CC79A7"], ["s", "o", "^", "D"]))
-)  # (colour, marker)
-FLOOR_LINES = {"always_absent": "-", "always_present": (0, (2, 1))}
+KIND_COLOURS = {
+    "without AST": "#E69F00",
+    "frozen AST": "#000000",
+    "reprogrammed AST": "#0072B2",
+    "fine-tuned AST": "#CC79A7",
+}
+KIND_MARKERS = {
+    "without AST": "s",
+    "frozen AST": "o",
+    "reprogrammed AST": "^",
+    "fine-tuned AST": "D",
+}
+BASELINE_LINES = {"always_absent": "-", "always_present": (0, (2, 1))}
 DOT = {"markersize": 4.5, "markeredgewidth": 0.6, "markeredgecolor": "white"}
 STYLE = {
     "font.size": 8,
@@ -35,76 +49,91 @@ WIDTH = 7.2  # inches: a page of A4 within its margins
 GRID = {"color": "0.9", "linewidth": 0.6}
 
 
+class Look(NamedTuple):
+    """How one of several lines or bars is drawn."""
+
+    colour: str
+    line: str
+    hatch: str
+    marker: str
+
+
 @contextmanager
-def writing():
-    """While a figure is written: its style, and no warning of letters that the font lacks, for which it has boxes."""
+def writing() -> Iterator[None]:
+    """Set the style to write a figure; letters that the font lacks become boxes silently."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
 
-def save(figure, folder, stem):
-    """Write `figure` as PNG (200 dots an inch) and PDF, the same bytes for the same figure; returns the two paths."""
-    paths = [Path(folder) / f"{stem}.{kind}" for kind in ("png", "pdf")]
+def save(figure: Figure, folder: str | Path, stem: str) -> list[Path]:
+    """Write a figure as PNG (200 dpi) and PDF, the same bytes for the same figure."""
+    paths = []
     with writing():
-        for path, metadata in zip(paths, (None, {"CreationDate": None})):
+        for kind, metadata in {"png": None, "pdf": {"CreationDate": None}}.items():
+            path = Path(folder) / f"{stem}.{kind}"
             with atomic.replacing(path) as partial:
-                figure.savefig(partial, format=path.suffix[1:], dpi=200, metadata=metadata)
+                figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
+            paths.append(path)
     return paths
 
 
-def look(index):
-    """(colour, line, hatch, marker) of row number `index`."""
+def look(index: int) -> Look:
+    """The look of line or bar number `index`."""
     turn = index // len(COLOURS) % len(LINES)
-    return COLOURS[index % len(COLOURS)], LINES[turn], HATCHES[turn], MARKERS[index % len(MARKERS)]
+    colour = COLOURS[index % len(COLOURS)]
+    return Look(colour, LINES[turn], HATCHES[turn], MARKERS[index % len(MARKERS)])
 
 
-def wrapped(label, width):
-    """A label in lines of at most `width` characters."""
+def wrapped(label: str, width: int) -> str:
+    """Break a label into lines of at most `width` characters."""
     return "\n".join(textwrap.wrap(escaping.figure(label), width, break_on_hyphens=False))
 
 
-def plain(name):
-    """An instrument's name as it is read aloud."""
+def plain(name: str) -> str:
+    """An instrument's name in plain words."""
     return escaping.figure(escaping.plain(name))
 
 
-def percent(runs):
+def percent(runs: Sequence[Run]) -> np.ndarray:
     """macro-F1 of each run in per cent, array (n,)."""
     return 100 * np.array([run["metrics"]["macro_f1"] for run in runs])
 
 
-def per_instrument(scores, names):
-    """(means, deviations) of macro-F1 in per cent over runs, arrays (names,); NaN where an instrument has no value."""
-    found = [
-        mean_std([one["per_instrument"][name]["macro_f1"] for one in scores]) for name in names
-    ]
-    return (
-        100 * np.array([[mean, deviation] for mean, deviation, _ in found], dtype=float).T
-    )  # float makes None NaN
+def deviation(runs: Sequence[Run]) -> float | None:
+    """Standard deviation of macro-F1 over runs in per cent; None of a single run."""
+    return percent(runs).std(ddof=1) if len(runs) > 1 else None
 
 
-def floors(table):
-    """{floor: (macro-F1 in per cent, label, line)}."""
-    return {
-        key: (
-            100 * table["constant_baselines"][key]["macro_f1"],
-            f"floor: {name}",
-            FLOOR_LINES[key],
-        )
-        for key, name in FLOORS.items()
-    }
+def per_instrument(scores: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation over runs of each instrument's macro-F1 in per cent, arrays (names,).
+
+    NaN for an instrument without a value.
+    """
+    statistics = []
+    for name in names:
+        mean, std, _ = mean_std(score["per_instrument"][name]["macro_f1"] for score in scores)
+        statistics.append([mean, std])
+    means, deviations = 100 * np.array(statistics, dtype=float).T  # float makes None NaN
+    return means, deviations
 
 
-def draw_floors(axes, table, across):
-    """The two floors as lines over `axes`: across it, or down."""
-    line = axes.axhline if across else axes.axvline
-    for value, label, style in floors(table).values():
-        line(
-            value,
-            color="0.35",
-            linestyle=style,
-            linewidth=1,
-            label=f"{label} ({value:.1f})",
-            zorder=1,
-        )
+def draw_baselines(axes: Axes, table: Table, across: bool) -> None:
+    """Draw the constant baselines as lines across the axes, or down."""
+    draw = axes.axhline if across else axes.axvline
+    for baseline, name in BASELINES.items():
+        value = 100 * table["constant_baselines"][baseline]["macro_f1"]
+        label = f"baseline: {name} ({value:.1f})"
+        line = BASELINE_LINES[baseline]
+        draw(value, color="0.35", linestyle=line, linewidth=1, label=label, zorder=1)
+
+
+def add_grid(axes: Axes, **options: Any) -> None:
+    """Draw grid lines below the data; `options` as of Axes.grid."""
+    axes.grid(**options, **GRID)
+    axes.set_axisbelow(True)
+
+
+def title(*lines: str) -> str:
+    """The lines of a figure's title, escaped."""
+    return "\n".join(map(escaping.figure, lines))

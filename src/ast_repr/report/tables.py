@@ -1,24 +1,29 @@
-"""Tables as aligned text for a terminal, Markdown for RESULTS.md, CSV per instrument.
+"""Tables as text for a terminal, Markdown for RESULTS.md, and CSV per instrument.
 
-Each corpus, protocol and backbone has two: accuracy (macro-F1 and its company) and complexity
-(parameters, multiply-accumulates, time), both of the plain confs; then an accuracy table for each
-study. Numbers are percentages, mean +- standard deviation (n - 1) over seeds, with n in brackets;
-"-" stands for none. Published numbers have a column if they are of the table's own corpus.
+Each corpus, protocol and backbone has two: accuracy, and complexity (parameters,
+multiply-accumulates, time), both without variants; then an accuracy table for each study. Numbers
+are percentages, mean ± standard deviation (n - 1) over seeds. Published numbers have a column if
+they were obtained on the table's corpus.
 """
 
 import csv
 import io
-import shlex
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tabulate import SEPARATING_LINE, tabulate
 
 from .. import escaping
 from .compare import LEVEL, RESAMPLES, compare
-from .results import ResultsError, corpus_options, mean_std, published, recipe
-from .schema import FLOORS, METRICS, PER_INSTRUMENT
+from .published import Published
+from .results import Method, ResultsError, Table, is_pretrained, mean_std
+from .schema import BASELINES, METRICS, PER_INSTRUMENT
+from .studies import Study
 
 WIDTH = 120  # columns of a terminal
-HEADINGS = [
+LEAST_WIDTH = 20  # of the first column
+ACCURACY = [
     "method",
     "norm",
     "trained parameters",
@@ -37,366 +42,343 @@ COMPLEXITY = [
     "epochs",
     "training time",
 ]
+NONE = "-"
 COSTS = (
-    "MAC: multiply-accumulates of one clip's prediction. "
-    "Times are those of the machines and commits that RESULTS.md names."
+    "MAC: multiply-accumulate operations of one clip's prediction. Training time is the mean over "
+    "seeds, on the machines that RESULTS.md lists."
+)
+HEAD = (
+    "# Results\n\nMade from the results.json of each run by the stage `report`; edits are lost.\n"
 )
 
 
 @dataclass(frozen=True)
-class Cells:
-    """A table as strings: headings, `lines` of one cell per heading, and notes for below it."""
+class Grid:
+    """A table as strings: a cell per heading and line; the first `text_columns` hold text."""
 
-    headings: list
-    lines: list
-    notes: list
+    headings: list[str]
+    lines: list[list[str]]
+    text_columns: int
+
+    def with_column(self, heading: str, cells: list[str]) -> "Grid":
+        """Add a column, unless there is nothing in it."""
+        if set(cells) <= {NONE}:
+            return self
+        lines = [[*line, cell] for line, cell in zip(self.lines, cells, strict=True)]
+        return replace(self, headings=[*self.headings, heading], lines=lines)
+
+    def escaped(self, escape: Callable[[str], str]) -> "Grid":
+        """Escape the columns that hold text."""
+        count = self.text_columns
+        lines = [[*map(escape, line[:count]), *line[count:]] for line in self.lines]
+        return replace(self, lines=lines)
+
+    @property
+    def alignment(self) -> list[str]:
+        numbers = len(self.headings) - self.text_columns
+        return ["left"] * self.text_columns + ["right"] * numbers
 
 
-def cells(table, spread):
-    """Fill the accuracy table, without published numbers.
+@dataclass(frozen=True)
+class Heading:
+    """A heading between blocks."""
+
+    text: str
+    level: int
+
+
+def accuracy(table: Table, spread: bool) -> Grid:
+    """Fill the accuracy table: the constant baselines, then the methods.
 
     Args:
-        table: `results.Table`.
-        spread: whether every metric shows its deviation; if not, only macro-F1 does, which fits a
+        spread: whether every metric shows its deviation; otherwise only macro-F1 does, which fits a
             terminal.
-
-    Returns:
-        Cells: the two floors first, then the table's rows.
     """
     lines = []
-    for floor, name in FLOORS.items():
-        lines.append(
-            [
-                name,
-                "-",
-                "0",
-                *(
-                    _percent([table["constant_baselines"][floor][metric]], False)
-                    for metric in METRICS
-                ),
-                "-",
-            ]
-        )
-    for row in table.rows:
-        macro_f1, *others = ([run["metrics"][metric] for run in row.runs] for metric in METRICS)
-        scores = [
-            _percent(macro_f1, True, count=True),
-            *(_percent(values, spread) for values in others),
-        ]
-        epoch, _, _ = mean_std(row.values("selection", "epoch"))
-        trained = f"{row['trainable_parameters']:,}"
-        lines.append([row.label, row["norm"], trained, *scores, f"{round(epoch, 1):g}"])
-    return Cells(HEADINGS, lines, [])
+    for baseline, name in BASELINES.items():
+        scores = [_percent([table["constant_baselines"][baseline][key]]) for key in METRICS]
+        lines.append([name, NONE, "0", *scores, NONE])
+    for method in table.methods:
+        scores = []
+        for key in METRICS:
+            values = method.values("metrics", key)
+            first = key == METRICS[0]
+            scores.append(_percent(values, spread=spread or first, count=first))
+        epoch, _, _ = mean_std(method.values("selection", "epoch"))
+        trained = f"{method['trainable_parameters']:,}"
+        lines.append([method.label, method["norm"], trained, *scores, f"{round(epoch, 1):g}"])
+    return Grid(ACCURACY, lines, 2)
 
 
-def complexity(table):
-    """Fill the complexity table, without published numbers."""
+def complexity(table: Table) -> Grid:
+    """Fill the complexity table."""
     lines = []
-    for row in table.rows:
-        total, seconds, epochs, time = (
-            mean_std(row.values(key))[0]
-            for key in ("total_parameters", "seconds_per_epoch", "epochs", "train_seconds")
-        )
-        trained = f"{row['trainable_parameters']:,}"
+    for method in table.methods:
+        total, _, _ = mean_std(method.values("total_parameters"))
+        seconds, _, _ = mean_std(method.values("seconds_per_epoch"))
+        epochs, _, _ = mean_std(method.values("epochs"))
+        time, _, _ = mean_std(method.values("train_seconds"))
         lines.append(
             [
-                row.label,
-                trained,
+                method.label,
+                f"{method['trainable_parameters']:,}",
                 f"{round(total):,}",
-                _magnitude(row["macs"]),
+                _magnitude(method["macs"]),
                 f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
                 f"{round(epochs, 1):g}",
                 _duration(time),
             ]
         )
-    return Cells(COMPLEXITY, lines, [])
+    return Grid(COMPLEXITY, lines, 1)
 
 
-def with_published(table, accuracy, costs):
-    """The two tables with a last column of published numbers, if some are of the table's corpus.
-
-    Args:
-        table: `results.Table`.
-        accuracy, costs: its Cells, see `cells` and `complexity`.
+def with_published(table: Table, scores: Grid, costs: Grid) -> tuple[Grid, Grid, list[str]]:
+    """Add columns of published numbers to the accuracy and complexity tables.
 
     Returns:
-        (accuracy, costs), the latter with the footnotes of both.
+        (accuracy, complexity, footnotes)
     """
-    notes = []
-    scores = ["-"] * len(FLOORS)
+    notes: list[str] = []
+    macro_f1 = [NONE] * len(BASELINES)
     parameters = []
-    for row in table.rows:
-        numbers = published(row, table)
-        scores.append(_published(numbers, notes))
-        parameters.append(_published_parameters(numbers, notes))
-    accuracy = _with_column(accuracy, "published macro-F1 %", scores)
-    costs = _with_column(costs, "published trained parameters", parameters)
-    return accuracy, Cells(costs.headings, costs.lines, notes)
+    for method in table.methods:
+        published = table.published(method)
+        macro_f1.append(NONE)
+        parameters.append(NONE)
+        if published is None:
+            continue
+        note = _footnote(published, notes)
+        mean = _percent([value / 100 for value in published.macro_f1], count=True)
+        macro_f1[-1] = f"{mean} {note}"
+        if published.trainable_parameters is not None:
+            parameters[-1] = f"{published.trainable_parameters:.3f} M {note}"
+    scores = scores.with_column("published macro-F1 %", macro_f1)
+    costs = costs.with_column("published trained parameters", parameters)
+    return scores, costs, notes
 
 
-def _with_column(filled, heading, column):
-    """`filled` with one more column, unless there is nothing in it."""
-    if set(column) <= {"-"}:
-        return filled
-    lines = [[*line, cell] for line, cell in zip(filled.lines, column, strict=True)]
-    return Cells([*filled.headings, heading], lines, filled.notes)
-
-
-def study_cells(study, table, spread):
-    """Fill the accuracy table of a study.
+def with_differences(study: Study, table: Table, scores: Grid) -> tuple[Grid, list[str]]:
+    """Add a column of differences from the method that a study compares the others with.
 
     Args:
-        study: `studies.Study`.
-        table: `study.table(...)`.
-        spread: see `cells`.
+        table: `study.table(...)`; `scores`: its accuracy table.
 
     Returns:
-        Cells; if the study has `against`, with differences from it, and a note for each row whose
-        predictions do not allow one.
+        (table, notes): a note for each method whose predictions do not allow a difference.
     """
-    filled = cells(table, spread)
-    if study.against not in {row.conf for row in table.rows}:
-        return filled
-    (base,) = table.only([study.against]).rows
-    notes = []
-    differences = ["-"] * len(FLOORS) + [_difference(base, row, notes) for row in table.rows]
-    filled = _with_column(filled, "difference, points", differences)
-    return Cells(filled.headings, filled.lines, notes)
+    if study.against not in table.confs:
+        return scores, []
+    base = table.only([study.against]).methods[0]
+    notes = [
+        f"Difference: macro-F1 minus that of {study.against}, paired by seed and clip, "
+        f"with a {LEVEL} % bootstrap interval over the test clips ({RESAMPLES:,} resamples)."
+    ]
+    differences = [NONE] * len(BASELINES)
+    for method in table.methods:
+        differences.append(_difference(base, method, notes))
+    return scores.with_column("difference, points", differences), notes
 
 
-def caption(table, escape):
-    """Sentences that say what the numbers are: labels, metric, and how the epoch was chosen.
+def explanations(table: Table) -> list[str]:
+    """Explain the data, the methods, the baselines and the columns of a table, in paragraphs."""
+    paragraphs = [
+        f"Split {table['split']!r}: {table['clips']:,} clips, {table['observed']:,} observed "
+        f"labels, {len(table['classes'])} instruments.{_without_score(table)}"
+    ]
+    described = {}
+    for method in table.methods:
+        if method.entry and method.entry.description:
+            described[method.name] = method.entry.description
+    if described:
+        paragraphs.append(f"Methods: {_list(described)}.")
+    selections = sorted({_selection(run["selection"]) for run in table.runs})
+    columns = {
+        "norm": "statistics that normalise the input (backbone: those of the pre-training data; "
+        "corpus: those of the training clips; none: not normalised)",
+        "macro-F1": "per instrument the mean of the F1 of 'present' and the F1 of 'absent' over "
+        f"observed labels at threshold {table['threshold']:g}, then the mean over instruments",
+        "pos. F1": "F1 of 'present'",
+        "mAP": "mean average precision",
+        "AUROC": "area under the ROC curve",
+        "epoch": f"the evaluated one, {'; '.join(selections)}",
+    }
+    return [
+        *paragraphs,
+        "Baselines: 'always absent' and 'always present' are constant predictions, the same for "
+        "every clip and instrument.",
+        f"Columns: {_list(columns)}. Values are means ± standard deviations over seeds (number of "
+        "seeds).",
+    ]
+
+
+def blocks(
+    table: Table, studies: Iterable[Study], spread: bool
+) -> Iterator[Heading | str | Grid | Table]:
+    """Yield what a page shows of a table: headings, paragraphs, and grids.
+
+    A Table stands for where it comes from (commands, weights, machines).
+    """
+    yield Heading(table.title, 3)
+    yield from explanations(table)
+    if table.main.methods:
+        scores, costs, notes = with_published(
+            table.main, accuracy(table.main, spread), complexity(table.main)
+        )
+        yield scores
+        yield COSTS
+        yield costs
+        yield from notes
+        yield table.main
+    for study in studies:
+        shown = study.table(table)
+        if shown is None:
+            continue
+        yield Heading(f"Study {study.name}: {study.question}", 4)
+        scores, notes = with_differences(study, shown, accuracy(shown, spread))
+        missing = study.missing(shown)
+        if missing:
+            yield f"Not run: {', '.join(missing)}."
+        yield from notes
+        yield scores
+        yield shown
+
+
+def text(table: Table, studies: Iterable[Study] = ()) -> str:
+    """Format a table and its studies for the terminal, at most WIDTH columns."""
+    parts = []
+    for block in blocks(table, studies, spread=False):
+        if isinstance(block, Heading):
+            parts.append(escaping.terminal(block.text))
+        elif isinstance(block, Grid):
+            parts.append(_aligned(block.escaped(escaping.terminal)))
+        elif isinstance(block, str):
+            parts.append(textwrap.fill(escaping.terminal(block), WIDTH))
+    return "\n\n".join(parts)
+
+
+def markdown(table: Table, studies: Iterable[Study] = ()) -> str:
+    """Format a table and its studies as Markdown, with the deviation of every metric."""
+    parts = []
+    for block in blocks(table, studies, spread=True):
+        if isinstance(block, Heading):
+            parts.append(f"{'#' * block.level} {escaping.markdown(block.text)}")
+        elif isinstance(block, Grid):
+            parts.append(_piped(block.escaped(escaping.markdown)))
+        elif isinstance(block, str):
+            parts.append(escaping.markdown(block))
+        else:
+            parts += [_commands(block), _provenance(block)]
+    return "\n\n".join(parts)
+
+
+def document(sections: Mapping[str, Sequence[Table]], studies: Sequence[Study] = ()) -> str:
+    """Compose RESULTS.md.
 
     Args:
-        escape: for names of classes and metrics, such as `escaping.markdown`.
+        sections: the tables of each corpus, by the name of its folder in exp/.
     """
-    chosen = sorted({_selection(run["selection"]) for run in table.runs})
-    one_sided = [
-        f"{name} ({scores['present']} present, {scores['absent']} absent)"
-        for name, scores in table["metrics"]["per_instrument"].items()
-        if scores["macro_f1"] is None
-    ]
-    missing = ""
-    if one_sided:
-        names = escape("; ".join(one_sided))
-        missing = f" Left out of every mean, for want of labels of both kinds: {names}."
-    return (
-        f"Split {table['split']!r}: {table['clips']:,} clips, "
-        f"{table['observed']:,} observed labels, {len(table['classes'])} instruments. "
-        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent "
-        f"over observed labels at threshold {table['threshold']:g}, then the mean over "
-        "instruments; "
-        f"pos. F1 is the F1 of present alone.{missing} "
-        f"The epoch is {escape('; '.join(chosen))}. "
-        "Mean ± standard deviation over seeds, (n seeds)."
-    )
+    parts = [HEAD.rstrip("\n")]
+    for folder, tables in sections.items():
+        parts.append(f"## {escaping.markdown(folder)}")
+        parts += [markdown(table, studies) for table in tables]
+        figures = escaping.markdown_code(f"exp/{folder}/figures/")
+        instruments = escaping.markdown_code(f"exp/{folder}/per_instrument.csv")
+        parts.append(f"Figures: {figures}; per instrument: {instruments}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def per_instrument(tables: Iterable[Table]) -> str:
+    """Write CSV of every instrument and method: fractions 0..1, empty if there is none."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    head = ["corpus", "protocol", "backbone", "conf", "method", "instrument"]
+    head += ["present", "absent", "seeds"]
+    for metric in PER_INSTRUMENT:
+        head += [f"{metric}_mean", f"{metric}_std"]
+    writer.writerow(head)
+    for table in tables:
+        place = [table.corpus, table.protocol, table.backbone]
+        for baseline, name in BASELINES.items():
+            scores = [table["constant_baselines"][baseline]]
+            writer.writerows(_csv_lines([*place, baseline, name], table["classes"], scores, ""))
+        for method in table.methods:
+            scores = method.values("metrics")
+            keys = [*place, method.conf, method.name]
+            writer.writerows(_csv_lines(keys, table["classes"], scores, len(scores)))
+    return file.getvalue()
+
+
+def _csv_lines(keys, classes, scores, seeds):
+    for name in classes:
+        values = [score["per_instrument"][name] for score in scores]
+        line = [escaping.csv_cell(key) for key in (*keys, name)]
+        line += [values[0]["present"], values[0]["absent"], seeds]
+        for metric in PER_INSTRUMENT:
+            average, deviation, _ = mean_std(value[metric] for value in values)
+            line += [average, deviation]
+        yield line
+
+
+def _list(items):
+    return "; ".join(f"{name}: {explanation}" for name, explanation in items.items())
+
+
+def _without_score(table):
+    """A sentence about the instruments that have labels of one kind only."""
+    names = []
+    for name, scores in table["metrics"]["per_instrument"].items():
+        if scores["macro_f1"] is None:
+            names.append(f"{name} ({scores['present']} present, {scores['absent']} absent)")
+    if not names:
+        return ""
+    return f" Left out of every mean, for lack of labels of both kinds: {'; '.join(names)}."
 
 
 def _selection(selection):
     """How a run's epoch was chosen, in words."""
     metric = "{metric} ({mode}) on the split {split!r}".format(**selection)
     if selection.get("value", 0) is None:
-        return f"the last one, as it has no {metric}"
-    return f"the best one by {metric}"
+        return f"the last, as there is no {metric}"
+    return f"the best by {metric}"
 
 
-def text(table):
-    """Accuracy and complexity for the terminal, at most WIDTH columns, with footnotes below."""
-    accuracy, costs = with_published(table, cells(table, spread=False), complexity(table))
-    notes = map(escaping.terminal, costs.notes)
-    sentences = (caption(table, escaping.terminal), COSTS, *notes)
-    below = [textwrap.fill(line, WIDTH) for line in sentences]
-    title = escaping.terminal(table.title)
-    return "\n".join([title, "", *_aligned(accuracy, 2), "", *_aligned(costs, 1), "", *below])
-
-
-def study_text(study, table):
-    """The same for a study: its question, its rows, and which were not run.
-
-    `table` is study.table(...).
+def _percent(values, spread=False, count=False):
     """
-    filled = study_cells(study, table, False)
-    notes = map(escaping.terminal, _study_notes(study, table) + filled.notes)
-    below = [textwrap.fill(line, WIDTH) for line in notes]
-    return "\n".join(
-        [
-            escaping.terminal(f"Study {study.name}: {study.question}"),
-            escaping.terminal(table.title),
-            "",
-            *_aligned(filled, 2),
-            "",
-            *below,
-        ]
-    )
-
-
-def markdown(table, studies=()):
-    """A table's plain confs and its studies for RESULTS.md, with the deviation of every metric.
-
-    Args:
-        table: `results.Table` of plain confs and variants.
-        studies: list of `studies.Study`; see there which of them are shown.
-    """
-    out, main = [f"### {escaping.markdown(table.title)}", ""], table.main
-    if main.rows:
-        accuracy, costs = with_published(main, cells(main, spread=True), complexity(main))
-        out += [caption(main, escaping.markdown), "", *_bars(accuracy, 2), ""]
-        out += [COSTS, "", *_bars(costs, 1)]
-        for note in costs.notes:
-            number, _, said = note.partition(" ")
-            out += ["", f"{number} {escaping.markdown(said)}"]
-        out += ["", *_provenance(main)]
-    for study in studies:
-        rows = study.table(table)
-        if rows:
-            filled = study_cells(study, rows, True)
-            notes = []
-            for note in _study_notes(study, rows) + filled.notes:
-                notes += [escaping.markdown(note), ""]
-            out += [
-                "",
-                f"#### {escaping.markdown(f'Study {study.name}: {study.question}')}",
-                "",
-                *_bars(filled, 2),
-                "",
-            ]
-            for note in notes:
-                out += [note, ""]
-            out += _provenance(rows)
-    return "\n".join(out)
-
-
-def document(sections, studies=()):
-    """RESULTS.md.
-
-    Args:
-        sections: dict of the name of a corpus' folder in exp/ to its list of Table.
-        studies: list of `studies.Study`; see there which of them are shown.
-    """
-    out = [
-        "# Results",
-        "",
-        "Made from the results.json of each run by the stage `report`; edits are lost.",
-    ]
-    for folder, tables in sections.items():
-        out += ["", f"## {escaping.markdown(folder)}"]
-        for table in tables:
-            out += ["", markdown(table, studies)]
-        figures = escaping.markdown_code(f"exp/{folder}/figures/")
-        instruments = escaping.markdown_code(f"exp/{folder}/per_instrument.csv")
-        out += ["", f"Figures: {figures}; each instrument: {instruments}."]
-    return "\n".join(out) + "\n"
-
-
-def commands(table):
-    """The commands that remake a table's runs, one for each set of seeds.
-
-    Returns:
-        list of "source run.sh --corpus ... --protocol ... --conf a,b --seeds 0,1,2"
-    """
-    corpus = corpus_options(table.corpus, recipe(table.rows[0].runs[0].folder))
-    start = f"source run.sh {corpus} --protocol {table.protocol}"
-    confs = {}
-    for row in table.rows:
-        confs.setdefault(",".join(str(run["seed"]) for run in row.runs), []).append(row.conf)
-    return [
-        f"{start} --conf {shlex.quote(','.join(names))} --seeds {seeds}"
-        for seeds, names in confs.items()
-    ]
-
-
-def per_instrument(tables):
-    """CSV of every instrument under every row: fractions 0..1, empty where there is none.
-
-    Args:
-        tables: list of Table; their columns corpus, protocol and backbone keep them apart.
-    """
-    file = io.StringIO()
-    head = [
-        "corpus",
-        "protocol",
-        "backbone",
-        "conf",
-        "row",
-        "instrument",
-        "present",
-        "absent",
-        "seeds",
-    ]
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        head + [f"{metric}_{part}" for metric in PER_INSTRUMENT for part in ("mean", "std")]
-    )
-    for table in tables:
-        sources = [
-            (floor, name, [table["constant_baselines"][floor]]) for floor, name in FLOORS.items()
-        ]
-        sources += [(row.conf, row.name, row.values("metrics")) for row in table.rows]
-        for conf, name, scores in sources:
-            for instrument in table["classes"]:
-                found = [score["per_instrument"][instrument] for score in scores]
-                parts = [
-                    part
-                    for metric in PER_INSTRUMENT
-                    for part in mean_std([one[metric] for one in found])[:2]
-                ]
-                seeds = "" if conf in FLOORS else len(scores)
-                key = [table.corpus, table.protocol, table.backbone, conf, name, instrument]
-                key = map(escaping.csv_cell, key)
-                writer.writerow([*key, found[0]["present"], found[0]["absent"], seeds, *parts])
-    return file.getvalue()
-
-
-def _percent(values, spread, count=False):
-    """
-    >>> _percent([0.7, 0.72], True, count=True), _percent([None], True)
+    >>> _percent([0.7, 0.72], spread=True, count=True), _percent([None])
     ('71.0 ± 1.4 (2)', '-')
     """
-    middle, deviation, n = mean_std(values)
-    if middle is None:
-        return "-"
-    shown = f" ± {100 * deviation:.1f}" if spread and deviation is not None else ""
-    return f"{100 * middle:.1f}{shown}" + (f" ({n})" if count else "")
+    average, deviation, n = mean_std(values)
+    if average is None:
+        return NONE
+    text = f"{100 * average:.1f}"
+    if spread and deviation is not None:
+        text += f" ± {100 * deviation:.1f}"
+    return f"{text} ({n})" if count else text
 
 
-def _difference(base, row, notes):
-    """A row's difference from `base` in points of macro-F1, with its bootstrap interval.
+def _difference(base: Method, method: Method, notes: list[str]) -> str:
+    """A method's difference from `base` in points of macro-F1, with its bootstrap interval.
 
     "-" if the two have no seed in common, or cannot be compared; for the latter a note is added.
     """
-    if row is base or not set(base.values("seed")) & set(row.values("seed")):
-        return "-"
+    if method is base or not set(base.values("seed")) & set(method.values("seed")):
+        return NONE
     try:
-        difference = compare(base, row)["macro_f1"]
+        difference = compare(base, method)["macro_f1"]
     except ResultsError as error:
-        notes.append(f"No difference for {row.conf}: {error}.")
-        return "-"
+        notes.append(f"No difference for {method.conf}: {error}.")
+        return NONE
     points = {key: 100 * value for key, value in difference.items()}
     return "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**points)
 
 
-def _published(numbers, notes):
-    """Mean of published macro-F1s with the number of its footnote, which `notes` gets if new."""
-    if numbers is None:
-        return "-"
-    mean = _percent([value / 100 for value in numbers["macro_f1"]], False, count=True)
-    return f"{mean} {_footnote(numbers, notes)}"
-
-
-def _published_parameters(numbers, notes):
-    """The same for the published number of trained parameters, in millions."""
-    if numbers is None or "trainable_parameters" not in numbers:
-        return "-"
-    return f"{numbers['trainable_parameters']:.3f} M {_footnote(numbers, notes)}"
-
-
-def _footnote(numbers, notes):
-    """The number, "[1]", of the footnote that says where published numbers are from."""
+def _footnote(published: Published, notes: list[str]) -> str:
+    """The number, "[1]", of the footnote about the source of published numbers."""
     note = (
-        f"Published on {numbers['corpus']}; protocol: {numbers['protocol']}; "
-        f"source: {numbers['source']}"
+        f"Published on {published.corpus}; protocol: {published.protocol}; "
+        f"source: {published.source}"
     )
-    texts = [text.split("] ", 1)[1] for text in notes]
+    texts = [text.partition(" ")[2] for text in notes]
     if note not in texts:
         notes.append(f"[{len(notes) + 1}] {note}")
         texts.append(note)
@@ -408,13 +390,11 @@ def _duration(seconds):
     >>> _duration(93.1), _duration(1000), _duration(9000)
     ('93 s', '17 min', '2.5 h')
     """
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 600
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _magnitude(count):
@@ -423,94 +403,66 @@ def _magnitude(count):
     ('2.31 G', '55.3 k', '-')
     """
     if count is None:
-        return "-"
+        return NONE
     power = min(4, (len(str(count)) - 1) // 3)
     return f"{count / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}".strip()
 
 
-def _aligned(filled, left):
-    """Lines of a table for the terminal, at most WIDTH columns.
-
-    Names wrap; the first `left` columns hold text and stand to the left.
-    """
-    filled = _escaped(filled, left, escaping.terminal)
-    widths = [
-        max(map(len, [*column, *heading.split()]))
-        for heading, *column in zip(filled.headings, *filled.lines, strict=True)
-    ]
-    widths[0] = min(
-        max(len(line[0]) for line in filled.lines),
-        max(20, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])),
+def _aligned(grid):
+    """Format a grid for the terminal: headings and the first column wrap."""
+    widths = []
+    for column, heading in enumerate(grid.headings):
+        cells = [line[column] for line in grid.lines]
+        widths.append(max(map(len, [*cells, *heading.split()])))
+    others = sum(widths[1:]) + 2 * len(widths[1:])
+    widths[0] = min(widths[0], max(LEAST_WIDTH, WIDTH - others))
+    headings = [_wrapped(*cell) for cell in zip(grid.headings, widths, strict=True)]
+    lines = [[_wrapped(line[0], widths[0]), *line[1:]] for line in grid.lines]
+    # As a heading of tabulate's own, each would be padded by two columns.
+    return tabulate(
+        [headings, SEPARATING_LINE, *lines],
+        tablefmt="simple",
+        colalign=grid.alignment,
+        disable_numparse=True,
     )
 
-    def aligned(values):
-        sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
-        return "  ".join(
-            side(value, width) for side, value, width in zip(sides, values, widths, strict=True)
-        ).rstrip()
 
-    heads = [
-        textwrap.wrap(heading, width, break_on_hyphens=False)
-        for heading, width in zip(filled.headings, widths, strict=True)
-    ]
-    height = max(map(len, heads))
-    raised = [[""] * (height - len(head)) + head for head in heads]
-    out = [aligned(level) for level in zip(*raised, strict=True)]
-    out.append("-" * max(map(len, out)))
-    for name, *values in filled.lines:
-        wrapped = textwrap.wrap(name, widths[0], subsequent_indent="  ", break_on_hyphens=False)
-        out += [aligned([wrapped[0], *values]), *wrapped[1:]]
-    return out
+def _piped(grid):
+    """Format a grid as Markdown."""
+    return tabulate(
+        grid.lines,
+        grid.headings,
+        tablefmt="pipe",
+        colalign=grid.alignment,
+        disable_numparse=True,
+    )
 
 
-def _bars(filled, left):
-    """The same lines in Markdown."""
-    filled = _escaped(filled, left, escaping.markdown)
-    rows = [
-        filled.headings,
-        [":--"] * left + ["--:"] * (len(filled.headings) - left),
-        *filled.lines,
-    ]
-    return [f"| {' | '.join(row)} |" for row in rows]
+def _wrapped(text, width):
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
 
 
-def _escaped(filled, left, escape):
-    """The Cells with their first `left` columns, which hold text, escaped."""
-    lines = [[*map(escape, line[:left]), *line[left:]] for line in filled.lines]
-    return Cells(filled.headings, lines, filled.notes)
-
-
-def _study_notes(study, table):
-    """Sentences below a study's table."""
-    missing = study.not_run(table)
-    notes = [f"Not run: {', '.join(missing)}."] if missing else []
-    if study.against in {row.conf for row in table.rows}:
-        notes.append(
-            f"Difference: macro-F1 minus that of {study.against}, paired by seed and clip, "
-            f"with a {LEVEL} % bootstrap interval over the test clips ({RESAMPLES:,} resamples)."
-        )
-    return notes
+def _commands(table):
+    """Markdown: the commands that started a table's runs."""
+    commands = dict.fromkeys(run["command"] for run in table.runs)
+    return "\n".join(["```", *map(escaping.terminal, commands), "```"])
 
 
 def _provenance(table):
-    """Markdown: the commands, frozen weights, machines, versions and commits behind a table."""
-    places = {}
-    for row in table.rows:
-        for run in row.runs:
-            where = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(
-                **run["machine"]
-            )
-            places.setdefault(f"{where}, commit {run['commit'] or 'unknown'}", set()).add(row.conf)
-    weights = sorted(
-        {
-            run["backbone"]["sha256"] or "unknown"
-            for run in table.runs
-            if run["backbone"]["weights"] not in ("random", "none")
-        }
-    )
-    out = ["```", *map(escaping.terminal, commands(table)), "```"]
-    lines = [f"frozen weights: {table.backbone}, sha256 {sha256}" for sha256 in weights]
-    for place, confs in places.items():
-        named = f" ({', '.join(sorted(confs))})" if len(places) > 1 else ""
-        lines.append(place + named)
-    return out + [f"- {escaping.markdown(line)}" for line in lines]
+    """Markdown: the frozen weights, machines, versions and commits behind a table."""
+    lines = set()
+    for run in table.runs:
+        if is_pretrained(run):
+            sha256 = run["backbone"]["sha256"] or "unknown"
+            lines.add(f"frozen weights: {table.backbone}, sha256 {sha256}")
+    lines = sorted(lines)
+    machines: dict[str, set[str]] = {}
+    for run in table.runs:
+        machine = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(
+            **run["machine"]
+        )
+        machine += f", commit {run['commit'] or 'unknown'}"
+        machines.setdefault(machine, set()).add(run["conf"])
+    for machine, confs in machines.items():
+        lines.append(f"{machine} ({', '.join(sorted(confs))})" if len(machines) > 1 else machine)
+    return "\n".join(f"- {escaping.markdown(line)}" for line in lines)

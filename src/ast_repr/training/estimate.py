@@ -18,6 +18,7 @@ from accelerate import PartialState
 from .. import devices, distributed, features, processes, registry
 from ..data import dataset
 from ..run_folder import RunFolder
+from ..settings import Config
 from . import experiment, trainer
 from .trainer import format_duration
 
@@ -61,7 +62,7 @@ class Cost:
 
 
 def estimate(
-    conf: dict, context: experiment.RunContext, device: torch.device, steps: int = STEPS
+    conf: Config, context: experiment.RunContext, device: torch.device, steps: int = STEPS
 ) -> Cost:
     """Estimate the cost of the run that a resolved config describes.
 
@@ -80,10 +81,12 @@ def _try(conf, context, device, steps, threads):
     torch.set_num_threads(threads)
     if device.type == "cpu":
         devices.keep_freed_memory()
-    feature = features.build(**registry.resolve("feature", conf["feature"], registry.outside(conf)))
+    feature = features.build(
+        **registry.resolve("feature", conf.feature.to_dict(), conf.outside_classes)
+    )
     clips_of = experiment.splits_of(context.clips, conf)
     n_clips = sum(map(len, clips_of.values()))
-    tried = min(1.0, steps * conf["train"]["batch_size"] / max(1, len(clips_of["train"])))
+    tried = min(1.0, steps * conf.train.batch_size / max(1, len(clips_of["train"])))
     splits = {}
     for split, clips in clips_of.items():
         clips = clips[: max(1, round(tried * len(clips)))]
@@ -96,7 +99,7 @@ def _try(conf, context, device, steps, threads):
         prepare_s=about["prepare_seconds"] / tried,
         shared_s=about["shared_seconds"] / tried,
         epoch_s=last["seconds"] / tried,
-        epochs=conf["train"]["epochs"] if last["epoch"] else 1,  # 1 if nothing needs gradients
+        epochs=conf.train.epochs if last["epoch"] else 1,  # 1 if nothing needs gradients
         peak_bytes=_peak_memory(device),
         feature_bytes=2 * n_clips * int(torch.tensor(feature.shape).prod()),
     )
@@ -105,8 +108,8 @@ def _try(conf, context, device, steps, threads):
 def _shortened(conf):
     """The config with as few epochs as show what one costs."""
     # None of a method's first stage may be selected.
-    epochs = EPOCHS + conf["method"].get("epochs", 0)
-    return conf | {"train": conf["train"] | {"epochs": epochs, "patience": None}}
+    epochs = EPOCHS + conf.method.options.get("epochs", 0)
+    return replace(conf, train=replace(conf.train, epochs=epochs, patience=None))
 
 
 def _train_quietly(conf, context, splits, device):

@@ -18,6 +18,7 @@ from .. import backbones, devices, distributed, features, manifest, methods, mod
 from ..classifier import HeadOnlyModel, Reprogrammed, build_model, multiply_accumulates
 from ..data import dataset, feature_store
 from ..run_folder import RunFolder
+from ..settings import Config
 from . import augment, embedding_cache, head_only, optim, trainer
 
 
@@ -67,7 +68,7 @@ class Trainee:
 
 
 def train(
-    folder: Path, conf: dict, context: RunContext, group: PartialState, device: torch.device
+    folder: Path, conf: Config, context: RunContext, group: PartialState, device: torch.device
 ) -> None:
     """Train one run, unless it is finished.
 
@@ -93,7 +94,7 @@ class Experiment:
     def __init__(
         self,
         folder: Path,
-        conf: dict,
+        conf: Config,
         context: RunContext,
         group: PartialState,
         device: torch.device,
@@ -103,11 +104,11 @@ class Experiment:
         self.context = context
         self.group = group
         self.device = device
-        self.seed = conf["run"]["seed"]
-        self.label = f"{conf['run']['conf']} seed {self.seed}"
+        self.seed = conf.run.seed
+        self.label = f"{conf.run.conf} seed {self.seed}"
         self.plan = trainer.Plan.of(conf)
-        self.allow = registry.outside(conf)  # whoever writes a config may name any class
-        feature = registry.resolve("feature", conf["feature"], self.allow)
+        self.allow = conf.outside_classes
+        feature = registry.resolve("feature", conf.feature.to_dict(), self.allow)
         self.feature = features.build(**feature)
 
     def train(self) -> None:
@@ -121,9 +122,9 @@ class Experiment:
         self.prepare_for_device(model)
         method = self.build_method(trainee)
         about = {
-            "config": self.conf,
+            "config": self.conf.to_dict(),
             "classes": self.context.classes,
-            "feature": self.conf["feature"],
+            "feature": self.conf.feature.to_dict(),
             "spec": spec,
             "backbone_sha256": sha256,
             "trainable_parameters": _count(model.trainable_parameters()),
@@ -160,7 +161,7 @@ class Experiment:
             memory[shared] = self._read_splits(keep)
         splits, place = memory[shared]
         splits = dict(splits)
-        fraction = self.conf["train"]["label_fraction"]
+        fraction = self.conf.train.label_fraction
         if fraction < 1:
             splits["train"] = splits["train"].subsample_labels(fraction, self.seed)
         return splits, place
@@ -173,7 +174,7 @@ class Experiment:
     def _read_splits(self, keep):
         """The splits from the feature store, and the place of their features, "auto" decided."""
         stores = Path(self.context.data) / "features"
-        name = self.conf["feature"]["name"]
+        name = self.conf.feature.name
         identities = manifest.identities(self.context.clips, name)
         store = feature_store.Store(stores / name, self.feature.spec(), identities)
         clips_of = splits_of(feature_store.usable(stores, self.context.clips), self.conf)
@@ -204,13 +205,11 @@ class Experiment:
 
     def augmentation(self, model: Reprogrammed) -> Callable | None:
         """Return the function (features, generator) -> features, None if it would do nothing."""
-        settings = self.conf["augment"]
-        if not settings["time"] and not settings["freq"]:
+        settings = self.conf.augment
+        if not settings.time and not settings.freq:
             return None
-        fill = model.mean if settings["fill"] == "mean" else 0.0
-        return partial(
-            augment.spec_augment, time=settings["time"], freq=settings["freq"], fill=fill
-        )
+        fill = model.mean if settings.fill == "mean" else 0.0
+        return partial(augment.spec_augment, time=settings.time, freq=settings.freq, fill=fill)
 
     def choose_trainee(
         self,
@@ -225,7 +224,7 @@ class Experiment:
         """
         trainee = Trainee(model, splits)
         is_head_alone = model.head_only and augment_fn is None
-        probe = self.conf["train"]["probe_first"]
+        probe = self.conf.train.probe_first
         if is_head_alone or probe:
             embedded, trainee.seconds = self.embed(model, spec, splits)
             if embedding_cache.shareable(model, spec):
@@ -236,7 +235,7 @@ class Experiment:
                 model,
                 embedded,
                 self.plan,
-                self.conf["optimizer"],
+                self.conf.optimizer.to_dict(),
                 probe,
                 self.device,
                 self.group,
@@ -252,7 +251,7 @@ class Experiment:
         self, model: Reprogrammed, spec: dict, splits: dict[str, dataset.Clips]
     ) -> tuple[dict[str, dataset.Clips], float]:
         """Compute or read the embeddings of the splits, see `head_only.embed`."""
-        name = self.conf["feature"]["name"]
+        name = self.conf.feature.name
         cache = embedding_cache.EmbeddingCache(
             self.context.data, name, self.feature.spec(), self.context.memory
         )
@@ -268,7 +267,8 @@ class Experiment:
 
     def build_method(self, trainee: Trainee) -> methods.Method:
         """Build the method around what is trained."""
-        section = registry.resolve("method", self.conf["method"], self.allow, given=("model",))
+        section = self.conf.method.to_dict()
+        section = registry.resolve("method", section, self.allow, given=("model",))
         return methods.build(model=trainee.model, **section).to(self.device)
 
     def build_trainer(
@@ -277,8 +277,8 @@ class Experiment:
         """Build the trainer, without an optimiser if nothing is trained by gradient."""
         optimizer = None
         if about["trainable_parameters"]:
-            optimizer = optim.build(model=trainee.model, **self.conf["optimizer"])
-        is_auto = self.conf["train"]["precision"] == "auto"
+            optimizer = optim.build(model=trainee.model, **self.conf.optimizer.to_dict())
+        is_auto = self.conf.train.precision == "auto"
         return trainer.Trainer(
             method,
             optimizer,
@@ -316,17 +316,17 @@ class Experiment:
         )
 
 
-def key(conf: dict, keep: str) -> tuple[str, str, str]:
+def key(conf: Config, keep: str) -> tuple[str, str, str]:
     """Return what runs with the same clips and features have in common."""
-    return json.dumps(conf["feature"], sort_keys=True), conf["select"]["split"], keep
+    return json.dumps(conf.feature.to_dict(), sort_keys=True), conf.select.split, keep
 
 
-def splits_of(clips: list[manifest.Clip], conf: dict) -> dict[str, list[manifest.Clip]]:
+def splits_of(clips: list[manifest.Clip], conf: Config) -> dict[str, list[manifest.Clip]]:
     """Group clips by split: "train" and "valid".
 
     If the selection is on test there is no validation split, and all of train is trained on.
     """
-    if conf["select"]["split"] == "test":
+    if conf.select.split == "test":
         return {"train": [clip for clip in clips if clip.split in ("train", "valid")]}
     return {
         "train": [clip for clip in clips if clip.split == "train"],

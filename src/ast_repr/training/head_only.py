@@ -10,6 +10,7 @@ from .. import checkpoint, methods
 from ..classifier import HeadOnlyModel, Reprogrammed
 from ..data.dataset import Clips
 from ..run_folder import RunFolder
+from ..settings import ProbeFirst
 from . import optim
 from .embedding_cache import EmbeddingCache
 from .trainer import Plan, Trainer
@@ -46,7 +47,7 @@ def probe(
     splits: dict[str, Clips],
     plan: Plan,
     optimizer: dict,
-    settings: dict,
+    settings: ProbeFirst,
     device: torch.device,
     group: PartialState,
 ) -> float:
@@ -59,18 +60,22 @@ def probe(
         splits: from `embed`.
         plan: of the whole run.
         optimizer: keywords of `optim.build`.
-        settings: epochs, batch_size, patience and lr in place of the run's.
+        settings: in place of the run's.
         group: the processes that share it.
 
     Returns:
         the seconds it took when it was trained.
     """
     head = HeadOnlyModel(model)
-    lengths = {key: value for key, value in settings.items() if key != "lr"}
     trainer = Trainer(
         methods.build("supervised", model=head),
-        optim.build(model=head, **optimizer | {"lr": settings["lr"], "head_lr": None}),
-        replace(plan, **lengths),
+        optim.build(model=head, **optimizer | {"lr": settings.lr, "head_lr": None}),
+        replace(
+            plan,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            patience=settings.patience,
+        ),
         run,
         device,
         label=f"{run}",
@@ -79,7 +84,9 @@ def probe(
     run.path.mkdir(exist_ok=True)
     history = trainer.fit(splits["train"], splits.get("valid"))
     if "valid" in splits:  # otherwise the last is kept
-        model.load_trainable_state_dict(checkpoint.load(run.best(plan.select))["learned"])
+        model.load_trainable_state_dict(
+            checkpoint.load(run.best(plan.select.split, plan.select.metric))["learned"]
+        )
     return sum(row["seconds"] for row in history)
 
 

@@ -29,6 +29,7 @@ from ..classifier import probabilities
 from ..data.dataset import Batch, Clips, generator
 from ..methods import Method
 from ..run_folder import RunFolder
+from ..settings import Config, Select
 from . import optim
 
 
@@ -42,22 +43,22 @@ class Plan:
     patience: int | None
     clip_norm: float | None
     schedule: dict
-    select: dict
+    select: Select
     seed: int
 
     @classmethod
-    def of(cls, conf: dict) -> "Plan":
+    def of(cls, conf: Config) -> "Plan":
         """Return the plan of a run's resolved config."""
-        settings = conf["train"]
+        settings = conf.train
         return cls(
-            epochs=settings["epochs"],
-            batch_size=settings["batch_size"],
-            micro_batch=settings["micro_batch"],
-            patience=settings["patience"],
-            clip_norm=settings["clip_norm"],
-            schedule=conf["schedule"],
-            select=conf["select"],
-            seed=conf["run"]["seed"],
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            micro_batch=settings.micro_batch,
+            patience=settings.patience,
+            clip_norm=settings.clip_norm,
+            schedule=conf.schedule.to_dict(),
+            select=conf.select,
+            seed=conf.run.seed,
         )
 
 
@@ -281,7 +282,7 @@ class Trainer:
             "epoch": row["epoch"],
             "about": self.about,
         }
-        if select["split"] == "test":
+        if select.split == "test":
             if self.method.selectable(len(self.history) - 1):
                 path = self.run.epoch(row["epoch"])
                 checkpoint.save(path, used)
@@ -289,7 +290,9 @@ class Trainer:
         elif best(self.history, select) is row:
             is_best = True
             self.best = checkpoint.dump(used)
-            self.hashes = {self.run.best(select).name: identity.of_bytes(self.best)}
+            self.hashes = {
+                self.run.best(select.split, select.metric).name: identity.of_bytes(self.best)
+            }
         checkpoint.save(
             self.run.last,
             {
@@ -304,7 +307,7 @@ class Trainer:
             },
         )
         if is_best:
-            atomic.write_bytes(self.run.best(select), self.best)
+            atomic.write_bytes(self.run.best(select.split, select.metric), self.best)
         self.run.write_history(self.history)
 
     def _report(self):
@@ -363,12 +366,12 @@ def mend(run: RunFolder, state: dict) -> None:
 
 def describe(history: list[dict], plan: Plan) -> str:
     """Return one line about the outcome of a run."""
-    if plan.select["split"] == "test":
+    if plan.select.split == "test":
         return f"{len(history)} epochs, all kept for scoring"
     chosen = best(history, plan.select)
     if chosen is None:
         return f"no epoch of {len(history)} could be chosen; train it again with --overwrite"
-    metric = plan.select["metric"]
+    metric = plan.select.metric
     value = chosen["valid"][metric]
     if value is None:
         return (
@@ -385,7 +388,7 @@ def describe_epoch(history: list[dict], plan: Plan) -> str:
     """Return one line about the last epoch, with the time that is left at most."""
     row = history[-1]
     parts = [f"epoch {row['epoch']}/{plan.epochs}", f"loss {row['loss']:.4f}"]
-    metric = plan.select["metric"]
+    metric = plan.select.metric
     value = row.get("valid", {}).get(metric)
     if value is not None:
         parts.append(f"{metric} {value:.3f}")
@@ -413,7 +416,7 @@ def finished(history: list[dict], plan: Plan) -> bool:
         return True
     if history and history[-1]["epoch"] == 0:  # nothing to train
         return True
-    if plan.patience is None or plan.select["split"] == "test":
+    if plan.patience is None or plan.select.split == "test":
         return False
     chosen = best(history, plan.select)
     if chosen is None:
@@ -421,15 +424,15 @@ def finished(history: list[dict], plan: Plan) -> bool:
     return history[-1]["epoch"] - chosen["epoch"] >= plan.patience
 
 
-def best(history: list[dict], select: dict) -> dict | None:
+def best(history: list[dict], select: Select) -> dict | None:
     """Return the epoch with the best value of the selection's metric on the validation split.
 
     It is the earliest of several, and the last one if the metric has no value in any epoch, for
     want of labels of both kinds. None if no epoch was validated.
     """
-    sign = 1 if select["mode"] == "max" else -1
+    sign = 1 if select.mode == "max" else -1
     validated = [row for row in history if "valid" in row]
-    valued = [row for row in validated if row["valid"][select["metric"]] is not None]
+    valued = [row for row in validated if row["valid"][select.metric] is not None]
     if not valued:
         return validated[-1] if validated else None
-    return max(valued, key=lambda row: sign * row["valid"][select["metric"]])
+    return max(valued, key=lambda row: sign * row["valid"][select.metric])

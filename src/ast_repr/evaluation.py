@@ -1,0 +1,269 @@
+"""Evaluate trained runs on the test split.
+
+Writes predictions.npz, results.json and, for a reprogrammer, example.npz into the run folder.
+results.json holds the sha256 of all that it was made from (checkpoints, config, manifest, classes,
+weights); a run is evaluated again if any of that, or a file of its results, has changed.
+"""
+
+import subprocess
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import atomic, checkpoint, features, identity, inference, manifest, metrics, registry
+from .classifier import HeadOnlyModel, Reprogrammed, probabilities
+from .data import dataset, feature_store
+from .run_folder import RunFolder
+from .settings import Config
+from .training import embedding_cache, trainer
+
+SPLIT = "test"
+BATCH = 16
+THRESHOLD = 0.5
+
+
+@dataclass
+class Evaluator:
+    """Evaluates runs on one corpus and one backbone.
+
+    Attributes:
+        data: folder of the corpus, with its feature stores and embeddings.
+        clips, classes: of its manifest.
+        weights: file of the backbone.
+        cache: test clips and embeddings, kept from run to run.
+    """
+
+    data: str | Path
+    clips: list[manifest.Clip]
+    classes: list[str]
+    weights: str | Path
+    device: torch.device
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def evaluate(
+        self, run: RunFolder, state: dict, conf: Config, allow: Collection[str] = ()
+    ) -> str | None:
+        """Evaluate a run, unless its results exist and were made from the same.
+
+        Args:
+            state: see `read_state`; training has ended.
+            conf: the resolved config of the run.
+            allow: names of classes outside of the package that the run may use.
+
+        Returns:
+            a line about the result; None if there was nothing to do.
+        """
+        if not run.has_history(state["history"]):
+            run.write_history(state["history"])  # a copy, which the report reads
+        feature = features.build(**registry.resolve("feature", conf.feature.to_dict(), allow))
+        made_from = self._made_from(state, conf, feature)
+        existing = run.read_results()
+        if existing and existing.get("made_from") == made_from and run.matches(existing["files"]):
+            return None
+        test = self._test_clips(conf.feature.name, feature)
+        history = state["history"]
+        if conf.select.split == SPLIT:
+            history = self._choose_on_test(run, history, conf.select, test, allow)
+        best = run.best(conf.select.split, conf.select.metric)
+        model, _ = inference.restore(best, self.weights, allow)
+        model = model.to(self.device)
+        scores = self._scores(model, test, conf.feature.name, feature, state, str(run))
+        files = [run.history, *self._write_arrays(run, model, test, scores, conf)]
+        if conf.select.split == SPLIT:
+            files.append(best)
+        results = describe(conf, state["about"], history)
+        results |= self._measure(test, scores)
+        results["command"] = run.read_command()
+        results["commit"] = commit()
+        results["made_from"] = made_from
+        results["files"] = {path.name: identity.of_file(path) for path in files}
+        run.write_results(results)
+        return summarise(results)
+
+    def _made_from(self, state, conf, feature):
+        return {
+            "checkpoints": state["hashes"],
+            "config": identity.of_values(conf.to_dict()),
+            "manifest": conf.run.manifest_sha256,
+            "classes": identity.of_values(self.classes),
+            "weights": conf.run.weights_sha256,
+            "feature": feature.spec(),
+        }
+
+    def _test_clips(self, name, feature):
+        if name not in self.cache:
+            stores = Path(self.data) / "features"
+            identities = manifest.identities(self.clips, name)
+            store = feature_store.Store(stores / name, feature.spec(), identities)
+            usable = feature_store.usable(stores, self.clips)
+            test = [clip for clip in usable if clip.split == SPLIT]
+            self.cache[name] = dataset.load(test, self.classes, store)
+        return self.cache[name]
+
+    def _scores(self, model, test, name, feature, state, label):
+        """Probabilities (N, K) of the test clips."""
+        if not model.head_only:
+            return probabilities(model, test.batches(BATCH), self.device)
+        cache = embedding_cache.EmbeddingCache(self.data, name, feature.spec(), self.cache)
+        spec = state["about"]["spec"]
+        embeddings, _ = cache.read(model, test, spec, self.device, f"{label}: embed")
+        clips = test.with_features(embeddings)
+        return probabilities(HeadOnlyModel(model), clips.batches(BATCH), self.device)
+
+    def _choose_on_test(self, run, history, select, test, allow):
+        """Evaluate each epoch on test and keep the best, as the paper did.
+
+        Returns:
+            the history with the values on test.
+        """
+        history = [dict(line) for line in history]
+        for line in history:
+            path = run.epoch(line["epoch"])
+            if path.is_file():
+                model, _ = inference.restore(path, self.weights, allow)
+                scores = probabilities(model.to(self.device), test.batches(BATCH), self.device)
+                values = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), scores)
+                line["valid"] = {name: values[name] for name in metrics.SUMMARY}
+        chosen = run.epoch(trainer.best(history, select)["epoch"])
+        atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
+        return history
+
+    def _write_arrays(self, run, model, test, scores, conf):
+        """Write predictions.npz and, for a reprogrammer, example.npz; return their paths."""
+        predictions = {
+            "clips": np.array(test.names),
+            "classes": np.array(self.classes),
+            "scores": scores,
+            "targets": test.targets.numpy(),
+            "mask": test.mask.numpy(),
+        }
+        arrays = {run.predictions: predictions}
+        if conf.reprogrammer.name != "none":
+            arrays[run.example] = example(model, test, self.classes, self.device)
+        for path, values in arrays.items():
+            with atomic.replacing(path) as partial, open(partial, "wb") as file:
+                np.savez_compressed(file, **values)
+        return list(arrays)
+
+    def _measure(self, test, scores):
+        targets = test.targets.numpy()
+        mask = test.mask.numpy()
+        return {
+            "split": SPLIT,
+            "clips": len(test),
+            "observed": int(mask.sum()),
+            "threshold": THRESHOLD,
+            "classes": self.classes,
+            "metrics": metrics.evaluate(targets, mask, scores, THRESHOLD, self.classes),
+            "constant_baselines": metrics.constant_baselines(targets, mask, self.classes),
+        }
+
+
+def read_state(run: RunFolder) -> dict:
+    """Read what last.pt holds of a trained run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    state = trainer.read_last(run)
+    if state is None:
+        raise ValueError(f"{run}: no trained run; run the stage `train` first")
+    return state
+
+
+def check_finished(run: RunFolder, state: dict, plan: trainer.Plan) -> None:
+    """Refuse a run whose training has not ended.
+
+    Raises:
+        ValueError: it was interrupted.
+        CheckpointError: the other checkpoints are not those that it wrote.
+    """
+    if not trainer.finished(state["history"], plan):
+        epochs = len(state["history"])
+        raise ValueError(f"{run}: stopped after epoch {epochs}; run the stage `train` to resume it")
+    if not run.matches(state["hashes"]):
+        raise checkpoint.CheckpointError(
+            f"{run}: {', '.join(state['hashes'])}: missing, damaged or of another run; "
+            "run the stage `train` again, which restores it"
+        )
+
+
+def describe(conf: Config, about: dict, history: list[dict]) -> dict:
+    """Describe a run for results.json: its settings, size, choice of epoch and cost."""
+    select = conf.select
+    chosen = trainer.best(history, select)
+    epochs = history[-1]["epoch"]
+    seconds = sum(line["seconds"] for line in history)
+    weights = conf.backbone.weights
+    return {
+        "corpus": conf.run.corpus,
+        "protocol": conf.protocol,
+        "conf": conf.run.conf,
+        "seed": conf.run.seed,
+        "feature": conf.feature.name,
+        "norm": conf.input.norm,
+        "reprogrammer": conf.reprogrammer.name,
+        "label_fraction": conf.train.label_fraction,
+        "backbone": {
+            "name": conf.run.backbone,
+            "weights": weights,
+            "sha256": None if weights == "none" else about["backbone_sha256"],
+        },
+        "trainable_parameters": about["trainable_parameters"],
+        "total_parameters": about["total_parameters"],
+        "macs": about["macs"],
+        "selection": {
+            **asdict(select),
+            "epoch": chosen["epoch"],
+            "value": chosen["valid"][select.metric],
+        },
+        "epochs": epochs,
+        "train_seconds": round(about["prepare_seconds"] + seconds, 3),
+        "seconds_per_epoch": round(seconds / epochs, 3) if epochs else 0.0,
+        "machine": about["device"],
+    }
+
+
+def summarise(results: dict) -> str:
+    """Describe the main result in a line."""
+    macro_f1 = results["metrics"]["macro_f1"]
+    score = "no macro-F1" if macro_f1 is None else f"macro-F1 {macro_f1:.3f}"
+    epoch = f"epoch {results['selection']['epoch']} of {results['epochs']}"
+    return f"{score} on {results['clips']} {results['split']} clips ({epoch})"
+
+
+@torch.no_grad()
+def example(
+    model: Reprogrammed, test: dataset.Clips, classes: list[str], device: torch.device
+) -> dict[str, Any]:
+    """Pass the test clip with most instruments through the reprogrammer.
+
+    Returns:
+        dict: before and after (T, F), clip (its name), instruments (separated by commas).
+    """
+    present = test.mask & (test.targets >= manifest.PRESENT)
+    index = int(present.sum(1).argmax())
+    before = model.normalise(test.batch(torch.tensor([index])).to(device).features)
+    after = model.reprogrammer(before)
+    names = [name for name, is_present in zip(classes, present[index], strict=True) if is_present]
+    return {
+        "before": before[0, 0].cpu().numpy(),
+        "after": after[0, 0].cpu().numpy(),
+        "clip": test.names[index],
+        "instruments": ", ".join(names),
+    }
+
+
+def commit() -> str | None:
+    """Short name of the code's commit; None outside of a repository, or without git."""
+    line = ["git", "rev-parse", "--short", "HEAD"]
+    folder = Path(__file__).parent
+    try:
+        git = subprocess.run(line, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+    except OSError:
+        return None
+    return git.stdout.strip() or None

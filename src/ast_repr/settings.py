@@ -1,0 +1,175 @@
+"""The settings of a run as typed values; egs/openmic/conf/base.yaml explains and sets every key.
+
+`config` reads them from files; what is below the scripts knows only these dataclasses.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import records, registry, typecheck
+from .records import Range, number
+
+OPTIONS = {  # of registry sections: ranges that the constructors do not check
+    "optimizer.lr": Range(0),
+    "optimizer.head_lr": Range(0),
+    "optimizer.weight_decay": Range(0),
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """An entry of a registry: its name, and keywords of its constructor."""
+
+    name: str
+    options: dict[str, Any]
+
+    @classmethod
+    def from_plain(cls, values: Any, where: str) -> "Section":
+        """Build a section from {"name": ..., its options}; see `records.build`."""
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            raise records.RecordError(
+                f"{where}: {typecheck.shown(values)}; expected a section with a name and options"
+            )
+        options = {key: value for key, value in values.items() if key != "name"}
+        for key, value in options.items():
+            numbers = OPTIONS.get(f"{where}.{key}")
+            if numbers is not None:
+                records.check(f"{where}.{key}", value, float | None, numbers)
+        return cls(values["name"], options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section as in a file."""
+        return {"name": self.name, **self.options}
+
+
+@dataclass(frozen=True)
+class Backbone(Section):
+    """The backbone: its weights, and whether they are trained."""
+
+    weights: Literal["pretrained", "random", "none"] = "none"
+    finetune: bool = False
+
+    @classmethod
+    def from_plain(cls, values: Any, where: str) -> "Backbone":
+        """Build the section; see `Section.from_plain`."""
+        section = Section.from_plain(values, where)
+        options = dict(section.options)
+        weights = options.pop("weights", "none")
+        finetune = options.pop("finetune", False)
+        records.check(f"{where}.weights", weights, Literal["pretrained", "random", "none"])
+        records.check(f"{where}.finetune", finetune, bool)
+        return cls(section.name, options, weights, finetune)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section as in a file."""
+        trained = {"weights": self.weights, "finetune": self.finetune}
+        return {"name": self.name, **trained, **self.options}
+
+
+@dataclass(frozen=True)
+class Input:
+    """Statistics that normalise features before the reprogrammer."""
+
+    norm: Literal["backbone", "none", "corpus"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """SpecAugment: longest stripe in frames and in bands, and what fills it."""
+
+    time: int = number(0)
+    freq: int = number(0)
+    fill: Literal["zero", "mean"]
+
+
+@dataclass(frozen=True)
+class ProbeFirst:
+    """Training of the head alone, before that of the whole model."""
+
+    epochs: int = number(1)
+    batch_size: int = number(1)
+    patience: int = number(1)
+    lr: float = number(0)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The training loop."""
+
+    epochs: int = number(1)
+    batch_size: int = number(1)
+    micro_batch: int | None = number(1)
+    label_fraction: float = number(0, 1, above=True)
+    probe_first: ProbeFirst | None
+    patience: int | None = number(1)
+    clip_norm: float | None = number(0)
+    precision: Literal["auto", "float32"]
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which epoch's checkpoint is kept."""
+
+    split: Literal["valid", "test"]
+    metric: Literal["macro_f1", "positive_f1", "weighted_f1", "map", "auroc"]
+    mode: Literal["max", "min"]
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What tells a run from any other, beside its settings: conf, seed, and content hashes."""
+
+    corpus: str
+    manifest_sha256: str
+    classes: list[str]
+    backbone: str
+    weights_sha256: str
+    conf: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run; `run` is None for a conf without data."""
+
+    protocol: Literal["clean", "paper"]
+    feature: Section
+    input: Input
+    augment: Augment
+    reprogrammer: Section
+    backbone: Backbone
+    head: Section
+    method: Section
+    optimizer: Section
+    schedule: Section
+    train: Train
+    select: Select
+    run: RunIdentity | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """Build a config from nested dicts, checked.
+
+        Raises:
+            RecordError: an unknown or missing key, a wrong type, or a value out of range.
+        """
+        return records.build(cls, values)
+
+    @property
+    def outside_classes(self) -> set[str]:
+        """Names of classes outside of the package; whoever writes a config may use any."""
+        return registry.outside(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as nested dicts of plain values, as in files and checkpoints."""
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Section):
+                value = value.to_dict()
+            elif dataclasses.is_dataclass(value):
+                value = dataclasses.asdict(value)
+            if value is not None:
+                values[field.name] = value
+        return values

@@ -153,6 +153,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_finds_no_room_is_named(tmp_path):
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"x": torch.ones(2)})

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -33,17 +34,17 @@ LABEL_FILE, METADATA = "openmic-2018-aggregated-labels.csv", "openmic-2018-metad
 TRAIN, TEST = "partitions/split01_train.csv", "partitions/split01_test.csv"
 
 
-@pytest.fixture
-def corpus(tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     """Three training clips and one test clip with ten seconds of quiet noise each."""
-    root = tmp_path / "openmic-2018"
+    root = tmp_path_factory.mktemp("corpus") / "openmic-2018"
     (root / "partitions").mkdir(parents=True)
     (root / "class-map.json").write_text(json.dumps({"bass": 0, "clarinet": 1, "flute": 2}))
     (root / LABEL_FILE).write_text(
         "\n".join(["sample_key,instrument,relevance,num_responses", *LABELS]) + "\n"
     )
     lines = []
-    for name, artist in zip(NAMES, (4, 52, 4, 7)):
+    for name, artist in zip(NAMES, (4, 52, 4, 7), strict=True):
         row = dict.fromkeys(COLUMNS, "") | {
             "artist_id": str(artist),
             "sample_key": name,
@@ -59,6 +60,12 @@ def corpus(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, sound, 8_000, format="OGG", subtype="VORBIS")
     return root
+
+
+@pytest.fixture
+def corpus(original, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(original, tmp_path / "openmic-2018")
 
 
 def read(root):

@@ -90,6 +90,7 @@ def workers(pid):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, code, said",
     [

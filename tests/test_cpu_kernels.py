@@ -10,7 +10,6 @@ from torch.nn import functional
 from ast_repr.backbones import cpu_kernels
 
 LINEAR = "_FrozenLinearBackward"
-ATTENTION = {"_Float32AttentionBackward", "_Bfloat16AttentionBackward"}
 
 
 def random(*shape, seed=0):
@@ -39,50 +38,6 @@ def enabled(tiny_ast):
     fast = copy.deepcopy(plain)
     cpu_kernels.enable(fast)
     return plain, fast
-
-
-def exact_attention(q, k, v):
-    return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
-
-
-@pytest.mark.parametrize("block_bytes", [1, 6 << 20])
-def test_attention_in_bfloat16_is_that_of_float32_to_its_precision(block_bytes, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "BLOCK_BYTES", block_bytes)
-    narrow = [random(3, 5, 50, 16, seed=n).bfloat16().requires_grad_() for n in range(3)]
-    wide = [tensor.detach().float().requires_grad_() for tensor in narrow]
-    out = cpu_kernels.attend(*narrow)
-    expected = exact_attention(*wide)
-    assert functions_in(out.grad_fn) & ATTENTION
-    weight = random(3, 5, 50, 16, seed=3)
-    (out.float() * weight).sum().backward()
-    (expected * weight).sum().backward()
-    torch.testing.assert_close(out.float(), expected, atol=0.02, rtol=0.02)
-    for tensor, reference in zip(narrow, wide, strict=True):
-        error = (tensor.grad.float() - reference.grad).norm() / reference.grad.norm()
-        assert error < 0.01
-
-
-def test_attention_in_float32_is_exact_with_fewer_queries_than_keys():
-    inputs = [random(2, 3, n, 16, seed=n).requires_grad_() for n in (7, 50, 50)]
-    out = cpu_kernels.attend(*inputs)
-    expected = exact_attention(*inputs)
-    assert functions_in(out.grad_fn) & ATTENTION
-    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
-    weight = random(2, 3, 7, 16)
-    gradients = torch.autograd.grad((out * weight).sum(), inputs)
-    references = torch.autograd.grad((expected * weight).sum(), inputs)
-    for gradient, reference in zip(gradients, references, strict=True):
-        torch.testing.assert_close(gradient, reference, atol=1e-6, rtol=1e-5)
-
-
-def test_inference_uses_the_fused_attention(monkeypatch):
-    for kernel in (cpu_kernels._Bfloat16Attention, cpu_kernels._Float32Attention):
-        monkeypatch.setattr(kernel, "apply", None)
-    q = random(1, 2, 8, 4)
-    torch.testing.assert_close(cpu_kernels.attend(q, q, q), exact_attention(q, q, q))
-    with torch.no_grad():
-        for dtype in (torch.float32, torch.bfloat16):
-            cpu_kernels.attend(*[q.to(dtype).requires_grad_()] * 3)
 
 
 @pytest.fixture
@@ -138,9 +93,8 @@ def test_the_network_computes_the_same_with_and_without_them(enabled, bf16):
         (gradient,) = torch.autograd.grad(logits.sin().sum(), x)
         outputs.append((logits, gradient, functions_in(logits.grad_fn)))
     (plain, plain_gradient, plain_functions), (fast, fast_gradient, fast_functions) = outputs
-    kernels = {"_Bfloat16AttentionBackward"} if bf16 else {LINEAR, "_Float32AttentionBackward"}
-    assert not plain_functions & (ATTENTION | {LINEAR})
-    assert fast_functions & (ATTENTION | {LINEAR}) == kernels
+    assert LINEAR not in plain_functions
+    assert (LINEAR in fast_functions) == (not bf16)
     tolerance = 2e-2 if bf16 else 1e-5
     torch.testing.assert_close(fast, plain, rtol=tolerance, atol=tolerance)
     error = (fast_gradient - plain_gradient).norm() / plain_gradient.norm()
@@ -166,7 +120,7 @@ def test_copies_and_state_dicts_are_those_of_the_plain_network(enabled):
     x = random(2, 1, 64, 32)
     torch.testing.assert_close(fast(x).source_logits, plain(x).source_logits)
     assert not torch.allclose(other(x).source_logits, plain(x).source_logits)
-    assert isinstance(other.blocks[0].attn, cpu_kernels.CpuAttention)
+    assert isinstance(other.blocks[0].attn.qkv, cpu_kernels.CpuLinear)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -195,6 +149,6 @@ def test_on_a_gpu_they_change_nothing(enabled):
     for network in enabled:
         x = random(2, 1, 64, 32).cuda().requires_grad_()
         logits = network.cuda()(x).source_logits
-        assert not functions_in(logits.grad_fn) & (ATTENTION | {LINEAR})
+        assert LINEAR not in functions_in(logits.grad_fn)
         outputs.append(logits)
     assert torch.equal(*outputs)

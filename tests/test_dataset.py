@@ -105,7 +105,7 @@ class Watched(feature_store.Store):
     """A store that remembers which shards each read has touched."""
 
     def read(self, names):
-        self.reads = [*getattr(self, "reads", []), {self._place[name][0] for name in names}]
+        self.reads = [*getattr(self, "reads", []), {self._places[name][0] for name in names}]
         return super().read(names)
 
 

@@ -227,7 +227,7 @@ for kill in range(kills):
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer ended by itself"
     left += len(list(Path(folder).glob(".*.partial")))
     opened = feature_store.Store(folder, {"bins": 128})
-    for name in opened._place:
+    for name in opened._places:
         values = opened.read([name])
         assert (values == values.flat[0]).all(), name
     for file in opened._files.values():

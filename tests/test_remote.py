@@ -10,13 +10,11 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -167,20 +165,9 @@ def tar(path, *members):
     return path
 
 
-def zipped(path, *members):
-    with zipfile.ZipFile(path, "w") as bundle:
-        for name, mode in members:
-            info = zipfile.ZipInfo(name)
-            info.external_attr = mode << 16
-            bundle.writestr(info, "/etc" if stat.S_ISLNK(mode) else "content")
-    return path
-
-
-FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
 HOSTILE = [
     lambda path: tar(path, ("../evil", tarfile.REGTYPE, "")),
     lambda path: tar(path, ("ok/../../evil", tarfile.REGTYPE, "")),
-    lambda path: tar(path, (str(path.parents[1] / "evil"), tarfile.REGTYPE, "")),
     lambda path: tar(
         path, ("ok/link", tarfile.SYMTYPE, "../.."), ("ok/link/evil", tarfile.REGTYPE, "")
     ),
@@ -194,12 +181,6 @@ HOSTILE = [
         ("ok/big", tarfile.REGTYPE, ""),
         *[(f"ok/{k}", tarfile.REGTYPE, "") for k in range(200)],
     ),
-    lambda path: zipped(path, ("../evil", FILE)),
-    lambda path: zipped(path, ("ok/fine", FILE), ("ok\\..\\..\\evil", FILE)),
-    lambda path: zipped(path, (str(path.parents[1] / "evil"), FILE)),
-    lambda path: zipped(path, ("C:/evil", FILE)),
-    lambda path: zipped(path, ("ok/link", LINK), ("ok/link/evil", FILE)),
-    lambda path: zipped(path, *[(f"ok/{k}", FILE) for k in range(200)]),
 ]
 
 
@@ -212,23 +193,21 @@ def test_hostile_archives_leave_nothing(tmp_path, make):
     assert [path.name for path in tmp_path.rglob("*")] == ["inner", "archive"]
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path, kind):
-    names = ["corpus-v1/class-map.json", "corpus-v1/audio/000/a.ogg"]
-    if kind == "tar":
-        archive = tar(
-            tmp_path / "archive",
-            ("._corpus-v1", tarfile.REGTYPE, ""),
-            *[(name, tarfile.REGTYPE, "") for name in names],
-        )
-    else:
-        archive = zipped(tmp_path / "archive", *[(name, FILE) for name in names])
+def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path):
+    names = ["._corpus-v1", "corpus-v1/class-map.json", "corpus-v1/audio/000/a.ogg"]
+    archive = tar(tmp_path / "archive", *[(name, tarfile.REGTYPE, "") for name in names])
     unpack(archive, tmp_path / "corpus")
     assert (tmp_path / "corpus/audio/000/a.ogg").read_text() == "content"
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(RemoteError, match="not readable as an archive, or truncated"):
         unpack(archive, tmp_path / "again")
+    assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
+
+
+def test_an_absolute_member_stays_inside(tmp_path):
+    archive = tar(tmp_path / "archive", (str(tmp_path / "evil"), tarfile.REGTYPE, ""))
+    unpack(archive, tmp_path / "corpus")
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
 
 

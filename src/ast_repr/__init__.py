@@ -1,1 +1,5 @@
-"""Music Instrument Classification Reprogrammed: a frozen AST, a small trainable input transformation, a linear label mapping."""
+"""Music Instrument Classification Reprogrammed.
+
+A frozen Audio Spectrogram Transformer, a small trainable input transformation and a linear label
+mapping.
+"""

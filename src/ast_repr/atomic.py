@@ -1,8 +1,8 @@
-"""Text files, and writing so that a killed process leaves the old file or the new one, never half.
+"""Atomic writing: a killed process leaves the old file or the new one, never half a file.
 
-Text is UTF-8, whatever the locale. A file is written under a hidden name of its own,
-`.<name>.<random>.partial`, and locked while its writer lives. Leftovers of killed processes are
-removed when the same file is written again, and by `sweep`.
+A file is written under a hidden temporary name, `.<name>.<random>.partial`, which is locked while
+its writer lives. Leftovers of killed processes are removed when the same file is written again, and
+by `sweep`. Text is UTF-8, whatever the locale.
 """
 
 import errno
@@ -14,32 +14,33 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 TOKEN_BYTES = 8
-PARTIAL = "." + "[0-9a-f]" * 2 * TOKEN_BYTES + ".partial"  # how a partial file's name ends
-ABANDONED_S = 24 * 3600.0  # age of a partial file that is nobody's where locks do not work
+PARTIAL = "." + "[0-9a-f]" * 2 * TOKEN_BYTES + ".partial"  # how the name of a partial file ends
+ABANDONED_S = 24 * 3600.0  # age at which a partial file is removed if locks do not work
 
 
-def write_utf8_to_terminal():
+def write_utf8_to_terminal() -> None:
     """Make stdout and stderr of this process UTF-8, whatever the locale."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # and not what a test or a notebook put there
+        if isinstance(stream, io.TextIOWrapper):  # not a replacement by a test or a notebook
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
-def replacing(path):
+def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and replaces `path`.
 
-    What the body writes there may be opened by several libraries in turn; HDF5 needs
-    `locking=False`, since the file is locked already.
+    Several libraries may open the temporary file in turn; HDF5 needs `locking=False`, since the
+    file is locked already.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, also where a library says otherwise
-            or nothing.
+        OSError: it cannot be written; the error names `path`, whatever the failing library says.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,14 +61,14 @@ def replacing(path):
         lock.close()
 
 
-def refuse_to_replace(paths, overwrite=False, inputs=()):
-    """Refuse to write a file that is there already and was not made to be replaced.
-
-    Devices and pipes may always be written to.
+def refuse_to_replace(
+    paths: Iterable[str | Path], overwrite: bool = False, inputs: Iterable[str | Path] = ()
+) -> None:
+    """Refuse to replace existing files; devices and pipes may always be written to.
 
     Args:
         paths: files that are going to be written.
-        overwrite: whether existing ones may be replaced.
+        overwrite: allow existing files to be replaced.
         inputs: files that are read, and must not be replaced in any case.
 
     Raises:
@@ -76,7 +77,7 @@ def refuse_to_replace(paths, overwrite=False, inputs=()):
     for path in map(Path, paths):
         if not path.is_file():
             continue
-        if any(os.path.exists(one) and path.samefile(one) for one in inputs):
+        if any(os.path.exists(source) and path.samefile(source) for source in inputs):
             raise FileExistsError(f"{path}: would replace a file that is read; name another")
         if not overwrite:
             raise FileExistsError(
@@ -84,13 +85,13 @@ def refuse_to_replace(paths, overwrite=False, inputs=()):
             )
 
 
-def sweep(folder):
+def sweep(folder: str | Path) -> None:
     """Remove the partial files that killed processes have left anywhere in `folder`."""
     for partial in Path(folder).rglob(f".*{PARTIAL}"):
         _remove_abandoned(partial)
 
 
-def _create(path):
+def _create(path: Path) -> tuple[Path, BinaryIO]:
     """Create the partial file of `path`: (its path, the open file that holds its lock)."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(TOKEN_BYTES)}.partial")
@@ -102,7 +103,7 @@ def _create(path):
         file.close()  # swept before it was locked
 
 
-def _remove_abandoned(partial):
+def _remove_abandoned(partial: Path) -> None:
     """Remove a partial file unless the process that writes it is alive."""
     with suppress(FileNotFoundError, PermissionError), open(partial, "r+b") as file:
         try:
@@ -115,8 +116,8 @@ def _remove_abandoned(partial):
         partial.unlink(missing_ok=True)
 
 
-def _flush_folder(folder):
-    """Flush a folder's list of names to disk, where its file system can."""
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk if its file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -125,8 +126,8 @@ def _flush_folder(folder):
         os.close(descriptor)
 
 
-def _raise_for_disk(error, path):
-    """Raise an OSError that names `path` if a full or broken disk is behind a library's `error`."""
+def _raise_for_disk(error: BaseException, path: Path) -> None:
+    """Raise an OSError that names `path` if a full or broken disk caused a library's `error`."""
     cause = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
@@ -134,14 +135,14 @@ def _raise_for_disk(error, path):
         cause = cause.__context__
 
 
-def write_bytes(path, data):
+def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with replacing(path) as partial:
         partial.write_bytes(data)
 
 
-def read_text(path) -> str:
-    """Read a UTF-8 text file, whatever the locale; a byte-order mark is left out.
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file without its byte-order mark, whatever the locale.
 
     Raises:
         ValueError: it is not UTF-8; the message names the file.
@@ -155,15 +156,15 @@ def read_text(path) -> str:
         ) from error
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     r"""Write `text` to `path` atomically, as UTF-8.
 
-    What has no UTF-8, as some bytes of a file's name, is written as an escape (`\udce9`), which is
-    JSON's own.
+    Characters that UTF-8 cannot hold, such as undecodable bytes of a file name, are written as
+    JSON's escapes (`\udce9`).
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,22 +1,22 @@
-"""Audio in: any file to the waveform that every feature is computed from.
+"""Decode audio files to waveforms.
 
 Conventions
     waveform: float32, mono, 16 kHz, within +-1, shape (samples,).
-    FFmpeg (PyAV) decodes the first audio stream of whatever it can open. Decoding says how long a
-    file is; headers are often wrong. Resampling is soxr's "HQ": a tone above the new Nyquist
-    frequency is 140 dB down.
+    FFmpeg (PyAV) decodes the first audio stream. The length of a file is that of its decoded
+    audio; headers are often wrong. Resampling is soxr's "HQ": a tone above the new Nyquist
+    frequency is attenuated by 140 dB.
 
     Channels are averaged. In each second whose mean keeps less than a thousandth (-30 dB) of the
-    channels' power, they are in opposite phase: there, the strongest channel is taken.
-    PCM of floating-point numbers may exceed +-1; then the whole file is divided by its peak, with a
-    warning. Lossy codecs overshoot a little; their samples are clipped, as players do.
+    channels' power they are in opposite phase, and the strongest channel is taken instead.
+    Floating-point PCM may exceed +-1; then the whole file is divided by its peak, with a warning.
+    Lossy codecs overshoot a little; their samples are clipped, as players do.
 
 Damage
-    What cannot be decoded is skipped and counted as missing: packets that a decoder refuses, jumps
-    in the timestamps, the rest of the length that a header states, invalid pages of an Ogg file.
-    A damaged file is an error, or, with `damaged=True`, read with a warning.
-    Checksums protect Ogg and FLAC: flipped bits are found there. MP3, AAC and WAV have none that
-    can be relied on: most flipped bits change the sound a little, and nothing can tell.
+    Undecodable parts are skipped and counted as missing: packets that a decoder refuses, jumps in
+    the timestamps, the rest of the length that a header states, invalid Ogg pages. A damaged file
+    is an error or, with `damaged=True`, read with a warning.
+    Checksums protect Ogg and FLAC: flipped bits are detected. MP3, AAC and WAV have no reliable
+    ones: most flipped bits change the audio a little, undetected.
 """
 
 import io
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -35,33 +36,34 @@ import soxr
 
 from . import headers, ogg
 
-SAMPLE_RATE = 16_000  # Hz, what AST was trained on
+SAMPLE_RATE = 16_000  # Hz, of AST's training data
 CLIP_SECONDS = 10
-CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE  # 160,000 samples in a clip
-SHORTEST_CLIP = 0.1  # seconds of sound that a clip must have; the rest is padded
+CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE
+SHORTEST_CLIP = 0.1  # seconds of audio that a clip must have; the rest is padded
 LOWEST_RATE = 4_000  # Hz; less is a broken header rather than a recording of music
-SILENCE = 1e-4  # peak of what counts as silent: -80 dB, above the dither of 16 bits (-84 dB)
+SILENCE = 1e-4  # largest peak of silence: -80 dB, above the dither of 16 bits (-84 dB)
 
-CANCELLED = 1e-3  # of the channels' power; a mean that keeps less has lost the sound
+CANCELLED = 1e-3  # of the channels' power; a mean that keeps less has lost the signal
 JITTER = 0.015  # seconds that timestamps may be late without anything missing; Vorbis has 0.012
 TOLERANCE = 0.1  # seconds that a file may be shorter than its header says; AAC's padding
 DEMUXER_RETRIES = 100  # times in a row that a demuxer may fail
 
-# Decoding may begin anywhere in these codecs, if it begins a second early: then no sample depends
-# on what was left out. Others are decoded from their start.
+# In these codecs decoding may begin anywhere if it begins a second early: then no sample depends on
+# what was skipped. Others are decoded from their start.
 SEEKABLE = ("alac", "flac", "mp3", "pcm_", "wavpack")
 PREROLL = 1.0  # seconds
-MP3_PADDING = 3  # frames, at most, that an encoder adds before and after the sound
+MP3_PADDING = 3  # frames, at most, that an encoder adds before and after the audio
 OPTIONS = {
     "protocol_whitelist": "none",  # a playlist may not open other files or addresses
     "max_probe_packets": "1",  # more make opening a WAV file (is it DTS?) slower than decoding it
 }
 
 Warn = Callable[[str], None]
+Missing = list[tuple[float, float]]  # (start in seconds, seconds; 0 if unknown) of missing parts
 
 
 class AudioError(ValueError):
-    """A file that cannot be turned into a waveform; the message names the file and the reason."""
+    """A file that cannot be decoded to a waveform; the message names the file and the reason."""
 
 
 def decode(
@@ -71,21 +73,21 @@ def decode(
     warn: Warn = warnings.warn,
     damaged: bool = False,
 ) -> np.ndarray:
-    """Read an audio file, or a part of it, as a waveform.
+    """Decode an audio file, or a part of it.
 
     Args:
         path: the file.
         start_s: offset of the first sample, in seconds.
-        seconds: how much to read; None reads to the end.
+        seconds: length to read; None reads to the end.
         warn: called with a line that names the file, if it is damaged or its samples exceed +-1.
-        damaged: whether a file is read although parts of it are missing.
+        damaged: read the file although parts of it are missing.
 
     Returns:
         float32 array, shape (samples,), mono at 16 kHz, within +-1.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, damaged, over before `start_s`, or holds
-            samples that are not finite.
+        AudioError: the file is missing, empty, not audio, damaged, ends before `start_s`, or has
+            non-finite samples.
     """
     blocks = list(_waveform(Path(path), start_s, seconds, warn, damaged))
     if not blocks:
@@ -96,16 +98,16 @@ def decode(
 def stream(
     path: str | Path, warn: Warn = warnings.warn, damaged: bool = False
 ) -> Iterator[np.ndarray]:
-    """Read what `decode` gives of a whole file, in memory that does not grow with its length.
+    """Decode a whole file block by block, in memory that does not grow with its length.
 
     Args:
-        path, warn, damaged: as of `decode`.
+        path, warn, damaged: see `decode`.
 
     Yields:
-        float32 arrays, shape (samples,), that follow each other; lengths differ, none is empty.
+        consecutive float32 arrays, shape (samples,), of different lengths, none empty.
 
     Raises:
-        AudioError: as `decode`; an error late in a file is raised late.
+        AudioError: see `decode`; an error late in a file is raised late.
     """
     empty = True
     for block in _waveform(Path(path), 0.0, None, warn, damaged):
@@ -121,28 +123,27 @@ def clip(
     shortest_s: float = SHORTEST_CLIP,
     warn: Warn = warnings.warn,
 ) -> np.ndarray:
-    """Read ten seconds of a corpus, padded with zeros if the file ends sooner.
+    """Decode a clip of ten seconds, padded with zeros if the file ends sooner.
 
-    The stage `prepare` checks clips by this function, and `extract` computes features from what it
-    returns: they agree on what is usable.
+    The stages `prepare` and `extract` both use it, so they agree on which clips are usable.
 
     Args:
         path: the file.
         start_s: offset of the clip, in seconds.
-        shortest_s: seconds of sound that there must be.
-        warn: as of `decode`.
+        shortest_s: least seconds of audio.
+        warn: see `decode`.
 
     Returns:
         float32 array, shape (160000,).
 
     Raises:
-        AudioError: as `decode`, or there is less than `shortest_s` at `start_s`.
+        AudioError: see `decode`, or there is less than `shortest_s` at `start_s`.
     """
     waveform = decode(path, start_s, CLIP_SECONDS, warn)
-    found_s = len(waveform) / SAMPLE_RATE
-    if found_s < shortest_s:
+    seconds = len(waveform) / SAMPLE_RATE
+    if seconds < shortest_s:
         where = f" from {start_s:g} s on" if start_s else ""
-        raise AudioError(f"{path}: too short: {found_s:.2g} s{where}, expected {shortest_s:g} s")
+        raise AudioError(f"{path}: too short: {seconds:.2g} s{where}, expected {shortest_s:g} s")
     return fit(waveform)
 
 
@@ -152,7 +153,7 @@ def complaint(
     shortest_s: float = SHORTEST_CLIP,
     warn: Warn = warnings.warn,
 ) -> str | None:
-    """Say why `clip`, with the same arguments, refuses a clip, or None if it does not."""
+    """Return the reason why `clip`, with the same arguments, raises AudioError, or None."""
     path = Path(path)
     try:
         clip(path, start_s, shortest_s, warn)
@@ -162,16 +163,16 @@ def complaint(
 
 
 def duration(path: str | Path) -> float:
-    """Count the seconds of a file by decoding it; missing parts do not count.
+    """Return the seconds of a file by decoding it, without missing parts.
 
     Raises:
-        AudioError: as `decode`.
+        AudioError: see `decode`.
     """
     return sum(len(mono) / rate for _, rate, mono in _seconds(Path(path), 0.0, [], None))
 
 
 def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a waveform holds nothing but silence, or the dither of it.
+    """True if a waveform is silent, apart from dither.
 
     >>> is_silent(np.zeros(9)), is_silent(np.full(9, 3 / 32768)), is_silent(np.full(9, 0.01))
     (True, True, False)
@@ -182,19 +183,21 @@ def is_silent(waveform: np.ndarray) -> bool:
 def windows(
     blocks: Iterable[np.ndarray], hop: int = CLIP_SAMPLES
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut blocks that follow each other into windows of ten seconds; the last ends with the sound.
+    """Cut consecutive blocks into windows of ten seconds; the last one ends with the audio.
 
     Args:
-        blocks: iterable of arrays (..., n).
-        hop: samples from the start of one window to the next, at least 1; the last may be nearer.
+        blocks: arrays (..., n).
+        hop: samples from the start of one window to the next, at least 1; the last may be closer.
 
     Yields:
-        (first sample, array (..., 160000)); a single shorter window if there is less in all.
+        (first sample, array (..., 160000)); a single shorter window if the audio is shorter.
 
     >>> [(start, part.shape) for start, part in windows([np.zeros(170_000), np.zeros(230_000)])]
     [(0, (160000,)), (160000, (160000,)), (240000, (160000,))]
     """
-    kept, end, start = None, 0, 0
+    kept = None
+    end = 0
+    start = 0
     for block in blocks:
         kept = block if kept is None else np.concatenate([kept, block], axis=-1)
         end += block.shape[-1]
@@ -213,42 +216,44 @@ def resample(waveform: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
 
 
 def fit(waveform: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
-    """Cut (n,) at the end, or pad it with zeros there, to (samples,)."""
+    """Truncate (n,), or pad it with zeros at the end, to (samples,)."""
     return np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
 
 
-# From a file to 16 kHz, last step first.
+# From decoded frames to the waveform; the last step comes first.
 
 
-def _waveform(path, start_s, seconds, warn, damaged):
-    """Yield the waveform of a part of a file in blocks, none of them empty."""
-    missing = []
+def _waveform(
+    path: Path, start_s: float, seconds: float | None, warn: Warn, damaged: bool
+) -> Iterator[np.ndarray]:
+    """Yield the waveform of a part of a file in non-empty blocks."""
+    missing: Missing = []
     blocks = _part(_seconds(path, start_s, missing, warn), start_s, seconds)
     for block in _resampled(blocks):
         if missing and not damaged:
             break
         yield np.clip(block, -1.0, 1.0)
     if missing and not damaged:
-        raise AudioError(f"{path}: {_described(missing)}; expected all of it, get the file again")
+        raise AudioError(f"{path}: {_describe(missing)}; expected all of it, get the file again")
     if missing:
-        warn(f"{path}: {_described(missing)}")
+        warn(f"{path}: {_describe(missing)}")
 
 
-def _described(missing):
-    """Say what is missing: [(start in seconds, seconds, or 0 if nobody knows)]."""
+def _describe(missing: Missing) -> str:
     total_s = sum(seconds for _, seconds in missing)
     amount = f"{total_s:.2g} s" if total_s else "a part"
-    places = ", ".join(f"{start_s:.1f} s" for start_s, _ in missing[:3])
+    starts = ", ".join(f"{start_s:.1f} s" for start_s, _ in missing[:3])
     more = f" and {len(missing) - 3} other places" if len(missing) > 3 else ""
-    return f"damaged: {amount} missing at {places}{more}"
+    return f"damaged: {amount} missing at {starts}{more}"
 
 
-def _resampled(blocks):
+def _resampled(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
     """Resample (rate, mono) blocks to 16 kHz, without seams between those of one rate."""
-    resampler, last_rate = None, SAMPLE_RATE
+    resampler = None
+    last_rate = SAMPLE_RATE
     for rate, mono in blocks:
         if rate != last_rate:
-            yield from _rest(resampler)
+            yield from _flushed(resampler)
             last_rate = rate
             resampler = None
             if rate != SAMPLE_RATE:
@@ -256,18 +261,20 @@ def _resampled(blocks):
         block = mono if resampler is None else resampler.resample_chunk(mono)
         if len(block):
             yield block
-    yield from _rest(resampler)
+    yield from _flushed(resampler)
 
 
-def _rest(resampler):
-    """Yield what a resampler keeps until its input ends."""
+def _flushed(resampler: soxr.ResampleStream | None) -> Iterator[np.ndarray]:
+    """Yield the samples that a resampler holds back until its input ends."""
     if resampler is not None:
         block = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
         if len(block):
             yield block
 
 
-def _part(blocks, start_s, seconds):
+def _part(
+    blocks: Iterable[tuple[float, int, np.ndarray]], start_s: float, seconds: float | None
+) -> Iterator[tuple[int, np.ndarray]]:
     """Cut (start in seconds, rate, mono) blocks to `seconds` from `start_s` on: (rate, mono)."""
     left_s = sys.maxsize if seconds is None else seconds
     for block_s, rate, mono in blocks:
@@ -280,26 +287,34 @@ def _part(blocks, start_s, seconds):
             return
 
 
-def _seconds(path, begin_s, missing, warn):
-    """Read a file as mono sound, a second at a time.
+def _seconds(
+    path: Path, begin_s: float, missing: Missing, warn: Warn | None
+) -> Iterator[tuple[float, int, np.ndarray]]:
+    """Decode a file to mono, a second at a time.
 
     Args:
         path: the file.
-        begin_s: what lies before this may be left out.
-        missing: list that (start in seconds, seconds) of each missing part is appended to.
-        warn: as of `decode`, or None.
+        begin_s: audio before this may be skipped.
+        missing: each missing part is appended to it.
+        warn: see `decode`; None for no warnings.
 
     Yields:
-        (start in seconds, rate, (samples,) float32). Blocks end with whole seconds of the file, so
-        that they do not depend on `begin_s`, and sooner only where the sound or its kind ends.
+        (start in seconds, rate, (samples,) float32). Blocks end at whole seconds of the file, so
+        that they do not depend on `begin_s`; earlier only where the audio or its format ends.
     """
-    queue, kind, start, end = av.AudioFifo(), None, 0, 0
+    queue = av.AudioFifo()
+    kind = None
+    start = 0
+    end = 0
     for index, frame, peak in _frames(path, begin_s, missing, warn):
         next_kind = (frame.sample_rate, frame.layout.name, frame.format.name, peak)
         if next_kind != kind or index != end:
             if start < end:
                 yield _block(queue.read(), start, kind, path)
-            queue, kind, start, end = av.AudioFifo(), next_kind, index, index
+            queue = av.AudioFifo()
+            kind = next_kind
+            start = index
+            end = index
         frame.pts = None  # the queue would insist on timestamps without jitter
         queue.write(frame)
         end += frame.samples
@@ -312,14 +327,16 @@ def _seconds(path, begin_s, missing, warn):
         yield _block(queue.read(), start, kind, path)
 
 
-def _block(frame, start, kind, path):
-    """A frame that begins with sample `start`, as _seconds yields it."""
+def _block(
+    frame: av.AudioFrame, start: int, kind: tuple, path: Path
+) -> tuple[float, int, np.ndarray]:
+    """Convert a frame that begins at sample `start` to an item of `_seconds`."""
     rate, _, _, peak = kind
     return start / rate, rate, _downmix(_to_float(frame) / np.float32(max(peak, 1.0)), path)
 
 
-def _to_float(frame):
-    """The samples of a frame, (channels, n) float32; full scale of integers becomes 1."""
+def _to_float(frame: av.AudioFrame) -> np.ndarray:
+    """Return the samples of a frame, (channels, n) float32; full scale of integers becomes 1."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(frame.samples, -1).T
@@ -333,8 +350,8 @@ def _to_float(frame):
     return samples.astype(np.float32, order="C") / np.float32(full_scale)
 
 
-def _downmix(samples, path):
-    """(channels, n) -> (n,): the mean over channels, or the strongest one if they cancel."""
+def _downmix(samples: np.ndarray, path: Path) -> np.ndarray:
+    """Average (channels, n) to (n,), or take the strongest channel if they cancel."""
     mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are not finite numbers")
@@ -345,11 +362,13 @@ def _downmix(samples, path):
     return mono
 
 
-# FFmpeg's part.
+# Decoding by FFmpeg.
 
 
-def _frames(path, begin_s, missing, warn):
-    """Decode a file; a chained Ogg file stream by stream, as each may have a rate of its own.
+def _frames(
+    path: Path, begin_s: float, missing: Missing, warn: Warn | None
+) -> Iterator[tuple[int, av.AudioFrame, float]]:
+    """Decode a file; a chained Ogg file stream by stream, since their rates may differ.
 
     Yields:
         (number of its first sample in the file, frame, peak of the file if it may exceed 1).
@@ -376,8 +395,10 @@ def _frames(path, begin_s, missing, warn):
                 missing.append((end_s, 0.0))  # no timestamp tells how long the last page was
 
 
-def _decoded(path, file, start_s, begin_s, missing, warn):
-    """Decode an open file that begins at `start_s`; see `_frames` and `_seconds` for the rest."""
+def _decoded(
+    path: Path, file: BinaryIO, start_s: float, begin_s: float, missing: Missing, warn: Warn | None
+) -> Iterator[tuple[int, av.AudioFrame, float]]:
+    """Decode an open file that begins at `start_s`; see `_frames` and `_seconds`."""
     with _container(path, file) as (container, stream):
         peak = _peak(path) if _is_float_pcm(stream) else 1.0
         if peak > 1 and warn:
@@ -390,7 +411,8 @@ def _decoded(path, file, start_s, begin_s, missing, warn):
             if frame is None:
                 lost = True
                 continue
-            rate, time_s = frame.sample_rate, frame.time
+            rate = frame.sample_rate
+            time_s = frame.time
             if rate < LOWEST_RATE:
                 raise AudioError(f"{path}: a rate of {rate} Hz, expected at least {LOWEST_RATE}")
             late_s = 0.0 if time_s is None or due_s is None else max(time_s - due_s, 0.0)
@@ -406,17 +428,19 @@ def _decoded(path, file, start_s, begin_s, missing, warn):
         if lost and position_s == start_s:
             raise AudioError(f"{path}: not readable as audio (none of its packets can be decoded)")
         if position_s < start_s + skip_s:
-            return  # all of it ends before what is wanted
+            return  # the file ends before the wanted part
         left_s = _stated_s(container, stream, file) - (position_s - start_s)
-        # A packet that is refused at the end is a tag, if the sound has its full length.
+        # A packet that is refused at the end is a tag if the audio has its full length.
         if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
             missing.append((position_s, max(0.0, left_s)))
 
 
-def _decoded_packets(container, stream, skip_s):
-    """Yield the frames of a stream, and None where some are missing: refused, or left out.
+def _decoded_packets(
+    container: Any, stream: av.AudioStream, skip_s: float
+) -> Iterator[av.AudioFrame | None]:
+    """Yield the frames of a stream, and None in place of refused or skipped ones.
 
-    Packets that end before `skip_s`, counted from the first sample, need no decoding.
+    Packets that end before `skip_s`, counted from the first sample, are not decoded.
     """
     first_s = None  # timestamp of the first sample
     skipped = False
@@ -442,7 +466,7 @@ def _decoded_packets(container, stream, skip_s):
 
 
 @contextmanager
-def _container(path, file):
+def _container(path: Path, file: BinaryIO) -> Iterator[tuple[Any, av.AudioStream]]:
     """Open a file with FFmpeg: (container, its first audio stream)."""
     try:
         container = av.open(file, options=OPTIONS)
@@ -463,8 +487,8 @@ def _container(path, file):
         yield container, stream
 
 
-def _packets(container, stream):
-    """Yield the packets of a stream, and None for what the demuxer refuses; it resumes after it."""
+def _packets(container: Any, stream: av.AudioStream) -> Iterator[av.Packet | None]:
+    """Yield the packets of a stream, and None in place of those that the demuxer refuses."""
     failures = 0
     while failures < DEMUXER_RETRIES:
         try:
@@ -477,23 +501,23 @@ def _packets(container, stream):
             yield None
 
 
-def _end_s(packet):
-    """The timestamp at which a packet ends; infinity if that is unknown."""
+def _end_s(packet: av.Packet) -> float:
+    """Return the timestamp at which a packet ends, infinity if unknown."""
     if packet.pts is None or packet.duration is None:
         return math.inf
     return float((packet.pts + packet.duration) * packet.time_base)
 
 
-def _is_seekable(stream):
-    """Whether decoding may begin anywhere, and timestamps then tell the very sample."""
+def _is_seekable(stream: av.AudioStream) -> bool:
+    """True if decoding may begin anywhere and timestamps are exact to the sample."""
     if not stream.rate or not stream.codec_context.name.startswith(SEEKABLE):
         return False
     ticks_per_sample = 1 / (stream.time_base * stream.rate)
     return ticks_per_sample.denominator == 1
 
 
-def _stated_s(container, stream, file):
-    """The length in seconds, or a little less, that the header states; NaN if it states none."""
+def _stated_s(container: Any, stream: av.AudioStream, file: BinaryIO) -> float:
+    """Return the seconds that the header states, or slightly less; NaN if it states none."""
     if container.format.name == "mp3":
         frames = headers.mp3_frames(file)
         samples = 1152 if stream.rate >= 32_000 else 576
@@ -503,20 +527,20 @@ def _stated_s(container, stream, file):
         return container.duration / av.time_base if alone else math.nan
     exact = stream.codec_context.codec.lossless or container.format.name.startswith("mov,")
     if not exact or stream.duration is None:
-        return math.nan  # an estimate of FFmpeg's, from the size of the file
+        return math.nan  # FFmpeg's estimate from the size of the file
     seconds = float(stream.duration * stream.time_base)
     return seconds / headers.wav_share(file) if container.format.name == "wav" else seconds
 
 
-def _is_float_pcm(stream):
-    """Whether samples are stored as floating-point numbers, not merely decoded to such."""
+def _is_float_pcm(stream: av.AudioStream) -> bool:
+    """True if samples are stored as floating-point numbers, not merely decoded to such."""
     context = stream.codec_context
     known = context.codec.lossless and context.format is not None
     return known and context.format.name.startswith(("flt", "dbl"))
 
 
-def _peak(path):
-    """The largest absolute sample of a file; those that are not finite do not count."""
+def _peak(path: Path) -> float:
+    """Return the largest finite absolute sample of a file."""
     peak = 0.0
     with open(path, "rb") as file, _container(path, file) as (container, stream):
         for frame in _decoded_packets(container, stream, 0.0):
@@ -527,17 +551,15 @@ def _peak(path):
 
 
 @contextmanager
-def _opened(path):
-    """A file to read bytes from; whatever keeps it from being opened becomes an AudioError."""
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file; OSErrors become an AudioError."""
     try:
         if path.is_symlink() and not path.exists():
             raise AudioError(f"{path}: a link to a file that is not there ({os.readlink(path)})")
         if path.exists() and not os.access(path, os.R_OK):
             raise AudioError(f"{path}: may not be read; change its permissions")
         if path.is_dir():
-            raise AudioError(
-                f"{path}: a folder, expected an audio file, or a folder with some in it"
-            )
+            raise AudioError(f"{path}: a folder, expected an audio file or a folder with some")
         if not path.is_file():
             raise AudioError(f"{path}: no such audio file")
         if path.stat().st_size == 0:

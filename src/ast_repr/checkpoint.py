@@ -1,8 +1,8 @@
-"""Checkpoints: tensors, numbers, strings and lists of them, whole or not there.
+"""Checkpoints: tensors, numbers, strings and lists of them, complete or absent.
 
-A checkpoint is what `torch.save` writes, a zip archive, whose comment is the sha256 of all that
-stands before it. So a flipped bit is noticed wherever it is, and `torch.load` reads the file as any
-other. Reading runs no code from it, and takes no more memory than the file is large.
+A checkpoint is the zip archive that `torch.save` writes, with the sha256 of its content as the
+archive's comment: any flipped bit is detected, and `torch.load` reads the file as usual. Reading
+runs no code from it, and takes no more memory than the size of the file.
 """
 
 import io
@@ -22,18 +22,18 @@ COMMENT = struct.pack("<H", SEAL_BYTES)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written; the message names the file and what to do."""
+    """A checkpoint that cannot be read or written; the message names the file and the remedy."""
 
 
 def save(path: str | Path, state: dict) -> None:
-    """Write `state` to `path`; the old file stays until the new one is whole.
+    """Write `state` to `path` atomically.
 
     Args:
         state: a dict of tensors, numbers, strings, bytes, lists and dicts of them.
 
     Raises:
-        CheckpointError: memory does not suffice.
-        OSError: the disk is full, or may not be written to.
+        CheckpointError: out of memory.
+        OSError: the disk is full or not writable.
     """
     try:
         data = dump(state)
@@ -44,16 +44,16 @@ def save(path: str | Path, state: dict) -> None:
     atomic.write_bytes(path, data)
 
 
-def load(path: str | Path, remedy: str = "run the stage `train` again, which mends it") -> dict:
+def load(path: str | Path, remedy: str = "run the stage `train` again, which repairs it") -> dict:
     """Read a checkpoint onto the CPU.
 
     Args:
         path: the file.
-        remedy: what to do if it is damaged.
+        remedy: for the message, if it is damaged.
 
     Raises:
         CheckpointError: it is missing, damaged, or holds more than plain data (none of it is run).
-        OSError: it may not be read.
+        OSError: it cannot be read.
     """
     try:
         data = Path(path).read_bytes()
@@ -63,14 +63,14 @@ def load(path: str | Path, remedy: str = "run the stage `train` again, which men
         return parse(data)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except Exception as error:  # torch has one of its own for each kind of other file
+    except Exception as error:  # torch has a different one for each kind of other file
         raise CheckpointError(
             f"{path}: damaged, or not a checkpoint of this version; {remedy}"
         ) from error
 
 
 def dump(state: dict) -> bytes:
-    """The bytes of a checkpoint file."""
+    """Return the bytes of a checkpoint file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     seal(buffer)
@@ -78,7 +78,7 @@ def dump(state: dict) -> bytes:
 
 
 def seal(archive: io.BytesIO) -> None:
-    """Give a zip archive without a comment the sha256 of its content as its comment."""
+    """Add the sha256 of its content to a zip archive without a comment, as its comment."""
     archive.seek(-len(EMPTY_COMMENT), io.SEEK_END)
     archive.write(COMMENT)
     with archive.getbuffer() as content:
@@ -87,13 +87,14 @@ def seal(archive: io.BytesIO) -> None:
 
 
 def parse(data: bytes) -> dict:
-    """What `dump` was given.
+    """Return the state that `dump` was given.
 
     Raises:
         ValueError: the bytes are not those that `dump` made.
-        Exception: they are, but hold more than plain data; torch has several.
+        Exception: they hold more than plain data; torch raises several kinds.
     """
-    content, comment = memoryview(data)[:-SEAL_BYTES], data[-SEAL_BYTES:]
+    content = memoryview(data)[:-SEAL_BYTES]
+    comment = data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():
         raise ValueError("its sha256 is not that of its content")
     refuse_compressed(io.BytesIO(data))

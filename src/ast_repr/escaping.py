@@ -1,21 +1,21 @@
-"""Text from outside, such as names of files, classes and confs, escaped for where it is shown.
+"""Escape untrusted text, such as names of files and classes, for the medium that shows it.
 
-Each function takes any text and gives back what that place shows as this very text: no terminal
-obeys it, no spreadsheet computes it, and it opens no markup. Programs read JSON, in which names
-stay exactly as they are.
+The medium then shows exactly this text: no terminal obeys it, no spreadsheet computes it, and it
+opens no markup. In JSON, which programs read, names stay as they are.
 """
 
 import json
 import re
 from html import escape
+from typing import Any
 
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # how a spreadsheet's formula begins
-# An underscore within a word is no markup.
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet's formula begins so
+# Underscores within words are not markup.
 MARKUP = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def terminal(text: str) -> str:
-    r"""One line of printable characters; others, such as those that turn text around, are escaped.
+    r"""Return one line of printable characters; others, such as text direction marks, are escaped.
 
     >>> print(terminal("Björk\n\x1b[2J\u202e.wav"))
     Björk\n\x1b[2J\u202e.wav
@@ -24,7 +24,7 @@ def terminal(text: str) -> str:
 
 
 def html(text: str) -> str:
-    """Text or an attribute's value of a web page.
+    """Escape text or an attribute's value of a web page.
 
     >>> html("<b>'")
     '&lt;b&gt;&#x27;'
@@ -33,7 +33,7 @@ def html(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""Text within a line or a table's cell.
+    r"""Escape text within a line or a table's cell.
 
     >>> print(markdown("<b>|mallet_percussion| _"))
     \<b\>\|mallet_percussion\| \_
@@ -42,7 +42,7 @@ def markdown(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    r"""A code span in a table's cell, where only `|` has to be escaped.
+    r"""Return a code span for a table's cell, in which only `|` has to be escaped.
 
     >>> print(markdown_code("a|b"), markdown_code("a`b"))
     `a\|b` `` a`b ``
@@ -55,8 +55,8 @@ def markdown_code(text: str) -> str:
     return f"{fence} {text} {fence}"
 
 
-def csv_cell(value):
-    """A cell's value; text that a spreadsheet would compute gets an apostrophe before it.
+def csv_cell(value: Any) -> Any:
+    """Return a cell's value; text that a spreadsheet would compute gets an apostrophe first.
 
     >>> csv_cell("=1+1"), csv_cell("bass"), csv_cell(-0.5)
     ("'=1+1", 'bass', -0.5)
@@ -67,8 +67,8 @@ def csv_cell(value):
     return f"'{value}" if value.startswith(FORMULA) else value
 
 
-def json_line(value) -> str:
-    r"""JSON in one line of printable characters; what they stand for is unchanged.
+def json_line(value: Any) -> str:
+    r"""Return one line of JSON in printable characters; others become JSON's own escapes.
 
     >>> print(json_line({"ü": "\x7f\u202e"}))
     {"ü": "\u007f\u202e"}
@@ -78,12 +78,12 @@ def json_line(value) -> str:
 
 
 def figure(text: str) -> str:
-    """A label of a matplotlib figure, in which `$` begins no formula."""
+    """Escape a label of a matplotlib figure, so that `$` begins no formula."""
     return terminal(text).replace("$", r"\$")
 
 
 def plain(name: str) -> str:
-    """A class's name as it is read aloud; not escaped.
+    """Return a class's name in plain words; not escaped.
 
     >>> plain("mallet_percussion ")
     'mallet percussion'

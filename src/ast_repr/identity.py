@@ -1,4 +1,4 @@
-"""Identities: sha256 of the content of files and values, so that names and times decide nothing.
+"""Identities: the sha256 of files and values; names and modification times decide nothing.
 
 A file of plain values carries its own sha256 under the key "sha256" (`seal`, `is_sealed`).
 """
@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,12 +20,12 @@ SETTLED_NS = 2_000_000_000  # a younger file might change again within one tick 
 
 
 def of_bytes(data: bytes) -> str:
-    """Hexadecimal sha256 of `data`."""
+    """Return the hexadecimal sha256 of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def of_file(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file's bytes, as `sha256sum` prints it.
+    """Return the hexadecimal sha256 of a file, as `sha256sum` prints it.
 
     Raises:
         OSError: it cannot be read.
@@ -32,31 +34,31 @@ def of_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def of_values(values) -> str:
-    """Hexadecimal sha256 of what JSON can hold; the order of keys does not matter."""
+def of_values(values: Any) -> str:
+    """Return the hexadecimal sha256 of JSON values; the order of keys does not matter."""
     return of_bytes(json.dumps(values, sort_keys=True).encode())
 
 
 def seal(values: dict) -> dict:
-    """`values` with the sha256 of all of them under "sha256"."""
+    """Return `values` with their sha256 under "sha256"."""
     content = {key: value for key, value in values.items() if key != "sha256"}
     return content | {"sha256": of_values(content)}
 
 
-def is_sealed(values) -> bool:
-    """Whether these are values that `seal` made, unchanged since."""
+def is_sealed(values: Any) -> bool:
+    """True if `seal` made these values and they are unchanged."""
     return isinstance(values, dict) and "sha256" in values and seal(values) == values
 
 
 class FileHashes:
-    """The sha256 of files, computed again only for a file that something has touched.
+    """A cache of the sha256 of files, by their size, times and inode.
 
-    A file counts as untouched if its size, times and inode are those of the last time; its time of
-    change (ctime) cannot be set back, unlike the one of modification.
+    The time of change (ctime) is part of the key because, unlike the modification time, it cannot
+    be set back.
 
     Args:
-        path: JSON file that keeps the hashes for the next process; None keeps them in memory. A
-            damaged one is ignored.
+        path: JSON file that keeps the hashes for the next process, ignored if damaged; None keeps
+            them in memory.
     """
 
     def __init__(self, path: Path | None = None):
@@ -65,7 +67,7 @@ class FileHashes:
         self._saved = dict(self._known)
 
     def of(self, path: str | Path) -> str:
-        """Hexadecimal sha256 of one file.
+        """Return the hexadecimal sha256 of one file.
 
         Raises:
             OSError: it cannot be read.
@@ -81,8 +83,8 @@ class FileHashes:
             self._known[key] = {"stamp": stamp, "sha256": sha256}
         return sha256
 
-    def of_all(self, paths: list, label: str) -> list[str]:
-        """The same of many files, hashed in threads with a progress bar called `label`, and kept.
+    def of_all(self, paths: Sequence[str | Path], label: str) -> list[str]:
+        """Hash many files in threads, with a progress bar called `label`, and save the hashes.
 
         Raises:
             OSError: one cannot be read.
@@ -93,14 +95,14 @@ class FileHashes:
         self._save(map(str, paths))
         return hashes
 
-    def _save(self, keys):
+    def _save(self, keys: Iterable[str]) -> None:
         known = {key: self._known[key] for key in keys if key in self._known}
         if self.path and known != self._saved:
             atomic.write_json(self.path, seal({"files": known}))
             self._saved = known
 
 
-def _stamp(path):
+def _stamp(path: str | Path) -> dict[str, int]:
     status = os.stat(path)
     return {
         "size": status.st_size,
@@ -110,7 +112,7 @@ def _stamp(path):
     }
 
 
-def _read(path):
+def _read(path: Path) -> dict[str, dict]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

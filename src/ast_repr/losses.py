@@ -17,8 +17,8 @@ def masked_bce(
         logits: (B, K), not probabilities.
         targets: (B, K), from 0 to 1; may be soft.
         mask: (B, K) bool, True where observed.
-        count: divisor of the sum; the number of observed cells of the whole batch, if these rows
-            are a micro-batch of it. Default: the number observed here.
+        count: divisor of the sum, for a micro-batch: the number of observed cells of the whole
+            batch. Default: the number observed here.
 
     Returns:
         scalar; 0 if nothing is observed.

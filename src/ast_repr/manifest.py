@@ -1,13 +1,12 @@
-"""The manifest: one JSON line per clip, whatever the corpus; and labels as targets and a mask.
+"""The manifest: one JSON line per clip of any corpus, and labels as targets and a mask.
 
 Conventions
     A line: {"clip", "group", "audio", "start_s", "split", "labels": {instrument: relevance 0..1},
     "sha256", "sidecars": {feature: sha256}}.
-    An instrument that is absent from `labels` is unobserved: the mask is absence, and cannot
-    disagree with the labels.
+    An instrument that is absent from `labels` is unobserved.
     `audio` is relative to the manifest's folder, and `sha256` is that of the file's bytes. Splits
-    are train, valid and test; `group` is the artist, kept whole.
-    `sidecars` are features that the corpus carries ready-made, a file beside each audio file.
+    are train, valid and test; a `group`, such as an artist, is never divided between splits.
+    `sidecars` are precomputed features of the corpus, one file beside each audio file.
     `classes.txt` beside the manifest names the classes, one per line, in the order of every column.
     `manifest.sha256` seals both; `sha256sum -c manifest.sha256` verifies them.
 """
@@ -15,8 +14,11 @@ Conventions
 import json
 import math
 import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +26,16 @@ from . import atomic, identity
 from .registry import unknown
 
 SPLITS = ("train", "valid", "test")
-PRESENT = 0.5  # a relevance of at least this says that the instrument is present
+PRESENT = 0.5  # least relevance of a present instrument
 SIDECARS = ("vggish",)  # features that a corpus may carry
-MANIFEST, CLASSES, SEAL = "manifest.jsonl", "classes.txt", "manifest.sha256"
+MANIFEST = "manifest.jsonl"
+CLASSES = "classes.txt"
+SEAL = "manifest.sha256"
 HASHES = "file_hashes.json"  # of the files that the clips are made from
 
 
 class ManifestError(ValueError):
-    """An unusable manifest, or unusable labels for one; the message names what is wrong."""
+    """An unusable manifest, or unusable labels for one; the message names the error."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,14 @@ class Clip:
     audio: str
     start_s: float
     split: str
-    labels: dict
+    labels: dict[str, float]
     sha256: str = ""
     sidecars: dict[str, str] = field(default_factory=dict)
 
     def source(self, folder: str | Path, feature: str) -> tuple[Path, str]:
-        """The file that `feature` is made from, for a manifest in `folder`, and its sha256.
+        """Return the file that `feature` is made from, for a manifest in `folder`, and its sha256.
 
-        The sha256 is "" for a sidecar that was not there when the manifest was made.
+        The sha256 is "" for a sidecar that did not exist when the manifest was made.
         """
         audio = Path(folder) / self.audio
         if feature in SIDECARS:
@@ -58,61 +62,62 @@ class Clip:
         return audio, self.sha256
 
     def identity(self, feature: str) -> str:
-        """What decides the values of `feature`, beside its own settings."""
+        """Return the identity of the data that `feature` is computed from."""
         _, sha256 = self.source("", feature)
         return f"{sha256}@{self.start_s:.15g}"
 
 
 def sidecar(audio: str | Path, feature: str) -> Path:
-    """Where OpenMIC-2018 keeps a ready-made feature: audio/000/x.ogg -> vggish/000/x.json."""
+    """Return OpenMIC-2018's path of a precomputed feature: audio/000/x.ogg -> vggish/000/x.json."""
     path = Path(audio)
     return path.parent.parent.parent / feature / path.parent.name / f"{path.stem}.json"
 
 
-def identities(clips: list[Clip], feature: str) -> dict[str, str]:
-    """{name: identity} of the clips, for one feature."""
+def identities(clips: Iterable[Clip], feature: str) -> dict[str, str]:
+    """Return {name: identity} of the clips, for one feature."""
     return {clip.clip: clip.identity(feature) for clip in clips}
 
 
-def with_hashes(folder: str | Path, clips: list[Clip]) -> list[Clip]:
-    """The clips with the sha256 of their files, which are hashed again only if they were touched.
+def with_hashes(folder: str | Path, clips: Sequence[Clip]) -> list[Clip]:
+    """Return the clips with the sha256 of their files; unchanged files are not hashed again.
 
     Args:
-        folder: what the clips' paths are relative to; it also keeps the hashes.
-        clips: of a file that is not there or may not be read the sha256 is empty.
+        folder: folder of the manifest, which also keeps the hashes.
+        clips: the sha256 of a missing or unreadable file is left empty.
     """
-    sources = {Path(folder) / clip.audio for clip in clips}
+    folder = Path(folder)
+    sources = {folder / clip.audio for clip in clips}
     for feature in SIDECARS:
         sources |= {clip.source(folder, feature)[0] for clip in clips}
     sources = sorted(path for path in sources if path.is_file() and os.access(path, os.R_OK))
-    cache = identity.FileHashes(Path(folder) / HASHES)
+    cache = identity.FileHashes(folder / HASHES)
     hashes = dict(zip(sources, cache.of_all(sources, "hash audio"), strict=True))
     hashed = []
     for clip in clips:
         paths = {feature: clip.source(folder, feature)[0] for feature in SIDECARS}
         sidecars = {feature: hashes[path] for feature, path in paths.items() if path in hashes}
-        sha256 = hashes.get(Path(folder) / clip.audio, "")
+        sha256 = hashes.get(folder / clip.audio, "")
         hashed.append(replace(clip, sha256=sha256, sidecars=sidecars))
     return hashed
 
 
 def forget_hashes(folder: str | Path) -> None:
-    """Have `with_hashes` hash all files again."""
+    """Make `with_hashes` hash all files again."""
     (Path(folder) / HASHES).unlink(missing_ok=True)
 
 
-def content_sha256(clips: list[Clip], classes: list[str]) -> str:
-    """Identity of a manifest: all that it says, but for where the audio files lie."""
+def content_sha256(clips: Iterable[Clip], classes: Sequence[str]) -> str:
+    """Return the identity of a manifest: its content except for the paths of the audio files."""
     lines = [asdict(clip) for clip in clips]
     for line in lines:
         del line["audio"]
-    return identity.of_values([lines, classes])
+    return identity.of_values([lines, list(classes)])
 
 
-def write(folder, clips, classes):
-    """Write classes.txt, manifest.jsonl and, once both are whole, the seal into `folder`."""
+def write(folder: str | Path, clips: Iterable[Clip], classes: Iterable[str]) -> None:
+    """Write classes.txt, manifest.jsonl and, after both, the seal into `folder`."""
     folder = Path(folder)
-    lines = (json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
+    lines = [json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips]
     texts = {CLASSES: "".join(f"{name}\n" for name in classes), MANIFEST: "".join(lines)}
     seal = ""
     for name, text in texts.items():
@@ -121,17 +126,17 @@ def write(folder, clips, classes):
     atomic.write_text(folder / SEAL, seal)
 
 
-def read(folder):
-    """Read (clips, classes) from `folder`, checked.
+def read(folder: str | Path) -> tuple[list[Clip], list[str]]:
+    """Read and check (clips, classes) from `folder`.
 
     Raises:
-        ManifestError: nothing there, damaged or edited, or labels that `check` refuses.
+        ManifestError: there is no manifest, it is damaged or edited, or `check` refuses it.
     """
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise ManifestError(f"{path}: no manifest; run the stage `prepare` first")
-    texts = _unsealed(folder)
+    texts = _read_sealed(folder)
     classes = texts[CLASSES].split("\n")[:-1]
     clips = []
     for number, line in enumerate(texts[MANIFEST].split("\n")[:-1], 1):
@@ -145,13 +150,14 @@ def read(folder):
     return clips, classes
 
 
-def _unsealed(folder):
-    """{name: text} of the files that the seal covers.
+def _read_sealed(folder: Path) -> dict[str, str]:
+    """Return {name: text} of the files that the seal covers.
 
     Raises:
-        ManifestError: one is not what the seal says.
+        ManifestError: they differ from the seal.
     """
-    texts, seal = {}, b""
+    texts = {}
+    seal = b""
     try:
         for name in (CLASSES, MANIFEST):
             data = (folder / name).read_bytes()
@@ -162,21 +168,23 @@ def _unsealed(folder):
         intact = False
     if not intact:
         raise ManifestError(
-            f"{folder / MANIFEST}: damaged, edited or of an older version, {SEAL} says otherwise; "
+            f"{folder / MANIFEST}: damaged, edited or of an older version, {SEAL} differs; "
             "run the stage `prepare` again"
         )
     return texts
 
 
-def check(clips, classes):
-    """Refuse what would spoil an experiment silently.
+def check(clips: Sequence[Clip], classes: Sequence[str]) -> None:
+    """Refuse clips that would silently invalidate an experiment.
 
     Raises:
-        ManifestError: a clip twice or in two splits, a group in two splits, an unknown split or
-            instrument, a relevance outside 0..1, a class that is never observed in training, or
-            a validation or test split in which nothing is observed.
+        ManifestError: a duplicate clip, a group in two splits, an unknown split or instrument, a
+            relevance outside 0..1, a class that is never observed in training, or a validation or
+            test split without labels.
     """
-    splits, groups, observed = {}, {}, set()
+    splits = {}
+    groups = {}
+    observed = set()
     for clip in clips:
         if clip.split not in SPLITS:
             raise ManifestError(f"clip {clip.clip}: {unknown('split', clip.split, SPLITS)}")
@@ -189,80 +197,85 @@ def check(clips, classes):
         for name, relevance in clip.labels.items():
             if name not in classes:
                 raise ManifestError(f"clip {clip.clip}: {unknown('instrument', name, classes)}")
-            if (
-                not isinstance(relevance, (int, float))
-                or not math.isfinite(relevance)
-                or not 0 <= relevance <= 1
-            ):
+            if not _is_relevance(relevance):
                 raise ManifestError(
                     f"clip {clip.clip}: the relevance of {name} is {relevance}; "
                     "expected a number from 0 to 1"
                 )
-            if clip.split == "train":
-                observed.add(name)
+        if clip.split == "train":
+            observed |= clip.labels.keys()
         if groups.setdefault(clip.group, clip.split) != clip.split:
             raise ManifestError(
                 f"group {clip.group} is in both {groups[clip.group]} and {clip.split}; "
                 "expected in one split only"
             )
-    if unseen := [name for name in classes if name not in observed]:
+    unobserved = [name for name in classes if name not in observed]
+    if unobserved:
         raise ManifestError(
-            f"never observed in training: {', '.join(unseen)}; "
+            f"never observed in training: {', '.join(unobserved)}; "
             "give these classes labels or leave them out"
         )
     for split in unlabelled(clips):
         raise ManifestError(without_labels(split))
 
 
-def unlabelled(clips) -> list[str]:
-    """Validation and test splits that have clips but not one label."""
+def _is_relevance(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+
+
+def unlabelled(clips: Iterable[Clip]) -> list[str]:
+    """List the validation and test splits that have clips but no label."""
     labelled = {clip.split for clip in clips if clip.labels}
-    there = {clip.split for clip in clips}
-    return [split for split in ("valid", "test") if split in there - labelled]
+    present = {clip.split for clip in clips}
+    return [split for split in ("valid", "test") if split in present - labelled]
 
 
-def without_labels(split) -> str:
-    """What is wrong with a split of `unlabelled`."""
+def without_labels(split: str) -> str:
+    """Return the message for a split of `unlabelled`."""
     purpose = {"valid": "choose an epoch by", "test": "score"}[split]
     return f"no clip in {split} has a label: nothing to {purpose}; give some of its clips labels"
 
 
-def split_validation(clips, fraction, seed):
-    """Move whole groups of train clips to the split "valid" until it holds `fraction` of them.
+def split_validation(clips: Sequence[Clip], fraction: float, seed: int) -> list[Clip]:
+    """Move whole groups of training clips to the split "valid" until it holds `fraction` of them.
 
-    Groups are taken in a random order set by `seed`, one is skipped where a class would lose its last observed
-    training label, and the others' order does not depend on the order of the clips.
+    Groups are taken in a random order that depends on `seed` but not on the order of the clips. A
+    group is skipped if a class would lose its last observed training label.
     """
-    members = {}
+    groups = {}
+    left = Counter()  # observed training labels per class
     for clip in clips:
         if clip.split == "train":
-            members.setdefault(clip.group, []).append(clip)
-    left = {}
-    for name in (name for group in members.values() for clip in group for name in clip.labels):
-        left[name] = left.get(name, 0) + 1
-    wanted, chosen, size = fraction * sum(map(len, members.values())), set(), 0
-    names = sorted(members)
+            groups.setdefault(clip.group, []).append(clip)
+            left.update(clip.labels.keys())
+    names = sorted(groups)
+    wanted = fraction * sum(map(len, groups.values()))
+    chosen = set()
+    size = 0
     for index in np.random.default_rng(seed).permutation(len(names)):
-        group = members[names[index]]
-        counts = {}
-        for name in (name for clip in group for name in clip.labels):
-            counts[name] = counts.get(name, 0) + 1
-        if size >= wanted or any(left[name] <= count for name, count in counts.items()):
-            continue
-        chosen.add(names[index])
-        size += len(group)
-        left = {name: count - counts.get(name, 0) for name, count in left.items()}
-    return [
-        replace(clip, split="valid") if clip.split == "train" and clip.group in chosen else clip
-        for clip in clips
-    ]
+        if size >= wanted:
+            break
+        counts = Counter()
+        for clip in groups[names[index]]:
+            counts.update(clip.labels.keys())
+        if all(left[name] > count for name, count in counts.items()):
+            chosen.add(names[index])
+            size += len(groups[names[index]])
+            left -= counts
+    moved = []
+    for clip in clips:
+        if clip.split == "train" and clip.group in chosen:
+            clip = replace(clip, split="valid")
+        moved.append(clip)
+    return moved
 
 
-def targets(clips, classes):
-    """Labels as arrays.
+def targets(clips: Sequence[Clip], classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels as arrays.
 
     Returns:
-        (targets float32 (N, K), relevances, 0 where unobserved; mask bool (N, K), True where observed).
+        (targets float32 (N, K), relevances, 0 where unobserved; mask bool (N, K), True where
+        observed).
     """
     column = {name: k for k, name in enumerate(classes)}
     values = np.zeros((len(clips), len(classes)), np.float32)

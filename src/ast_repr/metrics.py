@@ -1,25 +1,25 @@
 """Metrics over partly observed labels.
 
 Conventions
-    targets (N, K): relevances from 0 to 1, present from 0.5 on; unobserved cells may hold anything.
+    targets (N, K): relevances from 0 to 1, present if >= 0.5; unobserved cells may hold anything.
     mask (N, K) bool: True where observed. Only observed cells are scored.
-    scores (N, K): probabilities from 0 to 1; predicted present from `threshold` on.
+    scores (N, K): probabilities from 0 to 1; predicted present if >= `threshold`.
     Inputs are never modified. Values are fractions from 0 to 1, None if undefined.
 
 Metrics
-    macro_f1      the field's and the paper's: per instrument the mean of the F1 of "present" and
-                  the F1 of "absent", then the mean over instruments (Gururani et al. 2019; Chen and
-                  Lerch 2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
+    macro_f1      as in the literature: per instrument, the mean of the F1 of "present" and the F1
+                  of "absent", then the mean over instruments (Gururani et al. 2019; Chen and Lerch
+                  2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
     positive_f1   the F1 of "present", mean over instruments.
     weighted_f1   both F1s weighted by the number of observed cells of each side, mean over
                   instruments.
     map, auroc    average precision and area under the ROC curve, mean over instruments.
 
 One-sided instruments
-    F1 = 2 TP / (2 TP + FP + FN). An instrument is scored only if present and absent cells of it are
-    observed: with one side alone, a constant prediction would be perfect. Without both it has no
-    value in any metric and is left out of every mean, so that all metrics and all models are means
-    over the same instruments, whatever was predicted. Where both sides are observed, every value
+    F1 = 2 TP / (2 TP + FP + FN). An instrument is scored only if both present and absent cells of
+    it are observed: with one side alone, a constant prediction would be perfect. Otherwise it has
+    no value in any metric and is left out of every mean, so that all metrics of all models are
+    means over the same instruments, whatever was predicted. If both sides are observed, every value
     equals sklearn's (classification_report, average_precision_score, roc_auc_score).
 """
 
@@ -30,7 +30,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .manifest import PRESENT
 
-# Names of the means over instruments, and of the values per instrument that they are means of.
+# {mean over instruments: the value per instrument that it averages}
 COLUMNS = {
     "macro_f1": "macro_f1",
     "positive_f1": "positive_f1",
@@ -78,12 +78,12 @@ def evaluate(
 
     Args:
         targets, mask, scores: see Conventions.
-        threshold: a score from here on predicts "present".
+        threshold: least score that predicts "present".
         classes: K names for `per_instrument`; default "0", "1", ...
 
     Returns:
         dict: the names in SUMMARY, and per_instrument {name: {macro_f1, positive_f1, absent_f1,
-        weighted_f1, ap, auroc, present, absent}}, the last two being numbers of observed cells.
+        weighted_f1, ap, auroc, present, absent}}, the last two being counts of observed cells.
 
     Raises:
         ValueError: see `validate`.
@@ -93,7 +93,7 @@ def evaluate(
     per_instrument = {}
     for k, name in enumerate(names):
         observed = mask[:, k]
-        per_instrument[name] = _one_instrument(
+        per_instrument[name] = _evaluate_instrument(
             targets[observed, k] >= PRESENT, scores[observed, k], threshold
         )
     summary = {}
@@ -117,11 +117,12 @@ def constant_baselines(
 
 
 def f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Compute F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,); one at least has a True."""
+    """Compute F1 = 2 TP / (2 TP + FP + FN) of two bool arrays (n,), not both all False."""
     return float(2 * np.sum(truth & predicted) / (truth.sum() + predicted.sum()))
 
 
-def _one_instrument(truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict:
+def _evaluate_instrument(truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict:
+    """Evaluate observed cells of one instrument: truth (n,) bool, scores (n,)."""
     present = int(truth.sum())
     absent = len(truth) - present
     counts = {"present": present, "absent": absent}
@@ -141,6 +142,6 @@ def _one_instrument(truth: np.ndarray, scores: np.ndarray, threshold: float) -> 
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the defined values; None if there are none."""
+    """Return the mean of the defined values, None if there are none."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None

@@ -1,4 +1,4 @@
-"""Ogg's pages: which of them are damaged, and where a chained file's next stream begins.
+"""Ogg pages: find damaged ones, and the streams of a chained file.
 
 FFmpeg drops a page with a wrong checksum without an error, and takes a chained file for one stream.
 A page (RFC 3533, section 6) begins with "OggS" and carries a CRC-32 of all its bytes.
@@ -6,22 +6,24 @@ A page (RFC 3533, section 6) begins with "OggS" and carries a CRC-32 of all its 
 
 import zlib
 from dataclasses import dataclass
+from typing import BinaryIO
 
 CAPTURE = b"OggS"
 HEADER_BYTES = 27  # before the table of segment sizes
+SERIAL = slice(14, 18)
 CHECKSUM = slice(22, 26)
-FIRST_PAGE = 0x02  # flags of the pages that a stream begins and ends with
+FIRST_PAGE = 0x02  # flag of a stream's first page
 LAST_PAGE = 0x04
 LARGEST_PAGE = HEADER_BYTES + 255 + 255 * 255  # bytes
 
 
 @dataclass
 class Link:
-    """One of the streams that follow each other in a chained file; most files have just one.
+    """One stream of a chained file; most files have only one.
 
     Attributes:
-        begin, end: its place in the file, in bytes.
-        damaged: whether some of it is no valid page.
+        begin, end: byte range in the file.
+        damaged: True if it contains anything but valid pages.
     """
 
     begin: int
@@ -29,19 +31,21 @@ class Link:
     damaged: bool = False
 
 
-def is_ogg(file):
-    """Whether a binary file begins as Ogg does; its position is back at the start afterwards."""
+def is_ogg(file: BinaryIO) -> bool:
+    """True if a binary file begins as Ogg does; the file is rewound."""
     file.seek(0)
     start = file.read(len(CAPTURE))
     file.seek(0)
     return start == CAPTURE
 
 
-def links(file):
-    """List the Links of a binary file for which `is_ogg` holds."""
+def links(file: BinaryIO) -> list[Link]:
+    """List the streams of a binary file for which `is_ogg` holds."""
     size = file.seek(0, 2)
-    found = [Link(0, size)]
-    in_headers, ended, foreign = True, False, False
+    streams = [Link(0, size)]
+    in_headers = True
+    ended = False
+    foreign = False  # bytes that are no valid page, since the last one
     position = 0
     while position < size:
         file.seek(position)
@@ -55,19 +59,35 @@ def links(file):
             continue
         begins = bool(data[5] & FIRST_PAGE)
         if foreign and not (ended and begins):
-            found[-1].damaged = True
+            streams[-1].damaged = True
         if begins and not in_headers:
-            found[-1].end = position
-            found.append(Link(position, size))
-        in_headers, ended, foreign = begins, bool(data[5] & LAST_PAGE), False
+            streams[-1].end = position
+            streams.append(Link(position, size))
+        in_headers = begins
+        ended = bool(data[5] & LAST_PAGE)
+        foreign = False
         position += length
-    if foreign and not ended:  # what follows the last page is a tag
-        found[-1].damaged = True
-    return found
+    if foreign and not ended:  # after the last page it would be a tag
+        streams[-1].damaged = True
+    return streams
 
 
-def _page_bytes(data):
-    """The length of the page that `data` begins with, or 0 if that is no whole and valid one."""
+def with_serial(data: bytes, serial: int) -> bytes:
+    """Replace the stream's serial number in each page of a valid Ogg file."""
+    pages = []
+    position = 0
+    while position < len(data):
+        page = bytearray(data[position : position + _page_bytes(data[position:])])
+        position += len(page)
+        page[SERIAL] = serial.to_bytes(4, "little")
+        page[CHECKSUM] = bytes(4)
+        page[CHECKSUM] = _checksum(page)
+        pages.append(page)
+    return b"".join(pages)
+
+
+def _page_bytes(data: bytes) -> int:
+    """Return the length of the page at the start of `data`, 0 if it is incomplete or invalid."""
     if len(data) < HEADER_BYTES or data[:4] != CAPTURE:
         return 0
     segments = data[HEADER_BYTES : HEADER_BYTES + data[26]]
@@ -79,8 +99,8 @@ def _page_bytes(data):
     return length if _checksum(page) == data[CHECKSUM] else 0
 
 
-def _checksum(page):
-    """The four bytes of a page's CRC: zlib's, but bits in the other order and nothing inverted."""
+def _checksum(page: bytearray) -> bytes:
+    """Compute a page's CRC: zlib's with the bits in reverse order and no inversion."""
     reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return reflected.to_bytes(4, "big").translate(_REVERSED)
 

@@ -1,12 +1,11 @@
-"""Work on several processes, which never outlive the one that started them.
+"""Process pools that never outlive the process that started them.
 
     with processes.pool(nj) as pool:
         for result in tqdm(pool.map(function, items), total=len(items)):
             ...
 
-A process that is killed from outside, as the kernel does when memory runs out, is an error of one
-line, not an endless wait. Ctrl-C is the parent's to handle: items that have been begun are
-finished, the others are dropped.
+If a process is killed, for example because memory ran out, this is a one-line error and not an
+endless wait. The parent handles Ctrl-C: items in progress are finished, the others are dropped.
 """
 
 import os
@@ -23,7 +22,7 @@ from multiprocessing import Process, active_children, connection, get_context, p
 def pool(
     nj: int, start: Callable | None = None, given: tuple = (), method: str = "spawn"
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `nj` processes, which are gone when the block is left.
+    """Yield a pool of `nj` processes, which have ended when the block is left.
 
     Args:
         nj: number of processes.
@@ -57,7 +56,10 @@ def wait_for(workers: Iterable[Process]) -> None:
     A killed process may have held the lock of a queue on which the others wait, and an executor
     that is shutting down no longer watches for it.
     """
-    while running := [worker for worker in workers if worker.is_alive()]:
+    while True:
+        running = [worker for worker in workers if worker.is_alive()]
+        if not running:
+            return
         connection.wait([worker.sentinel for worker in running])
         if any(worker.exitcode for worker in workers):
             for worker in running:
@@ -66,7 +68,7 @@ def wait_for(workers: Iterable[Process]) -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is left, and never reach processes that are started in it."""
+    """Delay Ctrl-C until the block is left, and block it in processes that are started in it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -75,16 +77,16 @@ def interrupts_held() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """From now on, end this process when the one that started it is gone, even if it was killed."""
+    """From now on, end this process when the one that started it ends, even if it is killed."""
 
-    def wait():
+    def wait() -> None:
         parent_process().join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _start(start, given):
+def _start(start: Callable | None, given: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process has its parent's handler
     end_with_parent()

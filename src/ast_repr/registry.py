@@ -1,25 +1,25 @@
-"""What every room shares: building one of its entries by name, with errors that list the choices.
+"""Registries: dicts of names to classes, and building an entry by name.
 
-A room is a registry, a dict of names to classes. `build` looks names up there and nowhere else, so
-a name that comes from a file chooses among this project's own classes. A class outside of the
-package has a name with a dot, "module.Class", in a module that Python finds (PYTHONPATH). Only
-`resolve` imports it, and only if the caller allows that very name.
+`build` looks a name up in its registry and nowhere else, so a name that comes from a file chooses
+among this project's own classes. A class outside the package is named "module.Class", in a module
+on Python's path. Only `resolve` imports it, and only if the caller allows that very name.
 """
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from . import typecheck
 
 
 class NotAllowedError(ValueError):
-    """A class outside of the package that the caller did not allow; nothing of it was imported."""
+    """A class outside the package that the caller did not allow; none of it was imported."""
 
 
-def unknown(kind, name, choices):
-    """The message for a name that is not among `choices`, the nearest of which comes first."""
+def unknown(kind: str, name: object, choices: Iterable) -> str:
+    """Return the message for a name that is not among `choices`, with the closest match."""
     choices = sorted(map(str, choices))
     near = difflib.get_close_matches(str(name)[:200], choices, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -27,13 +27,13 @@ def unknown(kind, name, choices):
 
 
 def is_outside(name: str) -> bool:
-    """Whether a name is of the form "module.Class"."""
+    """True if a name has the form "module.Class"."""
     parts = name.split(".")
     return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
-def outside(sections: dict) -> set[str]:
-    """Names of classes outside of the package in the sections of a config.
+def outside(sections: Mapping[str, Any]) -> set[str]:
+    """Collect the names of classes outside the package from the sections of a config.
 
     >>> outside({"head": {"name": "mine.Head"}, "method": {"name": "supervised"}, "row": None})
     {'mine.Head'}
@@ -43,82 +43,101 @@ def outside(sections: dict) -> set[str]:
 
 
 def resolve(kind: str, section: dict, allow: Collection[str], given: Collection[str] = ()) -> dict:
-    """A section with the class in place of a name "module.Class"; other names stay as they are.
+    """Replace a name "module.Class" in a section by the class; other names are kept.
 
     Args:
-        kind: of the room, for messages ("reprogrammer").
+        kind: kind of the class, for messages ("reprogrammer").
         section: {"name": ..., its options}.
-        allow: the names of classes outside of the package that may be imported, and no others.
-        given: options that follow from other sections or from the data.
+        allow: names of classes outside the package that may be imported.
+        given: options that other sections or the data determine.
 
     Raises:
-        NotAllowedError: the name stands for a class that is not allowed.
-        ValueError: there is no such class, or an option is given already.
+        NotAllowedError: the class is not allowed.
+        ValueError: there is no such class, or the section sets an option of `given`.
     """
     name = section["name"]
-    allow = [allow] if isinstance(allow, str) else allow  # of a text, any part would be allowed
+    allow = [allow] if isinstance(allow, str) else allow  # a plain string would allow substrings
     for key in given:
         if key in section:
-            raise ValueError(f"option {key} of {kind} {name!r}: it is given already; leave it out")
+            raise ValueError(f"option {key} of {kind} {name!r}: it is set elsewhere; leave it out")
     if not is_outside(name):
         return section
     if name not in allow:
         raise NotAllowedError(
-            f"{kind} {name!r}: a class outside of this project, which is not run unasked; "
+            f"{kind} {name!r}: a class outside this project, which is not run unasked; "
             f"if you trust it, allow it by --allow-class {name} (in Python: allow=({name!r},))"
         )
     return section | {"name": _import(kind, name)}
 
 
-def build(kind, room, name, kwargs, offered=None):
-    """Return `room[name](**kwargs)`.
+def build(
+    kind: str,
+    entries: Mapping[str, Callable],
+    name: str | type,
+    kwargs: dict[str, Any],
+    offered: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return `entries[name](**kwargs)`.
 
     Args:
-        kind: what the room holds, for messages ("reprogrammer").
-        room: dict of names to classes.
-        name: of an entry; or a class, as `resolve` gives it.
-        kwargs: its keywords.
-        offered: keywords that it gets if it takes them.
+        kind: kind of the entries, for messages ("reprogrammer").
+        entries: the registry.
+        name: an entry's name, or a class as returned by `resolve`.
+        kwargs: keywords of the entry.
+        offered: further keywords, which it gets only if it takes them.
 
     Raises:
-        ValueError: the name, or a keyword, is not there (the message lists what is), or a value has
-            the wrong type.
+        ValueError: an unknown name or keyword (the message lists the valid ones), a missing
+            keyword, or a value of the wrong type.
     """
-    entry = _find(kind, room, name)
+    entry = _find(kind, entries, name)
     parameters = inspect.signature(entry).parameters
     kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
     _check_options(kind, _name_of(name), parameters, kwargs, kwargs.keys())
     return entry(**kwargs)
 
 
-def check(kind, room, name, options, offered=()):
-    """Refuse what `build` would refuse for its name and options, without building anything.
+def check(
+    kind: str,
+    entries: Mapping[str, Callable],
+    name: str | type,
+    options: dict[str, Any],
+    offered: Collection[str] = (),
+) -> None:
+    """Check a name and its options as `build` does, without building anything.
 
     Args:
-        options: keywords that a user has chosen.
-        offered: names of those that the entry will get besides, if it takes them.
+        kind, entries, name: see `build`.
+        options: keywords that a user has set.
+        offered: names of further keywords that the entry gets if it takes them.
 
     Raises:
-        ValueError: as `build`.
+        ValueError: see `build`.
     """
-    parameters = inspect.signature(_find(kind, room, name)).parameters
+    parameters = inspect.signature(_find(kind, entries, name)).parameters
     given = options.keys() | (set(offered) & parameters.keys())
     _check_options(kind, _name_of(name), parameters, options, given)
 
 
-def _find(kind, room, name):
-    entry = name if inspect.isclass(name) else room.get(name)
+def _find(kind: str, entries: Mapping[str, Callable], name: str | type) -> Callable:
+    entry = name if inspect.isclass(name) else entries.get(name)
     if entry is None:
-        raise ValueError(unknown(kind, name, room))
+        raise ValueError(unknown(kind, name, entries))
     return entry
 
 
-def _name_of(name):
+def _name_of(name: str | type) -> str:
     return f"{name.__module__}.{name.__qualname__}" if inspect.isclass(name) else name
 
 
-def _check_options(kind, name, parameters, options, given):
-    """Refuse options that the entry does not take, or of a wrong type, and any that is lacking."""
+def _check_options(
+    kind: str,
+    name: str,
+    parameters: Mapping[str, inspect.Parameter],
+    options: Mapping[str, Any],
+    given: Collection[str],
+) -> None:
+    """Refuse unknown options, options of the wrong type, and missing ones."""
     for key, value in options.items():
         if key not in parameters:
             raise ValueError(unknown(f"option of {kind} {name!r}", key, parameters))
@@ -133,8 +152,7 @@ def _check_options(kind, name, parameters, options, given):
         raise ValueError(f"{kind} {name!r} needs: {', '.join(missing)}")
 
 
-def _import(kind, name):
-    """The class "module.Class"."""
+def _import(kind: str, name: str) -> type:
     module, _, attribute = name.rpartition(".")
     try:
         entry = getattr(importlib.import_module(module), attribute, None)

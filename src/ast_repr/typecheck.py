@@ -1,7 +1,7 @@
-"""Plain values, as JSON and YAML hold them, checked against type annotations.
+"""Check plain values, as in JSON and YAML, against type annotations.
 
 `int`, `float` (any finite number), `bool`, `str`, `dict`, `list[...]`, `Sequence[...]` and unions
-of them are checked; an annotation of another kind, or none, allows anything.
+of them are checked; any other annotation, or none, allows anything.
 """
 
 import inspect
@@ -20,11 +20,11 @@ NAMES = {
     list: "a list",
     NoneType: "null",
 }
-LARGEST = 2**63 - 1  # whole number that torch takes
+LARGEST = 2**63 - 1  # of torch's integers
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut short if it is long or deep."""
+    """Return a value's repr for a message, shortened if it is long or deep."""
     short = reprlib.Repr()
     short.maxlevel = 3
     short.maxstring = 200
@@ -33,14 +33,15 @@ def shown(value: Any) -> str:
 
 
 def matches(value: Any, annotation: Any) -> bool:
-    """Whether a value is of the annotated type; true and false are no numbers, numbers are finite.
+    """True if a value has the annotated type; booleans are not numbers, and numbers are finite.
 
     >>> matches(3, float), matches(True, int), matches([1, 2], list[int]), matches(None, int | None)
     (True, False, True, True)
     """
-    origin, inner = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    inner = get_args(annotation)
     if origin in (Union, UnionType):
-        return any(matches(value, one) for one in inner)
+        return any(matches(value, choice) for choice in inner)
     if origin in (list, Sequence):
         return isinstance(value, list | tuple) and all(matches(item, inner[0]) for item in value)
     if annotation is int:
@@ -53,12 +54,13 @@ def matches(value: Any, annotation: Any) -> bool:
 
 
 def expected(annotation: Any) -> str:
-    """An annotation in words.
+    """Describe an annotation in words.
 
     >>> expected(list[int] | None)
     'a list, each item a whole number, or null'
     """
-    origin, inner = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    inner = get_args(annotation)
     if origin in (Union, UnionType):
         return ", or ".join(map(expected, inner))
     if origin in (list, Sequence):

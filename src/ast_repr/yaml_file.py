@@ -1,8 +1,7 @@
-"""YAML, read and written the same way everywhere: plain values from UTF-8, whatever the locale.
+"""Read and write YAML: plain values in UTF-8, whatever the locale.
 
-What differs from PyYAML's own safe loader: aliases are refused (nine lines of them hold 9^8
-values), as are tags, a key given twice, and nesting deeper than any file here has; 1e-9 is a
-number, as in YAML 1.2, and a date is text.
+Unlike PyYAML's safe loader, aliases are refused (nine lines of them hold 9^8 values), as are tags,
+duplicate keys and deep nesting; 1e-9 is a number, as in YAML 1.2, and a date is text.
 """
 
 import re
@@ -12,7 +11,8 @@ from typing import Any
 import yaml
 
 DEEPEST = 32  # levels of nesting
-FLOAT_TAG, DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+FLOAT_TAG = "tag:yaml.org,2002:float"
+DATE_TAG = "tag:yaml.org,2002:timestamp"
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+\Z")
 
 
@@ -20,15 +20,14 @@ class YamlError(ValueError):
     """A file or text that is not plain YAML; the message names the file and the line."""
 
 
-def _resolvers():
-    """How plain text becomes a number, true, false or null: {first character: [(tag, pattern)]}."""
-    found = {
-        first: [(tag, pattern) for tag, pattern in pairs if tag != DATE_TAG]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern]]]:
+    """Return the patterns of numbers, booleans and null: {first character: [(tag, pattern)]}."""
+    resolvers = {}
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        resolvers[first] = [(tag, pattern) for tag, pattern in pairs if tag != DATE_TAG]
     for first in "-+.0123456789":
-        found[first].append((FLOAT_TAG, FLOAT))
-    return found
+        resolvers[first].append((FLOAT_TAG, FLOAT))
+    return resolvers
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,8 +64,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def read(path: Path) -> Any:
-    """The value that a file holds.
+def read(path: str | Path) -> Any:
+    """Read the value that a file holds.
 
     Raises:
         YamlError: it is not plain YAML in UTF-8.
@@ -82,7 +81,7 @@ def read(path: Path) -> Any:
 
 
 def parse(text: str, source: object) -> Any:
-    """The value that `text` holds; `source` stands for it in messages.
+    """Parse YAML text; messages name `source`.
 
     Raises:
         YamlError: it is not plain YAML.
@@ -95,15 +94,15 @@ def parse(text: str, source: object) -> Any:
 
 
 def dump(value: Any) -> str:
-    """A value as YAML that `parse` reads back, keys in their order."""
+    """Return a value as YAML that `parse` reads back, keys in their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _error(place, problem):
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+def _error(item: yaml.Event | yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=item.start_mark)
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}: " if mark else ""
     return where + " ".join((getattr(error, "problem", None) or str(error)).split())

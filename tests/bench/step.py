@@ -37,8 +37,8 @@ import numpy as np
 import record
 import torch
 from safetensors.torch import save_file
-from timm.models.vision_transformer import Attention
 from torch import nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ast_repr import backbones, devices, losses, reprogrammers
@@ -210,14 +210,9 @@ def gains(model, precision, batch, target, repeats):
         work["without fused attention (plain products and softmax)"] = within(
             step, sdpa_kernel, SDPBackend.MATH
         )
-    else:
-        removed = {"without cpu_kernels (plain timm blocks)": [Attention, nn.Linear]}
-        if precision == torch.float32:  # in bfloat16 the linear layers are plain anyway
-            removed["without the attention of cpu_kernels (PyTorch's fused)"] = [Attention]
-            removed["without the linear layers of cpu_kernels (PyTorch's BLAS)"] = [nn.Linear]
-        for name, layers in removed.items():
-            plain = without_kernels(model, layers)
-            work[name] = step_of(plain, precision, batch, target)
+    elif precision == torch.float32:  # cpu_kernels leaves bfloat16 to PyTorch
+        plain = without_kernels(model)
+        work["without cpu_kernels (plain timm blocks)"] = step_of(plain, precision, batch, target)
     work["without the shortened last block (all its tokens)"] = patched(
         step, AudioTransformer, "forward", whole_forward
     )
@@ -242,13 +237,12 @@ def gains(model, precision, batch, target, repeats):
     ]
 
 
-def without_kernels(model, layers):
-    """A copy of the model in which these layers of AST's blocks are timm's and torch's."""
+def without_kernels(model):
+    """Copy the model with torch's own linear layers in AST's blocks."""
     plain = copy.deepcopy(model)
-    for kind in layers:
-        for layer in plain.backbone.blocks.modules():
-            if type(layer) is cpu_kernels.KERNELS[kind]:
-                layer.__class__ = kind
+    for layer in plain.backbone.blocks.modules():
+        if type(layer) is cpu_kernels.CpuLinear:
+            layer.__class__ = nn.Linear
     return plain
 
 
@@ -304,7 +298,8 @@ def components(model, precision, batch, target, repeats):
             both_ways([wide], mlp.fc2, wide),
         ]
         * blocks,
-        "AST: attention": [both_ways([q, k, v], cpu_kernels.attend, q, k, v)] * blocks,
+        "AST: attention": [both_ways([q, k, v], functional.scaled_dot_product_attention, q, k, v)]
+        * blocks,
         "head": [
             both_ways(
                 [embedding, *model.head.parameters()], model.head, backbones.Output(embedding, None)

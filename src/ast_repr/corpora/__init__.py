@@ -1,1 +1,1 @@
-"""Corpora: where clips and labels come from. Every corpus is read in OpenMIC-2018's layout by `openmic`."""
+"""Corpora: where clips and labels come from; `openmic` reads all but users' own data."""

@@ -1,18 +1,26 @@
-"""Music for the built-in corpus: its instruments, and the notes that each could plausibly play.
+"""Music for the built-in corpus: its instruments, and plausible notes for each.
 
 Conventions
-    harmony: list of (start seconds, end seconds, pitch classes of the chord); bars of a common
-        chord progression.
+    harmony: list of (start seconds, end seconds, pitch classes of the chord), one per bar.
     notes: list of (start seconds, duration seconds, MIDI pitch, velocity), as `soundfont.render`
         takes them.
+    A role, such as "melody", is a function of (rng, bars, scale, low, high) that returns notes.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
 
-KICK, SNARES, TOMS = 36, (38, 40, 37), (41, 43, 45, 47, 48, 50)
-HATS, RIDES, CRASHES = (42, 46, 44), (51, 59, 53), (49, 57, 52, 55)
+Bar = tuple[float, float, np.ndarray]
+Note = tuple[float, float, int, int]
+
+KICK = 36
+SNARES = (38, 40, 37)
+TOMS = (41, 43, 45, 47, 48, 50)
+HATS = (42, 46, 44)
+RIDES = (51, 59, 53)
+CRASHES = (49, 57, 52, 55)
 MAJOR = np.array([0, 2, 4, 5, 7, 9, 11])
 PROGRESSIONS = (
     (0, 4, 5, 3),
@@ -23,6 +31,16 @@ PROGRESSIONS = (
     (0, 2, 3, 4),
     (0, 0, 3, 3),
 )
+# Beats of a bar that are played.
+CHORD_RHYTHMS = (
+    (0, 1, 2, 3),
+    (0, 1.5, 2, 3.5),
+    (0, 2),
+    (0.5, 1.5, 2.5, 3.5),
+    (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5),
+)
+BASS_RHYTHMS = ((0, 2), (0, 1, 2, 3), (0, 1.5, 2, 3.5), (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5))
+KICK_RHYTHMS = ((0, 2), (0, 1.5, 2), (0, 2, 2.5), (0, 1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -30,17 +48,17 @@ class Instrument:
     """An instrument of the corpus.
 
     Attributes:
-        programs: General MIDI presets that count as it; none stands for the drum kit.
+        programs: its General MIDI presets; none stands for the drum kit.
         low, high: MIDI range.
-        roles: parts that it may play.
-        shift: semitones by which its body may be made larger or smaller.
+        roles: roles that it may play.
+        shift: range of semitones by which its body may be smaller (formants higher).
     """
 
-    programs: tuple
+    programs: tuple[int, ...]
     low: int
     high: int
-    roles: tuple
-    shift: tuple = (-2, 2)
+    roles: tuple[str, ...]
+    shift: tuple[int, int] = (-2, 2)
 
 
 INSTRUMENTS = {
@@ -54,9 +72,8 @@ INSTRUMENTS = {
     "flute": Instrument((73,), 60, 93, ("melody",)),
     "guitar": Instrument((24, 25, 26, 27, 29, 30), 40, 76, ("chords", "arpeggio", "melody")),
     "mallet_percussion": Instrument((9, 11, 12, 13), 60, 91, ("arpeggio", "melody")),
-    "mandolin": Instrument(
-        (25,), 55, 88, ("tremolo",), (4, 7)
-    ),  # steel strings on a small body, in tremolo
+    # Steel strings on a small body, in tremolo.
+    "mandolin": Instrument((25,), 55, 88, ("tremolo",), (4, 7)),
     "organ": Instrument((16, 17, 18, 19, 20), 40, 84, ("held_chords", "chords")),
     "piano": Instrument((0, 1, 2, 3), 36, 88, ("chords", "arpeggio", "melody")),
     "saxophone": Instrument((64, 65, 66), 46, 80, ("melody",)),
@@ -65,13 +82,12 @@ INSTRUMENTS = {
     ),
     "trombone": Instrument((57,), 38, 70, ("melody", "held")),
     "trumpet": Instrument((56, 59), 54, 84, ("melody",)),
-    "ukulele": Instrument(
-        (24,), 60, 84, ("chords",), (4, 7)
-    ),  # nylon strings on a small body, strummed
+    # Nylon strings on a small body, strummed.
+    "ukulele": Instrument((24,), 60, 84, ("chords",), (4, 7)),
     "violin": Instrument((40, 110), 55, 93, ("melody", "held")),
     "voice": Instrument((52, 53, 54), 48, 79, ("held", "melody")),
 }
-# They sound in some clips and have no label, as in any real collection.
+# They play in some clips and have no label, as in any real collection.
 UNLABELLED = {
     "harp": Instrument((46,), 40, 88, ("arpeggio",)),
     "oboe": Instrument((68,), 58, 88, ("melody",)),
@@ -95,68 +111,75 @@ FAMILIES = (
 )
 
 
-def siblings(instrument):
-    """Instruments that a listener takes for this one more easily than the others."""
-    return sorted(
-        {other for family in FAMILIES if instrument in family for other in family} - {instrument}
-    )
+def siblings(instrument: str) -> list[str]:
+    """List the instruments that a listener easily confuses with this one."""
+    others = set()
+    for family in FAMILIES:
+        if instrument in family:
+            others.update(family)
+    return sorted(others - {instrument})
 
 
-def harmony(rng, key, bar_s, seconds):
-    """A progression of diatonic triads, one a bar, covering `seconds`."""
+def harmony(rng: np.random.Generator, key: int, bar_s: float, seconds: float) -> list[Bar]:
+    """Draw a progression of diatonic triads, one per bar, that covers `seconds`."""
     degrees = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
-    bars, time = [], 0.0
+    bars = []
+    time = 0.0
     while time < seconds:
         degree = degrees[len(bars) % len(degrees)]
-        bars.append((time, time + bar_s, (key + MAJOR[(degree + np.array([0, 2, 4])) % 7]) % 12))
+        triad = MAJOR[(degree + np.array([0, 2, 4])) % 7]
+        bars.append((time, time + bar_s, (key + triad) % 12))
         time += bar_s
     return bars
 
 
-def write(role, rng, bars, key, low, high):
-    """Notes of one part in a role, within `low`..`high`, following the harmony."""
+def write(
+    role: str, rng: np.random.Generator, bars: list[Bar], key: int, low: int, high: int
+) -> list[Note]:
+    """Write one part in a role, within `low`..`high`, that follows the harmony."""
     return ROLES[role](rng, bars, (key + MAJOR) % 12, low, high)
 
 
-def _within(classes, low, high):
-    return [pitch for pitch in range(low, high + 1) if pitch % 12 in classes]
+def _within(pitch_classes: Container[int], low: int, high: int) -> list[int]:
+    return [pitch for pitch in range(low, high + 1) if pitch % 12 in pitch_classes]
 
 
-def _velocity(rng, centre=88):
+def _velocity(rng: np.random.Generator, centre: int = 88) -> int:
     return int(np.clip(rng.normal(centre, 12), 30, 120))
 
 
+def _choose(rng: np.random.Generator, items: tuple) -> tuple:
+    return items[rng.integers(len(items))]
+
+
 def _melody(rng, bars, scale, low, high, repeats=1):
-    """A walk on the scale that lands on chord tones at each bar, `repeats` notes per eighth."""
+    """A walk on the scale that meets a chord tone at each bar, `repeats` notes per eighth."""
     pitches = _within(scale, low, high)
-    place = rng.integers(len(pitches) // 4, max(len(pitches) // 4 + 1, 3 * len(pitches) // 4))
+    quarter = len(pitches) // 4
+    position = rng.integers(quarter, max(quarter + 1, 3 * len(pitches) // 4))
     beat = (bars[0][1] - bars[0][0]) / 4
     lengths = rng.choice([0.5, 1, 1.5, 2], size=4) * beat
     notes = []
     for start, end, chord in bars:
-        time, first = start, True
+        time = start
         while time < end - 0.01:
             length = min(rng.choice(lengths), end - time)
-            place = int(np.clip(place + rng.integers(-2, 3), 0, len(pitches) - 1))
-            if first:
-                place = min(
-                    range(len(pitches)),
-                    key=lambda i: (pitches[i] % 12 not in chord, abs(i - place)),
-                )
-            first = False
+            position = int(np.clip(position + rng.integers(-2, 3), 0, len(pitches) - 1))
+            if time == start:
+                position = _nearest_chord_tone(pitches, position, chord)
             if rng.random() > 0.12:
                 count = max(1, round(repeats * length / beat * 2))
                 for k in range(count):
-                    notes.append(
-                        (
-                            time + k * length / count,
-                            0.95 * length / count,
-                            pitches[place],
-                            _velocity(rng),
-                        )
-                    )
+                    onset = time + k * length / count
+                    duration = 0.95 * length / count
+                    notes.append((onset, duration, pitches[position], _velocity(rng)))
             time += length
     return notes
+
+
+def _nearest_chord_tone(pitches, position, chord):
+    """Return the index of the chord tone nearest to pitches[position]."""
+    return min(range(len(pitches)), key=lambda i: (pitches[i] % 12 not in chord, abs(i - position)))
 
 
 def _tremolo(rng, bars, scale, low, high):
@@ -168,10 +191,8 @@ def _held(rng, bars, scale, low, high, voices=1):
     for start, end, chord in bars:
         tones = _within(chord, low, high)
         first = rng.integers(0, max(1, len(tones) - voices + 1))
-        notes += [
-            (start, 0.98 * (end - start), pitch, _velocity(rng, 80))
-            for pitch in tones[first : first + voices]
-        ]
+        for pitch in tones[first : first + voices]:
+            notes.append((start, 0.98 * (end - start), pitch, _velocity(rng, 80)))
     return notes
 
 
@@ -180,30 +201,19 @@ def _held_chords(rng, bars, scale, low, high):
 
 
 def _chords(rng, bars, scale, low, high):
-    """Chords in one rhythm throughout, strummed: the lower notes a little earlier."""
-    pattern = [
-        (0, 1, 2, 3),
-        (0, 1.5, 2, 3.5),
-        (0, 2),
-        (0.5, 1.5, 2.5, 3.5),
-        (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5),
-    ][rng.integers(5)]
+    """Strummed chords in one rhythm throughout: the lower notes come slightly earlier."""
+    rhythm = _choose(rng, CHORD_RHYTHMS)
     spread_s = rng.uniform(0, 0.03)
     notes = []
     for start, end, chord in bars:
         beat = (end - start) / 4
         tones = _within(chord, low, high)
         first = rng.integers(0, max(1, len(tones) - 4))
-        for at in pattern:
+        for at in rhythm:
             for k, pitch in enumerate(tones[first : first + 4]):
-                notes.append(
-                    (
-                        start + at * beat + k * spread_s,
-                        beat * rng.uniform(0.6, 1.6),
-                        pitch,
-                        _velocity(rng),
-                    )
-                )
+                onset = start + at * beat + k * spread_s
+                length = beat * rng.uniform(0.6, 1.6)
+                notes.append((onset, length, pitch, _velocity(rng)))
     return notes
 
 
@@ -221,54 +231,48 @@ def _arpeggio(rng, bars, scale, low, high):
 
 
 def _bass(rng, bars, scale, low, high):
-    pattern = [(0, 2), (0, 1, 2, 3), (0, 1.5, 2, 3.5), (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5)][
-        rng.integers(4)
-    ]
+    rhythm = _choose(rng, BASS_RHYTHMS)
     notes = []
     for start, end, chord in bars:
         beat = (end - start) / 4
-        roots, fifths = _within(chord[:1], low, high), _within(chord[2:], low, high)
-        for at in pattern:
+        roots = _within(chord[:1], low, high)
+        fifths = _within(chord[2:], low, high)
+        for at in rhythm:
             pool = fifths if rng.random() < 0.25 else roots
-            notes.append(
-                (
-                    start + at * beat,
-                    beat * rng.uniform(0.5, 1.2),
-                    pool[rng.integers(min(2, len(pool)))],
-                    _velocity(rng, 95),
-                )
-            )
+            length = beat * rng.uniform(0.5, 1.2)
+            pitch = pool[rng.integers(min(2, len(pool)))]
+            notes.append((start + at * beat, length, pitch, _velocity(rng, 95)))
     return notes
 
 
 def _drums(rng, bars, scale, low, high):
-    snare, toms = rng.choice(SNARES), rng.choice(TOMS, 3)
-    kicks = [(0, 2), (0, 1.5, 2), (0, 2, 2.5), (0, 1, 2, 3)][rng.integers(4)]
+    snare = rng.choice(SNARES)
+    toms = rng.choice(TOMS, 3)
+    kicks = _choose(rng, KICK_RHYTHMS)
     notes = []
     for start, end, _ in bars:
         beat = (end - start) / 4
-        notes += [(start + at * beat, 0.3, KICK, _velocity(rng, 100)) for at in kicks]
-        notes += [(start + at * beat, 0.3, snare, _velocity(rng, 95)) for at in (1, 3)]
+        for at in kicks:
+            notes.append((start + at * beat, 0.3, KICK, _velocity(rng, 100)))
+        for at in (1, 3):
+            notes.append((start + at * beat, 0.3, snare, _velocity(rng, 95)))
         if rng.random() < 0.4:
-            notes += [
-                (start + (3 + k / 3) * beat, 0.3, tom, _velocity(rng, 95))
-                for k, tom in enumerate(toms)
-            ]
+            for k, tom in enumerate(toms):
+                notes.append((start + (3 + k / 3) * beat, 0.3, tom, _velocity(rng, 95)))
     return notes
 
 
 def _cymbals(rng, bars, scale, low, high):
-    keys = (HATS, RIDES)[rng.integers(2)]
+    keys = _choose(rng, (HATS, RIDES))
     division = rng.choice([1, 2, 2, 3])
     notes = []
     for start, end, _ in bars:
         beat = (end - start) / 4
         if rng.random() < 0.5:
             notes.append((start, 1.0, rng.choice(CRASHES), _velocity(rng, 95)))
-        notes += [
-            (start + k * beat / division, 0.3, rng.choice(keys), _velocity(rng, 75))
-            for k in range(4 * division)
-        ]
+        for k in range(4 * division):
+            key = rng.choice(keys)
+            notes.append((start + k * beat / division, 0.3, key, _velocity(rng, 75)))
     return notes
 
 

@@ -1,14 +1,15 @@
 """OpenMIC-2018 (Humphrey, Durand and McFee 2018): 20,000 clips of 10 s, twenty instruments.
 
 A tenth of the labels are observed. They are read from the aggregated CSV, never from
-openmic-2018.npz, whose loading would run pickled code. Any corpus in the same layout, with other
-classes or sizes, is read by the same code.
+openmic-2018.npz, whose loading would run pickled code. The same code reads any corpus in this
+layout, with other classes or sizes.
 """
 
 import json
 import math
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,16 +24,6 @@ ARCHIVE = Remote(
     bytes=2_623_376_754,
     md5="e4ccf187e2bb5ab2e115416e8aafe7f4",
 )
-LICENCE = (
-    "labels and compilation CC BY 4.0; "
-    "most of the audio carries a NonCommercial licence: do not pass it on"
-)
-BIBTEX = """@inproceedings{humphrey2018openmic,
-  title = {{OpenMIC-2018}: An Open Data-set for Multiple Instrument Recognition},
-  author = {Humphrey, Eric J. and Durand, Simon and McFee, Brian},
-  booktitle = {Proc. 19th International Society for Music Information Retrieval Conference (ISMIR)},
-  year = {2018}
-}"""
 # Of the genuine archive; summed over its tables, labels binarised at 0.5.
 COUNTS = {"train": 14_915, "test": 5_085, "observed": 41_268}
 SHORTEST_SECONDS = 9.9  # anything shorter has been truncated
@@ -40,30 +31,28 @@ LABELS = "openmic-2018-aggregated-labels.csv"
 METADATA = "openmic-2018-metadata.csv"
 
 
-def clips(root, relative_to):
+def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[str]]:
     """Read the corpus at `root`.
 
     Args:
         root: folder with class-map.json, aggregated labels, metadata, partitions/ and audio/.
-        relative_to: folder that the clips' audio paths shall be relative to.
+        relative_to: folder that the clips' audio paths will be relative to.
 
     Returns:
-        (list of Clip with splits train and test, list of class names).
+        (clips with splits train and test, class names).
 
     Raises:
-        ManifestError: a table is missing or says something impossible; file and row are named.
+        ManifestError: a table is missing or inconsistent; the message names file and row.
     """
     root = Path(root)
     classes = _classes(root)
     splits = _splits(root)
-    artists = {
-        row["sample_key"]: f"artist {row['artist_id']}"
-        for _, row in _rows(root / METADATA, "sample_key", "artist_id")
-    }
+    groups = {}
+    for _, (name, artist) in _rows(root / METADATA, "sample_key", "artist_id"):
+        groups[name] = f"artist {artist}"
     labels = {name: {} for name in splits}
-    for number, row in _rows(root / LABELS, "sample_key", "instrument", "relevance"):
-        name = row["sample_key"]
-        instrument = row["instrument"]
+    for number, cells in _rows(root / LABELS, "sample_key", "instrument", "relevance"):
+        name, instrument, relevance = cells
         where = f"{root / LABELS}, line {number}"
         if name not in labels:
             raise ManifestError(
@@ -72,41 +61,41 @@ def clips(root, relative_to):
             )
         if instrument not in classes:
             raise ManifestError(f"{where}: {unknown('instrument', instrument, classes)}")
-        labels[name][instrument] = _relevance(
-            row["relevance"], where
-        )  # some pairs come twice: the last row counts
-    audio = {name: os.path.relpath(audio_path(root, name), relative_to) for name in splits}
-    return [
-        Clip(name, artists.get(name, name), audio[name], 0.0, split, labels[name])
-        for name, split in splits.items()
-    ], classes
+        labels[name][instrument] = _relevance(relevance, where)  # of duplicates, the last counts
+    all_clips = []
+    for name, split in splits.items():
+        path = os.path.relpath(audio_path(root, name), relative_to)
+        all_clips.append(Clip(name, groups.get(name, name), path, 0.0, split, labels[name]))
+    return all_clips, classes
 
 
-def audio_path(root, sample_key):
-    """Where the corpus keeps a clip's audio."""
+def audio_path(root: str | Path, sample_key: str) -> Path:
+    """Return the path of a clip's audio: audio/<first three characters>/<sample_key>.ogg."""
     return Path(root) / "audio" / sample_key[:3] / f"{sample_key}.ogg"
 
 
-def unreadable(root, clips, warn=warnings.warn):
-    """List the clips whose audio is missing, not audio, damaged, or truncated: (clip name, reason).
+def unreadable(
+    root: str | Path, clips: Sequence[Clip], warn: audio.Warn = warnings.warn
+) -> list[tuple[str, str]]:
+    """List the clips whose audio is missing, damaged, truncated or not audio: (name, reason).
 
-    All of it is decoded, which takes a core 20 ms per clip.
+    All audio is decoded, which takes 20 ms per clip and core.
 
     Args:
         root: folder of the corpus.
-        clips: list of Clip.
-        warn: called with a line about each file that is read otherwise than it is stored.
+        clips: clips to check.
+        warn: see `audio.decode`.
     """
 
-    def complaint(clip):
+    def complaint(clip: Clip) -> str | None:
         return audio.complaint(audio_path(root, clip.clip), 0.0, SHORTEST_SECONDS, warn)
 
     with ThreadPoolExecutor() as pool:
-        reasons = pool.map(complaint, clips)
-        return [(clip.clip, reason) for clip, reason in zip(clips, reasons) if reason]
+        reasons = list(pool.map(complaint, clips))
+    return [(clip.clip, reason) for clip, reason in zip(clips, reasons, strict=True) if reason]
 
 
-def _classes(root):
+def _classes(root: Path) -> list[str]:
     path = root / "class-map.json"
     try:
         indices = json.loads(atomic.read_text(path))
@@ -125,7 +114,8 @@ def _classes(root):
     return classes
 
 
-def _splits(root):
+def _splits(root: Path) -> dict[str, str]:
+    """Return {sample_key: split}."""
     splits = {}
     for split in ("train", "test"):
         path = root / "partitions" / f"split01_{split}.csv"
@@ -133,16 +123,16 @@ def _splits(root):
             raise ManifestError(f"{path}: missing; expected a folder in OpenMIC-2018's layout")
         for name in table.read_text(path).split():
             if name in splits:
-                found = "twice in" if splits[name] == split else "in both partitions, train and"
-                raise ManifestError(f"{path}: {name} is {found} {split}; expected once")
+                where = "twice in" if splits[name] == split else "in both partitions, train and"
+                raise ManifestError(f"{path}: {name} is {where} {split}; expected once")
             splits[name] = split
     if not splits:
-        raise ManifestError(f"{root / 'partitions'}: no clips; expected one sample_key a line")
+        raise ManifestError(f"{root / 'partitions'}: no clips; expected one sample_key per line")
     return splits
 
 
-def _rows(path, *columns):
-    """(row, {column: cell}) of a CSV's rows, None for a missing cell; the header is row 1."""
+def _rows(path: Path, *columns: str) -> Iterator[tuple[int, list[str | None]]]:
+    """Yield (row number, cells of `columns`, None if missing) of a CSV; the header is row 1."""
     try:
         rows = table.read_rows(path, table.read_text(path))
     except FileNotFoundError as error:
@@ -155,20 +145,17 @@ def _rows(path, *columns):
         raise ManifestError(
             f"{path}: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}"
         )
-    places = {name: header.index(name) for name in columns}
+    indices = [header.index(name) for name in columns]
     for number, cells in enumerate(rows[1:], 2):
         if cells:
-            yield (
-                number,
-                {name: cells[at] if at < len(cells) else None for name, at in places.items()},
-            )
+            yield number, [cells[index] if index < len(cells) else None for index in indices]
 
 
-def _relevance(text, where):
+def _relevance(text: str | None, where: str) -> float:
     try:
         value = float(text)
     except (TypeError, ValueError):
         value = math.nan
-    if not math.isfinite(value) or not 0 <= value <= 1:
+    if not 0 <= value <= 1:  # false for NaN too
         raise ManifestError(f"{where}: relevance {text!r}; expected a number from 0 to 1")
     return value

@@ -1,28 +1,29 @@
-"""Warnings about labels and audio that can be trained on, but not trusted: sentences that say what
-is wrong and what to do."""
+"""Warnings about labels and audio that can be trained on but not trusted: problem and remedy."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from .. import manifest
+from ..manifest import Clip
 
-ENOUGH = 5  # labels of a kind, present or absent, of a class in a split
-ONE_SIDED = {  # what follows in a split for a class that lacks labels of a kind there
-    "train": "what has one kind only cannot be told apart",
-    "valid": "these have no part in choosing the epoch",
-    "test": "these have no score and are left out of every mean",
+ENOUGH = 5  # present, or absent, labels of a class in a split
+ONE_SIDED = {  # consequence for classes without present or without absent labels in a split
+    "train": "these classes cannot be learned",
+    "valid": "these classes have no part in choosing the epoch",
+    "test": "these classes have no score and are left out of every mean",
 }
 
 
-def label_warnings(clips, classes) -> list[str]:
-    """Name classes that have few labels of a kind, or none, in a split.
+def label_warnings(clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
+    """Name the classes that have few or no present, or absent, labels in a split.
 
     Args:
-        clips: of every split, the validation split included.
-        classes: their names.
+        clips: clips of all splits, the validation split included.
+        classes: names of the classes.
 
     Returns:
-        At most two sentences per split: one of classes without labels of a kind, one of others
-        that have fewer than ENOUGH.
+        At most two sentences per split: one on classes without labels of one side, one on others
+        with fewer than ENOUGH.
     """
     warnings = []
     for split in manifest.SPLITS:
@@ -36,11 +37,11 @@ def label_warnings(clips, classes) -> list[str]:
         one_sided = []
         few = []
         for name in classes:
-            least = min(present[name], absent[name])
+            fewest = min(present[name], absent[name])
             counts = f"{name} ({present[name]} present, {absent[name]} absent)"
-            if least == 0:
+            if fewest == 0:
                 one_sided.append(counts)
-            elif least < ENOUGH:
+            elif fewest < ENOUGH:
                 few.append(counts)
         if one_sided:
             warnings.append(
@@ -55,26 +56,26 @@ def label_warnings(clips, classes) -> list[str]:
     return warnings
 
 
-def shared_audio_warnings(clips, sha256s) -> list[str]:
-    """Name clips of different groups whose audio files are the same: what is learned may leak.
+def shared_audio_warnings(clips: Iterable[Clip], sha256s: Iterable[str | None]) -> list[str]:
+    """Name clips of different groups with identical audio files, which may leak between splits.
 
     Args:
-        clips: with groups and splits; a group is in one split only.
+        clips: the clips.
         sha256s: of each clip's audio file, None if it cannot be read.
 
     Returns:
         One sentence per file content that several groups share.
     """
-    sharing = {}
+    groups_of = {}  # {sha256: {group: its first clip}}
     for clip, sha256 in zip(clips, sha256s, strict=True):
         if sha256 is not None:
-            sharing.setdefault(sha256, {}).setdefault(clip.group, clip)
+            groups_of.setdefault(sha256, {}).setdefault(clip.group, clip)
     warnings = []
-    for firsts in sharing.values():
-        if len(firsts) > 1:
-            places = [f"{clip.clip} ({clip.split}, group {clip.group})" for clip in firsts.values()]
+    for groups in groups_of.values():
+        if len(groups) > 1:
+            listed = [f"{clip.clip} ({clip.split}, group {clip.group})" for clip in groups.values()]
             warnings.append(
-                f"the same audio is in {len(firsts)} groups: {', '.join(places)}; "
+                f"the same audio is in {len(groups)} groups: {', '.join(listed)}; "
                 "give these clips one group, or leave all but one out"
             )
     return warnings

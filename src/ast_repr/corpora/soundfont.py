@@ -1,12 +1,14 @@
-"""Sound from code: notes rendered with the General MIDI soundfont that pretty_midi carries, and rooms to put them in.
+"""Render notes with pretty_midi's General MIDI soundfont, and record them in random rooms.
 
 Conventions
     notes: list of (start seconds, duration seconds, MIDI pitch, velocity 1..127).
     A drum part is `program=None`; its pitches are General MIDI's percussion keys.
-    Everything is rendered at 44.1 kHz, quality 4: at 16 kHz the renderer diverges, or never returns, for many presets.
+    Rendering is at 44.1 kHz, quality 4: at 16 kHz the renderer diverges or never returns for many
+    presets.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +16,17 @@ import symusic
 
 RENDER_RATE = 44_100  # Hz
 MAX_PITCH = 96  # from 101 on the renderer never returns for a dozen presets
-PEAK_LIMIT = 100.0  # a render above it has diverged (sane ones stay below about 2)
+PEAK_LIMIT = 100.0  # a render above it has diverged (others stay below about 2)
 SPEED_OF_SEMITONE = 2 ** (1 / 12)
 
 
-def _synthesizer():
-    """A new one: what some presets sound like depends on what the same synthesizer played before."""
+def _synthesizer() -> symusic.Synthesizer:
+    """Return a new synthesizer: the sound of some presets depends on what it played before."""
     package = Path(importlib.util.find_spec("pretty_midi").origin).parent
     return symusic.Synthesizer(str(package / "TimGM6mb.sf2"), RENDER_RATE, 4)
 
 
-def render(program, notes, seconds):
+def render(program: int | None, notes: Sequence[tuple], seconds: float) -> np.ndarray | None:
     """Render one part.
 
     Args:
@@ -33,15 +35,14 @@ def render(program, notes, seconds):
         seconds: length of the result; the tail of the last note is cut there.
 
     Returns:
-        float32 (seconds * 44100,) mono, or None where the renderer diverged (about 1 % of parts: draw again).
+        float32 (seconds * 44100,) mono, or None if the renderer diverged (about 1 % of parts).
 
     Raises:
         ValueError: a pitch above MAX_PITCH.
     """
-    if max((note[2] for note in notes), default=0) > MAX_PITCH:
-        raise ValueError(
-            f"a note of pitch {max(note[2] for note in notes)}; the renderer is safe up to {MAX_PITCH}"
-        )
+    highest = max((pitch for _, _, pitch, _ in notes), default=0)
+    if highest > MAX_PITCH:
+        raise ValueError(f"a note of pitch {highest}; the renderer is safe up to {MAX_PITCH}")
     track = symusic.Track(ttype="second", program=program or 0, is_drum=program is None)
     for start, duration, pitch, velocity in notes:
         track.notes.append(symusic.Note(start, duration, int(pitch), int(velocity), ttype="second"))
@@ -55,42 +56,44 @@ def render(program, notes, seconds):
 
 
 class Room:
-    """A place and a microphone: early decay and reverberation, a smooth frequency response, and background noise.
+    """A random room and microphone: reverberation, frequency response and background noise.
 
     Args:
-        rng: numpy Generator; the room is drawn from it once.
+        rng: generator that the room is drawn from.
         rate: sampling rate in Hz.
         dry: probability that the room has no reverberation.
         noise_db: range of the noise's level relative to the signal.
     """
 
-    def __init__(self, rng, rate, dry=0.15, noise_db=(-70, -25)):
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        rate: int,
+        dry: float = 0.15,
+        noise_db: tuple[float, float] = (-70, -25),
+    ):
         self.rate = rate
-        decay_s = rng.uniform(0.1, 1.2)
+        decay_s = rng.uniform(0.1, 1.2)  # to -60 dB
         time = np.arange(round(decay_s * rate)) / rate
-        tail = rng.standard_normal(len(time)) * np.exp(
-            -6.9 * time / decay_s
-        )  # 60 dB down after decay_s
+        tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / decay_s)
         self.tail = tail / np.sqrt(np.sum(tail**2))
         self.wet = 0.0 if rng.random() < dry else rng.uniform(0.05, 0.6)
-        self.anchors_db = np.cumsum(
-            rng.normal(0, 2.0, 9)
-        )  # a smooth response over octaves from 40 Hz
+        # Gains at octaves from 40 Hz, between which the response is interpolated.
+        self.anchors_db = np.cumsum(rng.normal(0, 2.0, 9))
         self.anchors_db -= self.anchors_db.mean()
         self.noise_db = rng.uniform(*noise_db)
         self.noise_slope = rng.uniform(0, 1.2)  # 0 white, 1 pink
 
-    def record(self, sound, rng):
-        """(n,) at `rate` -> (n,) as heard in this room, the noise drawn from `rng`."""
+    def record(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Record (n,) at `rate` in this room, with noise drawn from `rng`: float32 (n,)."""
         samples = len(sound)
         size = 1 << (samples + len(self.tail) - 1).bit_length()
         hz = np.maximum(np.fft.rfftfreq(size, 1 / self.rate), 20.0)
         gain_db = np.interp(np.log2(hz / 40.0), np.arange(9), self.anchors_db)
         response = (1 + self.wet * np.fft.rfft(self.tail, size)) * 10 ** (gain_db / 20)
-        heard = np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:samples]
-        noise = np.fft.irfft(
-            np.fft.rfft(rng.standard_normal(samples), size) / (hz / 1000) ** (self.noise_slope / 2),
-            size,
-        )[:samples]
-        level = np.sqrt(np.mean(heard**2)) * 10 ** (self.noise_db / 20) / np.sqrt(np.mean(noise**2))
-        return (heard + level * noise).astype(np.float32)
+        signal = np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:samples]
+        spectrum = np.fft.rfft(rng.standard_normal(samples), size)
+        noise = np.fft.irfft(spectrum / (hz / 1000) ** (self.noise_slope / 2), size)[:samples]
+        signal_rms = np.sqrt(np.mean(signal**2))
+        level = signal_rms * 10 ** (self.noise_db / 20) / np.sqrt(np.mean(noise**2))
+        return (signal + level * noise).astype(np.float32)

@@ -1,16 +1,16 @@
 """The built-in corpus: polyphonic music in OpenMIC-2018's layout, rendered on first use.
 
-An artist is a line-up with presets, body sizes, tuning, tempo, room, noise and level of its own;
-test artists are never heard in training. A clip is one to five parts, some entering late, some
-barely audible, and in three clips of ten an instrument that has no label. Labels are like
-OpenMIC's: about two per clip, 43 % of them present, most absent ones plausible confusions, and each
-a weighted vote of three listeners who err: no method gets near 100.
+An artist has a line-up of instruments and its own presets, body sizes, tuning, tempo, room, noise
+and level; test artists do not occur in training. A clip has one to five parts, some of them late or
+barely audible, and in three clips of ten an instrument without a label. Labels are like OpenMIC's:
+about two per clip, 43 % of them present, most absent ones plausible confusions, and each a weighted
+vote of three fallible listeners, so that no method reaches 100 %.
 """
 
 import csv
 import io
 import json
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,38 +19,52 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from .. import atomic, processes
-from .arrangement import INSTRUMENTS, UNLABELLED, harmony, siblings, write
+from .. import atomic, ogg, processes
+from ..audio import CLIP_SECONDS
+from .arrangement import INSTRUMENTS, UNLABELLED, Bar, Instrument, harmony, siblings, write
+from .openmic import audio_path
 from .soundfont import MAX_PITCH, RENDER_RATE, SPEED_OF_SEMITONE, Room, render
 
 CLASSES = sorted(INSTRUMENTS)  # the twenty of OpenMIC-2018
 CLIPS = 1_000
-FEWEST_CLIPS = 200  # below that some instrument goes unobserved
+FEWEST_CLIPS = 200  # with fewer some instrument is unobserved
 MOST_CLIPS = 20_000  # OpenMIC-2018's number: two hours of rendering on one core
-CLIP_SECONDS = 10.0
 SPARE_SECONDS = 0.2  # rendered beyond the clip
 RATE = 22_050  # Hz, of the Ogg files
 CLIPS_PER_ARTIST = 10
-LINE_UP = 6  # instruments an artist has
+LINE_UP = 6  # instruments per artist
 TEST_FRACTION = 0.25
 PARTS = (0.18, 0.32, 0.28, 0.15, 0.07)  # probability of 1..5 labelled parts in a clip
-UNLABELLED_SHARE = 0.3  # of clips in which an instrument without a label sounds too
+UNLABELLED_SHARE = 0.3  # of clips with an instrument that has no label
 QUIETEST_DB = 10  # below the loudest part
-PRESENT = 0.43  # fraction of observed labels that ask about a sounding instrument, as in OpenMIC
+ASKED_PRESENT = 0.43  # share of labels that ask about an instrument of the clip, as in OpenMIC
+
+
+@dataclass(frozen=True)
+class Artist:
+    """An artist: number, split, class names of its instruments, and numbers of its clips."""
+
+    number: int
+    split: str
+    line_up: tuple[str, ...]
+    clips: range
+
+
+Job = tuple[Path, int, Artist, int]  # (root, seed, artist, clip number)
 
 
 def make(root: str | Path, clips: int = CLIPS, seed: int = 0, nj: int = 1) -> None:
-    """Render the corpus into `root` (same seed, same bytes); files that are there already are kept.
+    """Render the corpus into `root`; existing files are kept. The same seed gives the same bytes.
 
     Args:
-        root: folder, made in OpenMIC-2018's layout.
+        root: folder, created in OpenMIC-2018's layout.
         clips: number of clips, from FEWEST_CLIPS to MOST_CLIPS.
-        seed: of everything.
-        nj: processes.
+        seed: seed of everything random.
+        nj: number of processes.
 
     Raises:
         ValueError: too few or too many clips.
-        RuntimeError: a process was killed; the clips that are done stay.
+        RuntimeError: a process was killed; finished clips are kept.
     """
     if not FEWEST_CLIPS <= clips <= MOST_CLIPS:
         raise ValueError(
@@ -67,30 +81,18 @@ def make(root: str | Path, clips: int = CLIPS, seed: int = 0, nj: int = 1) -> No
     _write_tables(root, jobs)
 
 
-def key(clip):
-    """OpenMIC's sample_key: track number and first sample."""
+def key(clip: int) -> str:
+    """Return OpenMIC's sample_key of a clip: track number and first sample."""
     return f"{clip:06d}_0"
 
 
-def audio_path(root, sample_key):
-    """Where OpenMIC keeps a clip: audio/<first three characters>/<sample_key>.ogg."""
-    return Path(root) / "audio" / sample_key[:3] / f"{sample_key}.ogg"
-
-
-@dataclass(frozen=True)
-class Artist:
-    number: int
-    split: str
-    line_up: tuple  # class names
-    clips: range
-
-
-def _artists(seed, clips):
+def _artists(seed: int, clips: int) -> list[Artist]:
     """Deal line-ups from shuffled decks of the classes, so that each is played equally often."""
     rng = np.random.default_rng([seed, 0])
     count = -(-clips // CLIPS_PER_ARTIST)
     test = set(rng.choice(count, round(TEST_FRACTION * count), replace=False).tolist())
-    deck, artists = [], []
+    deck = []
+    artists = []
     for number in range(count):
         line_up = []
         while len(line_up) < LINE_UP:
@@ -100,13 +102,15 @@ def _artists(seed, clips):
                 deck += rng.permutation(CLASSES).tolist()
                 continue
             line_up.append(deck.pop(fresh))
-        own = range(number * CLIPS_PER_ARTIST, min(clips, (number + 1) * CLIPS_PER_ARTIST))
-        artists.append(Artist(number, "test" if number in test else "train", tuple(line_up), own))
+        first = number * CLIPS_PER_ARTIST
+        numbers = range(first, min(clips, first + CLIPS_PER_ARTIST))
+        split = "test" if number in test else "train"
+        artists.append(Artist(number, split, tuple(line_up), numbers))
     return artists
 
 
-def _draw_parts(seed, artist, clip):
-    """The instruments of a clip: list of (name, level in dB), the loudest at 0 dB."""
+def _draw_parts(seed: int, artist: Artist, clip: int) -> list[tuple[str, float]]:
+    """Draw the instruments of a clip: list of (name, level in dB), the loudest at 0 dB."""
     rng = np.random.default_rng([seed, 1, clip])
     count = 1 + rng.choice(len(PARTS), p=PARTS)
     names = list(rng.choice(artist.line_up, count, replace=False))
@@ -116,39 +120,44 @@ def _draw_parts(seed, artist, clip):
     return list(zip(map(str, names), levels - levels.max(), strict=True))
 
 
-def _draw_labels(seed, artist, clip):
-    """Observed labels of a clip, {instrument: relevance}: three votes, weighted by trust."""
+def _draw_labels(seed: int, artist: Artist, clip: int) -> dict[str, float]:
+    """Draw the observed labels of a clip, {instrument: relevance}: three weighted votes."""
     levels = dict(_draw_parts(seed, artist, clip))
     present = [name for name in levels if name in INSTRUMENTS]
-    confusable = sorted({other for name in present for other in siblings(name)} - set(present))
+    confusable = set()
+    for name in present:
+        confusable.update(siblings(name))
+    confusable = sorted(confusable - set(present))
     rng = np.random.default_rng([seed, 2, clip])
     labels = {}
     for _ in range(min(1 + rng.poisson(1.06), 8)):
-        pool = present if rng.random() < PRESENT else confusable if rng.random() < 0.5 else CLASSES
-        pool = [
-            name for name in pool if name not in labels and (pool is present or name not in present)
-        ]
+        if rng.random() < ASKED_PRESENT:
+            pool = present
+        else:
+            pool = confusable if rng.random() < 0.5 else CLASSES
+            pool = [name for name in pool if name not in present]
+        pool = [name for name in pool if name not in labels]
         if not pool:
             continue
         name = str(rng.choice(pool))
         trust = rng.uniform(0.85, 0.99, 3)
         if name in present:
-            hears = trust - 0.03 * max(0.0, -levels[name] - 5)  # quiet parts are missed more often
+            says_present = trust - 0.03 * max(0.0, -levels[name] - 5)  # quiet parts are missed
         else:
-            hears = (1 - trust) * (1.0 if name in confusable else 0.5)
-        votes = rng.random(3) < hears
+            says_present = (1 - trust) * (1.0 if name in confusable else 0.5)
+        votes = rng.random(3) < says_present
         labels[name] = round(float(votes @ trust / trust.sum()), 5)
     return labels
 
 
 @dataclass(frozen=True)
 class Style:
-    """What an artist's clips have in common.
+    """Properties that an artist's clips share.
 
     Attributes:
-        room: a soundfont.Room.
+        room: where they are recorded.
         tempo: beats per minute.
-        cents: how far the artist is tuned above concert pitch.
+        cents: tuning above concert pitch.
         loudness_db: of the loudest sample.
         voices: {instrument: (program, semitones of body shift)}.
     """
@@ -157,7 +166,7 @@ class Style:
     tempo: float
     cents: float
     loudness_db: float
-    voices: dict
+    voices: dict[str, tuple[int | None, int]]
 
     @property
     def detune(self) -> float:
@@ -166,25 +175,31 @@ class Style:
 
     @property
     def seconds(self) -> float:
-        """Of sound to render for a whole clip: the higher the tuning, the shorter it is played."""
+        """Seconds to render for a whole clip: with a higher tuning it is played faster."""
         whole = CLIP_SECONDS * self.detune + 10 / RATE
         return max(CLIP_SECONDS + SPARE_SECONDS, whole)
 
 
-def _draw_style(seed, artist):
-    """The Style of artist number `artist`."""
+def _draw_style(seed: int, artist: int) -> Style:
+    """Draw the Style of artist number `artist`."""
     rng = np.random.default_rng([seed, 3, artist])
     room = Room(rng, RATE, noise_db=(-70, -35))
     tempo = rng.uniform(70, 150)
     cents = rng.normal(0, 15)
     loudness_db = rng.uniform(-15, -1)
-    voices = {
-        name: _voice(rng, instrument) for name, instrument in (INSTRUMENTS | UNLABELLED).items()
-    }
+    voices = {}
+    for name, instrument in (INSTRUMENTS | UNLABELLED).items():
+        voices[name] = _draw_voice(rng, instrument)
     return Style(room, tempo, cents, loudness_db, voices)
 
 
-def _render_clip(job):
+def _draw_voice(rng: np.random.Generator, instrument: Instrument) -> tuple[int | None, int]:
+    """Draw an artist's version of an instrument: (program, semitones of body shift)."""
+    program = int(rng.choice(instrument.programs)) if instrument.programs else None
+    return program, int(rng.integers(instrument.shift[0], instrument.shift[1] + 1))
+
+
+def _render_clip(job: Job) -> None:
     root, seed, artist, clip = job
     style = _draw_style(seed, artist.number)
     rng = np.random.default_rng([seed, 4, clip])
@@ -196,120 +211,91 @@ def _render_clip(job):
         part = _render_part(rng, name, style.voices[name], bars, song_key, style.seconds)
         parts.append(part * 10 ** (level / 20))
     mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * style.detune, RATE, quality="HQ")
-    heard = style.room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
-    heard *= 10 ** ((style.loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(heard).max()
+    recorded = style.room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
+    recorded *= 10 ** ((style.loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(recorded).max()
     path = audio_path(root, key(clip))
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(path, ogg_bytes(heard, RATE, serial=clip))
+    atomic.write_bytes(path, ogg_bytes(recorded, RATE, serial=clip))
 
 
-def _voice(rng, instrument):
-    """An artist's own version of an instrument: (program, semitones of body shift)."""
-    program = int(rng.choice(instrument.programs)) if instrument.programs else None
-    return program, int(rng.integers(instrument.shift[0], instrument.shift[1] + 1))
-
-
-def _render_part(rng, name, voice, bars, song_key, seconds):
-    """One part, (seconds * 44100,) at an RMS of 1 while it plays."""
+def _render_part(
+    rng: np.random.Generator,
+    name: str,
+    voice: tuple[int | None, int],
+    bars: list[Bar],
+    song_key: int,
+    seconds: float,
+) -> np.ndarray:
+    """Render one part, (seconds * 44100,), at an RMS of 1 while it plays."""
     instrument = (INSTRUMENTS | UNLABELLED)[name]
     program, shift = voice
     speed = SPEED_OF_SEMITONE**shift
+    transpose = 0 if program is None else shift
+    samples = round(seconds * RENDER_RATE)
     while True:
-        enters, leaves = (
-            (0.0, seconds)
-            if rng.random() < 0.7
-            else sorted(rng.uniform([0, seconds / 2], [seconds / 2, seconds]))
-        )
-        low, high = instrument.low, instrument.high
+        enters = 0.0
+        leaves = seconds
+        if rng.random() >= 0.7:
+            enters, leaves = sorted(rng.uniform([0, seconds / 2], [seconds / 2, seconds]))
+        low = instrument.low
+        high = instrument.high
         if "bass" not in instrument.roles and high - low > 20:
             low += int(rng.integers(0, high - low - 19))
             high = min(high, low + 24)
-        notes = write(str(rng.choice(instrument.roles)), rng, bars, song_key, low, high)
-        transpose = 0 if program is None else shift
-        notes = [
-            (start * speed, length * speed, min(pitch - transpose, MAX_PITCH), velocity)
-            for start, length, pitch, velocity in notes
-            if enters <= start < leaves
-        ]
+        notes = []
+        role = str(rng.choice(instrument.roles))
+        for start, length, pitch, velocity in write(role, rng, bars, song_key, low, high):
+            if enters <= start < leaves:
+                pitch = min(pitch - transpose, MAX_PITCH)
+                notes.append((start * speed, length * speed, pitch, velocity))
         sound = render(program, notes, seconds * speed + 0.1) if notes else None
         if sound is None:
             continue
-        sound = soxr.resample(sound, RENDER_RATE * speed, RENDER_RATE, quality="MQ")[
-            : round(seconds * RENDER_RATE)
-        ]
+        sound = soxr.resample(sound, RENDER_RATE * speed, RENDER_RATE, quality="MQ")[:samples]
         active = sound[np.abs(sound) > 1e-3 * np.abs(sound).max()]
-        if len(sound) == round(seconds * RENDER_RATE) and len(active) > RENDER_RATE / 2:
+        if len(sound) == samples and len(active) > RENDER_RATE / 2:
             return sound / np.sqrt(np.mean(active**2))
 
 
-def ogg_bytes(sound, rate, serial):
-    """Encode (n,) as Ogg Vorbis with a given serial number; the encoder would ask the clock."""
+def ogg_bytes(sound: np.ndarray, rate: int, serial: int) -> bytes:
+    """Encode (n,) as Ogg Vorbis with a fixed serial number; the encoder's depends on the clock."""
     buffer = io.BytesIO()
     soundfile.write(buffer, sound, rate, format="OGG", subtype="VORBIS")
-    data = bytearray(buffer.getvalue())
-    page = 0
-    while page < len(data):
-        segments = data[page + 26]
-        end = page + 27 + segments + sum(data[page + 27 : page + 27 + segments])
-        data[page + 14 : page + 18] = serial.to_bytes(4, "little")
-        data[page + 22 : page + 26] = bytes(4)
-        data[page + 22 : page + 26] = _ogg_checksum(data[page:end]).to_bytes(4, "little")
-        page = end
-    return bytes(data)
+    return ogg.with_serial(buffer.getvalue(), serial)
 
 
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-
-
-def _ogg_checksum(page):
-    """Ogg's CRC-32: zlib's polynomial with reversed bits, starting at zero, without inversion."""
-    reflected = zlib.crc32(bytes(page).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{reflected:032b}"[::-1], 2)
-
-
-def _write_tables(root, jobs):
-    """OpenMIC's tables: class map, aggregated labels, metadata and the two partitions."""
-    labels, metadata, partitions = [], [], {"train": [], "test": []}
+def _write_tables(root: Path, jobs: Iterable[Job]) -> None:
+    """Write OpenMIC's tables: class map, aggregated labels, metadata and the two partitions."""
+    labels = [("sample_key", "instrument", "relevance", "num_responses")]
+    metadata = [
+        (
+            "track_id",
+            "artist_id",
+            "artist_name",
+            "track_title",
+            "license_title",
+            "sample_key",
+            "start_time",
+        )
+    ]
+    partitions = {"train": [], "test": []}
     for _, seed, artist, clip in jobs:
         name = key(clip)
-        labels += [
-            (name, instrument, relevance, 3)
-            for instrument, relevance in sorted(_draw_labels(seed, artist, clip).items())
-        ]
-        metadata.append(
-            (
-                clip,
-                artist.number,
-                f"Artist {artist.number}",
-                f"Piece {clip}",
-                "generated",
-                name,
-                0.0,
-            )
-        )
+        for instrument, relevance in sorted(_draw_labels(seed, artist, clip).items()):
+            labels.append((name, instrument, relevance, 3))
+        artist_name = f"Artist {artist.number}"
+        title = f"Piece {clip}"
+        metadata.append((clip, artist.number, artist_name, title, "generated", name, 0.0))
         partitions[artist.split].append((name,))
-    atomic.write_text(
-        root / "class-map.json", json.dumps({name: i for i, name in enumerate(CLASSES)})
-    )
-    header = (
-        "track_id",
-        "artist_id",
-        "artist_name",
-        "track_title",
-        "license_title",
-        "sample_key",
-        "start_time",
-    )
-    _write_csv(root / "openmic-2018-metadata.csv", [header, *metadata])
-    _write_csv(
-        root / "openmic-2018-aggregated-labels.csv",
-        [("sample_key", "instrument", "relevance", "num_responses"), *labels],
-    )
+    class_map = {name: i for i, name in enumerate(CLASSES)}
+    atomic.write_text(root / "class-map.json", json.dumps(class_map))
+    _write_csv(root / "openmic-2018-metadata.csv", metadata)
+    _write_csv(root / "openmic-2018-aggregated-labels.csv", labels)
     for split, rows in partitions.items():
         _write_csv(root / "partitions" / f"split01_{split}.csv", rows)
 
 
-def _write_csv(path, rows):
+def _write_csv(path: Path, rows: Iterable[tuple]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     atomic.write_text(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""Read tables as spreadsheets and scripts write them; errors name file and row."""
+"""Read CSV tables as spreadsheets and scripts write them; errors name file and row."""
 
 import codecs
 import csv
@@ -8,7 +8,7 @@ from pathlib import Path
 from ..manifest import ManifestError
 
 
-def read_text(path) -> str:
+def read_text(path: str | Path) -> str:
     """Read a table's text with its line ends, as `csv` expects it.
 
     It is UTF-8, with or without a byte-order mark, or UTF-16 (Excel's "Unicode text").
@@ -27,16 +27,16 @@ def read_text(path) -> str:
         ) from error
 
 
-def read_rows(path, text, delimiter=",") -> list[list[str]]:
+def read_rows(path: str | Path, text: str, delimiter: str = ",") -> list[list[str]]:
     """Split a table's text into rows of cells; blank lines are rows without cells.
 
     Args:
-        path: the file that `text` is from, for messages.
-        text: what `read_text` gave.
+        path: file of the text, for messages.
+        text: the text as returned by `read_text`.
         delimiter: the character between cells.
 
     Raises:
-        ManifestError: a quotation mark is not closed, or stands where none may; the row is named.
+        ManifestError: an unclosed or misplaced quotation mark; the message names the row.
     """
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True

@@ -1,1 +1,1 @@
-"""Clips: manifest, features on disk, batches."""
+"""Features on disk, and the clips of a split in batches."""

@@ -1,10 +1,10 @@
 """Clips of one split as tensors, and the batches of an epoch.
 
-Features stay float16, on the GPU or in memory if they fit (5.2 GB for OpenMIC); otherwise they are
-read from disk, each shard once per epoch, as a whole, while the batches before it are used. The
-order of an epoch depends on (seed, epoch) alone, so a resumed run gets the same batches as an
-uninterrupted one. From disk the order is another than in memory: clips are shuffled within windows
-of a few shards, themselves in random order.
+Features stay float16, on the GPU or in memory if they fit (5.2 GB for OpenMIC). Otherwise each
+shard is read from disk once per epoch while the batches before it are used, and clips are shuffled
+within windows of a few shards, which are themselves in random order. The order of an epoch depends
+only on (seed, epoch) and the storage, so a resumed run gets the same batches as an uninterrupted
+one.
 """
 
 import copy
@@ -18,16 +18,15 @@ import torch
 from .. import manifest
 from ..devices import memory_left
 from ..registry import unknown
+from .feature_store import Store
 
 PLACES = ("auto", "device", "memory", "disk")  # where features can be kept
-SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory there that "auto" may use
-# Shards per window. At most three windows are in memory, when one ends and the next begins: 0.8 GB
-# of log-mels.
-WINDOW = 4
+SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory that "auto" may use
+WINDOW = 4  # shards; at most three windows are in memory (0.8 GB of log-mels)
 
 
 class Batch(NamedTuple):
-    """Some clips.
+    """A batch of clips.
 
     Attributes:
         features: (B, C, T, F) float32, or (B, D) embeddings.
@@ -52,11 +51,10 @@ class Clips:
     """Features and labels of the clips of one split.
 
     Args:
-        clips: list of manifest.Clip.
+        clips: N clips.
         classes: names of the K classes.
-        features: function from a tensor of row numbers (n,) to a float16 tensor (n, ...).
-        shards: lists of row numbers, each best read as a whole; None if the order of reading does
-            not matter.
+        features: function from a tensor of indices (n,) to a float16 tensor (n, ...).
+        shards: lists of indices that are best read together; None if features are in memory.
     """
 
     def __init__(
@@ -77,15 +75,15 @@ class Clips:
         return len(self.names)
 
     def batch(self, rows: torch.Tensor) -> Batch:
-        """Return the Batch of the given row numbers, in their order."""
+        """Return the Batch of the given indices, in their order."""
         return Batch(self._features(rows), self.targets[rows], self.mask[rows])
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Iterate over all clips in order, in batches of `size`; the last may be smaller."""
         if self._shards is None:
             return map(self.batch, torch.arange(len(self)).split(size))
-        blocks = map(self.batch, map(torch.tensor, self._shards))
-        return rebatch(prefetch(blocks), size)
+        shards = map(torch.tensor, self._shards)
+        return rebatch(prefetch(map(self.batch, shards)), size)
 
     def shuffled(self, size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Iterate over all clips in the order of (seed, epoch), in batches of `size`.
@@ -95,8 +93,8 @@ class Clips:
         random = generator(seed, epoch)
         if self._shards is None:
             return map(self.batch, torch.randperm(len(self), generator=random).split(size))
-        blocks = map(self.batch, windows(self._shards, random))
-        return rebatch(prefetch(blocks), size)
+        shuffled = windows(self._shards, random)
+        return rebatch(prefetch(map(self.batch, shuffled)), size)
 
     def with_features(self, tensor: torch.Tensor) -> "Clips":
         """Return the same clips with other features (N, ...), held in memory."""
@@ -128,21 +126,21 @@ class Clips:
 def load(
     clips: Sequence[manifest.Clip],
     classes: Sequence[str],
-    store,
+    store: Store,
     keep: str = "auto",
     device: torch.device | str = "cpu",
 ) -> Clips:
     """Load clips from a feature store.
 
     Args:
-        clips, classes: as for Clips.
-        store: feature_store.Store.
-        keep: place of the features: on the "device", in "memory", or on "disk"; "auto" takes the
+        clips, classes: see Clips.
+        store: feature store of the clips.
+        keep: storage of the features: on the "device", in "memory", or on "disk"; "auto" takes the
             first in which they fit.
-        device: the one on which they will be used.
+        device: device on which they will be used.
 
     Raises:
-        ValueError: `keep` is none of these.
+        ValueError: an unknown place.
     """
     if keep not in PLACES:
         raise ValueError(unknown("place of features", keep, PLACES))
@@ -157,8 +155,8 @@ def load(
         keep = choose_storage(len(names), store.shape, device)
     if keep == "disk":
         return Clips(clips, classes, read, shards)
-    place = device if keep == "device" else "cpu"
-    features = torch.empty((len(names), *store.shape), dtype=torch.float16, device=place)
+    target = device if keep == "device" else "cpu"
+    features = torch.empty((len(names), *store.shape), dtype=torch.float16, device=target)
     for rows in shards:
         features[rows[0] : rows[-1] + 1] = read(rows)
     return Clips(clips, classes, features.__getitem__)
@@ -167,48 +165,47 @@ def load(
 def choose_storage(
     count: int, shape: Sequence[int], device: torch.device | str, processes: int = 1
 ) -> str:
-    """Choose the first place in which the features fit: "device", "memory" or "disk".
+    """Choose the first storage in which the features fit: "device", "memory" or "disk".
 
     Args:
-        count: clips of each process.
-        shape: of the features of a clip.
-        device: the one on which they will be used.
-        processes: number of them on this machine, which share its memory; each has its own GPU.
+        count: clips per process.
+        shape: shape of the features of a clip.
+        device: device on which they will be used.
+        processes: number of processes on this machine, which share its memory but not its GPUs.
     """
     device = torch.device(device)
     needed = count * 2 * math.prod(shape)
     sizes = {"device": needed, "memory": needed * processes}
-    for place, share in SHARES.items():
-        if sizes[place] <= share * free_memory(place, device):
-            return place
+    for storage, share in SHARES.items():
+        if sizes[storage] <= share * free_memory(storage, device):
+            return storage
     return "disk"
 
 
-def free_memory(place: str, device: torch.device) -> int:
+def free_memory(storage: str, device: torch.device) -> int:
     """Return the free bytes of a GPU, 0 without one, or of the memory this process may use."""
-    if place == "memory":
+    if storage == "memory":
         return memory_left()
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def windows(shards: list[list[int]], random: torch.Generator) -> Iterator[torch.Tensor]:
-    """Iterate over all row numbers in random order, a few shards at a time.
-
-    So each shard is read once.
-    """
+    """Iterate over all indices in random order, a few shards at a time: each is read once."""
     for window in torch.randperm(len(shards), generator=random).split(WINDOW):
         rows = torch.cat([torch.tensor(shards[shard]) for shard in window])
         yield rows[torch.randperm(len(rows), generator=random)]
 
 
 def prefetch(items: Iterable[Batch]) -> Iterator[Batch]:
-    """Iterate over the items, each of which a thread computes while the one before is used."""
+    """Iterate over the items; a thread computes each while the previous one is used."""
     items = iter(items)
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(next, items, None)
-        while (item := future.result()) is not None:
+        item = future.result()
+        while item is not None:
             future = thread.submit(next, items, None)
             yield item
+            item = future.result()
 
 
 def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
@@ -234,7 +231,7 @@ def _concatenate(parts: list[Batch]) -> Batch:
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """Return a torch Generator seeded by a few integers together."""
+    """Return a torch Generator seeded by several integers."""
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + int(number) + 1) % (2**63)

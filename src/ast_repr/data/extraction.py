@@ -1,12 +1,17 @@
-"""Fills a feature store, shard by shard.
+"""Fill a feature store, shard by shard.
 
-Processes compute the clips' features into shared memory, and this one writes them. What a feature
-is computed from has to be what the manifest says, by its sha256.
+Worker processes compute the clips' features into shared memory, and the parent writes them. (Sent
+through a pipe, a large result of a worker that is killed would block the parent forever.) The
+sha256 of every source file must be that of the manifest.
 """
 
 import math
 import mmap
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,41 +25,61 @@ class SourceChangedError(ValueError):
     """A file was replaced since the manifest was made; the message names it and the remedy."""
 
 
-def fill(folder, data, feature, todo, nj, left_out, allowed):
+@dataclass(frozen=True)
+class _Worker:
+    """State of a worker process: corpus folder, feature, and shared buffers (2, n, C, T, F)."""
+
+    data: Path
+    feature_name: str
+    feature: Any
+    buffers: np.ndarray
+    hashes: identity.FileHashes
+
+
+_worker: _Worker | None = None  # set by `_start_worker` in worker processes only
+
+
+def fill(
+    folder: Path,
+    data: Path,
+    feature: Any,
+    todo: Mapping[int, Mapping[str, manifest.Clip]],
+    nj: int,
+    left_out: dict[str, str],
+    allowed: int,
+) -> None:
     """Compute and write shards.
 
-    Once more clips than allowed are left out, all are still tried, but no shard that lacks one is
+    If more clips than allowed are left out, all are still tried, but no shard that lacks one is
     written.
 
     Args:
         folder: the store.
-        data: the folder that the clips' paths start from.
-        feature: what `features.build` returns, of shape (C, T, F).
-        todo: {index: {name: manifest.Clip}}, of each shard.
-        nj: processes.
-        left_out: {name: reason}; the clips without usable audio are added to it.
-        allowed: how many may be in `left_out`.
+        data: folder that the clips' paths are relative to.
+        feature: feature of shape (C, T, F), as built by `features.build`.
+        todo: {shard index: {name: clip}}.
+        nj: number of processes.
+        left_out: {name: reason}; clips without usable audio are added to it.
+        allowed: largest size of `left_out`.
 
     Raises:
         SourceChangedError: a file is not the one that the manifest was made from.
         RuntimeError: a process was killed.
     """
-    size = feature_store.SHARD_CLIPS * math.prod(feature.shape)
+    shape = (2, feature_store.SHARD_CLIPS, *feature.shape)  # shards alternate between two buffers
+    memory = mmap.mmap(-1, 2 * math.prod(shape))
+    buffers = np.frombuffer(memory, np.float16).reshape(shape)
+    chunk = max(1, feature_store.SHARD_CLIPS // (4 * nj))
     count = sum(map(len, todo.values()))
-    rooms = np.frombuffer(mmap.mmap(-1, 4 * size), np.float16).reshape(
-        2, feature_store.SHARD_CLIPS, *feature.shape
-    )  # shared with the workers
-    each = max(1, feature_store.SHARD_CLIPS // (4 * nj))  # clips that a process is given at once
     with (
         # forked: torch is imported once, and has no threads yet
-        processes.pool(nj, _start_worker, (data, folder.name, feature, rooms), "fork") as pool,
+        processes.pool(nj, _start_worker, (data, folder.name, feature, buffers), "fork") as pool,
         tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar,
     ):
-        jobs = (
-            [(turn % 2, row, clip) for row, clip in enumerate(shard.values())]
-            for turn, shard in enumerate(todo.values())
-        )
-        computed = _one_ahead(pool.map(_compute, job, chunksize=each) for job in jobs)
+        jobs = []
+        for turn, shard in enumerate(todo.values()):
+            jobs.append([(turn % 2, row, clip) for row, clip in enumerate(shard.values())])
+        computed = _one_ahead(pool.map(_compute, job, chunksize=chunk) for job in jobs)
         for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed, strict=True)):
             lacking = {}
             for name, reason in zip(shard, reasons, strict=True):
@@ -64,83 +89,80 @@ def fill(folder, data, feature, todo, nj, left_out, allowed):
             left_out |= lacking
             if len(left_out) <= allowed or not lacking:
                 rows = [row for row, name in enumerate(shard) if name not in lacking]
-                values = rooms[turn % 2, rows] if lacking else rooms[turn % 2, : len(rows)]
+                buffer = buffers[turn % 2]
+                values = buffer[rows] if lacking else buffer[: len(rows)]  # a view needs no copy
                 identities = manifest.identities(shard.values(), folder.name)
                 feature_store.write_shard(
                     folder, index, values, identities, feature.spec(), lacking
                 )
 
 
-def _one_ahead(items):
-    """The items, each given once the next one is made.
-
-    So the workers compute a shard while one is written, and no more than that.
-    """
-    made = deque()
+def _one_ahead(items: Iterable) -> Iterator:
+    """Yield each item after the next one is made: a shard is computed while another is written."""
+    waiting = deque()
     for item in items:
-        made.append(item)
-        if len(made) == 2:
-            yield made.popleft()
-    yield from made
+        waiting.append(item)
+        if len(waiting) == 2:
+            yield waiting.popleft()
+    yield from waiting
 
 
-def _start_worker(*given):
-    """One thread for each process, which keeps the memory that it frees.
-
-    `_compute` gets what all its calls share.
-    """
+def _start_worker(data: Path, feature_name: str, feature: Any, buffers: np.ndarray) -> None:
+    global _worker
     torch.set_num_threads(1)
     devices.keep_freed_memory()
-    # A job is pickled, which would copy the shared memory; a pool hands nothing to its calls.
-    _compute.given = (*given, identity.FileHashes())
+    _worker = _Worker(data, feature_name, feature, buffers, identity.FileHashes())
 
 
-def _said_by_prepare(line):
-    """Warnings of audio files were shown when the stage `prepare` checked them."""
+def _compute(job: tuple[int, int, manifest.Clip]) -> str | None:
+    """Put the feature (C, T, F) of a clip into the shared buffer.
 
-
-def _compute(job):
-    """Put one clip's feature (C, T, F) into its place in the shared memory.
+    Args:
+        job: (number of the buffer, row in it, clip).
 
     Returns:
-        the reason if there is none, else None.
+        The reason if there is no feature, else None.
 
     Raises:
         SourceChangedError: its file is not the one that the manifest was made from.
     """
-    data, name, feature, rooms, hashes = _compute.given
-    room, row, clip = job
-    path, sha256 = clip.source(data, name)
+    number, row, clip = job
+    path, sha256 = clip.source(_worker.data, _worker.feature_name)
     try:
-        before = _sha256(hashes, path)
-        value = _feature(feature, data, clip)
-        after = _sha256(hashes, path)
+        before = _sha256(path)
+        value = _feature(clip)
+        after = _sha256(path)
     except (audio.AudioError, features.VGGishError) as error:
-        if path.is_file() and _sha256(hashes, path) != sha256:
+        if path.is_file() and _sha256(path) != sha256:
             raise _changed(path) from error
         return str(error)
     if before != sha256 or after != sha256:
         raise _changed(path)
-    rooms[room, row] = value.half().numpy()
+    _worker.buffers[number, row] = value.half().numpy()
     return None
 
 
-def _feature(feature, data, clip):
-    if hasattr(feature, "read"):  # it comes with the corpus
-        return feature.read(data / clip.audio)
-    waveform = audio.clip(data / clip.audio, clip.start_s, warn=_said_by_prepare)
-    return feature(torch.from_numpy(waveform)[None])[0]
+def _feature(clip: manifest.Clip) -> torch.Tensor:
+    path = _worker.data / clip.audio
+    if hasattr(_worker.feature, "read"):  # the corpus carries it
+        return _worker.feature.read(path)
+    waveform = audio.clip(path, clip.start_s, warn=_ignore)
+    return _worker.feature(torch.from_numpy(waveform)[None])[0]
 
 
-def _sha256(hashes, path):
-    """Of a file, None where it cannot be read: decoding it then says why."""
+def _ignore(line: str) -> None:
+    """Ignore a warning about audio, which the stage `prepare` has shown."""
+
+
+def _sha256(path: Path) -> str | None:
+    """Return the sha256 of a file, None if it is unreadable: decoding it then gives the reason."""
     try:
-        return hashes.of(path)
+        return _worker.hashes.of(path)
     except OSError:
         return None
 
 
-def _changed(path):
+def _changed(path: Path) -> SourceChangedError:
     return SourceChangedError(
         f"{path}: changed since the stage `prepare`; run it again, then the stage `extract`"
     )

@@ -1,22 +1,23 @@
 """The feature store: one feature of every clip of a manifest, float16, in HDF5 shards.
 
-A file that is open for writing when its process dies is lost with HDF5, so a shard of 256 clips is
-written under a temporary name, flushed and renamed: a shard is whole or not there, and an
-interrupted extraction resumes with the next one. No file is written by two processes, so that
-several machines can fill one store.
+HDF5 loses a file that is open for writing when its process dies. So a shard of 256 clips is written
+under a temporary name, flushed and renamed, and an interrupted extraction resumes with the next
+shard. No file is written by two processes, so several machines can fill one store.
 
-Each shard has a header: the feature's spec, the identity of each clip (what its feature was
-computed from), which clips were left out and why, and a checksum of each clip's values. The header
-carries its own sha256. So what was made with other settings or from other audio is refused, never
-reused, and damage is noticed wherever it is.
+Each shard has a header: the feature's spec, the identity of the data that each clip's feature was
+computed from, the clips that were left out and why, and a checksum of each clip's values. The
+header carries its own sha256. So features from other settings or other audio are refused, and any
+damage is detected.
 """
 
 import io
 import json
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,75 +26,81 @@ from .. import atomic, identity, manifest
 
 SHARD_CLIPS = 256
 FORMAT = ("v110", "v110")  # of HDF5: the first whose own structures have checksums
-# What h5py and json raise for a damaged file.
+# Errors of h5py and json for a damaged file.
 DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
 class StoreError(ValueError):
-    """A feature store that does not fit; the message says found, expected and the remedy."""
+    """A damaged or mismatched feature store; the message says found, expected and the remedy."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a shard says of itself.
+    """Header of a shard.
 
     Attributes:
-        spec: of the feature.
-        identities: {clip: identity}, also of those that were left out.
-        left_out: {clip: reason} of those that have no feature.
+        spec: spec of the feature.
+        identities: {clip: identity}, left-out clips included.
+        left_out: {clip: reason} of the clips that have no feature.
         checksums: CRC-32 of the values of each clip that has a feature, in the order of the rows.
     """
 
-    spec: dict
+    spec: dict[str, Any]
     identities: dict[str, str]
     left_out: dict[str, str]
     checksums: list[int]
 
     @property
     def rows(self) -> list[str]:
-        """The clips that have a feature, in order."""
+        """Names of the clips that have a feature, in order."""
         return [name for name in self.identities if name not in self.left_out]
 
-    def changed(self, identities: dict[str, str]) -> list[str]:
-        """Clips of this shard that are now to be computed from something else."""
-        expected = ((name, identities.get(name, own)) for name, own in self.identities.items())
-        return [name for name, now in expected if now != self.identities[name]]
+    def changed(self, identities: Mapping[str, str]) -> list[str]:
+        """List the clips of this shard that have another identity in `identities`."""
+        changed = []
+        for name, stored in self.identities.items():
+            if identities.get(name, stored) != stored:
+                changed.append(name)
+        return changed
 
 
-def shard_path(folder, index):
+def shard_path(folder: str | Path, index: int) -> Path:
+    """Return the path of shard `index`."""
     return Path(folder) / f"shard-{index:05d}.h5"
 
 
-def write_shard(folder, index, features, identities, spec, left_out=None):
+def write_shard(
+    folder: str | Path,
+    index: int,
+    features: np.ndarray,
+    identities: dict[str, str],
+    spec: dict[str, Any],
+    left_out: dict[str, str] | None = None,
+) -> None:
     """Write shard `index`.
 
     Args:
+        folder: the store.
+        index: number of the shard.
         features: float16 (n, C, T, F).
-        identities: {clip: identity}, in order: of the n clips, and of those that were left out.
-        spec: the feature's.
+        identities: {clip: identity}, in order: of the n clips and the left-out ones.
+        spec: spec of the feature.
         left_out: {clip: reason}.
     """
     features = np.ascontiguousarray(features)
     checksums = [zlib.crc32(row) for row in features]
     header = Header(spec, identities, left_out or {}, checksums)
-    atomic.write_bytes(shard_path(folder, index), _image(features, header))
-
-
-def _image(features, header):
-    """The bytes of a shard's file.
-
-    They are made in memory, so that a full disk is an error of writing a file like any other. HDF5
-    has let go of them before they are written: Ctrl-C would be lost in its callbacks.
-    """
+    # HDF5 writes to memory: a full disk is then an ordinary error of writing a file, and Ctrl-C is
+    # not lost in HDF5's callbacks.
     image = io.BytesIO()
     with h5py.File(image, "w", libver=FORMAT) as file:
         file["features"] = features
         file["header"] = json.dumps(identity.seal(asdict(header)))
-    return image.getvalue()
+    atomic.write_bytes(shard_path(folder, index), image.getvalue())
 
 
 def read_header(path: Path) -> Header:
-    """The header of a shard.
+    """Read the header of a shard.
 
     Raises:
         StoreError: the file is damaged, or of an older version.
@@ -105,7 +112,7 @@ def read_header(path: Path) -> Header:
         raise _damaged(path, error) from error
 
 
-def _header(file):
+def _header(file: h5py.File) -> Header:
     values = json.loads(file["header"][()])
     if not identity.is_sealed(values):
         raise ValueError("its header is not what was written")
@@ -116,14 +123,17 @@ def _header(file):
     return header
 
 
-def holds(folder, index, identities, spec):
-    """Whether shard `index` is there, undamaged, and made from just these clips.
+def holds(
+    folder: str | Path, index: int, identities: Mapping[str, str], spec: Mapping[str, Any]
+) -> bool:
+    """True if shard `index` exists, is undamaged, and was made from exactly these clips.
 
-    Only the header is looked at; values are verified when they are read.
+    Only the header is checked; values are verified when they are read.
 
     Args:
+        folder, index: see `write_shard`.
         identities: {clip: identity}, in order.
-        spec: the feature's.
+        spec: spec of the feature.
 
     Raises:
         StoreError: it was made with another spec.
@@ -139,8 +149,8 @@ def holds(folder, index, identities, spec):
     return list(header.identities.items()) == list(identities.items())
 
 
-def headers(folder):
-    """The headers of all shards that can be read, in order."""
+def headers(folder: str | Path) -> list[Header]:
+    """Read the headers of all readable shards, in order."""
     readable = []
     for path in sorted(Path(folder).glob("shard-*.h5")):
         try:
@@ -150,12 +160,12 @@ def headers(folder):
     return readable
 
 
-def usable(folder, clips):
-    """The clips that no feature of a corpus lacks: rows on different features share their clips.
+def usable(folder: str | Path, clips: Sequence[manifest.Clip]) -> list[manifest.Clip]:
+    """List the clips that no feature lacks: methods on different features share their clips.
 
     Args:
-        folder: of the corpus' features, a store each.
-        clips: list of manifest.Clip.
+        folder: folder of a corpus's features, one store each.
+        clips: all clips.
 
     Raises:
         StoreError: a shard is damaged.
@@ -173,9 +183,9 @@ class Store:
     """Read access to the features of the clips in `folder`.
 
     Args:
-        folder: of the shards.
-        spec: the feature's; None accepts whatever is there.
-        identities: {clip: identity} of the manifest; None accepts whatever is there.
+        folder: folder of the shards.
+        spec: expected spec of the feature; None accepts any.
+        identities: expected {clip: identity}; None accepts any.
 
     Attributes:
         shape: (C, T, F) of one clip's feature.
@@ -186,21 +196,30 @@ class Store:
             other audio.
     """
 
-    def __init__(self, folder, spec=None, identities=None):
+    def __init__(
+        self,
+        folder: str | Path,
+        spec: Mapping[str, Any] | None = None,
+        identities: Mapping[str, str] | None = None,
+    ):
         self.folder = Path(folder)
-        self.left_out = {}
-        self._place = {}
-        self._identities = {}
-        self._checksums = {}
-        self._files = {}
+        self.left_out: dict[str, str] = {}
+        self._places: dict[str, tuple[Path, int]] = {}  # shard and row of each clip
+        self._checksums: dict[Path, list[int]] = {}
+        self._files: dict[Path, h5py.File] = {}
+        changed = []
         for path in sorted(self.folder.glob("shard-*.h5")):
-            self._add(path, spec)
-        if not self._place:
+            header = self._add(path, spec)
+            changed += header.changed(identities or {})
+        if not self._places:
             raise StoreError(f"{self.folder}: no features; run the stage `extract` first")
-        if identities is not None:
-            self._refuse_other_clips(identities)
+        if changed:
+            raise StoreError(
+                f"{self.folder}: {len(changed)} clips have changed since their features were "
+                f"computed ({changed[0]}, ...); run the stage `extract` again"
+            )
 
-    def _add(self, path, spec):
+    def _add(self, path: Path, spec: Mapping[str, Any] | None) -> Header:
         try:
             with h5py.File(path) as file:
                 header = _header(file)
@@ -209,88 +228,74 @@ class Store:
             raise _damaged(path, error) from error
         _refuse_other_spec(path, header.spec, header.spec if spec is None else spec)
         self.left_out |= header.left_out
-        self._identities |= header.identities
         self._checksums[path] = header.checksums
-        self._place |= {name: (path, row) for row, name in enumerate(header.rows)}
+        for row, name in enumerate(header.rows):
+            self._places[name] = (path, row)
+        return header
 
-    def _refuse_other_clips(self, identities):
-        changed = [
-            name
-            for name, expected in identities.items()
-            if self._identities.get(name, expected) != expected
-        ]
-        if changed:
-            raise StoreError(
-                f"{self.folder}: {len(changed)} clips have changed since their features were "
-                f"computed ({changed[0]}, ...); run the stage `extract` again"
-            )
-
-    def read(self, names):
-        """Features of the named clips: float16 (len(names), C, T, F), each shard opened once.
+    def read(self, names: Sequence[str]) -> np.ndarray:
+        """Read the features of the named clips: float16 (len(names), C, T, F).
 
         Raises:
             StoreError: a clip is not in the store, or its values are damaged.
         """
-        out = np.empty((len(names), *self.shape), np.float16)
-        wanted = {}
-        for target, (path, row) in enumerate(self._places(names)):
-            wanted.setdefault(path, []).append((row, target))
-        for path, places in wanted.items():
+        values = np.empty((len(names), *self.shape), np.float16)
+        targets = {}  # {shard: [(row in it, row of `values`)]}
+        for target, (path, row) in enumerate(self._places_of(names)):
+            targets.setdefault(path, []).append((row, target))
+        for path, rows in targets.items():
             try:
-                self._read_rows(path, places, out)
+                self._read_rows(path, rows, values)
             except DAMAGED as error:
                 raise _damaged(path, error) from error
-        return out
+        return values
 
-    def _read_rows(self, path, places, out):
-        """Fill out[target] for each (row, target) of one shard."""
+    def _read_rows(self, path: Path, rows: list[tuple[int, int]], values: np.ndarray) -> None:
+        """Fill values[target] for each (row, target) of one shard."""
         if path not in self._files:
             self._files[path] = h5py.File(path)
         features = self._files[path]["features"]
-        if len(places) > len(features) // 4:
-            features = features[:]  # most of a shard: reading it whole is far quicker
-        for row, target in sorted(places):
-            out[target] = features[row]
-            if zlib.crc32(out[target]) != self._checksums[path][row]:
+        if len(rows) > len(features) // 4:
+            features = features[:]  # most of a shard: reading all of it is far faster
+        for row, target in sorted(rows):
+            values[target] = features[row]
+            if zlib.crc32(values[target]) != self._checksums[path][row]:
                 raise ValueError(f"the values of its clip {row} are not what was written")
 
-    def group_by_shard(self, names):
-        """The numbers 0, 1, ... of the names as lists, cut where the clips' shard changes.
+    def group_by_shard(self, names: Sequence[str]) -> list[list[int]]:
+        """Group the indices 0, 1, ... of the names into runs of clips in the same shard.
 
         Raises:
             StoreError: a clip is not in the store.
         """
-        places = self._places(names)
-        return [
-            list(numbers)
-            for _, numbers in groupby(range(len(names)), lambda number: places[number][0])
-        ]
+        places = self._places_of(names)
+        groups = groupby(range(len(names)), lambda index: places[index][0])
+        return [list(indices) for _, indices in groups]
 
-    def _places(self, names):
-        if absent := [name for name in names if name not in self._place]:
+    def _places_of(self, names: Iterable[str]) -> list[tuple[Path, int]]:
+        absent = [name for name in names if name not in self._places]
+        if absent:
             raise StoreError(
                 f"{self.folder}: no features of {len(absent)} clips ({absent[0]}, ...); "
                 "run the stage `extract` again"
             )
-        return [self._place[name] for name in names]
+        return [self._places[name] for name in names]
 
 
-def _damaged(path, error):
+def _damaged(path: Path, error: Exception) -> StoreError:
     return StoreError(
         f"{path}: damaged, or of an older version ({' '.join(str(error).split())}); "
         "delete it and run the stage `extract` again"
     )
 
 
-def _refuse_other_spec(path, found, spec):
-    differing = [
-        key for key in sorted(found.keys() | spec.keys()) if found.get(key) != spec.get(key)
-    ]
-    if differing:
-        listed = ", ".join(
-            f"{key} {found.get(key)!r} (expected {spec.get(key)!r})" for key in differing
-        )
+def _refuse_other_spec(path: Path, spec: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    differences = []
+    for key in sorted(spec.keys() | expected.keys()):
+        if spec.get(key) != expected.get(key):
+            differences.append(f"{key} {spec.get(key)!r} (expected {expected.get(key)!r})")
+    if differences:
         raise StoreError(
-            f"{path}: made with other settings: {listed}; "
+            f"{path}: made with other settings: {', '.join(differences)}; "
             f"delete {path.parent} and run the stage `extract` again"
         )

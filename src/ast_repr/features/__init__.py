@@ -1,11 +1,15 @@
-"""Features: waveforms (B, N) in, float32 (B, C, frames, bins) out. A feature says with `spec()` what decides its values.
+"""Features: waveforms (B, N) -> float32 (B, C, frames, bins).
 
-A feature that the corpus carries ready-made has `read(audio_path) -> (C, frames, bins)` instead. `mean` and `std` are
-statistics for (x - mean) / (2 std), for networks that bring none of their own.
+`spec()` returns the settings that determine a feature's values. A feature that the corpus carries
+precomputed has `read(audio_path) -> (C, frames, bins)` instead of being called. `mean` and `std`
+are statistics for (x - mean) / (2 std), for networks that have none.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from .. import registry
-from ..manifest import SIDECARS
+from ..manifest import SIDECARS, Clip
 from .logmel import LogMel
 from .vggish import VGGish, VGGishError
 
@@ -14,15 +18,15 @@ FEATURES = {"logmel": LogMel, "vggish": VGGish}
 __all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 
 
-def build(name, **kwargs):
-    """Build the feature `name`, also a class (see `registry.resolve`).
+def build(name: str | type, **kwargs: Any) -> Any:
+    """Build the feature `name`, or the class that `registry.resolve` returned.
 
     Raises:
-        ValueError: an unknown name or keyword; the message lists what there is.
+        ValueError: an unknown name or keyword; the message lists the valid ones.
     """
     return registry.build("feature", FEATURES, name, kwargs)
 
 
-def lacking(clips):
-    """Names of features that the corpus does not carry, judged by its first clip."""
+def lacking(clips: Sequence[Clip]) -> list[str]:
+    """List the precomputed features that a corpus lacks, judged by its first clip."""
     return [feature for feature in SIDECARS if feature not in clips[0].sidecars]

@@ -1,9 +1,10 @@
 """AST's input: Kaldi log-mel energies in frames of 10 ms (Gong et al. 2021, section 2.1).
 
-The values are not normalised here; the classifier does that, by the statistics of its backbone.
+The classifier normalises the values, by the statistics of its backbone.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,27 +12,31 @@ from torch.nn import functional
 
 from ..audio import SAMPLE_RATE
 
-FRAME_SHIFT_MS = 10.0  # 100 frames a second
+FRAME_SHIFT_MS = 10.0
 FRAME_LENGTH_MS = 25.0  # 400 samples
 FFT = 512  # samples of a frame, zero-padded
 PREEMPHASIS = 0.97
 MOST_FRAMES = 100_000
-BINS = range(4, FFT // 2)  # numbers of bands for which there are filters
+BINS = range(4, FFT // 2)  # possible numbers of bands
 LOWEST_HZ = 20.0  # lower edge of the first band; the last one ends at half the sampling rate
-FLOOR = torch.finfo(torch.float32).eps  # of an energy
+FLOOR = torch.finfo(torch.float32).eps  # least energy
 
 
 class LogMel(nn.Module):
     """Kaldi log-mel of 16 kHz waveforms, cut or zero-padded along time to a fixed number of frames.
 
-    Ten seconds give 998 frames; the rest of AST's 1024 are zeros, as in its own loader. Zero is not silence in
-    this scale (silence is -15.94), but it is what the pre-trained weights know as padding.
+    Ten seconds give 998 frames; the rest of AST's 1024 are zeros, as in its own loader. Zero is not
+    silence on this scale (silence is -15.94), but the pre-trained weights expect it as padding.
+
+    Args:
+        frames, bins: size of the output.
 
     Raises:
         ValueError: frames or bins are out of range.
     """
 
-    mean, std = -4.2677393, 4.5689974  # over AudioSet, from AST's recipe
+    mean = -4.2677393  # over AudioSet, from AST's recipe
+    std = 4.5689974
 
     def __init__(self, frames: int = 1024, bins: int = 128):
         super().__init__()
@@ -48,8 +53,8 @@ class LogMel(nn.Module):
         self.register_buffer("banks", mel_filters(bins), persistent=False)
         self.register_buffer("window", window, persistent=False)
 
-    def spec(self):
-        """What decides the values: hashed into a feature store so that a stale one is refused."""
+    def spec(self) -> dict[str, Any]:
+        """Return the settings that determine the values."""
         return {
             "feature": "logmel",
             "version": 2,
@@ -64,13 +69,13 @@ class LogMel(nn.Module):
         }
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """Shape of one clip's feature: (channels, frames, bins)."""
         return (1, self.frames, self.bins)
 
     @torch.no_grad()
-    def forward(self, waveforms):
-        """(B, N) float32 waveforms at 16 kHz -> (B, 1, frames, bins) float32 natural-log mel energies.
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, N) waveforms at 16 kHz -> (B, 1, frames, bins) natural logarithms of mel energies.
 
         Raises:
             ValueError: `waveforms` is not two-dimensional.
@@ -79,14 +84,14 @@ class LogMel(nn.Module):
             raise ValueError(
                 f"logmel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
             )
-        out = waveforms.new_zeros(len(waveforms), 1, self.frames, self.bins)
-        for row, waveform in zip(out, waveforms):
+        log_mels = waveforms.new_zeros(len(waveforms), 1, self.frames, self.bins)
+        for log_mel, waveform in zip(log_mels, waveforms, strict=True):
             energies = self._fbank(waveform - waveform.mean())[: self.frames]
-            row[0, : len(energies)] = energies
-        return out
+            log_mel[0, : len(energies)] = energies
+        return log_mels
 
-    def _fbank(self, waveform):
-        """(N,) -> (M, bins), to the bit what torchaudio.compliance.kaldi.fbank gives for AST."""
+    def _fbank(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(N,) -> (M, bins), bit-equal to torchaudio.compliance.kaldi.fbank with AST's settings."""
         if len(waveform) < self.length:
             return waveform.new_zeros(0, self.bins)  # not one whole frame
         frames = waveform.unfold(0, self.length, self.shift)
@@ -104,7 +109,7 @@ def mel_filters(bins: int) -> torch.Tensor:
     Neighbouring triangles overlap by half, have equal widths in mel and a height of 1.
 
     Returns:
-        float32 (FFT // 2 + 1, bins), to be multiplied by a power spectrum from the left.
+        float32 (FFT // 2 + 1, bins), the right factor of a product with a power spectrum.
     """
     lowest = 1127.0 * math.log(1.0 + LOWEST_HZ / 700.0)
     highest = 1127.0 * math.log(1.0 + SAMPLE_RATE / 2 / 700.0)

@@ -211,23 +211,28 @@ def test_an_absolute_member_stays_inside(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
 
 
-def fetch(folder, options):
-    """src/fetch.py in `folder`, with weights of its own: (exit code, fields, what people read)."""
-    (folder / "tiny.safetensors").touch()
-    script = [
-        sys.executable,
-        ROOT / "src" / "fetch.py",
-        "--data",
-        "data",
-        "--backbone-file",
-        "tiny.safetensors",
-        *options.split(),
-    ]
-    run = subprocess.run(script, cwd=folder, capture_output=True, text=True)
-    return run.returncode, run.stdout.rstrip("\n").split("\t"), run.stderr
+@pytest.fixture
+def fetch(monkeypatch, capsys):
+    """folder, options -> (exit code, fields, standard error) of src/fetch.py in the folder."""
+    monkeypatch.syspath_prepend(str(ROOT / "src"))
+    stage = importlib.import_module("fetch")
+
+    def call(folder, options):
+        monkeypatch.chdir(folder)
+        (folder / "tiny.safetensors").touch()
+        line = ["--data", "data", "--backbone-file", "tiny.safetensors", *options.split()]
+        code = 0
+        try:
+            cli.run(stage.main, stage.parse(), line)
+        except SystemExit as left:
+            code = left.code
+        out, err = capsys.readouterr()
+        return code, out.rstrip("\n").split("\t"), err
+
+    return call
 
 
-def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
+def test_fetch_chooses_a_corpus_and_says_which(fetch, tmp_path):
     assert fetch(tmp_path, "")[1] == [
         "synthetic",
         "synthetic",
@@ -252,7 +257,7 @@ def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
     assert fetch(tmp_path, "--corpus synthetic")[1][1] == "synthetic"
 
 
-def test_two_corpora_of_one_name_are_refused_while_both_are_there(tmp_path):
+def test_two_corpora_of_one_name_are_refused_while_both_are_there(fetch, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "songs.csv").write_text("path,bass\n")
@@ -268,7 +273,7 @@ def test_two_corpora_of_one_name_are_refused_while_both_are_there(tmp_path):
     assert fetch(tmp_path, other)[0] == 0
 
 
-def test_a_copy_of_the_tree_keeps_its_names(tmp_path):
+def test_a_copy_of_the_tree_keeps_its_names(fetch, tmp_path):
     (tmp_path / "one").mkdir()
     assert fetch(tmp_path / "one", "--corpus synthetic")[0] == 0
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -324,17 +329,15 @@ def test_fetch_looks_at_the_content_of_weights(name, weights, monkeypatch):
         ("--backbone-file absent.pth", 1, "absent.pth: no such file"),
     ],
 )
-def test_fetch_complains_in_one_line(tmp_path, options, code, message):
+def test_fetch_complains_in_one_line(fetch, tmp_path, options, code, message):
     found, _, said = fetch(tmp_path, options)
-    assert (
-        found == code
-        and message in said
-        and re.search(r"^error: .*\n\Z", said, re.M)
-        and "Traceback" not in said
-    )
+    assert found == code
+    assert message in said
+    assert re.search(r"^error: .*\n\Z", said, re.M)
+    assert "Traceback" not in said
 
 
-def test_debug_shows_the_traceback(tmp_path):
+def test_debug_shows_the_traceback(fetch, tmp_path):
     code, _, said = fetch(tmp_path, "--data-root absent --debug")
     assert (
         code == 1

@@ -240,8 +240,9 @@ def test_programs_are_general_midi():
 
 def test_a_clip_has_the_same_bytes_whatever_was_rendered_before_it(tmp_path):
     artist = synthetic._artists(0, 1000)[3]
-    names = [synthetic.key(clip) for clip in artist.clips]
-    for folder, order in (("forwards", artist.clips), ("backwards", reversed(artist.clips))):
+    clips = artist.clips[:3]
+    names = [synthetic.key(clip) for clip in clips]
+    for folder, order in (("forwards", clips), ("backwards", reversed(clips))):
         for clip in order:
             synthetic._render_clip((tmp_path / folder, 0, artist, clip))
     for name in names:

@@ -1,4 +1,4 @@
-"""The freeze policy: what is meant to learn gets gradients, the frozen rest moves by not one bit; and what is saved is small."""
+"""The freeze policy, tested both ways; normalisation of the input; what a checkpoint holds."""
 
 import pytest
 import torch

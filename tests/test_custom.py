@@ -260,7 +260,7 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
     (folder / "e.wav").mkdir()
     table = read(
         "path,start,x",
-        *(f"{name}.wav,{start},1" for name, start in zip("abcdef", ("", "", "", 1, "", 0.95))),
+        *("a.wav,,1", "b.wav,,1", "c.wav,,1", "d.wav,1,1", "e.wav,,1", "f.wav,0.95,1"),
         "x" * 300 + ",,1",
     )
     reasons = dict(custom.unreadable(folder / "data", table.clips))

@@ -1,6 +1,7 @@
-"""Clips as tensors: the order of an epoch, and the same values from memory as from disk, where each shard is read once."""
+"""Clips as tensors: the order of an epoch, the same values from memory and from disk."""
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_
         round(observed / 2),
         observed,
     ]
-    for less, more in zip(list(masks.values()), list(masks.values())[1:]):
+    for less, more in pairwise(masks.values()):
         assert not (less & ~more).any()
     assert not torch.equal(clips.subsample_labels(0.25, seed=4).mask, masks[0.25])
     assert int(clips.mask.sum()) == observed  # the clips themselves stay as they are

@@ -1,4 +1,4 @@
-"""The whole recipe on a small corpus, as a person runs it, in a copy of the tree so that nothing here is touched."""
+"""The whole recipe on a small corpus, as a person runs it, in a copy of the tree."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def run(tree, *options):
 
 @pytest.fixture(scope="module")
 def finished(tree):
-    """The recipe, killed once while it trains and then run to the end: (its tree, what it printed)."""
+    """The recipe, killed once in training and then run to the end: (its folder, its output)."""
     process = subprocess.Popen(
         recipe(tree, *OPTIONS),
         cwd=tree,
@@ -171,7 +171,7 @@ def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, con
     with np.load(recipe_folder / "exp/synthetic-200" / conf / "seed0/predictions.npz") as saved:
         names, scores, classes = saved["clips"][:4], saved["scores"][:4], saved["classes"]
     assert predictor.classes == list(classes)
-    for name, expected in zip(names, scores):
+    for name, expected in zip(names, scores, strict=True):
         waveform = audio.decode(
             recipe_folder / "data/synthetic-200/openmic-2018/audio" / name[:3] / f"{name}.ogg"
         )

@@ -1,5 +1,4 @@
-"""The log-mel is AST's own: equal to its loader's, to a second implementation of Kaldi's filter bank, and of fixed size.
-VGGish is what OpenMIC's files say, read safely."""
+"""The log-mel equals that of AST's loader and of a second Kaldi; VGGish is read safely."""
 
 import json
 from pathlib import Path
@@ -24,7 +23,7 @@ def noise(seconds):
 
 
 def chirp(seconds):
-    """100 Hz to 7.5 kHz, and an offset that the front end must remove; a little noise, since Kaldis differ in silence."""
+    """100 Hz to 7.5 kHz, an offset to be removed, a little noise (Kaldis differ in silence)."""
     t = np.arange(round(seconds * RATE)) / RATE
     tone = 0.5 * np.sin(2 * np.pi * (100 * t + (7400 / seconds) * t**2 / 2)) + 0.05
     return (tone + 0.01 * np.random.default_rng(2).standard_normal(len(t))).astype(np.float32)

@@ -74,7 +74,7 @@ def test_far_logits_stay_finite():
 def test_inputs_are_not_modified():
     given = case()
     masked_bce(*given)
-    assert all(torch.equal(a, b) for a, b in zip(given, case()))
+    assert all(torch.equal(a, b) for a, b in zip(given, case(), strict=True))
 
 
 @pytest.mark.parametrize(("kind", "target"), [("soft", [0.3, 0.5, 0.9]), ("hard", [0.0, 1.0, 1.0])])

@@ -12,15 +12,17 @@ from ast_repr import manifest
 from ast_repr.corpora import openmic
 from ast_repr.manifest import ManifestError
 
-# The columns of the published openmic-2018-metadata.csv, in their order.
-COLUMNS = (
-    "track_id,album_id,album_title,album_url,artist_id,artist_name,artist_url,artist_website,license_image_file,"
-    "license_image_file_large,license_parent_id,license_title,license_url,tags,track_bit_rate,track_comments,"
-    "track_composer,track_copyright_c,track_copyright_p,track_date_created,track_date_recorded,track_disc_number,"
-    "track_duration,track_explicit,track_explicit_notes,track_favorites,track_file,track_genres,track_image_file,"
-    "track_information,track_instrumental,track_interest,track_language_code,track_listens,track_lyricist,track_number,"
-    "track_publisher,track_title,track_url,sample_key,start_time"
-).split(",")
+# Of the published openmic-2018-metadata.csv.
+HEADER = (
+    "track_id,album_id,album_title,album_url,artist_id,artist_name,artist_url,artist_website,"
+    "license_image_file,license_image_file_large,license_parent_id,license_title,license_url,"
+    "tags,track_bit_rate,track_comments,track_composer,track_copyright_c,track_copyright_p,"
+    "track_date_created,track_date_recorded,track_disc_number,track_duration,track_explicit,"
+    "track_explicit_notes,track_favorites,track_file,track_genres,track_image_file,"
+    "track_information,track_instrumental,track_interest,track_language_code,track_listens,"
+    "track_lyricist,track_number,track_publisher,track_title,track_url,sample_key,start_time"
+)
+COLUMNS = HEADER.split(",")
 NAMES = ["000046_3840", "000135_483840", "000139_119040", "000178_3840"]
 LABELS = [
     "000046_3840,clarinet,0.17104999999999998,3",
@@ -51,7 +53,7 @@ def original(tmp_path_factory):
             "track_genres": "\"[{'genre_id': '76', 'x': 'y'}]\"",
         }
         lines.append(",".join(row[column] for column in COLUMNS))
-    (root / METADATA).write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    (root / METADATA).write_text("\n".join([HEADER, *lines]) + "\n")
     (root / TRAIN).write_text("\n".join(NAMES[:3]) + "\n")
     (root / TEST).write_text(NAMES[3] + "\n")
     sound = 0.01 * np.random.default_rng(0).standard_normal(80_000)

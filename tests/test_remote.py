@@ -1,4 +1,4 @@
-"""Fetching: downloads resume and are verified, archives cannot write outside, choices are explained.
+"""Fetching: downloads resume and are verified, archives cannot write outside.
 
 A corpus' name and a backbone's weights are those of one content.
 """

@@ -1,4 +1,4 @@
-"""Reprogrammers: the published layers and parameter counts, exact identity starts, and one-line errors."""
+"""Reprogrammers: the published layers and parameter counts, exact identity starts, errors."""
 
 import pytest
 import torch

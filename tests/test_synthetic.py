@@ -1,4 +1,4 @@
-"""The built-in corpus: the same bytes again, OpenMIC's layout and proportions, unseen test artists, notes that can be rendered."""
+"""The built-in corpus: the same bytes again, OpenMIC's layout and proportions, unseen artists."""
 
 import io
 import statistics
@@ -156,7 +156,7 @@ def pages(data):
 
 
 def checksum(page):
-    """Ogg's CRC bit by bit: polynomial 0x04c11db7, starting at 0, over the page with its CRC field zeroed."""
+    """Compute Ogg's CRC bit by bit (0x04c11db7, from 0) over the page without its CRC."""
     value = 0
     for byte in page[:22] + bytes(4) + page[26:]:
         value ^= byte << 24
@@ -217,14 +217,14 @@ def test_what_is_rendered_never_exceeds_the_safe_pitch(monkeypatch):
         return np.ones(round(seconds * soundfont.RENDER_RATE), np.float32)
 
     monkeypatch.setattr(synthetic, "render", listen)
-    for (name, instrument), seed in product((INSTRUMENTS | UNLABELLED).items(), range(5)):
+    for (name, instrument), seed in product((INSTRUMENTS | UNLABELLED).items(), range(2)):
         program = instrument.programs[0] if instrument.programs else None
         for shift in instrument.shift if instrument.programs else (0,):
             rng = np.random.default_rng(seed)
             synthetic._render_part(
                 rng, name, (program, shift), arrangement.harmony(rng, 0, 2.0, 10.2), 0, 10.2
             )
-    assert len(rendered) >= 5 * 56 and max(pitch for _, pitch in rendered) <= soundfont.MAX_PITCH
+    assert len(rendered) >= 2 * 56 and max(pitch for _, pitch in rendered) <= soundfont.MAX_PITCH
 
 
 def test_a_pitch_on_which_the_renderer_would_hang_is_refused():

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers import run_script
 
 import prepare
-from ast_repr import cli, manifest
+from ast_repr import manifest
 from ast_repr.corpora import custom, openmic
 from ast_repr.manifest import ManifestError
 
@@ -278,18 +279,9 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
         assert words in reasons[name]
 
 
-def run(*argv):
-    """prepare as from the command line: its exit code."""
-    try:
-        cli.run(prepare.main, prepare.parse(), [str(arg) for arg in argv])
-    except SystemExit as left:
-        return left.code
-    return 0
-
-
 def test_check_lists_problems_of_table_and_audio_and_counts(folder, read, capsys):
     read(HEADER, *ROWS, "g.wav,gus,train,1,9")
-    assert run("--check", folder / "songs.csv") == 1
+    assert run_script(prepare, "--check", folder / "songs.csv") == 1
     out, err = capsys.readouterr()
     assert "row 8: flute is '9'" in out and "row 8: g.wav: no such audio file" in out
     assert err == f"error: {folder}/songs.csv: 2 problems, listed above; mend and check again\n"
@@ -297,7 +289,7 @@ def test_check_lists_problems_of_table_and_audio_and_counts(folder, read, capsys
 
 def test_check_counts_splits_groups_and_classes(folder, read, capsys):
     read(HEADER, *ROWS)
-    assert run("--check", folder / "songs.csv") == 0
+    assert run_script(prepare, "--check", folder / "songs.csv") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:5] == [
         ["split", "clips", "groups"],
@@ -321,7 +313,7 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
 def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder, read, capsys):
     stage = ("--corpus", "custom", "--root", folder / "songs.csv", "--data", folder / "data")
     read(HEADER, *ROWS, *(f"{i}.wav,{i},train,7," for i in range(12)))
-    assert run(*stage) == 1
+    assert run_script(prepare, *stage) == 1
     out, err = capsys.readouterr()
     assert (
         out.count("\n") == 10
@@ -330,8 +322,8 @@ def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder
         and err.count("\n") == 1
     )
     read(HEADER, *ROWS, "g.wav,gus,train,1,")
-    assert run(*stage) == 1 and "--allow-missing 1" in capsys.readouterr().err
-    assert run(*stage, "--allow-missing", "1") == 0
+    assert run_script(prepare, *stage) == 1 and "--allow-missing 1" in capsys.readouterr().err
+    assert run_script(prepare, *stage, "--allow-missing", "1") == 0
     assert "row 8: g.wav: no such audio file" in capsys.readouterr().out
     clips, classes = manifest.read(folder / "data")
     assert (
@@ -339,12 +331,15 @@ def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder
         and classes == ["banjo", "flute"]
         and sum(clip.split == "valid" for clip in clips) == 1
     )
-    assert run(*stage, "--allow-missing", "1") == 0 and "up to date" in capsys.readouterr().out
+    assert (
+        run_script(prepare, *stage, "--allow-missing", "1") == 0
+        and "up to date" in capsys.readouterr().out
+    )
 
 
 def test_no_group_to_spare_for_validation_is_a_problem(folder, read, capsys):
     read("path,split,x", "a.wav,train,1", "b.wav,test,1")
-    assert run("--check", folder / "songs.csv") == 1
+    assert run_script(prepare, "--check", folder / "songs.csv") == 1
     assert "no group of train can be spared for validation" in capsys.readouterr().out
 
 
@@ -352,7 +347,11 @@ def test_no_group_to_spare_for_validation_is_a_problem(folder, read, capsys):
 def test_the_stage_says_which_option_it_lacks(missing, capsys):
     options = {"--corpus": "custom", "--root": "songs.csv", "--data": "data"}
     assert (
-        run(*(word for name in options if name != missing for word in (name, options[name]))) == 2
+        run_script(
+            prepare,
+            *(word for name in options if name != missing for word in (name, options[name])),
+        )
+        == 2
     )
     assert f"error: no {missing};" in capsys.readouterr().err
 

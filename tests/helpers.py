@@ -1,0 +1,14 @@
+"""Shared by tests: the scripts of src/ called in this process."""
+
+from types import ModuleType
+
+from ast_repr import cli
+
+
+def run_script(script: ModuleType, *argv: object) -> int:
+    """Call a script as its command line does, and return the exit code."""
+    try:
+        cli.run(script.main, script.parse(), [str(argument) for argument in argv])
+    except SystemExit as left:
+        return left.code
+    return 0

@@ -115,7 +115,8 @@ def test_every_layout_gives_the_logits_of_transformers(layout, tmp_path, spread)
     x = log_mels(DIMS)
     with torch.no_grad():
         expected, found = model(x).logits, own(x[:, None])
-    assert expected.std() > 0.1 and (expected[0] - expected[1]).abs().max() > 1e-2
+    assert expected.std() > 0.1
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
     assert (found.source_logits - expected).abs().max() <= 1e-4
     assert found.embedding.shape == (2, 128)
 
@@ -185,7 +186,8 @@ def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_ast):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_header_gives_layout_and_dims(layout, tmp_path, spread):
     header = weights.read_header(in_layout(layout, tmp_path, spread)[0])
-    assert header["layout"] == layout and header["dims"] == DIMS
+    assert header["layout"] == layout
+    assert header["dims"] == DIMS
     assert (header.get("source_classes") == list("abcdefg")) == (layout == "ast_repr")
 
 
@@ -306,7 +308,8 @@ def test_weights_of_1024_frames_serve_another_length(frames, tmp_path, tiny_ast)
     dims = weights.read_header(tmp_path / "x.safetensors")["dims"] | {"frames": frames}
     backbone = weights.load(backbones.build("ast", **dims), tmp_path / "x.safetensors")
     logits = backbone(torch.randn(1, 1, frames, 128)).source_logits
-    assert logits.shape == (1, 10) and logits.isfinite().all()
+    assert logits.shape == (1, 10)
+    assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def test_a_checkpoint_is_a_torch_archive_like_any_other(tmp_path):
         assert torch.equal(found.pop("x"), state["x"])
         assert found == {"best": b"\0bytes", "epoch": 3}
     with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None and archive.comment.startswith(b"sha256:")
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"sha256:")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])

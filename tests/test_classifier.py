@@ -89,7 +89,8 @@ def test_a_fixed_label_map_does_not_learn(tiny_ast):
     model = Reprogrammed(reprogrammers.build("noise", frames=64, bins=32), tiny_ast(), head)
     step(model, torch.optim.SGD(model.trainable_parameters(), lr=0.1))
     assert [p.shape for p in model.trainable_parameters()] == [(1, 1, 64, 32)]
-    assert model.reprogrammer.delta.grad.abs().max() > 0 and head.map.weight.grad is None
+    assert model.reprogrammer.delta.grad.abs().max() > 0
+    assert head.map.weight.grad is None
 
 
 @pytest.mark.parametrize(("head", "frozen"), [("embedding", True), ("labelmap", False)])
@@ -208,10 +209,8 @@ def test_what_is_learned_is_small_and_brings_the_model_back(tiny_ast):
     for _ in range(3):
         step(model, optimizer)
     state = {name: tensor.clone() for name, tensor in model.trainable_state_dict().items()}
-    assert (
-        not any(name.startswith("backbone.") for name in state)
-        and size(state) < 8_000 < size(model.state_dict()) / 10
-    )
+    assert not any(name.startswith("backbone.") for name in state)
+    assert size(state) < 8_000 < size(model.state_dict()) / 10
     assert any("running_var" in name for name in state)
     other = build(tiny_ast, "unet")
     other.load_trainable_state_dict(state)
@@ -267,7 +266,8 @@ def test_plain_values_build_the_same_model_again(tiny_dims, tiny_ast, tmp_path):
     )
     prints = [weights.fingerprint(model.backbone) for model in (one, two, other)]
     assert prints[0] == prints[1] != prints[2]
-    assert (one.mean, one.std) == (-4.0, 4.0) and one.head.linear.out_features == 2
+    assert (one.mean, one.std) == (-4.0, 4.0)
+    assert one.head.linear.out_features == 2
     weights.save(tiny_ast(), tmp_path / "x.safetensors")
     loaded = build_model(["a", "b"], **values(tiny_dims, file=str(tmp_path / "x.safetensors")))
     assert weights.fingerprint(loaded.backbone) == weights.fingerprint(tiny_ast())
@@ -290,7 +290,8 @@ def test_probabilities_are_those_of_eval_mode_and_the_mode_is_put_back(tiny_ast,
     model, clips = build(tiny_ast, "unet").train(), tiny_clips(7)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = probabilities(model, clips.batches(3), torch.device("cpu"))
-    assert model.training and not model.backbone.training
+    assert model.training
+    assert not model.backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     with torch.no_grad():
         expected = model.eval()(clips.batch(torch.arange(7)).features.float()).sigmoid()

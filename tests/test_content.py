@@ -140,7 +140,8 @@ def test_the_results_say_what_they_were_made_from(project):
     assert made_from["manifest"] == manifest.content_sha256(clips, classes)
     assert made_from["checkpoints"].keys() == {"best.valid.macro_f1.pt"}
     assert project.run().matches(made_from["checkpoints"])
-    assert project.run().matches(results["files"]) and "predictions.npz" in results["files"]
+    assert project.run().matches(results["files"])
+    assert "predictions.npz" in results["files"]
     assert made_from["weights"] == manifest.identity.of_file(project.weights)
     assert made_from["feature"]["feature"] == "logmel"
     assert project.run().read_results() == results
@@ -149,13 +150,17 @@ def test_the_results_say_what_they_were_made_from(project):
 def test_audio_that_was_replaced_under_the_same_path_is_used_everywhere(project, said):
     old, embeddings = project.results(), set((project.data / "embeddings").iterdir())
     replace_audio(project)
-    assert project.stage("prepare") == 0 and "up to date" not in said()
+    assert project.stage("prepare") == 0
+    assert "up to date" not in said()
     for name in ("train", "score"):  # features, and then the run, are of the old sound
-        assert project.stage(name) == 2 and "run.manifest_sha256" in said()
+        assert project.stage(name) == 2
+        assert "run.manifest_sha256" in said()
     assert project.stage("train", "--overwrite") == 1
     assert "1 clips have changed" in said()
-    assert project.stage("extract") == 0 and "1 clips have changed" in said()
-    assert project.stage("train") == 0 and project.stage("score") == 0
+    assert project.stage("extract") == 0
+    assert "1 clips have changed" in said()
+    assert project.stage("train") == 0
+    assert project.stage("score") == 0
     new = project.results()
     assert new["made_from"]["manifest"] != old["made_from"]["manifest"]
     assert set((project.data / "embeddings").iterdir()) - embeddings
@@ -169,11 +174,14 @@ def test_audio_that_was_replaced_under_the_same_path_is_used_everywhere(project,
 def test_score_never_prints_figures_of_another_manifest(project, said):
     figure = f"{project.results()['metrics']['macro_f1']:.3f}"
     replace_audio(project, 3)
-    assert project.stage("prepare") == 0 and project.stage("extract") == 0
+    assert project.stage("prepare") == 0
+    assert project.stage("extract") == 0
     said()
     assert project.stage("score") == 2
     printed = said()
-    assert "run.manifest_sha256" in printed and figure not in printed and "scored" not in printed
+    assert "run.manifest_sha256" in printed
+    assert figure not in printed
+    assert "scored" not in printed
 
 
 def test_classes_in_another_order_are_other_classes(project, said):
@@ -192,7 +200,8 @@ def test_other_weights_of_the_same_size_are_refused(project, said):
     shutil.copy(project.weights, weights)
     flip(weights, -5)
     for name in ("train", "score"):
-        assert project.stage(name, "--weights", weights) == 2 and "run.weights_sha256" in said()
+        assert project.stage(name, "--weights", weights) == 2
+        assert "run.weights_sha256" in said()
 
 
 def test_other_settings_are_refused_whatever_became_of_the_config(project, said):
@@ -203,8 +212,10 @@ def test_other_settings_are_refused_whatever_became_of_the_config(project, said)
         for name in ("train", "score"):
             assert project.stage(name, "--set", "optimizer.lr=0.5") == 2
             assert "optimizer.lr: 0.003 -> 0.5" in said()
-        assert project.stage("score") == 0 and "scored before" in said()
-        assert project.stage("train") == 0 and "finished before" in said()
+        assert project.stage("score") == 0
+        assert "scored before" in said()
+        assert project.stage("train") == 0
+        assert "finished before" in said()
         assert config.read(run.config) == trainer.read_last(run)["about"]["config"]
 
 
@@ -213,8 +224,10 @@ def test_a_folder_that_nothing_explains_is_refused(project, said):
     run.last.unlink()
     run.config.write_text("a: [")
     assert project.stage("train") == 2
-    assert "neither last.pt nor a readable config.yaml" in said() and run.results.is_file()
-    assert project.stage("train", "--overwrite") == 0 and not run.results.is_file()
+    assert "neither last.pt nor a readable config.yaml" in said()
+    assert run.results.is_file()
+    assert project.stage("train", "--overwrite") == 0
+    assert not run.results.is_file()
 
 
 @pytest.mark.parametrize("text", [None, "", "[1]\n", '{"epoch": 1, "lo', "\udcff"])
@@ -225,8 +238,10 @@ def test_the_history_is_a_copy(text, project, said):
         run.history.unlink()
     else:
         run.history.write_bytes(text.encode(errors="surrogateescape"))
-    assert project.stage("score") == 0 and "scored before" in said()
-    assert project.stage("train") == 0 and "finished before" in said()
+    assert project.stage("score") == 0
+    assert "scored before" in said()
+    assert project.stage("train") == 0
+    assert "finished before" in said()
     assert run.history.read_text() == whole
 
 
@@ -244,9 +259,11 @@ def test_the_best_checkpoint_is_a_copy(project, said):
         damage()
         assert project.stage("score") == 1, what
         assert f"{path.name}: missing, damaged or of another run" in said()
-        assert project.stage("train") == 0 and "finished before" in said()
+        assert project.stage("train") == 0
+        assert "finished before" in said()
         assert path.read_bytes() == whole
-        assert project.stage("score") == 0 and "scored before" in said()
+        assert project.stage("score") == 0
+        assert "scored before" in said()
 
 
 def test_another_checkpoint_in_the_place_of_the_last_is_named(project, said):
@@ -254,7 +271,8 @@ def test_another_checkpoint_in_the_place_of_the_last_is_named(project, said):
     (best,) = run.path.glob("best.*")
     shutil.copy(best, run.last)
     for name in ("train", "score"):
-        assert project.stage(name) == 1 and f"delete the folder {run}" in said()
+        assert project.stage(name) == 1
+        assert f"delete the folder {run}" in said()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, None])
@@ -270,7 +288,8 @@ def test_a_damaged_last_checkpoint_is_named_and_the_remedy_works(share, project,
         assert "last.pt: damaged" in (printed := said())
         assert f"delete the folder {run} and train again" in printed
     shutil.rmtree(run.path)
-    assert project.stage("train") == 0 and project.stage("score") == 0
+    assert project.stage("train") == 0
+    assert project.stage("score") == 0
 
 
 def test_a_kill_between_last_and_best_loses_nothing(project, monkeypatch):
@@ -285,14 +304,14 @@ def test_a_kill_between_last_and_best_loses_nothing(project, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic, "write_bytes", killed)
-        assert project.stage("train") == 130 and run.last.is_file()
+        assert project.stage("train") == 130
+        assert run.last.is_file()
         assert not list(run.path.glob("best.*"))
     assert project.stage("train") == 0
     learned = [checkpoint.parse(data)["learned"] for data in expected.values()]
     learned += [checkpoint.load(path)["learned"] for path in run.path.glob("best.*")]
-    assert len(learned) == 2 and all(
-        np.array_equal(learned[0][key], learned[1][key]) for key in learned[0]
-    )
+    assert len(learned) == 2
+    assert all(np.array_equal(learned[0][key], learned[1][key]) for key in learned[0])
 
 
 def test_damaged_results_are_made_again(project, said):
@@ -313,22 +332,27 @@ def test_damaged_results_are_made_again(project, said):
     for damage in damages:
         damage()
         said()
-        assert project.stage("score") == 0 and "scored before" not in said()
+        assert project.stage("score") == 0
+        assert "scored before" not in said()
         assert project.results()["metrics"] == wanted
-    assert project.stage("score") == 0 and "scored before" in said()
+    assert project.stage("score") == 0
+    assert "scored before" in said()
 
 
 def test_a_run_that_was_copied_in_with_its_times_is_not_scored_before(project, said):
     shutil.rmtree(project.run().path)
     shutil.copytree(project.run(FINISHED[1]).path, project.run().path)
-    assert project.stage("score") == 2 and "train.batch_size: 3 -> " in said()
-    assert project.stage("train") == 2 and "run.conf" in said()
+    assert project.stage("score") == 2
+    assert "train.batch_size: 3 -> " in said()
+    assert project.stage("train") == 2
+    assert "run.conf" in said()
 
 
 def test_without_git_the_commit_is_unknown_and_the_work_is_kept(project, monkeypatch):
     project.run().results.unlink()
     monkeypatch.setenv("PATH", "")
-    assert project.stage("score") == 0 and project.results()["commit"] is None
+    assert project.stage("score") == 0
+    assert project.results()["commit"] is None
 
 
 def test_two_processes_do_not_share_a_run(project, said):
@@ -340,18 +364,23 @@ def test_two_processes_do_not_share_a_run(project, said):
 def test_under_the_papers_protocol_each_epoch_is_of_this_run(project, said):
     paper = ("--protocol", "paper", "--set", "augment.time=0", "--set", "augment.freq=0")
     project.exp = project.root / "exp" / "songs-paper"
-    assert project.stage("train", *paper) == 0 and project.stage("score", *paper) == 0
-    assert project.stage("score", *paper) == 0 and "scored before" in said()
+    assert project.stage("train", *paper) == 0
+    assert project.stage("score", *paper) == 0
+    assert project.stage("score", *paper) == 0
+    assert "scored before" in said()
     run = project.run()
     best = run.best({"split": "test", "metric": "macro_f1"})
     whole = best.read_bytes()
     flip(best)
-    assert project.stage("score", *paper) == 0 and best.read_bytes() == whole
+    assert project.stage("score", *paper) == 0
+    assert best.read_bytes() == whole
     flip(run.epoch(1))
     for name in ("score", "train"):
-        assert project.stage(name, *paper) == 1 and "epoch.001.pt" in said()
+        assert project.stage(name, *paper) == 1
+        assert "epoch.001.pt" in said()
     shutil.rmtree(run.path)
-    assert project.stage("train", *paper) == 0 and project.stage("score", *paper) == 0
+    assert project.stage("train", *paper) == 0
+    assert project.stage("score", *paper) == 0
 
 
 def test_a_damaged_shard_is_named_and_the_remedy_works(project, said):
@@ -362,15 +391,18 @@ def test_a_damaged_shard_is_named_and_the_remedy_works(project, said):
     assert project.stage("train") == 1
     assert f"{shard.name}: damaged" in said()
     shard.unlink()
-    assert project.stage("extract") == 0 and project.stage("train") == 0
+    assert project.stage("extract") == 0
+    assert project.stage("train") == 0
 
 
 def test_a_damaged_manifest_is_named_and_prepare_mends_it(project, said):
     flip(project.data / "manifest.jsonl")
     for name in ("extract", "train", "score"):
-        assert project.stage(name) == 1 and "run the stage `prepare` again" in said()
+        assert project.stage(name) == 1
+        assert "run the stage `prepare` again" in said()
     assert project.stage("prepare") == 0
-    assert project.stage("train") == 0 and "finished before" in said()
+    assert project.stage("train") == 0
+    assert "finished before" in said()
 
 
 def test_a_corpus_that_was_moved_is_the_same_corpus(project, said):

@@ -53,7 +53,8 @@ def problems(table):
 
 def test_a_row_is_a_clip(read):
     table = read(HEADER, *ROWS)
-    assert table.problems == [] and table.classes == ["banjo", "flute"]
+    assert table.problems == []
+    assert table.classes == ["banjo", "flute"]
     assert table.clips[0] == manifest.Clip(
         "a.wav", "ann", "../a.wav", 0.0, "train", {"banjo": 1.0, "flute": 0.0}
     )
@@ -94,7 +95,8 @@ def test_quotes_empty_rows_and_delimiters_left_out_at_the_end(delimiter, folder,
     lines += [row.rstrip(",").replace(",", delimiter) for row in ROWS[1:]]
     table = read(*lines)
     assert table.problems == []
-    assert table.clips[0].clip == 'one, "two"; drei.wav' and table.rows["b.wav"] == 4
+    assert table.clips[0].clip == 'one, "two"; drei.wav'
+    assert table.rows["b.wav"] == 4
     assert table.clips[1].labels == {"banjo": 0.75}
     assert custom.unreadable(folder / "data", table.clips) == []
 
@@ -116,7 +118,8 @@ def test_names_that_are_not_latin_and_folders(folder, read):
         "./lieder/песня 一.wav,1,1",
         *(f"{name}.wav,1,0" for name in "bcdef"),
     )
-    assert table.problems == [] and table.classes == ["笛", "Müller's Horn"]
+    assert table.problems == []
+    assert table.classes == ["笛", "Müller's Horn"]
     assert table.clips[0].clip == "lieder/песня 一.wav"
     manifest.write(folder / "data", table.clips, table.classes)
     assert manifest.read(folder / "data") == (table.clips, table.classes)
@@ -162,7 +165,8 @@ def test_the_last_label_of_a_class_stays_in_training(read):
 
 def test_a_validation_split_of_ones_own_is_kept(read):
     table = read(HEADER, *ROWS[:3], ROWS[3].replace("train", "valid"), *ROWS[4:])
-    assert table.problems == [] and prepare.with_validation(table.clips) == table.clips
+    assert table.problems == []
+    assert prepare.with_validation(table.clips) == table.clips
     assert [clip.split for clip in table.clips] == ["train"] * 3 + ["valid"] + ["test"] * 2
 
 
@@ -283,7 +287,8 @@ def test_check_lists_problems_of_table_and_audio_and_counts(folder, read, capsys
     read(HEADER, *ROWS, "g.wav,gus,train,1,9")
     assert run_script(prepare, "--check", folder / "songs.csv") == 1
     out, err = capsys.readouterr()
-    assert "row 8: flute is '9'" in out and "row 8: g.wav: no such audio file" in out
+    assert "row 8: flute is '9'" in out
+    assert "row 8: g.wav: no such audio file" in out
     assert err == f"error: {folder}/songs.csv: 2 problems, listed above; mend and check again\n"
 
 
@@ -302,7 +307,9 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
         ["banjo", "3", "1", "2"],
         ["flute", "2", "3", "1"],
     ]
-    assert lines[7][-1] == "1" and lines[8][-1] == "2" and "order," in lines[-1]
+    assert lines[7][-1] == "1"
+    assert lines[8][-1] == "2"
+    assert "order," in lines[-1]
     assert {path.name for path in folder.iterdir()} == {
         "data",
         "songs.csv",
@@ -315,26 +322,21 @@ def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder
     read(HEADER, *ROWS, *(f"{i}.wav,{i},train,7," for i in range(12)))
     assert run_script(prepare, *stage) == 1
     out, err = capsys.readouterr()
-    assert (
-        out.count("\n") == 10
-        and "12 problems, 10 listed above" in err
-        and "--check" in err
-        and err.count("\n") == 1
-    )
+    assert out.count("\n") == 10
+    assert "12 problems, 10 listed above" in err
+    assert "--check" in err
+    assert err.count("\n") == 1
     read(HEADER, *ROWS, "g.wav,gus,train,1,")
-    assert run_script(prepare, *stage) == 1 and "--allow-missing 1" in capsys.readouterr().err
+    assert run_script(prepare, *stage) == 1
+    assert "--allow-missing 1" in capsys.readouterr().err
     assert run_script(prepare, *stage, "--allow-missing", "1") == 0
     assert "row 8: g.wav: no such audio file" in capsys.readouterr().out
     clips, classes = manifest.read(folder / "data")
-    assert (
-        len(clips) == 6
-        and classes == ["banjo", "flute"]
-        and sum(clip.split == "valid" for clip in clips) == 1
-    )
-    assert (
-        run_script(prepare, *stage, "--allow-missing", "1") == 0
-        and "up to date" in capsys.readouterr().out
-    )
+    assert len(clips) == 6
+    assert classes == ["banjo", "flute"]
+    assert sum(clip.split == "valid" for clip in clips) == 1
+    assert run_script(prepare, *stage, "--allow-missing", "1") == 0
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_no_group_to_spare_for_validation_is_a_problem(folder, read, capsys):
@@ -387,7 +389,8 @@ def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):
         )
     (tmp_path / "songs.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
     table = custom.read(tmp_path / "songs.csv", tmp_path / "data")
-    assert table.problems == [] and table.classes == classes
+    assert table.problems == []
+    assert table.classes == classes
 
     def without_name(clips):
         return [

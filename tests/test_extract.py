@@ -133,7 +133,8 @@ def test_machines_share_a_store_by_parts(data, run):
 @pytest.mark.parametrize("wrong", ["0/2", "3/2", "2", "1/0", "1/2/3", "-1/2", "a/b"])
 def test_a_part_that_is_none_is_refused(wrong, data, run):
     code, _, err = run(data, f"--shard={wrong}")
-    assert code == 2 and "expected a part and the number of parts, such as 2/4" in err
+    assert code == 2
+    assert "expected a part and the number of parts, such as 2/4" in err
 
 
 def test_a_clip_without_audio_is_reported_and_left_out_only_if_allowed(damaged, run):
@@ -175,7 +176,8 @@ def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
     for part in ("1/2", "2/2"):
         assert run(damaged, "--allow-missing", "1", "--shard", part)[0] == 0
     code, _, err = run(damaged, "--allow-missing", "1")
-    assert code == 1 and "2 clips cannot be decoded" in err
+    assert code == 1
+    assert "2 clips cannot be decoded" in err
 
 
 STAGE = """
@@ -279,11 +281,13 @@ def test_audio_that_was_replaced_is_extracted_again_and_nothing_else(data, run):
     with pytest.raises(feature_store.StoreError, match="1 clips have changed"):
         feature_store.Store(folder, None, manifest.identities(manifest.read(data)[0], "logmel"))
     code, out, _ = run(data)
-    assert code == 0 and "1 clips have changed since" in out
+    assert code == 0
+    assert "1 clips have changed since" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"shard-00001.h5"}
     new = feature_store.Store(folder).read(["000010"])[0]
-    assert np.array_equal(new, logmel(one)) and not np.array_equal(new, old)
+    assert np.array_equal(new, logmel(one))
+    assert not np.array_equal(new, old)
     assert "up to date" in run(data)[1]
 
 
@@ -300,7 +304,8 @@ def test_audio_that_was_replaced_since_prepare_is_refused(data, run):
     replace_file(data / "y.wav")
     (data / manifest.HASHES).touch()
     code, _, err = run(data, "--allow-missing", str(CLIPS))
-    assert code == 1 and "y.wav: changed since the stage `prepare`; run it again" in err
+    assert code == 1
+    assert "y.wav: changed since the stage `prepare`; run it again" in err
     assert not (data / manifest.HASHES).exists()  # so that `prepare` looks at every file
     prepare(data)
     assert run(data)[0] == 0

@@ -69,14 +69,16 @@ def test_an_error_or_an_interruption_leaves_the_old_file(tmp_path):
         with pytest.raises(error), atomic.replacing(path) as partial:
             partial.write_text("new")
             raise error
-    assert path.read_text() == "old" and not partials(tmp_path)
+    assert path.read_text() == "old"
+    assert not partials(tmp_path)
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     """Not even where both have the same process number, as in two containers."""
     path = tmp_path / "x"
     with atomic.replacing(path) as first, atomic.replacing(path) as second:
-        assert first != second and first.exists()
+        assert first != second
+        assert first.exists()
         first.write_text("first")
         second.write_text("second")
     assert path.read_text() == "first"  # the one that ended last
@@ -124,7 +126,9 @@ def test_where_locks_do_not_work_the_age_decides(tmp_path, monkeypatch):
         path.touch()
         os.utime(path, (time.time() - age, time.time() - age))
     atomic.write_bytes(tmp_path / "x", b"whole")
-    assert young.exists() and not old.exists() and (tmp_path / "x").read_bytes() == b"whole"
+    assert young.exists()
+    assert not old.exists()
+    assert (tmp_path / "x").read_bytes() == b"whole"
 
 
 def test_a_partial_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
@@ -138,7 +142,9 @@ def test_a_partial_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path
 
     monkeypatch.setattr(fcntl, "flock", sweep_first)
     atomic.write_bytes(tmp_path / "x", b"whole")
-    assert swept and (tmp_path / "x").read_bytes() == b"whole" and not partials(tmp_path)
+    assert swept
+    assert (tmp_path / "x").read_bytes() == b"whole"
+    assert not partials(tmp_path)
 
 
 FULL = """
@@ -165,7 +171,8 @@ def test_a_checkpoint_that_finds_no_room_is_named(tmp_path):
         timeout=120,
     )
     assert run.stdout == f"{path} {errno.EFBIG}\n", run.stderr
-    assert torch.equal(checkpoint.load(path)["x"], torch.ones(2)) and not partials(tmp_path)
+    assert torch.equal(checkpoint.load(path)["x"], torch.ones(2))
+    assert not partials(tmp_path)
 
 
 def test_whatever_a_library_makes_of_a_full_disk_it_is_named(tmp_path):
@@ -174,7 +181,8 @@ def test_whatever_a_library_makes_of_a_full_disk_it_is_named(tmp_path):
             raise OSError(errno.ENOSPC, "no room")
         finally:
             raise RuntimeError("unexpected pos 64 vs 0")
-    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "x")
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "x")
     with pytest.raises(RuntimeError, match="of its own"), atomic.replacing(tmp_path / "x"):
         raise RuntimeError("of its own")
 

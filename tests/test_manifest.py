@@ -63,7 +63,8 @@ def test_a_line_is_plain_json(tmp_path):
 
 def test_the_mask_is_absence():
     targets, mask = manifest.targets(TWO, CLASSES)
-    assert targets.dtype == np.float32 and mask.dtype == bool
+    assert targets.dtype == np.float32
+    assert mask.dtype == bool
     assert targets.tolist() == [[0.5, 0.0, 1.0], [0.0, 0.25, 0.0]]
     assert mask.tolist() == [[True, True, True], [False, True, False]]
 
@@ -173,7 +174,8 @@ def test_clips_get_the_sha256_of_their_files(corpus):
     assert two.identity("logmel") == f"{two.sha256}@3.5"
     assert two.identity("vggish") == f"{two.sidecars['vggish']}@3.5"
     path, sha256 = two.source(data, "vggish")
-    assert path.read_bytes() == b"vggish/b/b.json" and sha256 == two.sidecars["vggish"]
+    assert path.read_bytes() == b"vggish/b/b.json"
+    assert sha256 == two.sidecars["vggish"]
 
 
 def test_audio_that_was_replaced_by_a_file_of_the_same_size_and_time_is_noticed(corpus):
@@ -184,7 +186,8 @@ def test_audio_that_was_replaced_by_a_file_of_the_same_size_and_time_is_noticed(
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = manifest.with_hashes(data, clips)
-    assert after[0].sha256 == sha256sum(path) != before[0].sha256 and after[1] == before[1]
+    assert after[0].sha256 == sha256sum(path) != before[0].sha256
+    assert after[1] == before[1]
 
 
 def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch):
@@ -194,17 +197,21 @@ def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch
         manifest.identity, "of_file", lambda path: hashed.append(path.name) or of_file(path)
     )
     young = manifest.with_hashes(data, clips)
-    assert len(hashed) == 3 and len(set(hashed)) == 3
-    assert manifest.with_hashes(data, clips) == young and len(hashed) == 6  # they may still change
+    assert len(hashed) == 3
+    assert len(set(hashed)) == 3
+    assert manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 6
     monkeypatch.setattr(manifest.identity, "SETTLED_NS", -(10**12))
     del hashed[:]
     assert manifest.with_hashes(data, clips) == manifest.with_hashes(data, clips) == young
     assert len(hashed) == 3
     cache = data / manifest.HASHES
     cache.write_text(cache.read_text().replace(young[0].sha256, young[1].sha256))
-    assert manifest.with_hashes(data, clips) == young and len(hashed) == 6  # a damaged cache
+    assert manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 6
     manifest.forget_hashes(data)
-    assert manifest.with_hashes(data, clips) == young and len(hashed) == 9
+    assert manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 9
 
 
 @pytest.mark.parametrize(
@@ -256,7 +263,8 @@ def test_validation_takes_whole_artists_and_about_the_fraction(fraction, seed):
         groups.setdefault(clip.group, set()).add(clip.split)
     assert all(len(found) == 1 for found in groups.values())
     counts = Counter(clip.split for clip in split)
-    assert counts["test"] == 25 and fraction * 150 <= counts["valid"] < fraction * 150 + 5
+    assert counts["test"] == 25
+    assert fraction * 150 <= counts["valid"] < fraction * 150 + 5
     manifest.check(split, CLASSES)
 
 

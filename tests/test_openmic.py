@@ -159,7 +159,8 @@ def test_a_table_that_says_something_impossible_is_refused(file, old, new, messa
     replace_in(corpus / file, old, new)
     with pytest.raises(ManifestError, match=message) as caught:
         read(corpus)
-    assert file in str(caught.value) and "\n" not in str(caught.value)
+    assert file in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("file", ["class-map.json", LABEL_FILE, METADATA, TRAIN, TEST])

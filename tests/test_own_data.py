@@ -112,7 +112,8 @@ def test_a_table_is_the_same_however_it_begins(text, moved, folder):
 
 def test_blank_rows_between_others_are_skipped(folder):
     table = read(folder, "\n\n\n" + "\n\n".join(lines()))
-    assert table.problems == [] and len(table.clips) == 16
+    assert table.problems == []
+    assert len(table.clips) == 16
     assert table.rows["clips/s00.wav"] == 6  # as an editor counts
 
 
@@ -127,7 +128,8 @@ def test_an_index_of_a_filtered_table_is_one_too(folder, capsys):
 def test_an_unnamed_column_of_something_else_is_a_problem(cells, folder):
     rows = [(cells[k % 2], *row) for k, row in enumerate(ROWS)]
     table = read(folder, "\n".join(lines(rows, ("", *HEADER))))
-    assert table.notes == [] and "column 1, which has no name" in table.problems[0][1]
+    assert table.notes == []
+    assert "column 1, which has no name" in table.problems[0][1]
 
 
 @pytest.mark.parametrize("row", [2, 9, 17])
@@ -144,7 +146,8 @@ def test_an_open_quote_is_named_by_file_and_row(sep, row, folder):
 def test_backslashes_are_slashes_unless_a_file_has_them(folder):
     plain = read(folder, "\n".join(lines()))
     table = read(folder, "\n".join(lines()).replace("clips/", "clips\\"))
-    assert table.problems == [] and table.clips == plain.clips
+    assert table.problems == []
+    assert table.clips == plain.clips
     (folder / "clips\\s00.wav").write_bytes((folder / "clips/s01.wav").read_bytes())
     assert (
         read(folder, "\n".join(lines()).replace("clips/", "clips\\"))
@@ -163,7 +166,8 @@ def test_accents_may_be_composed_or_not(slash, in_table, on_disk, folder):
     (folder / "clips/s00.wav").rename(path)
     text = "\n".join(lines()).replace("clips/s00.wav", name.replace("/", slash))
     table = read(folder, unicodedata.normalize(in_table, text))
-    assert table.problems == [] and custom.unreadable(folder / "data", table.clips) == []
+    assert table.problems == []
+    assert custom.unreadable(folder / "data", table.clips) == []
     assert table.clips[0].clip == unicodedata.normalize(on_disk, name)
 
 
@@ -189,10 +193,12 @@ def test_a_split_without_labels_is_refused_before_training(split, folder, capsys
     for options in (("--check", path), stage):
         assert run_script(prepare, *options) == 1
         out, err = capsys.readouterr()
-        assert f"no clip in {split} has a label" in out and str(path) in err
+        assert f"no clip in {split} has a label" in out
+        assert str(path) in err
     assert not (folder / "data" / "manifest.jsonl").exists()
     write(folder, "\n".join(lines(split_rows(None), header)))
-    assert run_script(prepare, "--check", path) == 0 and run_script(prepare, *stage) == 0
+    assert run_script(prepare, "--check", path) == 0
+    assert run_script(prepare, *stage) == 0
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -261,8 +267,10 @@ def test_classes_share_a_warning_and_what_has_no_score_is_told_apart():
         labelled("train", 7, 7, "z") + labelled("valid", 7, 7, "z") + labelled("test", 0, 9, "z")
     )
     one_sided, few = quality.label_warnings(clips, ["x", "y", "z"])
-    assert "z (0 present, 9 absent)" in one_sided and "left out of every mean" in one_sided
-    assert "y (1 present, 9 absent)" in few and "z (" not in few
+    assert "z (0 present, 9 absent)" in one_sided
+    assert "left out of every mean" in one_sided
+    assert "y (1 present, 9 absent)" in few
+    assert "z (" not in few
 
 
 def test_audio_that_several_groups_share_is_warned_of():
@@ -273,8 +281,10 @@ def test_audio_that_several_groups_share_is_warned_of():
     assert quality.shared_audio_warnings(clips, ["1", "1", "2", "3", "4"]) == []
     assert quality.shared_audio_warnings(clips, [None] * 5) == []
     (warning,) = quality.shared_audio_warnings(clips, ["1", "1", "1", "2", "3"])
-    assert "a (train, group g)" in warning and "c (test, group h)" in warning
-    assert "one group" in warning and "b (" not in warning
+    assert "a (train, group g)" in warning
+    assert "c (test, group h)" in warning
+    assert "one group" in warning
+    assert "b (" not in warning
 
 
 def test_check_and_prepare_warn_of_shared_audio_and_do_not_fail(folder, capsys):
@@ -285,9 +295,12 @@ def test_check_and_prepare_warn_of_shared_audio_and_do_not_fail(folder, capsys):
         assert run_script(prepare, *options) == 0
         out = capsys.readouterr().out
         (warning,) = [line for line in out.splitlines() if "same audio" in line]
-        assert "warning: " in warning and "s15.wav" in warning and "copy.wav" in warning
+        assert "warning: " in warning
+        assert "s15.wav" in warning
+        assert "copy.wav" in warning
     write(folder, "\n".join(lines([*ROWS, ("clips/copy.wav", "g7", "1", "1")])))
-    assert run_script(prepare, "--check", path) == 0 and "same audio" not in capsys.readouterr().out
+    assert run_script(prepare, "--check", path) == 0
+    assert "same audio" not in capsys.readouterr().out
 
 
 def test_a_damaged_manifest_is_made_again(folder):
@@ -321,7 +334,8 @@ def test_class_names_are_utf8_in_any_locale(folder):
     made = (folder / "data" / "manifest.jsonl").read_bytes()
     assert manifest.read(folder / "data")[1] == ["guitarra española", "笛"]
     again = prepare_in_ascii(*stage)
-    assert again.returncode == 0 and b"up to date" in again.stdout
+    assert again.returncode == 0
+    assert b"up to date" in again.stdout
     assert (folder / "data" / "manifest.jsonl").read_bytes() == made
 
 
@@ -329,6 +343,7 @@ def test_file_names_that_a_locale_cannot_read_get_a_hint(folder):
     (folder / "clips/s00.wav").rename(folder / "clips/café.wav")
     path = write(folder, "\n".join(lines()).replace("s00", "café"))
     done = prepare_in_ascii("--check", path)
-    assert done.returncode == 1 and "row 2: " in done.stdout.decode()
+    assert done.returncode == 1
+    assert "row 2: " in done.stdout.decode()
     assert "PYTHONUTF8=1" in done.stdout.decode()
     assert prepare_in_ascii("--check", path, PYTHONUTF8="1").returncode == 0

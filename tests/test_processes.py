@@ -71,7 +71,8 @@ def start(folder):
     )
     end = time.monotonic() + 120
     while not rendered(folder):
-        assert process.poll() is None and time.monotonic() < end
+        assert process.poll() is None
+        assert time.monotonic() < end
         time.sleep(0.01)
     return process
 
@@ -112,7 +113,8 @@ def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_p
         os.killpg(process.pid, signal.SIGINT)
     # It comes when no process has standard error open any more.
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in err
+    assert process.returncode == code
+    assert "Traceback" not in err
     assert err.rstrip().endswith(said)
     assert rendered(tmp_path)
     if how != "killed":
@@ -127,9 +129,12 @@ def test_pretraining_ends_with_a_line_when_one_of_its_processes_is_killed(tmp_pa
     )
     end = time.monotonic() + 120
     while len(workers(process.pid)) < 2:
-        assert process.poll() is None and time.monotonic() < end
+        assert process.poll() is None
+        assert time.monotonic() < end
         time.sleep(0.01)
     os.kill(workers(process.pid)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and err.rstrip().endswith("try a smaller --nj")
-    assert "Traceback" not in err and not list(tmp_path.rglob("*.partial"))
+    assert process.returncode == 1
+    assert err.rstrip().endswith("try a smaller --nj")
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.partial"))

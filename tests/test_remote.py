@@ -78,7 +78,8 @@ def test_a_part_is_completed_and_equals_the_reference(server, tmp_path, ranges):
         DATA[:1_234_567] if ranges else b"rubbish, which a server that starts again overwrites"
     )
     assert download(remote(server), tmp_path / "file").read_bytes() == DATA
-    assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"] and not part.exists()
+    assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"]
+    assert not part.exists()
     download(remote(server), tmp_path / "file")
     assert len(server.asked) == 1  # verified, not fetched again
 
@@ -96,7 +97,8 @@ def test_two_processes_that_fetch_the_same_wait_for_each_other(server, tmp_path,
         assert not server.asked
     for thread in threads:
         thread.join(timeout=60)
-    assert len(server.asked) == 1 and (tmp_path / "data" / "file").read_bytes() == DATA
+    assert len(server.asked) == 1
+    assert (tmp_path / "data" / "file").read_bytes() == DATA
     assert "another process is fetching" in capsys.readouterr().err
 
 
@@ -121,7 +123,8 @@ def test_one_wrong_byte_is_refused_and_the_file_removed(server, tmp_path, place)
         RemoteError, match=f"file: found md5 {found}, expected {remote(server).md5}"
     ):
         download(remote(server), tmp_path / "file")
-    assert not list(tmp_path.iterdir()) and not server.asked
+    assert not list(tmp_path.iterdir())
+    assert not server.asked
 
 
 def test_another_size_or_sha256_is_refused(server, tmp_path):
@@ -245,15 +248,16 @@ def test_fetch_chooses_a_corpus_and_says_which(fetch, tmp_path):
         0,
         ["synthetic", "synthetic-40", "data/synthetic-40/openmic-2018"],
     )
-    assert said.count("\n") == 1 and "--corpus openmic" in said and "--data-root" in said
+    assert said.count("\n") == 1
+    assert "--corpus openmic" in said
+    assert "--data-root" in said
     (tmp_path / "real mix").mkdir()
     os.symlink("real mix", tmp_path / "linked")
     assert fetch(tmp_path, "--data-root linked")[1][:3] == ["openmic", "real mix", "linked"]
     (tmp_path / "data/openmic-2018/partitions").mkdir(parents=True)
     code, fields, said = fetch(tmp_path, "")
-    assert (
-        fields[:3] == ["openmic", "openmic", "data/openmic-2018"] and "--corpus synthetic" in said
-    )
+    assert fields[:3] == ["openmic", "openmic", "data/openmic-2018"]
+    assert "--corpus synthetic" in said
     assert fetch(tmp_path, "--corpus synthetic")[1][1] == "synthetic"
 
 
@@ -264,7 +268,8 @@ def test_two_corpora_of_one_name_are_refused_while_both_are_there(fetch, tmp_pat
     one, other = (f"--corpus custom --manifest {name}/songs.csv" for name in ("a", "b"))
     assert fetch(tmp_path, one)[0] == fetch(tmp_path, one)[0] == 0
     code, _, said = fetch(tmp_path, other)
-    assert code == 1 and said.count("\n") == 1
+    assert code == 1
+    assert said.count("\n") == 1
     for expected in ("b/songs.csv: the name songs", f"{tmp_path}/a/songs.csv", "data/songs"):
         assert expected in said
     (tmp_path / "a/songs.csv").unlink()
@@ -339,11 +344,9 @@ def test_fetch_complains_in_one_line(fetch, tmp_path, options, code, message):
 
 def test_debug_shows_the_traceback(fetch, tmp_path):
     code, _, said = fetch(tmp_path, "--data-root absent --debug")
-    assert (
-        code == 1
-        and "Traceback" in said
-        and said.splitlines()[-1].startswith("error: absent: no such folder")
-    )
+    assert code == 1
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("error: absent: no such folder")
 
 
 def test_fetch_needs_no_torch():

@@ -58,7 +58,8 @@ def test_anything_but_plain_values_is_refused_by_line(text, line, said, tmp_path
     started = time.monotonic()
     with pytest.raises(YamlError, match=rf"conf\.yaml: .*line {line}: .*{said}") as caught:
         yaml_file.read(path)
-    assert time.monotonic() - started < 5 and "\n" not in str(caught.value)
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [b"a: \xe9", b"a: \x1b[2J", b"a: " + b"9" * 5_000])

@@ -472,11 +472,12 @@ def whole_forward(self, x):
 
 def parse():
     parser = record.parser(__doc__)
-    parser.add_argument(
-        "--batch", type=int, nargs="+", default=[4], help="batch sizes (4; the authors')"
-    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[4], help="sizes (4, the authors')")
     parser.add_argument("--repeats", type=int, default=5)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats = 1
+    return args
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ LAYOUTS = ("author", "hub", "transformers", "ast_repr")
 
 
 def reference(dims):
-    """transformers' AST of the same size."""
+    """Build the AST of transformers of the same size."""
     from transformers import ASTConfig, ASTForAudioClassification
 
     config = ASTConfig(

@@ -1,5 +1,7 @@
-"""Content decides, times and names of files do not: what is stale, foreign or damaged is made again
-or refused, through the stages as the recipe calls them, on a corpus of a few tones."""
+"""Content decides, times and names of files do not.
+
+Stale, foreign or damaged files are made again or refused by the stages as the recipe calls them.
+"""
 
 import importlib
 import json

@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def read(folder):
-    """lines -> what custom.read finds in a CSV of them."""
+    """Lines -> the table that custom.read makes of a CSV of them."""
 
     def find(*lines, encoding="utf-8"):
         (folder / "songs.csv").write_bytes("\r\n".join(lines).encode(encoding))

@@ -31,7 +31,7 @@ BAD = "000010"  # in the second shard
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """data, options -> (exit code, standard output, last line of standard error), small shards."""
+    """(data, options) -> (exit code, standard output, last line of standard error), small shards."""
     monkeypatch.syspath_prepend(str(ROOT / "src"))
     monkeypatch.setattr(feature_store, "SHARD_CLIPS", SHARD)
     extract = importlib.import_module("extract")
@@ -195,7 +195,7 @@ MANY = 24  # shards
 
 @pytest.fixture
 def start(tmp_path):
-    """options -> (process of the stage that has written a shard of MANY, its data)."""
+    """Options -> (process of the stage that has written a shard of MANY, its data)."""
     data = write(tmp_path, MANY * SHARD)
     code = STAGE.format(source=str(ROOT / "src"), shard=SHARD)
 

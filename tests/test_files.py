@@ -27,7 +27,7 @@ with atomic.replacing(sys.argv[1]) as partial:
 
 @pytest.fixture
 def writer():
-    """path -> a process that has written half of it and goes on."""
+    """Path -> a process that has written half of it and is still running."""
     started = []
 
     def begin(path):

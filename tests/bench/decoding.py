@@ -1,4 +1,4 @@
-"""Decoding and resampling: this project's choice beside others
+"""Decoding and resampling: this project's choice beside others.
 
 A clip of ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's, made here, on one thread.
 Decoders give all samples as float32; this project's time with FFmpeg includes the search for damage

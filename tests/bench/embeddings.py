@@ -1,4 +1,4 @@
-"""Methods that need no gradient through AST: training on cached embeddings
+"""Methods that need no gradient through AST: training on cached embeddings.
 
 Time of training the heads of AST-BS (768 values per clip), of source-label mapping (527) and of a
 forest on AST's embeddings at the paper's size: 20,000 random clips, 30 epochs of batches of 16 by

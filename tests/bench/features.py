@@ -1,4 +1,4 @@
-"""Features: from audio files to the store
+"""Features: from audio files to the store.
 
 `src/extract.py`, start to end on all cores, against decoding alone: as many processes that only
 read each file by soundfile (libsndfile) at its own rate, without a start-up. They take turns. The

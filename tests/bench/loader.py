@@ -1,4 +1,4 @@
-"""Feeding the model: time of a batch against the step that uses it
+"""Feeding the model: time of a batch against the step that uses it.
 
 Batches of 16 log-mels (1024 x 128, float16) in the random order of an epoch, as float32 on the
 device, taken one after the other: what the trainer would wait for if nothing could be read while it

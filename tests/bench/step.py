@@ -1,4 +1,4 @@
-"""One training step: a U-Net in front of a frozen AST-base, a linear head behind it
+"""One training step: a U-Net in front of a frozen AST-base, a linear head behind it.
 
 Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what is
 trained; input 1024 x 128, 1,214 tokens. There are four tables:

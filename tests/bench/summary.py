@@ -40,6 +40,7 @@ def section(figures: dict) -> Iterator[str]:
     script = Path(__file__).with_name(f"{figures['benchmark']}.py")
     docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
     title, _, about = docstring.partition("\n")
+    title = title.rstrip(".")
     gpu = " (GPU)" if figures["device"] == "cuda" else ""
     yield f"## {title}{gpu}\n"
     yield f"{about.strip()}\n"

@@ -1,4 +1,4 @@
-"""The AST: equal to transformers' with the same weights, whatever layout they come in."""
+"""The AST: equal to transformers' with the same weights, in every layout."""
 
 import re
 import shutil

@@ -57,7 +57,7 @@ def step(model, optimizer):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_that_is_meant_to_learn_does_and_the_rest_stays_to_the_bit(kind, head, tiny_ast):
+def test_what_is_to_be_trained_changes_and_the_rest_stays_to_the_bit(kind, head, tiny_ast):
     model = build(tiny_ast, kind, head).train()
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     before, start = (
@@ -84,7 +84,7 @@ def test_all_that_is_meant_to_learn_does_and_the_rest_stays_to_the_bit(kind, hea
     )
 
 
-def test_a_fixed_label_map_does_not_learn(tiny_ast):
+def test_a_fixed_label_map_is_not_trained(tiny_ast):
     head = heads.build("labelmap", n_classes=3, n_source=10, kind="groups")
     model = Reprogrammed(reprogrammers.build("noise", frames=64, bins=32), tiny_ast(), head)
     step(model, torch.optim.SGD(model.trainable_parameters(), lr=0.1))
@@ -139,7 +139,7 @@ def test_none_leaves_the_input_to_the_bit(tiny_ast):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_probe_on_what_the_head_reads_equals_the_whole_model(head, tiny_ast):
+def test_a_head_on_its_cached_input_equals_the_whole_model(head, tiny_ast):
     model, (x, _, _) = build(tiny_ast, head=head).eval(), data()
     assert model.head_only
     torch.testing.assert_close(
@@ -148,14 +148,14 @@ def test_a_probe_on_what_the_head_reads_equals_the_whole_model(head, tiny_ast):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
-def test_a_model_that_reprograms_is_no_probe(kind, tiny_ast):
+def test_a_model_that_reprograms_is_not_head_only(kind, tiny_ast):
     assert not build(tiny_ast, kind).head_only
 
 
 @pytest.mark.parametrize(
     ("learns", "probe"), [("all", False), ("statistics", False), ("nothing", True)]
 )
-def test_a_unet_is_a_probes_only_where_nothing_of_it_moves(learns, probe, tiny_ast):
+def test_with_a_unet_only_the_head_is_trained_if_all_of_the_unet_is_frozen(learns, probe, tiny_ast):
     model = Reprogrammed(
         reprogrammers.build("unet", 64, 32, learns=learns),
         tiny_ast(),

@@ -206,7 +206,7 @@ def test_other_weights_of_the_same_size_are_refused(project, said):
         assert "run.weights_sha256" in said()
 
 
-def test_other_settings_are_refused_whatever_became_of_the_config(project, said):
+def test_other_settings_are_refused_even_without_a_readable_config(project, said):
     run = project.run()
     whole = run.config.read_text()
     for damage in (run.config.unlink, lambda: run.config.write_text(whole[: len(whole) // 2])):

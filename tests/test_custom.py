@@ -136,7 +136,7 @@ def many(count, seed=0):
     return [lines[i] for i in rng.permutation(count)]
 
 
-def test_splits_are_drawn_by_group_a_quarter_to_test_whatever_the_order(read):
+def test_a_quarter_of_the_groups_is_drawn_for_test_in_any_order_of_rows(read):
     drawn = [
         {clip.clip: clip.split for clip in read("path,group,x,y", *many(200, seed)).clips}
         for seed in (0, 1)

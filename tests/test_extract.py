@@ -31,7 +31,7 @@ BAD = "000010"  # in the second shard
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """(data, options) -> (exit code, standard output, last line of standard error), small shards."""
+    """(data, options) -> (exit code, output, last line of errors) of the stage, small shards."""
     monkeypatch.syspath_prepend(str(ROOT / "src"))
     monkeypatch.setattr(feature_store, "SHARD_CLIPS", SHARD)
     extract = importlib.import_module("extract")

@@ -24,7 +24,7 @@ def features(count, seed=0):
 
 
 def made_from(*names):
-    """{clip: identity} of clips that were made from files of their own."""
+    """{clip: identity} of clips made from separate files."""
     return {name: f"sha256 of {name}" for name in names}
 
 

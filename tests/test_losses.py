@@ -1,4 +1,4 @@
-"""Losses look at observed cells only, whatever the others hold, and survive a batch without any."""
+"""The masked loss depends on observed cells alone, and is zero for a batch without any."""
 
 import math
 

@@ -171,7 +171,7 @@ def test_low_rank_noise_has_the_asked_rank():
     assert count(noise) == 4 * (64 + 32)
 
 
-def test_patch_removes_a_share_of_the_level_of_what_is_heard():
+def test_patch_removes_a_share_of_the_level_of_frames_with_sound():
     patch, x = reprogrammers.build("patch", **SMALL, level=0.25, audio=50), log_mel() + 2
     mean = x[:, :, :50].mean((2, 3), keepdim=True)
     torch.testing.assert_close(patch(x)[:, :, :50], x[:, :, :50] - 0.25 * mean, rtol=0, atol=1e-6)

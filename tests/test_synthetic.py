@@ -249,7 +249,7 @@ def test_programs_are_general_midi():
         assert replace(instrument, programs=()).low < instrument.high
 
 
-def test_a_clip_has_the_same_bytes_whatever_was_rendered_before_it(tmp_path):
+def test_the_bytes_of_a_clip_do_not_depend_on_those_rendered_before_it(tmp_path):
     artist = synthetic._artists(0, 1000)[3]
     clips = artist.clips[:3]
     names = [synthetic.key(clip) for clip in clips]

@@ -1,4 +1,4 @@
-"""YAML is read as plain values, whatever the locale; anything else is named with its line."""
+"""YAML is read as plain values in any locale; anything else is named with its line."""
 
 import os
 import subprocess
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_named(text, tmp_path):
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_it_is_utf_8_whatever_the_locale(mark, tmp_path):
+def test_it_is_utf_8_in_any_locale(mark, tmp_path):
     (tmp_path / "conf.yaml").write_text(f"{mark}name: Björk", encoding="utf-8")
     code = (
         "import sys; from pathlib import Path; from ast_repr import yaml_file;"

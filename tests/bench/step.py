@@ -250,7 +250,7 @@ def runs(name, step):
     """True if a step runs here (--compile needs a compiler); if not, the reason is on stderr."""
     try:
         step()
-    except Exception as error:  # of whatever kind: the other figures are wanted all the same
+    except Exception as error:  # of any kind: the other figures are still wanted
         print(
             f"{name}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}",
             file=sys.stderr,

@@ -200,7 +200,7 @@ def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch
     assert len(hashed) == 3
     assert len(set(hashed)) == 3
     assert manifest.with_hashes(data, clips) == young
-    assert len(hashed) == 6
+    assert len(hashed) == 6  # young files may still change
     monkeypatch.setattr(manifest.identity, "SETTLED_NS", -(10**12))
     del hashed[:]
     assert manifest.with_hashes(data, clips) == manifest.with_hashes(data, clips) == young
@@ -208,7 +208,7 @@ def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch
     cache = data / manifest.HASHES
     cache.write_text(cache.read_text().replace(young[0].sha256, young[1].sha256))
     assert manifest.with_hashes(data, clips) == young
-    assert len(hashed) == 6
+    assert len(hashed) == 6  # the cache is damaged
     manifest.forget_hashes(data)
     assert manifest.with_hashes(data, clips) == young
     assert len(hashed) == 9

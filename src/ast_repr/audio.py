@@ -83,7 +83,7 @@ def decode(
         damaged: read the file although parts of it are missing.
 
     Returns:
-        float32 array, shape (samples,), mono at 16 kHz, within +-1.
+        waveform, see Conventions.
 
     Raises:
         AudioError: the file is missing, empty, not audio, damaged, ends before `start_s`, or has
@@ -98,16 +98,10 @@ def decode(
 def stream(
     path: str | Path, warn: Warn = warnings.warn, damaged: bool = False
 ) -> Iterator[np.ndarray]:
-    """Decode a whole file block by block, in memory that does not grow with its length.
-
-    Args:
-        path, warn, damaged: see `decode`.
+    """Decode a whole file in memory that does not grow with its length; see `decode`.
 
     Yields:
-        consecutive float32 arrays, shape (samples,), of different lengths, none empty.
-
-    Raises:
-        AudioError: see `decode`; an error late in a file is raised late.
+        consecutive parts (samples,) of the waveform, of different lengths, none empty.
     """
     empty = True
     for block in _waveform(Path(path), 0.0, None, warn, damaged):
@@ -128,16 +122,14 @@ def clip(
     The stages `prepare` and `extract` both use it, so they agree on which clips are usable.
 
     Args:
-        path: the file.
-        start_s: offset of the clip, in seconds.
+        path, start_s, warn: see `decode`.
         shortest_s: least seconds of audio.
-        warn: see `decode`.
 
     Returns:
-        float32 array, shape (160000,).
+        waveform (160000,).
 
     Raises:
-        AudioError: see `decode`, or there is less than `shortest_s` at `start_s`.
+        AudioError: see `decode`; also for less than `shortest_s` of audio.
     """
     waveform = decode(path, start_s, CLIP_SECONDS, warn)
     seconds = len(waveform) / SAMPLE_RATE
@@ -163,11 +155,7 @@ def complaint(
 
 
 def duration(path: str | Path) -> float:
-    """Return the seconds of a file by decoding it, without missing parts.
-
-    Raises:
-        AudioError: see `decode`.
-    """
+    """Return the seconds of a file by decoding it, without missing parts."""
     return sum(len(mono) / rate for _, rate, mono in _seconds(Path(path), 0.0, [], None))
 
 
@@ -290,17 +278,11 @@ def _part(
 def _seconds(
     path: Path, begin_s: float, missing: Missing, warn: Warn | None
 ) -> Iterator[tuple[float, int, np.ndarray]]:
-    """Decode a file to mono, a second at a time.
+    """Decode a file to mono, a second at a time: (start in seconds, rate, (samples,) float32).
 
-    Args:
-        path: the file.
-        begin_s: audio before this may be skipped.
-        missing: each missing part is appended to it.
-        warn: see `decode`; None for no warnings.
-
-    Yields:
-        (start in seconds, rate, (samples,) float32). Blocks end at whole seconds of the file, so
-        that they do not depend on `begin_s`; earlier only where the audio or its format ends.
+    Audio before `begin_s` may be skipped, and missing parts are appended to `missing`. Blocks end
+    at whole seconds of the file, so that they do not depend on `begin_s`; earlier only where the
+    audio or its format ends.
     """
     queue = av.AudioFifo()
     kind = None
@@ -368,10 +350,9 @@ def _downmix(samples: np.ndarray, path: Path) -> np.ndarray:
 def _frames(
     path: Path, begin_s: float, missing: Missing, warn: Warn | None
 ) -> Iterator[tuple[int, av.AudioFrame, float]]:
-    """Decode a file; a chained Ogg file stream by stream, since their rates may differ.
+    """Decode a file to (number of the first sample, frame, peak of the file if it may exceed 1).
 
-    Yields:
-        (number of its first sample in the file, frame, peak of the file if it may exceed 1).
+    A chained Ogg file is decoded stream by stream, since their rates may differ.
     """
     with _opened(path) as file:
         if not ogg.is_ogg(file):

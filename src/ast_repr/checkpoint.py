@@ -26,10 +26,7 @@ class CheckpointError(ValueError):
 
 
 def save(path: str | Path, state: dict) -> None:
-    """Write `state` to `path` atomically.
-
-    Args:
-        state: a dict of tensors, numbers, strings, bytes, lists and dicts of them.
+    """Write tensors and plain values to `path` atomically.
 
     Raises:
         CheckpointError: out of memory.
@@ -47,12 +44,9 @@ def save(path: str | Path, state: dict) -> None:
 def load(path: str | Path, remedy: str = "run the stage `train` again, which repairs it") -> dict:
     """Read a checkpoint onto the CPU.
 
-    Args:
-        path: the file.
-        remedy: for the message, if it is damaged.
-
     Raises:
-        CheckpointError: it is missing, damaged, or holds more than plain data (none of it is run).
+        CheckpointError: it is missing, damaged (the message ends in `remedy`), or holds more than
+            plain data (none of it is run).
         OSError: it cannot be read.
     """
     try:
@@ -87,12 +81,7 @@ def seal(archive: io.BytesIO) -> None:
 
 
 def parse(data: bytes) -> dict:
-    """Return the state that `dump` was given.
-
-    Raises:
-        ValueError: the bytes are not those that `dump` made.
-        Exception: they hold more than plain data; torch raises several kinds.
-    """
+    """Parse the bytes of `dump`; other bytes raise exceptions of any kind."""
     content = memoryview(data)[:-SEAL_BYTES]
     comment = data[-SEAL_BYTES:]
     if comment != PREFIX + identity.of_bytes(content).encode():
@@ -102,11 +91,7 @@ def parse(data: bytes) -> dict:
 
 
 def refuse_compressed(file: BinaryIO) -> None:
-    """Refuse a PyTorch file that unpacks to more than its size; PyTorch itself compresses none.
-
-    Raises:
-        CheckpointError: it is compressed, and might fill the memory.
-    """
+    """Refuse a compressed PyTorch file, which might fill the memory; PyTorch compresses none."""
     if not zipfile.is_zipfile(file):  # the older format, which has no compression
         return
     with zipfile.ZipFile(file) as archive:

@@ -1,16 +1,15 @@
 """The reprogrammed classifier: log-mel -> normalisation -> reprogrammer -> frozen backbone -> head.
 
-Freeze policy, stated once: the reprogrammer and the head are trained. The backbone is not: its
-parameters need no gradient, and it stays in eval mode whatever mode the classifier is put in;
-gradients only pass through it to the reprogrammer. With `finetune` the backbone is trained too,
-except for its source head if the classifier's head does not use it.
-
-Also here: evaluating a classifier (`probabilities`) and its cost (`multiply_accumulates`).
+Freeze policy: the reprogrammer and the head are trained. The backbone is not: its parameters need
+no gradient, and it stays in eval mode; gradients only pass through it to the reprogrammer. With
+`finetune` the backbone is trained too, except for its source head if the classifier's head does not
+use it.
 """
 
 import copy
 from collections.abc import Collection, Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +27,8 @@ class Reprogrammed(nn.Module):
 
     Args:
         reprogrammer, backbone, head: modules of these packages.
-        norm: normalisation before the reprogrammer: "backbone" applies (x - mean) / (2 std) with
-            the backbone's statistics, a pair (mean, std) does so with these, "none" applies
-            nothing (as the authors' code).
+        norm: normalisation (x - mean) / (2 std) before the reprogrammer: by the statistics of the
+            "backbone", by a pair (mean, std), or "none" (as in the authors' code).
         finetune: train the backbone as well.
     """
 
@@ -44,11 +42,10 @@ class Reprogrammed(nn.Module):
     ):
         super().__init__()
         if norm == "backbone":
-            self.mean, self.std = backbone.mean, backbone.std
+            norm = (backbone.mean, backbone.std)
         elif norm == "none":
-            self.mean, self.std = 0.0, 0.5
-        else:
-            self.mean, self.std = norm
+            norm = (0.0, 0.5)
+        self.mean, self.std = norm
         if not self.std > 0:
             raise ValueError(f"input norm: a deviation of {self.std}; expected one above 0")
         self.reprogrammer = reprogrammer
@@ -77,10 +74,7 @@ class Reprogrammed(nn.Module):
 
     @property
     def head_only(self) -> bool:
-        """True if only the head is trained in the present mode.
-
-        Its input then never changes and can be computed once per clip.
-        """
+        """True if only the head is trained: its input can then be computed once per clip."""
         trained = any(p.requires_grad for p in self.reprogrammer.parameters())
         updates_statistics = any(
             isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules()
@@ -90,7 +84,8 @@ class Reprogrammed(nn.Module):
     @torch.no_grad()
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the head's input, (B, D) or (B, S), for (B, 1, T, F) un-normalised log-mels."""
-        return getattr(self.backbone(self.reprogrammer(self.normalise(x))), self.head.input_key)
+        output = self.backbone(self.reprogrammer(self.normalise(x)))
+        return getattr(output, self.head.input_key)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """List the parameters that are trained."""
@@ -113,21 +108,17 @@ class Reprogrammed(nn.Module):
         return {name: state[name] for name in state if name.startswith(trained)}
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `trainable_state_dict` returned.
-
-        Raises:
-            ValueError: keys are missing or unexpected; they are named.
-        """
+        """Load a `trainable_state_dict`; ValueError names missing or unexpected keys."""
         differing = sorted(self.trainable_state_dict().keys() ^ state.keys())
         if differing:
             raise ValueError(
                 f"checkpoint of another model: {', '.join(differing)} on one side only"
             )
-        self.load_state_dict(state, strict=False)  # the state lacks the frozen rest, no more
+        self.load_state_dict(state, strict=False)  # only frozen tensors are missing
 
 
 class HeadOnlyModel(nn.Module):
-    """Head of a Reprogrammed, trained alone on what `Reprogrammed.head_input` returns.
+    """Head of a Reprogrammed, trained on cached outputs of `Reprogrammed.head_input`.
 
     (B, D) or (B, S) -> logits (B, K).
     """
@@ -155,7 +146,7 @@ class HeadOnlyModel(nn.Module):
         return self.model.trainable_state_dict()
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `trainable_state_dict` returned."""
+        """Load a `trainable_state_dict`."""
         self.model.load_trainable_state_dict(state)
 
 
@@ -167,7 +158,7 @@ def build_model(
     head: dict,
     allow: Collection[str] = (),
 ) -> Reprogrammed:
-    """Build a classifier from plain values, which a checkpoint stores for this purpose.
+    """Build a classifier from the plain values that a checkpoint stores.
 
     On a CPU its backbone uses the faster kernels of `backbones.cpu_kernels`.
 
@@ -177,10 +168,10 @@ def build_model(
         reprogrammer, head: {"name": ..., and its options}.
         backbone: {"name": ..., "options": keywords of its constructor, "file": its weights, or
             None for random ones drawn with "seed", "finetune": whether it is trained}.
-        allow: names of classes outside of the package that may be built, see `registry.resolve`.
+        allow: names of classes outside the package that may be built, see `registry.resolve`.
 
     Raises:
-        ValueError: an unknown name, keyword or value, or weights that do not fit.
+        ValueError: an unknown name, keyword or value, or weights that do not match.
     """
     if isinstance(norm, str) and norm not in NORMS:
         raise ValueError(unknown("input norm", norm, NORMS))
@@ -209,12 +200,12 @@ def build_model(
 def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
     """Count the multiply-accumulates of one forward pass of a feature of `shape` (C, T, F).
 
-    Matrix products, attention and convolutions count, nothing else.
+    Only matrix products, attention and convolutions count.
     """
     tensor = next(chain(model.parameters(), model.buffers()), None)
     device = "cpu" if tensor is None else tensor.device
     mode = model.training
-    # Kernels on a CPU that torch's counter lacks.
+    # CPU kernels that torch's counter lacks.
     formulas = backbones.cpu_kernels.flop_formulas()
     formulas[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _sdpa_flops
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
@@ -223,16 +214,13 @@ def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _sdpa_flops(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(q_shape, k_shape, v_shape)
+def _sdpa_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(q, k, v)
 
 
 @torch.no_grad()
 def probabilities(model: nn.Module, batches: Iterable, device: torch.device | str) -> np.ndarray:
-    """Compute the sigmoid outputs of `model` for Batches: float32 array (N, K).
-
-    The model's mode is restored.
-    """
+    """Compute the sigmoid outputs of `model` for Batches: float32 array (N, K)."""
     mode = model.training
     model.eval()
     try:

@@ -25,11 +25,7 @@ def of_bytes(data: bytes) -> str:
 
 
 def of_file(path: str | Path) -> str:
-    """Return the hexadecimal sha256 of a file, as `sha256sum` prints it.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the hexadecimal sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -67,11 +63,7 @@ class FileHashes:
         self._saved = dict(self._known)
 
     def of(self, path: str | Path) -> str:
-        """Return the hexadecimal sha256 of one file.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """Return the hexadecimal sha256 of one file."""
         key = str(path)
         stamp = _stamp(path)
         if key in self._known and self._known[key]["stamp"] == stamp:
@@ -84,11 +76,7 @@ class FileHashes:
         return sha256
 
     def of_all(self, paths: Sequence[str | Path], label: str) -> list[str]:
-        """Hash many files in threads, with a progress bar called `label`, and save the hashes.
-
-        Raises:
-            OSError: one cannot be read.
-        """
+        """Hash many files in threads, with a progress bar called `label`, and save the hashes."""
         with ThreadPoolExecutor() as pool:
             steps = tqdm(pool.map(self.of, paths), label, len(paths), unit="file", leave=False)
             hashes = list(steps)

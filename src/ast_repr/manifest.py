@@ -79,11 +79,9 @@ def identities(clips: Iterable[Clip], feature: str) -> dict[str, str]:
 
 
 def with_hashes(folder: str | Path, clips: Sequence[Clip]) -> list[Clip]:
-    """Return the clips with the sha256 of their files; unchanged files are not hashed again.
+    """Return the clips with the sha256 of their files, empty for unreadable ones.
 
-    Args:
-        folder: folder of the manifest, which also keeps the hashes.
-        clips: the sha256 of a missing or unreadable file is left empty.
+    The manifest's `folder` keeps the hashes; unchanged files are not hashed again.
     """
     folder = Path(folder)
     sources = {folder / clip.audio for clip in clips}
@@ -271,12 +269,7 @@ def split_validation(clips: Sequence[Clip], fraction: float, seed: int) -> list[
 
 
 def targets(clips: Sequence[Clip], classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels as arrays.
-
-    Returns:
-        (targets float32 (N, K), relevances, 0 where unobserved; mask bool (N, K), True where
-        observed).
-    """
+    """Return relevances float32 (N, K), 0 where unobserved, and a mask (N, K), True if observed."""
     column = {name: k for k, name in enumerate(classes)}
     values = np.zeros((len(clips), len(classes)), np.float32)
     mask = np.zeros(values.shape, bool)

@@ -104,16 +104,7 @@ def check(
     options: dict[str, Any],
     offered: Collection[str] = (),
 ) -> None:
-    """Check a name and its options as `build` does, without building anything.
-
-    Args:
-        kind, entries, name: see `build`.
-        options: keywords that a user has set.
-        offered: names of further keywords that the entry gets if it takes them.
-
-    Raises:
-        ValueError: see `build`.
-    """
+    """Raise the ValueError of `build` for these options, without building anything."""
     parameters = inspect.signature(_find(kind, entries, name)).parameters
     given = options.keys() | (set(offered) & parameters.keys())
     _check_options(kind, _name_of(name), parameters, options, given)

@@ -1,8 +1,10 @@
 """Backbones: the model that is reprogrammed, (B, 1, T, F) -> Output(embedding, source_logits).
 
-"ast" is pre-trained. The others replace it in baselines without a source model, and have no source
+"ast" is pre-trained. The others replace it in baselines without a source model and have no source
 classes: `pool` and `summary` have no parameters, `frame_network` is trained from scratch.
 """
+
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 
-def build(name: str, **dims) -> nn.Module:
+def build(name: str | type, **dims: Any) -> nn.Module:
     """Build the backbone `name` with random weights; `weights.load` loads a file into it.
 
     Raises:

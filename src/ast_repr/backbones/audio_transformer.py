@@ -2,11 +2,11 @@
 
 A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, and preceded by
 DeiT's class and distillation tokens; the embedding is the mean of these two after the last norm.
-The ImageNet heads of the authors' timm model, which nothing uses, are not built: 86.6 M parameters
-with 527 source classes, not the 88.1 M of the authors' log.
+The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with 527
+source classes, not the 88.1 M of the authors' log.
 
-The input is expected normalised, (x - mean) / (2 std), with `self.mean` and `self.std`, which
-belong to the weights. On a CPU, `cpu_kernels.enable` makes training faster.
+The input is normalised as (x - mean) / (2 std), with `self.mean` and `self.std`, which belong to
+the weights. On a CPU, `cpu_kernels.enable` makes training faster.
 """
 
 from functools import partial
@@ -35,8 +35,8 @@ class AudioTransformer(nn.Module):
         frames, mels: size of the input (T, F).
         n_source: number of source classes S (AudioSet: 527).
         mean, std: statistics of the log-mels that the weights were trained on.
-        norm_eps: epsilon of every LayerNorm. The copy on the hub says 1e-12, the authors' timm
-            1e-6; their logits differ by 3e-5 at most.
+        norm_eps: epsilon of every LayerNorm: 1e-12 in the copy on the hub, 1e-6 in the authors'
+            timm; their logits differ by 3e-5 at most.
 
     Attributes:
         grid: rows (frequency) and columns (time) of patches.
@@ -117,7 +117,7 @@ class AudioTransformer(nn.Module):
         """(B, 1, T, F) normalised log-mel -> Output(embedding (B, D), source_logits (B, S)).
 
         Raises:
-            ValueError: the input does not have the size that the position embedding is for.
+            ValueError: the input does not have the size of the position embedding.
         """
         if x.ndim != 4 or x.shape[1:] != (1, self.frames, self.mels):
             raise ValueError(
@@ -139,7 +139,7 @@ class AudioTransformer(nn.Module):
 
 
 def first_tokens(block: Block, tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Compute block(tokens)[:, :count] for (B, N, D), without what other tokens alone need.
+    """Compute block(tokens)[:, :count] for (B, N, D), without the outputs of other tokens.
 
     Only these tokens of the last block are pooled; the others serve as keys and values.
     """

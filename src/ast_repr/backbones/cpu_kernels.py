@@ -14,6 +14,7 @@ classifier.py and pretrain.py, and the row. Stored models are not affected.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def flop_formulas() -> dict[Callable, Callable]:
     return {torch.ops.mkldnn._linear_pointwise: _linear_flops}
 
 
-def _linear_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+def _linear_flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
     return 2 * math.prod(x_shape) * weight_shape[0]
 
 
@@ -81,12 +82,14 @@ class _FrozenLinear(torch.autograd.Function):
     """A linear layer with a gradient for its input only."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(weight)
         return onednn_linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return onednn_linear(grad, weight.t()), None, None

@@ -13,14 +13,14 @@ DEEPEST = 1_000  # layers
 class FrameNetwork(nn.Module):
     """Embed each frame of F dimensions by itself.
 
-    BatchNorm, `layers` of [1 x 1 convolution, BatchNorm, ReLU, dropout], plus the input: 50,176
-    parameters for 128 dimensions and three layers. A longer input is first averaged to `steps`
-    frames, without its padding.
+    BatchNorm, `layers` of [1 x 1 convolution, BatchNorm, ReLU, dropout], and a skip connection:
+    50,176 parameters for 128 dimensions and three layers. A longer input is first averaged to
+    `steps` frames, without its padding.
 
     Args:
         frames, mels: size of the input (T, F); F is the width throughout.
-        mean, std: of the feature, for (x - mean) / (2 std).
-        steps: frames that the network gets (VGGish: all ten).
+        mean, std: statistics of the feature, for (x - mean) / (2 std).
+        steps: number of frames embedded (VGGish: all ten).
         layers: number of convolutions.
         dropout: probability.
 
@@ -57,10 +57,10 @@ class FrameNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) -> Output(embedding (B, F, steps), None)."""
         weight = frame_mask(x, self.mean, self.std)
-        # The fraction of each step's frames that is audio.
+        # Fraction of audio among the frames of each step.
         share = functional.adaptive_avg_pool2d(weight, (self.steps, 1))
         sums = functional.adaptive_avg_pool2d(weight * x, (self.steps, self.embed_dim))
-        means = sums / share.where(share > 0, 1.0)  # zeros for a step of padding alone
+        means = sums / share.where(share > 0, 1.0)  # zeros for a step of padding only
         frames = means.squeeze(1).transpose(1, 2)  # (B, F, steps)
         return Output(self.layers(self.norm(frames)) + frames, None)
 

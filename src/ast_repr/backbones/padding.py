@@ -1,8 +1,8 @@
-"""Which frames of a log-mel are padding: it ends in frames of zeros after the end of the audio."""
+"""Find padding: the frames of zeros that follow the audio in a log-mel."""
 
 import torch
 
-TOLERANCE = 1e-5  # of rounding
+TOLERANCE = 1e-5  # for rounding
 
 
 def frame_mask(x: torch.Tensor, mean: float, std: float) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """No source model: the input averaged over a grid of cells, for CNN-BS and U-Net only.
 
-It shows what a reprogrammer is worth by itself.
+It measures the value of a reprogrammer by itself.
 """
 
 import math
@@ -19,11 +19,11 @@ NONLINEARITIES = {"none": nn.Identity, "relu": nn.ReLU}
 class Pool(nn.Module):
     """Means over cells of the input, flattened frame by frame. No parameters.
 
-    If a side is no multiple of its number of cells, neighbouring cells overlap by a frame or bin.
+    Cells overlap by a frame or bin if a side is not a multiple of their number.
 
     Args:
         frames, mels: size of the input (T, F).
-        mean, std: of the feature, for (x - mean) / (2 std).
+        mean, std: statistics of the feature, for (x - mean) / (2 std).
         cells: cells along time and along frequency; [frames, mels] is a plain flattening.
         nonlinearity: "none" or "relu", before the means.
 

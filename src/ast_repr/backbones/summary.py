@@ -13,13 +13,13 @@ STATISTICS = ("mean", "std")
 
 
 class Summary(nn.Module):
-    """Mean, or mean and standard deviation, of each bin over all frames but padding.
+    """Mean, or mean and standard deviation, of each bin over all frames except padding.
 
     No parameters.
 
     Args:
         frames, mels: size of the input (T, F).
-        mean, std: of the feature, for (x - mean) / (2 std).
+        mean, std: statistics of the feature, for (x - mean) / (2 std).
         statistics: "mean" and "std" (of the population), in the order of the embedding.
 
     Raises:
@@ -50,7 +50,7 @@ class Summary(nn.Module):
     def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) -> Output(embedding (B, F * number of statistics), None).
 
-        A clip of nothing but padding gives zeros.
+        A clip of padding only gives zeros.
         """
         weight = frame_mask(x, self.mean, self.std)
         count = weight.sum(dim=2).clamp(min=1)  # (B, 1, 1)
@@ -59,4 +59,5 @@ class Summary(nn.Module):
         if "std" in self.statistics:
             squares = weight * (x - mean[:, :, None]).square()
             values["std"] = (squares.sum(dim=2) / count).sqrt()
-        return Output(torch.cat([values[name] for name in self.statistics], dim=1).flatten(1), None)
+        embedding = torch.cat([values[name] for name in self.statistics], dim=1)
+        return Output(embedding.flatten(1), None)

@@ -152,8 +152,15 @@ def _choose(rng: np.random.Generator, items: tuple) -> tuple:
     return items[rng.integers(len(items))]
 
 
-def _melody(rng, bars, scale, low, high, repeats=1):
-    """A walk on the scale that meets a chord tone at each bar, `repeats` notes per eighth."""
+def _melody(
+    rng: np.random.Generator,
+    bars: list[Bar],
+    scale: np.ndarray,
+    low: int,
+    high: int,
+    repeats: int = 1,
+) -> list[Note]:
+    """Draw a walk on the scale with a chord tone at each bar, `repeats` notes per eighth."""
     pitches = _within(scale, low, high)
     quarter = len(pitches) // 4
     position = rng.integers(quarter, max(quarter + 1, 3 * len(pitches) // 4))
@@ -177,16 +184,25 @@ def _melody(rng, bars, scale, low, high, repeats=1):
     return notes
 
 
-def _nearest_chord_tone(pitches, position, chord):
+def _nearest_chord_tone(pitches: list[int], position: int, chord: np.ndarray) -> int:
     """Return the index of the chord tone nearest to pitches[position]."""
     return min(range(len(pitches)), key=lambda i: (pitches[i] % 12 not in chord, abs(i - position)))
 
 
-def _tremolo(rng, bars, scale, low, high):
+def _tremolo(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
     return _melody(rng, bars, scale, low, high, repeats=rng.choice([2, 3]))
 
 
-def _held(rng, bars, scale, low, high, voices=1):
+def _held(
+    rng: np.random.Generator,
+    bars: list[Bar],
+    scale: np.ndarray,
+    low: int,
+    high: int,
+    voices: int = 1,
+) -> list[Note]:
     notes = []
     for start, end, chord in bars:
         tones = _within(chord, low, high)
@@ -196,12 +212,16 @@ def _held(rng, bars, scale, low, high, voices=1):
     return notes
 
 
-def _held_chords(rng, bars, scale, low, high):
+def _held_chords(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
     return _held(rng, bars, scale, low, high, voices=3)
 
 
-def _chords(rng, bars, scale, low, high):
-    """Strummed chords in one rhythm throughout: the lower notes come slightly earlier."""
+def _chords(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
+    """Draw strummed chords in one rhythm: the lower notes come slightly earlier."""
     rhythm = _choose(rng, CHORD_RHYTHMS)
     spread_s = rng.uniform(0, 0.03)
     notes = []
@@ -217,7 +237,9 @@ def _chords(rng, bars, scale, low, high):
     return notes
 
 
-def _arpeggio(rng, bars, scale, low, high):
+def _arpeggio(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
     division = rng.choice([2, 3, 4])
     notes = []
     for start, end, chord in bars:
@@ -230,7 +252,9 @@ def _arpeggio(rng, bars, scale, low, high):
     return notes
 
 
-def _bass(rng, bars, scale, low, high):
+def _bass(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
     rhythm = _choose(rng, BASS_RHYTHMS)
     notes = []
     for start, end, chord in bars:
@@ -245,7 +269,9 @@ def _bass(rng, bars, scale, low, high):
     return notes
 
 
-def _drums(rng, bars, scale, low, high):
+def _drums(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
     snare = rng.choice(SNARES)
     toms = rng.choice(TOMS, 3)
     kicks = _choose(rng, KICK_RHYTHMS)
@@ -262,7 +288,9 @@ def _drums(rng, bars, scale, low, high):
     return notes
 
 
-def _cymbals(rng, bars, scale, low, high):
+def _cymbals(
+    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
+) -> list[Note]:
     keys = _choose(rng, (HATS, RIDES))
     division = rng.choice([1, 2, 2, 3])
     notes = []

@@ -109,10 +109,7 @@ def unreadable(
 ) -> list[tuple[str, str]]:
     """List the clips whose audio the stage `extract` could not read: (clip name, reason).
 
-    Args:
-        folder: folder that the clips' audio paths are relative to.
-        clips: clips to check.
-        warn: see `audio.decode`; called once per line.
+    Their audio paths are relative to `folder`; `warn`: see `audio.decode`.
     """
     lines = []
 

@@ -79,12 +79,7 @@ def unreadable(
 ) -> list[tuple[str, str]]:
     """List the clips whose audio is missing, damaged, truncated or not audio: (name, reason).
 
-    All audio is decoded, which takes 20 ms per clip and core.
-
-    Args:
-        root: folder of the corpus.
-        clips: clips to check.
-        warn: see `audio.decode`.
+    All audio is decoded, which takes 20 ms per clip and core; `warn`: see `audio.decode`.
     """
 
     def complaint(clip: Clip) -> str | None:

@@ -15,15 +15,10 @@ ONE_SIDED = {  # consequence for classes without present or without absent label
 
 
 def label_warnings(clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
-    """Name the classes that have few or no present, or absent, labels in a split.
+    """Name the classes with few or no present, or absent, labels in a split.
 
-    Args:
-        clips: clips of all splits, the validation split included.
-        classes: names of the classes.
-
-    Returns:
-        At most two sentences per split: one on classes without labels of one side, one on others
-        with fewer than ENOUGH.
+    Returns at most two sentences per split: one on classes that lack labels of one side, one on
+    others with fewer than ENOUGH.
     """
     warnings = []
     for split in manifest.SPLITS:
@@ -59,12 +54,7 @@ def label_warnings(clips: Sequence[Clip], classes: Sequence[str]) -> list[str]:
 def shared_audio_warnings(clips: Iterable[Clip], sha256s: Iterable[str | None]) -> list[str]:
     """Name clips of different groups with identical audio files, which may leak between splits.
 
-    Args:
-        clips: the clips.
-        sha256s: of each clip's audio file, None if it cannot be read.
-
-    Returns:
-        One sentence per file content that several groups share.
+    `sha256s` are those of the clips' audio files, None if unreadable.
     """
     groups_of = {}  # {sha256: {group: its first clip}}
     for clip, sha256 in zip(clips, sha256s, strict=True):

@@ -267,17 +267,8 @@ def ogg_bytes(sound: np.ndarray, rate: int, serial: int) -> bytes:
 def _write_tables(root: Path, jobs: Iterable[Job]) -> None:
     """Write OpenMIC's tables: class map, aggregated labels, metadata and the two partitions."""
     labels = [("sample_key", "instrument", "relevance", "num_responses")]
-    metadata = [
-        (
-            "track_id",
-            "artist_id",
-            "artist_name",
-            "track_title",
-            "license_title",
-            "sample_key",
-            "start_time",
-        )
-    ]
+    header = "track_id artist_id artist_name track_title license_title sample_key start_time"
+    metadata = [tuple(header.split())]
     partitions = {"train": [], "test": []}
     for _, seed, artist, clip in jobs:
         name = key(clip)

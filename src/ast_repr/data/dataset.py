@@ -169,9 +169,9 @@ def choose_storage(
 
     Args:
         count: clips per process.
-        shape: shape of the features of a clip.
+        shape: shape of a clip's features.
         device: device on which they will be used.
-        processes: number of processes on this machine, which share its memory but not its GPUs.
+        processes: processes that share this machine's memory; each has its own GPU.
     """
     device = torch.device(device)
     needed = count * 2 * math.prod(shape)

@@ -115,16 +115,9 @@ def _start_worker(data: Path, feature_name: str, feature: Any, buffers: np.ndarr
 
 
 def _compute(job: tuple[int, int, manifest.Clip]) -> str | None:
-    """Put the feature (C, T, F) of a clip into the shared buffer.
+    """Put the feature of a clip into the shared buffer; return the reason if there is none.
 
-    Args:
-        job: (number of the buffer, row in it, clip).
-
-    Returns:
-        The reason if there is no feature, else None.
-
-    Raises:
-        SourceChangedError: its file is not the one that the manifest was made from.
+    `job` is (number of the buffer, row in it, clip).
     """
     number, row, clip = job
     path, sha256 = clip.source(_worker.data, _worker.feature_name)

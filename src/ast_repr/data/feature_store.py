@@ -77,16 +77,7 @@ def write_shard(
     spec: dict[str, Any],
     left_out: dict[str, str] | None = None,
 ) -> None:
-    """Write shard `index`.
-
-    Args:
-        folder: the store.
-        index: number of the shard.
-        features: float16 (n, C, T, F).
-        identities: {clip: identity}, in order: of the n clips and the left-out ones.
-        spec: spec of the feature.
-        left_out: {clip: reason}.
-    """
+    """Write the features (n, C, T, F), float16, of shard `index`; for the rest see Header."""
     features = np.ascontiguousarray(features)
     checksums = [zlib.crc32(row) for row in features]
     header = Header(spec, identities, left_out or {}, checksums)
@@ -100,11 +91,7 @@ def write_shard(
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a shard.
-
-    Raises:
-        StoreError: the file is damaged, or of an older version.
-    """
+    """Read the header of a shard; StoreError if the file is damaged."""
     try:
         with h5py.File(path) as file:
             return _header(file)
@@ -129,11 +116,6 @@ def holds(
     """True if shard `index` exists, is undamaged, and was made from exactly these clips.
 
     Only the header is checked; values are verified when they are read.
-
-    Args:
-        folder, index: see `write_shard`.
-        identities: {clip: identity}, in order.
-        spec: spec of the feature.
 
     Raises:
         StoreError: it was made with another spec.
@@ -163,9 +145,7 @@ def headers(folder: str | Path) -> list[Header]:
 def usable(folder: str | Path, clips: Sequence[manifest.Clip]) -> list[manifest.Clip]:
     """List the clips that no feature lacks: methods on different features share their clips.
 
-    Args:
-        folder: folder of a corpus's features, one store each.
-        clips: all clips.
+    `folder` holds a corpus's features, one store each.
 
     Raises:
         StoreError: a shard is damaged.

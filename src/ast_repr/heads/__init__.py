@@ -1,5 +1,7 @@
 """Heads: the output mapping, Output(embedding (B, D), source_logits (B, S)) -> logits (B, K)."""
 
+from typing import Any
+
 from torch import nn
 
 from .. import registry
@@ -20,11 +22,13 @@ __all__ = ["HEADS", "build", "labelmap"]
 
 
 def build(
-    name: str, n_classes: int, embed_dim: int | None = None, n_source: int | None = None, **kwargs
+    name: str | type,
+    n_classes: int,
+    embed_dim: int | None = None,
+    n_source: int | None = None,
+    **kwargs: Any,
 ) -> nn.Module:
-    """Build the head `name` for `n_classes` classes; `embed_dim` and `n_source` are optional.
-
-    Each head takes of these two the ones it needs.
+    """Build the head `name`; it gets those of `embed_dim` and `n_source` that it takes.
 
     Raises:
         ValueError: an unknown name or keyword (the message lists the valid ones), or a value out

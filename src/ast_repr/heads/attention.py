@@ -1,10 +1,12 @@
 """Attention over frames (Gururani, Sharma and Lerch 2019): each class has a weight per frame."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
-EPS_ATTENTION = 1e-7  # attention is at least this, so that its sum over the frames is never 0
-EPS = 1e-6  # probabilities stay this far from 0 and 1, so that logits are within +-13.8
+EPS_ATTENTION = 1e-7  # least attention, so that its sum over the frames is never 0
+EPS = 1e-6  # probabilities are clamped to EPS..1 - EPS, logits to +-13.8
 
 
 class AttentionHead(nn.Module):
@@ -16,7 +18,7 @@ class AttentionHead(nn.Module):
 
     Args:
         n_classes: K.
-        embed_dim: D, of each embedded frame.
+        embed_dim: D of each embedded frame.
     """
 
     input_key = "embedding"
@@ -29,7 +31,7 @@ class AttentionHead(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output with an embedding (B, D, T) -> logits (B, K).
 
         Raises:

@@ -1,21 +1,23 @@
 """A random forest per class, on its observed clips: OpenMIC-2018's baseline (Humphrey et al. 2018).
 
-scikit-learn grows the trees. They are then copied into tensors, from which alone the head
-predicts: a checkpoint needs neither pickle nor one version of scikit-learn.
+scikit-learn grows the trees, which are then copied into tensors for prediction: a checkpoint needs
+no pickle and does not depend on the version of scikit-learn.
 
 Layout
-    M nodes, of all trees of all classes in one row; `branches[m]` are the next nodes if
-    `feature[m]` of the input is at most `threshold[m]`, and if it is above. A leaf leads to itself.
-    `roots[k, t]` is the first node of tree t of class k, `value[m]` the fraction present among the
-    training clips of node m.
+    M nodes of all trees of all classes. `branches[m]` are the next nodes of node m, for
+    `feature[m]` of the input <= `threshold[m]` and for > `threshold[m]`; a leaf leads to itself.
+    `roots[k, t]` is the first node of tree t of class k, `value[m]` the fraction of present clips
+    among the training clips of node m.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 PRESENT = 0.5  # as in `manifest`, which networks do not import
-EPS = 1e-7  # probabilities stay this far from 0 and 1, so that their logits are finite
+EPS = 1e-7  # probabilities are clamped to EPS..1 - EPS, so that their logits are finite
 MOST_TREES = 100_000
 DEEPEST = 1_000
 DTYPES = {
@@ -27,13 +29,13 @@ DTYPES = {
 
 
 class ForestHead(nn.Module):
-    """Embeddings (B, D) to the logit of the forests' probabilities.
+    """Map embeddings (B, D) to the logits of the forests' probabilities.
 
-    Nothing here is trained by gradient. Before `fit` every probability is 0.5.
+    `fit` trains it, not gradients; before that every probability is 0.5.
 
     Args:
         n_classes: K.
-        trees, max_depth: of each forest; the defaults are the baseline's.
+        trees, max_depth: size of each forest; the defaults are the baseline's.
 
     Raises:
         ValueError: a number below 1.
@@ -59,18 +61,18 @@ class ForestHead(nn.Module):
     def fit(
         self, embeddings: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, seed: int
     ) -> None:
-        """Grow the forests, one per class, in place of the present ones.
+        """Grow the forests, one per class, replacing the present ones.
 
-        A class with only one side observed gets the probability of that side, 0 or 1; a class that
-        is not observed gets 0.
+        A class with only one side observed gets the probability of that side, 0 or 1; an
+        unobserved class gets 0.
 
         Args:
             embeddings: (N, D).
             targets, mask: (N, K) relevances, and True where they are observed.
-            seed: of every forest, as in the baseline.
+            seed: seed of every forest, as in the baseline.
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not match.
         """
         x = np.asarray(torch.as_tensor(embeddings).cpu())
         targets = np.asarray(torch.as_tensor(targets).cpu())
@@ -103,9 +105,9 @@ class ForestHead(nn.Module):
             setattr(self, name, torch.from_numpy(joined).to(device))
         self.roots = torch.tensor(roots, dtype=torch.int32, device=device)
 
-    def _grow(self, x, present, seed):
-        """The trees of one class, each a dict of arrays with its nodes counted from 0."""
-        from sklearn.ensemble import RandomForestClassifier  # a second that only this needs
+    def _grow(self, x: np.ndarray, present: np.ndarray, seed: int) -> list[dict[str, np.ndarray]]:
+        """Grow the trees of one class, each a dict of arrays with its nodes counted from 0."""
+        from sklearn.ensemble import RandomForestClassifier  # slow to import, rarely needed
 
         forest = RandomForestClassifier(
             n_estimators=self.trees, max_depth=self.max_depth, random_state=seed
@@ -113,7 +115,7 @@ class ForestHead(nn.Module):
         forest.fit(x, present)
         return [_arrays_of(estimator.tree_) for estimator in forest.estimators_]
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
         x = output.embedding.float()
         node = self.roots.long().flatten().expand(len(x), -1)  # (B, K * trees)
@@ -123,7 +125,7 @@ class ForestHead(nn.Module):
         probabilities = self.value[node].unflatten(1, self.roots.shape).double().mean(-1)
         return torch.logit(probabilities, eps=EPS).float()
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Load forests of any number of nodes."""
         for name, buffer in self._buffers.items():
             stored = state_dict.get(prefix + name)
@@ -134,8 +136,8 @@ class ForestHead(nn.Module):
             errors = args[-1]
             errors.append(f"{prefix}branches: they lead out of the forest")
 
-    def _leads_to_nodes(self):
-        """Whether every node and branch that a walk may come to is there."""
+    def _leads_to_nodes(self) -> bool:
+        """True if every node that a branch or root leads to exists."""
         count = self.value.numel()
         shapes = [tuple(getattr(self, name).shape) for name in ("feature", "threshold", "value")]
         if shapes != [(count,)] * 3 or tuple(self.branches.shape) != (count, 2):
@@ -146,7 +148,7 @@ class ForestHead(nn.Module):
 
 
 def _leaf(value: float) -> dict[str, np.ndarray]:
-    """A tree that always gives `value`."""
+    """Return a tree that always predicts `value`."""
     return {
         "feature": np.zeros(1),
         "threshold": np.zeros(1),
@@ -155,7 +157,7 @@ def _leaf(value: float) -> dict[str, np.ndarray]:
     }
 
 
-def _arrays_of(tree) -> dict[str, np.ndarray]:
+def _arrays_of(tree: Any) -> dict[str, np.ndarray]:
     """Convert a scikit-learn tree to arrays.
 
     Thresholds are rounded down to float32, which gives the same branches for float32 inputs.

@@ -1,13 +1,13 @@
-"""Mapping of the source classes to the target classes, as reprogramming first did it.
+"""Label mapping: source classes to target classes, as in the first work on reprogramming.
 
 "linear": a trainable linear layer on the S source logits.
-"groups": nothing is trained; a target's logit is the mean of its source logits (many-to-one
-    mapping, Yang et al. 2021).
-"names": nothing is trained; a target is present if any source class with its meaning is
-    (zero-shot).
+"groups": not trained; a target's logit is the mean of its source logits (many-to-one mapping,
+    Yang et al. 2021).
+"names": not trained; a target is present if any source class with its meaning is (zero-shot).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,9 +26,8 @@ class LabelMap(nn.Module):
         kind: "linear", "groups" or "names".
         groups: K lists of source indices, one per class; a source may be in several. Default of
             "groups": consecutive groups of S // K; "names" needs them (see the function `groups`).
-        activation: of the source classes, for "names": "sigmoid" if they were trained
-            independently of each other, 1 - prod(1 - p); "softmax" if they exclude each other, the
-            sum of their probabilities.
+        activation: of the source classes, for "names": "sigmoid" if they are independent,
+            1 - prod(1 - p); "softmax" if they exclude each other, the sum of their probabilities.
 
     Raises:
         ValueError: an unknown kind or activation, no source classes, or groups that are not K
@@ -81,7 +80,7 @@ class LabelMap(nn.Module):
             self.register_buffer("member", member.bool(), persistent=False)
             self.groups = [list(group) for group in groups]
 
-    def forward(self, output) -> torch.Tensor:
+    def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
         sources = output.source_logits
         if self.kind != "names":
@@ -99,10 +98,10 @@ def _is_group(group: Sequence[int], n_source: int) -> bool:
 
 
 def any_of(logits: torch.Tensor) -> torch.Tensor:
-    """Logit of 1 - prod(1 - sigmoid(logits)) over the last dimension: (B, G) -> (B,).
+    """Compute the logit of 1 - prod(1 - sigmoid(logits)) over the last dimension: (B, G) -> (B,).
 
-    The odds of "a or b" are those of a, plus those of b, plus their product; computed so, the
-    result stays exact for sources close to certainty.
+    The odds of "a or b" are those of a, plus those of b, plus their product; this form stays exact
+    for probabilities close to 1.
     """
     either, *others = logits.unbind(-1)
     for other in others:
@@ -116,7 +115,7 @@ def groups(
     """Look up the source indices of each class by name.
 
     Args:
-        table: {class: names of the source classes that mean it}; other classes may be in it.
+        table: {class: names of the source classes with its meaning}; may have further classes.
         classes: K target classes.
         source_labels: S names, in the order of the source logits.
 
@@ -124,8 +123,7 @@ def groups(
         K lists of indices.
 
     Raises:
-        ValueError: classes without names in the table, or names that the source does not have;
-            all are listed.
+        ValueError: classes without names in the table, or unknown source names; all are listed.
     """
     missing = [name for name in classes if not table.get(name)]
     if missing:

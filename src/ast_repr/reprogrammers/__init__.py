@@ -1,8 +1,10 @@
 """Reprogrammers: small trainable transformations of the input, (B, 1, T, F) -> (B, 1, T, F).
 
-To add one, write a module with `__init__(self, frames, bins, ...)` in a file here and name it
-below; a conf then chooses it by `reprogrammer: {name: ..., its options}`.
+To add one, write a module with `__init__(self, frames, bins, ...)` in a file here and register it
+below; a config selects it by `reprogrammer: {name: ..., its options}`.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from .unet import UNet
 
 
 class Identity(nn.Module):
-    """No reprogramming (AST-BS): only the output is mapped."""
+    """No reprogramming (AST-BS): only the label mapping is trained."""
 
     def __init__(self, frames: int = 1024, bins: int = 128):
         super().__init__()
@@ -38,7 +40,7 @@ REPROGRAMMERS = {
 }
 
 
-def build(name: str, frames: int = 1024, bins: int = 128, **kwargs) -> nn.Module:
+def build(name: str | type, frames: int = 1024, bins: int = 128, **kwargs: Any) -> nn.Module:
     """Build the reprogrammer `name` for inputs of frames x bins.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Affine reprogramming: scale and offset, which suffice to undo a wrong normalisation.
+"""Affine reprogramming: scale and offset, which suffice to correct a wrong normalisation.
 
 Not in the paper; it shows how much of the paper's gain is re-normalisation.
 """
@@ -12,8 +12,7 @@ class Affine(nn.Module):
 
     Args:
         frames, bins: size of the input (T, F).
-        per_band: a scale and an offset for each mel band, an equaliser (256 parameters at 128
-            bands).
+        per_band: a scale and an offset per mel band, an equaliser (256 parameters for 128 bands).
     """
 
     def __init__(self, frames: int = 1024, bins: int = 128, per_band: bool = False):

@@ -13,17 +13,16 @@ from torch.nn import functional
 class Patch(nn.Module):
     """y + up(gelu(down(norm(p)) + row)) on each patch p of y = x - level * mean(x).
 
-    The mean is over the first `audio` frames. `row` is a vector per row of patches (place in
+    The mean is over the first `audio` frames. `row` is a vector per row of patches (position in
     frequency). `up` starts at zero: with `level` 0 training starts at the identity; with another
-    level only the clip's level differs from it. 17,441 parameters at rank 32 and 128 bands.
+    level only the clip's level differs from it. 17,441 parameters for rank 32 and 128 bands.
 
     Args:
         frames, bins: size of the input (T, F).
         size: side of a patch, in frames and bins; patches do not overlap.
         rank: width of the bottleneck.
-        level: share of the clip's mean level that is removed at the start; with None no level is
-            removed, nor trained.
-        audio: frames that hold audio (10 s: 998); the rest is padding, which has no level.
+        level: initial share of the clip's mean level that is removed; None removes none.
+        audio: frames of audio (10 s: 998); the rest is padding.
 
     Raises:
         ValueError: patches do not tile the input, or a number is out of range.

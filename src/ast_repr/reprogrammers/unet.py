@@ -24,8 +24,7 @@ class UNet(nn.Module):
         frames, bins: size of the input (T, F).
         residual: see above (1,284 parameters: d6 is then nine weights and a bias).
         learns: "all"; "statistics": the parameters stay random and only BatchNorm's running
-            statistics follow the data, as in the authors' code at the published commit;
-            "nothing": not even these.
+            statistics are updated, as in the authors' code at the published commit; "nothing".
 
     Raises:
         ValueError: a side of the input is not a multiple of 8, or another value of `learns`.

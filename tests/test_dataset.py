@@ -147,12 +147,7 @@ def test_from_disk_each_shard_is_read_once_an_epoch_a_few_at_a_time(many_shards)
     assert len(set().union(*stored.reads)) == 11
     first = {number // 5 for number in numbers(found[:3])}
     assert len(first) == 4
-    assert first != {
-        0,
-        1,
-        2,
-        3,
-    }
+    assert first != set(range(4))  # the shards of a window come from anywhere
     assert [number // 5 for number in numbers(found[:3])] != sorted(
         number // 5 for number in numbers(found[:3])
     )

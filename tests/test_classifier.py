@@ -223,24 +223,17 @@ def test_fine_tuning_keeps_the_backbone_too(tiny_ast):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda state: state.pop("head.linear.bias"), "head.linear.bias on one side only"),
-        (
-            lambda state: state.update({"reprogrammer.d7.weight": torch.zeros(1)}),
-            "reprogrammer.d7.weight",
-        ),
-        (
-            lambda state: state.update({"backbone.cls_token": torch.zeros(1, 1, 32)}),
-            "backbone.cls_token",
-        ),
-    ],
+    "name", ["head.linear.bias", "reprogrammer.d7.weight", "backbone.cls_token"]
 )
-def test_learned_states_are_loaded_strictly(change, named, tiny_ast):
+def test_trained_states_are_loaded_strictly(name, tiny_ast):
+    """The first is missing, the others do not belong there."""
     model = build(tiny_ast, "unet")
     state = dict(model.trainable_state_dict())
-    change(state)
-    with pytest.raises(ValueError, match=named):
+    if name in state:
+        del state[name]
+    else:
+        state[name] = torch.zeros(1, 1, 32)
+    with pytest.raises(ValueError, match=name):
         model.load_trainable_state_dict(state)
 
 

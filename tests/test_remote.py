@@ -155,61 +155,56 @@ def test_without_network_one_line_says_what_to_put_where(server, tmp_path):
 
 
 def tar(path, *members):
+    """Write an archive of (name, type, target of a link); files hold the word "content"."""
     with tarfile.open(path, "w:gz") as bundle:
         for name, kind, target in members:
+            content = b"content" if kind == tarfile.REGTYPE else b""
             info = tarfile.TarInfo(name)
-            info.type, info.linkname, content = (
-                kind,
-                target,
-                b"content" if kind == tarfile.REGTYPE else b"",
-            )
+            info.type = kind
+            info.linkname = target
             info.size = len(content)
             bundle.addfile(info, io.BytesIO(content))
     return path
 
 
-HOSTILE = [
-    lambda path: tar(path, ("../evil", tarfile.REGTYPE, "")),
-    lambda path: tar(path, ("ok/../../evil", tarfile.REGTYPE, "")),
-    lambda path: tar(
-        path, ("ok/link", tarfile.SYMTYPE, "../.."), ("ok/link/evil", tarfile.REGTYPE, "")
-    ),
-    lambda path: tar(
-        path, ("ok/link", tarfile.LNKTYPE, "../../evil"), ("ok/link", tarfile.REGTYPE, "")
-    ),
-    lambda path: tar(path, ("ok/device", tarfile.CHRTYPE, "")),
-    lambda path: tar(path, ("ok/pipe", tarfile.FIFOTYPE, "")),
-    lambda path: tar(
-        path,
-        ("ok/big", tarfile.REGTYPE, ""),
-        *[(f"ok/{k}", tarfile.REGTYPE, "") for k in range(200)],
-    ),
-]
+def file(name):
+    return name, tarfile.REGTYPE, ""
 
 
-@pytest.mark.parametrize("make", HOSTILE)
-def test_hostile_archives_leave_nothing(tmp_path, make):
+HOSTILE = {
+    "above": [file("../evil")],
+    "above by a folder": [file("ok/../../evil")],
+    "through a link": [("ok/link", tarfile.SYMTYPE, "../.."), file("ok/link/evil")],
+    "through a hard link": [("ok/link", tarfile.LNKTYPE, "../../evil"), file("ok/link")],
+    "device": [("ok/device", tarfile.CHRTYPE, "")],
+    "pipe": [("ok/pipe", tarfile.FIFOTYPE, "")],
+    "too large": [file(f"ok/{number}") for number in range(200)],
+}
+
+
+@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_archives_leave_nothing(members, tmp_path):
     (tmp_path / "inner").mkdir()
-    archive = make(tmp_path / "inner" / "archive")
-    with pytest.raises(RemoteError, match="refused, nothing was unpacked"):
+    archive = tar(tmp_path / "inner" / "archive", *members)
+    with pytest.raises(RemoteError, match="archive.*refused"):
         unpack(archive, tmp_path / "inner" / "corpus", limit=1000)
     assert [path.name for path in tmp_path.rglob("*")] == ["inner", "archive"]
 
 
 def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path):
     names = ["._corpus-v1", "corpus-v1/class-map.json", "corpus-v1/audio/000/a.ogg"]
-    archive = tar(tmp_path / "archive", *[(name, tarfile.REGTYPE, "") for name in names])
+    archive = tar(tmp_path / "archive", *map(file, names))
     unpack(archive, tmp_path / "corpus")
     assert (tmp_path / "corpus/audio/000/a.ogg").read_text() == "content"
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
     archive.write_bytes(archive.read_bytes()[:-30])
-    with pytest.raises(RemoteError, match="not readable as an archive, or truncated"):
+    with pytest.raises(RemoteError, match="archive.*truncated"):
         unpack(archive, tmp_path / "again")
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
 
 
 def test_an_absolute_member_stays_inside(tmp_path):
-    archive = tar(tmp_path / "archive", (str(tmp_path / "evil"), tarfile.REGTYPE, ""))
+    archive = tar(tmp_path / "archive", file(str(tmp_path / "evil")))
     unpack(archive, tmp_path / "corpus")
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
 

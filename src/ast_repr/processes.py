@@ -43,7 +43,7 @@ def pool(
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a process was killed, most often because memory ran out; "
-            "what is done is kept, try a smaller --nj"
+            "finished work is kept; try a smaller --nj"
         ) from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)

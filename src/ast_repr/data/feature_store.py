@@ -102,7 +102,7 @@ def read_header(path: Path) -> Header:
 def _header(file: h5py.File) -> Header:
     values = json.loads(file["header"][()])
     if not identity.is_sealed(values):
-        raise ValueError("its header is not what was written")
+        raise ValueError("the sha256 of its header is wrong")
     del values["sha256"]
     header = Header(**values)
     if len(file["features"]) != len(header.checksums):
@@ -240,7 +240,7 @@ class Store:
         for row, target in sorted(rows):
             values[target] = features[row]
             if zlib.crc32(values[target]) != self._checksums[path][row]:
-                raise ValueError(f"the values of its clip {row} are not what was written")
+                raise ValueError(f"the checksum of its clip {row} is wrong")
 
     def group_by_shard(self, names: Sequence[str]) -> list[list[int]]:
         """Group the indices 0, 1, ... of the names into runs of clips in the same shard.

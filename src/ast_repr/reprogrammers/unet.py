@@ -35,7 +35,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         if learns not in LEARNED:
-            raise ValueError(unknown("choice of what unet learns", learns, LEARNED))
+            raise ValueError(unknown("value of learns of unet", learns, LEARNED))
         if frames % 8 or bins % 8:
             raise ValueError(
                 "unet halves its input three times: "

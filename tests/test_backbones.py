@@ -48,9 +48,8 @@ LAYOUTS = ("author", "hub", "transformers", "ast_repr")
 
 def reference(dims):
     """Build the AST of transformers of the same size."""
-    from transformers import ASTConfig, ASTForAudioClassification
-
-    config = ASTConfig(
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ASTConfig(
         hidden_size=dims["embed_dim"],
         num_hidden_layers=dims["depth"],
         num_attention_heads=dims["num_heads"],
@@ -62,7 +61,7 @@ def reference(dims):
         num_mel_bins=dims["mels"],
         num_labels=dims["n_source"],
     )
-    return ASTForAudioClassification(config).eval()
+    return transformers.ASTForAudioClassification(config).eval()
 
 
 def author_layout(state):

@@ -355,7 +355,7 @@ def test_the_stage_says_which_option_it_lacks(missing, capsys):
         )
         == 2
     )
-    assert f"error: no {missing};" in capsys.readouterr().err
+    assert f"error: no {missing}" in capsys.readouterr().err
 
 
 def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):

@@ -134,13 +134,13 @@ def test_machines_share_a_store_by_parts(data, run):
 def test_a_part_that_is_none_is_refused(wrong, data, run):
     code, _, err = run(data, f"--shard={wrong}")
     assert code == 2
-    assert "expected a part and the number of parts, such as 2/4" in err
+    assert "--shard: " in err
 
 
 def test_a_clip_without_audio_is_reported_and_left_out_only_if_allowed(damaged, run):
     code, _, err = run(damaged, "--nj", "2")
     assert code == 1
-    assert "1 clips cannot be decoded" in err
+    assert err.startswith("error: 1 clips")
     assert "--allow-missing 1" in err
     assert shards(damaged) == [f"shard-0000{index}.h5" for index in (0, 2, 3)]
     assert run(damaged, "--allow-missing", "1", "--shard", "2/2")[:2] == (
@@ -177,7 +177,7 @@ def test_clips_that_may_be_left_out_are_counted_by_part(damaged, run):
         assert run(damaged, "--allow-missing", "1", "--shard", part)[0] == 0
     code, _, err = run(damaged, "--allow-missing", "1")
     assert code == 1
-    assert "2 clips cannot be decoded" in err
+    assert err.startswith("error: 2 clips")
 
 
 STAGE = """
@@ -282,7 +282,7 @@ def test_audio_that_was_replaced_is_extracted_again_and_nothing_else(data, run):
         feature_store.Store(folder, None, manifest.identities(manifest.read(data)[0], "logmel"))
     code, out, _ = run(data)
     assert code == 0
-    assert "1 clips have changed since" in out
+    assert "1 clips have changed" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"shard-00001.h5"}
     new = feature_store.Store(folder).read(["000010"])[0]
@@ -314,7 +314,7 @@ def test_audio_that_was_replaced_since_prepare_is_refused(data, run):
 def test_another_start_in_the_same_file_is_another_clip(data, run):
     assert run(data)[0] == 0
     rewrite(data, lambda clips: [replace(clips[0], start_s=0.5), *clips[1:]])
-    assert "1 clips have changed since" in run(data)[1]
+    assert "1 clips have changed" in run(data)[1]
 
 
 def test_a_damaged_shard_is_made_again(data, run):

@@ -2,9 +2,9 @@
 
 The split called test is never opened here. A run that was interrupted is resumed; one that is
 finished is left as it is; one that was made with other settings, from another manifest or with
-other weights is refused, with the keys that differ. `--ngpu` gives a run several devices, or
-processes on the CPU; started by torchrun, all of its processes share each run. `--dry-run` says
-what the runs would take.
+other weights is refused, with the keys that differ. `--ngpu` gives each run several GPUs, or
+processes on the CPU; started by torchrun or `accelerate launch`, all processes share each run.
+`--dry-run` estimates what the runs would take; those of the paper say so before they start.
 """
 
 if __name__ == "__main__":
@@ -12,129 +12,163 @@ if __name__ == "__main__":
 
     cli.guard_imports()
 
+import importlib.util
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from torch import distributed
 from tqdm import tqdm
 
-from ast_repr import atomic, blueprint, cli, config, devices, features, manifest, run_config
+from ast_repr import (
+    atomic,
+    cli,
+    config,
+    devices,
+    distributed,
+    features,
+    manifest,
+    model_spec,
+    run_config,
+)
 from ast_repr.data import dataset
-from ast_repr.distributed import launch
 from ast_repr.run_folder import RunFolder
 from ast_repr.training import estimate, experiment, trainer
 
+PAPER_CORPUS = "openmic"
+PAPER_BACKBONE = "ast_audioset"
+
 
 def main(args):
-    if distributed.is_torchelastic_launched() and (args.ngpu > 1 or args.jobs or args.dry_run):
-        raise cli.UsageError(
-            "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected "
-            "none of them; leave them out, or use python itself"
-        )
+    check_options(args)
     clips, classes = manifest.read(args.data)
     for folder in (Path(args.data) / "embeddings", Path(args.exp)):
         atomic.sweep(folder)
     confs = cli.confs(args, lacking=features.lacking(clips))
-    confs, sources = possible(confs, classes, args)
+    confs = possible(confs, classes, args)
     runs = run_config.of_runs(
         confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
     )
     device_groups = devices.device_groups(args.device, args.ngpu, args.jobs, len(runs))
+    context = build_context(args, clips, classes)
     if args.dry_run:
-        print_estimate(
-            runs[:: len(args.seeds)],
-            build_context(args, clips, classes, sources),
-            device_groups[0][0],
-            len(args.seeds),
-        )
-    else:
-        launch.run(partial(work, args, sources), runs, device_groups)
+        print_estimate(runs, context, device_groups[0][0])
+        print("nothing was trained")
+        return
+    if is_paper(args) and distributed.is_first():
+        left = runs if args.overwrite else unfinished(runs, args.exp)
+        print_estimate(left, context, device_groups[0][0])
+    distributed.run(partial(work, args), runs, device_groups)
 
 
-def possible(confs, classes, args):
-    """(confs, what heads by name read of the source's classes).
+def check_options(args) -> None:
+    """Refuse options that do not go together.
 
-    If the classes have no names among these, --conf all goes without such confs; asked for, they
-    are an error.
+    Raises:
+        UsageError: some do not, or an optional package is missing.
     """
-    by_name = [name for name, conf in confs.items() if blueprint.by_name(conf)]
+    if distributed.is_launched() and (args.ngpu > 1 or args.jobs or args.dry_run):
+        raise cli.UsageError(
+            "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected "
+            "none of them; leave them out, or use python itself"
+        )
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise cli.UsageError(
+            "--tensorboard: the package is not installed; pip install 'ast_repr[tensorboard]'"
+        )
+
+
+def possible(confs: dict, classes: list[str], args) -> dict:
+    """Return the confs whose head finds its classes among the source's.
+
+    --conf all goes without the others; if they are asked for by name, they are an error.
+    """
+    by_name = [name for name, conf in confs.items() if model_spec.maps_by_name(conf)]
+    if not by_name:
+        return confs
     try:
-        return confs, blueprint.source_groups(
-            classes, args.backbone, args.weights
-        ) if by_name else {}
+        model_spec.source_groups(classes, args.backbone, args.weights)
     except ValueError as error:
         if args.conf != "all":
             raise
         for name in by_name:
             print(f"{name}: left out, {error}")
-        return {name: conf for name, conf in confs.items() if name not in by_name}, {}
+        return {name: conf for name, conf in confs.items() if name not in by_name}
+    return confs
 
 
-def work(args, sources, group, device, runs):
-    """Train the runs one after the other, as one process of a team."""
-    context = build_context(args, *manifest.read(args.data), sources)
+def work(args, group, device, runs) -> None:
+    """Train the runs one after the other, as one process of a group."""
+    context = build_context(args, *manifest.read(args.data))
     for conf in runs:
-        run = RunFolder.of(args.exp, conf["run"]["conf"], conf["run"]["seed"])
-        with nullcontext() if group.rank else run.locked():
-            if group.rank == 0:
+        run = run_folder(args.exp, conf)
+        with run.locked() if group.is_main_process else nullcontext():
+            if group.is_main_process:
                 prepare_run_folder(run, conf, args.overwrite)
-            group.barrier()
+            group.wait_for_everyone()
             experiment.train(run.path, conf, context, group, device)
 
 
-def build_context(args, clips, classes, sources):
+def run_folder(exp: str | Path, conf: dict) -> RunFolder:
+    """Return the folder of the run that a config describes."""
+    return RunFolder.of(exp, conf["run"]["conf"], conf["run"]["seed"])
+
+
+def build_context(args, clips, classes) -> experiment.RunContext:
+    """Return what the runs have in common."""
     return experiment.RunContext(
         args.data,
         clips,
         classes,
         args.backbone,
         args.weights,
-        sources,
-        args.features_in,
-        args.recompute,
-        args.compile,
+        keep=args.features_in,
+        recompute=args.recompute,
+        compile=args.compile,
+        tensorboard=args.tensorboard,
     )
 
 
-def print_estimate(confs, context, device, seeds):
-    """Print what each of the runs would take by itself, and all one after the other.
+def is_paper(args) -> bool:
+    """Whether the runs are of the paper's size, by their corpus or their backbone."""
+    return Path(args.data).name == PAPER_CORPUS or args.backbone == PAPER_BACKBONE
+
+
+def unfinished(runs: list[dict], exp: str | Path) -> list[dict]:
+    """Return the runs that are not finished yet."""
+    left = []
+    for conf in runs:
+        history = trainer.read_history(run_folder(exp, conf).path)
+        if not trainer.finished(history, trainer.Plan.of(conf)):
+            left.append(conf)
+    return left
+
+
+def print_estimate(runs: list[dict], context: experiment.RunContext, device) -> None:
+    """Print what one run of each conf would take, and all runs one after the other.
 
     That is on one device, where seeds share embeddings.
     """
+    seeds = {}
+    first = {}
+    for conf in runs:
+        name = conf["run"]["conf"]
+        seeds[name] = seeds.get(name, 0) + 1
+        first.setdefault(name, conf)
     total = 0.0
-    for conf in tqdm(confs, "estimate", unit="conf", leave=False):
+    for name, conf in tqdm(first.items(), "estimate", unit="conf", leave=False, disable=None):
         cost = estimate.estimate(conf, context, device)
-        total += cost.shared_s + seeds * (cost.seconds - cost.shared_s)
-        tqdm.write(
-            f"{conf['run']['conf']}: about {format_duration(cost.seconds)} a seed ({format_duration(cost.prepare_s)}, "
-            f"then {cost.epochs} x {format_duration(cost.epoch_s)} at most); {cost.peak_bytes / 1e9:.1f} GB, "
-            f"and {cost.feature_bytes / 1e9:.1f} GB of features where they are kept"
-        )
-    print(
-        f"about {format_duration(total)} for {len(confs)} confs x {seeds} seeds, one after the other; "
-        "nothing was trained"
-    )
+        total += cost.shared_s + seeds[name] * (cost.seconds - cost.shared_s)
+        tqdm.write(f"{name}: {cost}")
+    if runs:
+        duration = trainer.format_duration(total)
+        print(f"about {duration} for {len(runs)} runs, one after the other", flush=True)
 
 
-def format_duration(seconds):
-    """
-    >>> [format_duration(seconds) for seconds in (0.04, 12.3, 754, 30000)]
-    ['0.0 s', '12.3 s', '13 min', '8.3 h']
-    """
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def prepare_run_folder(run, conf, overwrite):
+def prepare_run_folder(run: RunFolder, conf: dict, overwrite: bool) -> None:
     """Save the config in a new run folder; refuse one that was made with another.
 
-    What last.pt holds decides; config.yaml is a copy, and stands in for it before the first epoch.
+    The config in last.pt decides; config.yaml is a copy, and stands in for it before the first
+    epoch.
     """
     if overwrite:
         run.clear()
@@ -154,8 +188,8 @@ def prepare_run_folder(run, conf, overwrite):
         config.save(run.config, conf)
 
 
-def read_config(run):
-    """What config.yaml holds; None if there is none, or it is damaged."""
+def read_config(run: RunFolder) -> dict | None:
+    """Read config.yaml; None if there is none, or it is damaged."""
     try:
         return config.read(run.config)
     except (config.ConfigError, UnicodeDecodeError):
@@ -181,24 +215,27 @@ def parse():
         "--features-in",
         choices=dataset.PLACES,
         default="auto",
-        help="where features stay: on the GPU, in memory, or on disk",
+        help="where features are kept: on the GPU, in memory, or on disk (auto: first that fits)",
     )
     parser.add_argument(
         "--recompute",
         action="store_true",
-        help="compute the backbone's activations twice: less memory, a third more time",
+        help="activation checkpointing: less memory, about a third more time",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the backbone by torch.compile: for GPUs, takes a minute",
+        help="torch.compile the backbone: for GPUs, takes a minute",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what the runs would take, and do nothing"
+        "--tensorboard",
+        action="store_true",
+        help="write scalars for TensorBoard into the run folders",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="train runs again that are there already"
+        "--dry-run", action="store_true", help="estimate time and memory of the runs, and stop"
     )
+    parser.add_argument("--overwrite", action="store_true", help="retrain existing runs")
     return parser
 
 

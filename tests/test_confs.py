@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_repr import backbones, blueprint, config, features, methods, pretrained
+from ast_repr import backbones, config, features, methods, model_spec, pretrained
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.reprogrammers import REPROGRAMMERS
-from ast_repr.training import optimizer
-from ast_repr.training.schedule import factor
+from ast_repr.training import optim
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 CONFS = config.names(SHIPPED)
@@ -34,8 +33,8 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
     model, feature = build(conf, backbone_file, tiny_clips(2))
     if model.trainable_parameters():
         methods.build(model=model, **conf["method"])
-        assert len(optimizer.build(model=model, **conf["optimizer"]).param_groups) in (1, 2)
-        assert 0 <= factor(epoch=0.5, epochs=conf["train"]["epochs"], **conf["schedule"]) <= 1
+        assert len(optim.build(model=model, **conf["optimizer"]).param_groups) in (1, 2)
+        assert 0 <= optim.factor(epoch=0.5, epochs=conf["train"]["epochs"], **conf["schedule"]) <= 1
     if hasattr(model.head, "fit"):
         model.head.fit(
             torch.rand(4, model.backbone.embed_dim),
@@ -50,13 +49,8 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
 def build(conf, backbone_file, clips):
     """(model, feature) as the stage `train` builds them; the shipped names of source classes stand in for AudioSet's."""
     feature = features.build(**conf["feature"])
-    name = "ast_tiny_synth"
-    sources = (
-        blueprint.source_groups(CLASSES, name, backbone_file) if blueprint.by_name(conf) else {}
-    )
-    return build_model(
-        CLASSES, **blueprint.from_config(conf, feature, clips, name, backbone_file, sources)
-    ), feature
+    spec = model_spec.from_config(conf, CLASSES, feature, clips, "ast_tiny_synth", backbone_file)
+    return build_model(CLASSES, **spec), feature
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def test_one_gpu_by_its_number_is_not_several(monkeypatch):
         devices.device_groups("cuda", 2, 3, 5)
 
 
+@pytest.mark.parametrize(("jobs", "runs", "expected"), [(None, 5, 1), (3, 5, 3), (3, 2, 2)])
+def test_runs_side_by_side_on_the_cpu_are_as_many_as_asked_for(jobs, runs, expected):
+    cpu = torch.device("cpu")
+    assert devices.device_groups("cpu", 2, jobs, runs) == [[cpu, cpu]] * expected
+
+
 GB = 2**30
 
 
@@ -104,5 +110,5 @@ def test_logits_and_gradients_on_a_gpu_are_those_of_the_cpu():
         logits = model(x.to(place))
         logits.sum().backward()
         found.append([logits.cpu(), *(p.grad.cpu() for p in model.trainable_parameters())])
-    for on_cpu, on_gpu in zip(*found):
+    for on_cpu, on_gpu in zip(*found, strict=True):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-4)

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 
 import score as stage
 from ast_repr import checkpoint, classifier, features, inference, manifest
 from ast_repr.backbones import weights
 from ast_repr.data import feature_store
-from ast_repr.distributed import process_group
 from ast_repr.run_folder import RunFolder
 from ast_repr.training import embedding_cache, estimate, experiment, trainer
 
@@ -347,7 +347,7 @@ def conf(seed=0):
 def run(folder, context, seed=0):
     """What a run leaves: (its history without times, the tensors of its best epoch)."""
     folder.mkdir()
-    experiment.train(folder, conf(seed), context, process_group.SINGLE_PROCESS, CPU)
+    experiment.train(folder, conf(seed), context, PartialState(), CPU)
     history = [
         {key: value for key, value in row.items() if key != "seconds"}
         for row in trainer.read_history(folder)
@@ -370,22 +370,19 @@ def test_a_run_in_another_process_computes_nothing_and_ends_bit_equal(
     first, second = (
         run(
             tmp_path / name,
-            experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {}),
+            experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at),
         )
         for name in "ab"
     )
     assert computed == [20, 8] and same(first, second)
-    kept = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {}, "memory")
-    splits = experiment.load_splits(
-        tmp_path, kept, features.build(**FEATURE), conf(), process_group.SINGLE_PROCESS, CPU
-    )
+    kept = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, "memory")
+    splits = experiment.Experiment(tmp_path, conf(), kept, PartialState(), CPU).load_splits()
     without = experiment.RunContext(
         None,
         clips,
         CLASSES,
         "tiny",
         backbone_at,
-        {},
         "memory",
         memory={experiment.key(conf(), "memory"): splits},
     )
@@ -401,7 +398,7 @@ def test_a_run_in_another_process_computes_nothing_and_ends_bit_equal(
 
 def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
     data, clips = corpus
-    run(tmp_path / "a", experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {}))
+    run(tmp_path / "a", experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at))
     said = []
     for _ in range(2):
         del computed[:]
@@ -430,7 +427,7 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
 
 def test_an_estimate_neither_reads_nor_writes_it(corpus, backbone_at, tmp_path):
     data, clips = corpus
-    context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at, {})
+    context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at)
     estimate.estimate(conf(), context, CPU)
     assert not (data / "embeddings").exists()
     run(tmp_path / "a", context)

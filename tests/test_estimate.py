@@ -47,7 +47,7 @@ def conf(**train):
 
 
 def context(train, valid):
-    return experiment.RunContext("", clips(train, valid), CLASSES, "none", "none", {})
+    return experiment.RunContext("", clips(train, valid), CLASSES, "none", "none")
 
 
 def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
@@ -92,8 +92,11 @@ def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):
         prepare_s=30.0, shared_s=20.0, epoch_s=1.0, epochs=10, peak_bytes=1, feature_bytes=1
     )
     monkeypatch.setattr(estimate, "estimate", lambda conf, context, device: cost)
-    stage.print_estimate([conf(), conf()], None, None, seeds=2)
-    assert (
-        "about 40.0 s a seed" in (said := capsys.readouterr().out)
-        and "about 2 min for 2 confs x 2 seeds" in said
-    )  # 2 x (20 + 2 x 20) s
+    runs = []
+    for name in ("one", "two"):
+        for seed in (0, 1):
+            runs.append(conf() | {"run": {"conf": name, "seed": seed}})
+    stage.print_estimate(runs, None, None)
+    printed = capsys.readouterr().out
+    assert "one: about 40.0 s per seed" in printed
+    assert "about 2 min for 4 runs" in printed  # 2 x (20 + 2 x 20) s

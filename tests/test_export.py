@@ -15,7 +15,7 @@ from test_report import make_run
 
 import export
 import predict
-from ast_repr import blueprint, checkpoint, cli, config, features, inference
+from ast_repr import checkpoint, cli, config, features, inference, model_spec
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.export import model_card, onnx, safetensors
@@ -39,12 +39,7 @@ def tell(capsys, *arguments):
 def make(folder, conf, backbone_file, spread):
     """A run folder with the model that `conf` describes, of random weights, as the stage `train` leaves it."""
     feature = features.build(**conf["feature"])
-    sources = (
-        blueprint.source_groups(CLASSES, "ast_tiny_synth", backbone_file)
-        if blueprint.by_name(conf)
-        else {}
-    )
-    spec = blueprint.from_config(conf, feature, None, "ast_tiny_synth", backbone_file, sources)
+    spec = model_spec.from_config(conf, CLASSES, feature, None, "ast_tiny_synth", backbone_file)
     model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1), spread(model.head, 2)
     if hasattr(model.head, "fit"):

@@ -7,8 +7,9 @@ from ast_repr import backbones, heads, losses, methods, reprogrammers
 from ast_repr.classifier import HeadOnlyModel, Reprogrammed
 from ast_repr.data.dataset import Batch, Clips
 from ast_repr.manifest import Clip
-from ast_repr.training import optimizer, trainer
-from ast_repr.training.trainer import Plan
+from ast_repr.run_folder import RunFolder
+from ast_repr.training import optim
+from ast_repr.training.trainer import Plan, Trainer
 
 CPU = torch.device("cpu")
 PLAN = Plan(
@@ -93,6 +94,11 @@ def build(tiny_ast, reprogrammer, head):
     )
 
 
+def fit(method, optimizer, folder, train, valid, plan=PLAN):
+    """Train a method; returns the history."""
+    return Trainer(method, optimizer, plan, RunFolder(folder), CPU).fit(train, valid)
+
+
 OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs": 1}}
 
 
@@ -105,10 +111,8 @@ def test_every_method_goes_with_every_reprogrammer(
     model = build(tiny_ast, reprogrammer, "embedding")
     before = backbones.weights.fingerprint(model.backbone)
     method = methods.build(name, model=model, **OPTIONS[name])
-    own = optimizer.build("adamw", model, 0.01)
-    history = trainer.fit(
-        method, own, tiny_clips(8), tiny_clips(8, 1, "valid"), tmp_path, PLAN, CPU
-    )
+    own = optim.build("adamw", model, 0.01)
+    history = fit(method, own, tmp_path, tiny_clips(8), tiny_clips(8, 1, "valid"))
     assert len(history) == 3 and all(row["loss"] > 0 for row in history)
     assert ["valid" in row for row in history] == [name != "label_enhancement", True, True]
     assert backbones.weights.fingerprint(model.backbone) == before
@@ -124,15 +128,7 @@ def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
     }
     probe = HeadOnlyModel(model)
     method = methods.build(name, model=probe, **OPTIONS[name])
-    trainer.fit(
-        method,
-        optimizer.build("adamw", probe, 0.1),
-        read["train"],
-        read["valid"],
-        tmp_path,
-        PLAN,
-        CPU,
-    )
+    fit(method, optim.build("adamw", probe, 0.1), tmp_path, read["train"], read["valid"])
     saved = torch.load(tmp_path / "best.valid.map.pt", weights_only=True)["learned"]
     assert saved.keys() == model.trainable_state_dict().keys()
 
@@ -148,16 +144,10 @@ def test_a_batch_in_parts_teaches_what_it_teaches_whole(
         torch.manual_seed(0)
         model = build(tiny_ast, "none", "embedding")
         plan = Plan(**(vars(PLAN) | {"epochs": 2, "batch_size": 6, "micro_batch": size}))
-        own = optimizer.build("sgd", model, 0.5)
-        history = trainer.fit(
-            methods.build(name, model=model, **OPTIONS[name]),
-            own,
-            train,
-            tiny_clips(8, 1, "valid"),
-            tmp_path / str(size),
-            plan,
-            CPU,
-        )
+        own = optim.build("sgd", model, 0.5)
+        method = methods.build(name, model=model, **OPTIONS[name])
+        valid = tiny_clips(8, 1, "valid")
+        history = fit(method, own, tmp_path / str(size), train, valid, plan)
         moved.append((history[-1]["loss"], model.head.linear.weight.detach()))
     assert moved[0][0] == pytest.approx(moved[1][0], abs=1e-6)
     torch.testing.assert_close(moved[0][1], moved[1][1], rtol=0, atol=1e-6)
@@ -174,15 +164,8 @@ def test_a_batch_without_labels_teaches_consistency_and_nothing_else(
         if moves:
             method.teacher.head.linear.bias.data += 1.0
         before = model.head.linear.weight.detach().clone()
-        trainer.fit(
-            method,
-            optimizer.build("adamw", model, 0.01),
-            train,
-            tiny_clips(8, 1, "valid"),
-            tmp_path / name,
-            PLAN,
-            CPU,
-        )
+        own = optim.build("adamw", model, 0.01)
+        fit(method, own, tmp_path / name, train, tiny_clips(8, 1, "valid"))
         assert torch.equal(model.head.linear.weight, before) != moves
 
 
@@ -203,15 +186,8 @@ def test_every_method_goes_on_bit_equal_after_a_cut(
             return step(*args)
 
         method.step = cut_off
-        trainer.fit(
-            method,
-            optimizer.build("adamw", model, 0.01),
-            tiny_clips(8),
-            tiny_clips(8, 1, "valid"),
-            tmp_path / folder,
-            PLAN,
-            CPU,
-        )
+        own = optim.build("adamw", model, 0.01)
+        fit(method, own, tmp_path / folder, tiny_clips(8), tiny_clips(8, 1, "valid"))
         return method.resumable_state()
 
     straight = run("straight")
@@ -235,15 +211,8 @@ def test_a_method_that_lets_no_epoch_be_chosen_is_refused_before_it_trains(
     model = build(tiny_ast, "none", "embedding")
     method = methods.build("label_enhancement", model=model, epochs=3)
     with pytest.raises(ValueError, match="none of 3 epochs may be chosen.*raise train.epochs"):
-        trainer.fit(
-            method,
-            optimizer.build("adamw", model, 0.01),
-            tiny_clips(8),
-            tiny_clips(8, 1, "valid"),
-            tmp_path,
-            PLAN,
-            CPU,
-        )
+        own = optim.build("adamw", model, 0.01)
+        fit(method, own, tmp_path, tiny_clips(8), tiny_clips(8, 1, "valid"))
     assert not list(tmp_path.iterdir())
 
 

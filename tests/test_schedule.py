@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ast_repr.training.schedule import factor
+from ast_repr.training.optim import factor
 
 PAPER = {"name": "steps", "first": 5, "last": 25, "gamma": 0.85}
 

@@ -9,8 +9,8 @@ import torch
 from ast_repr import checkpoint, methods
 from ast_repr.classifier import build_model
 from ast_repr.run_folder import RunFolder
-from ast_repr.training import augment, optimizer, trainer
-from ast_repr.training.trainer import Plan
+from ast_repr.training import augment, optim, trainer
+from ast_repr.training.trainer import Plan, Trainer
 
 CPU = torch.device("cpu")
 PLAN = Plan(
@@ -80,22 +80,20 @@ def start(tiny_dims, tiny_clips):
             },
             {"name": "embedding"},
         )
-        own = optimizer.build(name, model, lr)
+        own = optim.build(name, model, lr)
         method = methods.build("supervised", model=model)
         valid = tiny_clips(20, 1, "valid")
         if relabel:
             relabel(valid)
-        history = trainer.fit(
+        history = Trainer(
             Method(method, noise, interrupt),
             own if learns else None,
-            train or tiny_clips(12),
-            None if select_on_test else valid,
-            folder,
             own_plan,
+            RunFolder(folder),
             CPU,
             augment=lambda x, generator: augment.spec_augment(x, generator, time=20, freq=8),
             about=ABOUT,
-        )
+        ).fit(train or tiny_clips(12), None if select_on_test else valid)
         return history, model, own
 
     return run

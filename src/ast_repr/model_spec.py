@@ -1,15 +1,15 @@
-"""Plain values that a model is built from, checked before anything is built or allocated.
+"""Plain values that a model is built from: derived from a config, or read from a model file.
 
-They come from a checkpoint or an exported file, which may be anybody's: types, ranges and names are
-checked here, options of a class where it is built (`registry.build`).
+A checkpoint or an exported file may be anybody's: types, ranges and names are checked here, before
+anything is built or allocated; options of a class are checked where it is built (`registry.build`).
 """
 
 import json
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-from . import typecheck
+from . import backbones, heads, pretrained, typecheck
 
 THRESHOLD = 0.5  # of a model that brings none of its own
 MOST_CLASSES = 10_000
@@ -133,6 +133,79 @@ class ModelSpec:
             "backbone": vars(self.backbone) | {"file": file},
             "head": self.head,
         }
+
+
+def from_config(
+    conf: dict, classes: list[str], feature, clips, backbone: str, weights: str | Path
+) -> dict:
+    """Derive the keywords of `classifier.build_model` from a run's resolved config.
+
+    Args:
+        classes: K names.
+        feature: from `features.build`.
+        clips: dataset.Clips of the training split, for input norm "corpus".
+        backbone: its name in the catalogue; `weights`: its file.
+
+    Raises:
+        ValueError: the head needs source classes by name, and some classes have none.
+    """
+    norm = conf["input"]["norm"]
+    if norm == "corpus":
+        norm = clips.mean_and_deviation()
+    head = dict(conf["head"])
+    if maps_by_name(conf):
+        head |= source_groups(classes, backbone, weights)
+    is_pretrained = conf["backbone"].get("weights") == "pretrained"
+    return {
+        "norm": norm,
+        "reprogrammer": conf["reprogrammer"],
+        "head": head,
+        "backbone": {
+            "name": conf["backbone"]["name"],
+            "options": _backbone_options(conf["backbone"], feature, weights),
+            "source": backbone,
+            "file": str(Path(weights).resolve()) if is_pretrained else None,
+            "seed": conf["run"]["seed"],
+            "finetune": conf["backbone"].get("finetune", False),
+        },
+    }
+
+
+def _backbone_options(section, feature, weights):
+    """Keywords of the backbone's constructor; those of an AST are in the header of its weights."""
+    shape = {"frames": feature.frames, "mels": feature.bins}
+    statistics = {"mean": feature.mean, "std": feature.std}
+    if section["name"] == "ast":
+        header = backbones.weights.read_header(weights)
+        for key in statistics:
+            statistics[key] = header.get(key, statistics[key])
+        return header["dims"] | shape | statistics
+    options = {}
+    for key, value in section.items():
+        if key not in ("name", "weights", "finetune"):
+            options[key] = value
+    return options | shape | statistics
+
+
+def maps_by_name(conf: dict) -> bool:
+    """Whether a config's head finds its classes among the source's by their names."""
+    return conf["head"].get("kind") == "names"
+
+
+def source_groups(classes: list[str], backbone: str, weights: str | Path) -> dict:
+    """Find the source classes that mean each class, as options of the head.
+
+    Raises:
+        ValueError: some classes have no names among the source's.
+    """
+    table = pretrained.zero_shot(backbone)
+    labels = pretrained.find(backbone).source_classes()
+    if not labels:
+        labels = backbones.weights.read_header(weights)["source_classes"]
+    return {
+        "groups": heads.labelmap.groups(table["names"], classes, labels),
+        "activation": table["activation"],
+    }
 
 
 def _get(values, key, annotation, where=""):

@@ -7,7 +7,7 @@ and keywords are compared with the constructors.
 from torch import nn
 
 from . import backbones, features, heads, methods, registry, reprogrammers
-from .training import optimizer, schedule
+from .training import optim
 
 CLASSES = ("feature", "reprogrammer", "backbone", "head", "method")
 PARTS_OF_A_RUN = ("weights", "finetune")  # keys of the section backbone that no constructor gets
@@ -28,8 +28,8 @@ def check(conf: dict) -> None:
     offered = ("n_classes", "embed_dim", "n_source", "groups", "activation")
     _check(heads.HEADS, "head", conf["head"], offered)
     _check(methods.METHODS, "method", conf["method"], ("model",))
-    optimizer.build(model=_Learner(), **conf["optimizer"])
-    _check(schedule.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
+    optim.build(model=_Learner(), **conf["optimizer"])
+    _check(optim.SCHEDULES, "schedule", conf["schedule"], ("epoch", "epochs"))
 
 
 def _check_backbone(section):

@@ -10,6 +10,7 @@ filled: measured on a sample of 32 clips and multiplied.
 import argparse
 import tempfile
 import time
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -20,7 +21,8 @@ from ast_repr import devices, methods
 from ast_repr.classifier import HeadOnlyModel, build_model
 from ast_repr.data import dataset
 from ast_repr.manifest import Clip
-from ast_repr.training import optimizer, trainer
+from ast_repr.run_folder import RunFolder
+from ast_repr.training import optim, trainer
 
 PLAN = {
     "batch_size": 16,
@@ -89,10 +91,11 @@ def train_head(
 ) -> np.ndarray:
     """Return the seconds of each epoch of training."""
     method = methods.build("supervised", model=model).to(device)
-    adamw = optimizer.build("adamw", model, lr=0.005)
+    adamw = optim.build("adamw", model, lr=0.005)
     plan = trainer.Plan(epochs=epochs, **PLAN)
     with tempfile.TemporaryDirectory() as folder:
-        history = trainer.fit(method, adamw, train, valid, folder, plan, device)
+        run = RunFolder(Path(folder))
+        history = trainer.Trainer(method, adamw, plan, run, device).fit(train, valid)
     return np.array([row["seconds"] for row in history])
 
 

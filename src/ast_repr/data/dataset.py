@@ -96,6 +96,19 @@ class Clips:
         shuffled = windows(self._shards, random)
         return rebatch(prefetch(map(self.batch, shuffled)), size)
 
+    def mean_and_deviation(self, size: int = 64) -> list[float]:
+        """Return [mean, standard deviation] of the features over all their cells."""
+        count = 0
+        total = 0.0
+        squares = 0.0
+        for batch in self.batches(size):
+            values = batch.features.double()
+            count += values.numel()
+            total += values.sum().item()
+            squares += values.square().sum().item()
+        mean = total / count
+        return [mean, (squares / count - mean**2) ** 0.5]
+
     def with_features(self, tensor: torch.Tensor) -> "Clips":
         """Return the same clips with other features (N, ...), held in memory."""
         other = copy.copy(self)

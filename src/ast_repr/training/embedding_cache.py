@@ -1,7 +1,7 @@
-"""What heads read of clips, embeddings or source logits: computed once, kept beside the features.
+"""On-disk cache of what heads read: embeddings or source logits, kept beside the features.
 
-That is possible if nothing before the head changes. A file's name is a hash of all that decides its
-values: what has changed since is never read, and any file may be deleted at any time.
+They can be kept if nothing before the head changes. A file's name is a hash of all that decides its
+values: files of other settings are never read, and any file may be deleted at any time.
 """
 
 import inspect
@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from .. import atomic, identity
 from ..backbones.weights import fingerprint
+from ..classifier import Reprogrammed
 from ..data import feature_store
+from ..data.dataset import Clips
 
 # What numpy and zipfile raise if there is no file, or its checksums, names, kinds or lengths are
 # wrong.
@@ -35,9 +37,7 @@ DAMAGED = (
 
 
 class EmbeddingCache:
-    """What heads read of the clips of one feature store.
-
-    It stays in memory from run to run, and on disk from process to process.
+    """Inputs of heads for the clips of one feature store, in memory and on disk.
 
     Args:
         data: folder of the corpus, whose `embeddings` holds the files; None: features come from no
@@ -46,18 +46,28 @@ class EmbeddingCache:
         memory: dict that runs of this process share.
     """
 
-    def __init__(self, data, feature, spec, memory):
-        self.folder = data and Path(data) / "embeddings"
-        self.store = data and Path(data) / "features" / feature
-        self.spec, self.memory = spec, memory
+    def __init__(self, data: str | Path | None, feature: str, spec: dict, memory: dict):
+        self.folder = None
+        self.store = None
+        if data is not None:
+            self.folder = Path(data) / "embeddings"
+            self.store = Path(data) / "features" / feature
+        self.spec = spec
+        self.memory = memory
 
-    def read(self, model, clips, spec, device, label, size=32):
-        """What the head reads of each clip, computed if it is not there yet.
+    def read(
+        self,
+        model: Reprogrammed,
+        clips: Clips,
+        spec: dict,
+        device: torch.device,
+        label: str,
+        size: int = 32,
+    ) -> tuple[torch.Tensor, float]:
+        """Return the head's input for each clip, computed if it is not there yet.
 
         Args:
-            model: a Reprogrammed that `build_model` built from the values `spec`; nothing before its
-                head changes.
-            clips: dataset.Clips.
+            model: built by `build_model` from the values `spec`; nothing before its head changes.
             label: for the progress bar.
             size: clips at once.
 
@@ -68,20 +78,29 @@ class EmbeddingCache:
             return compute(model, clips, device, label, size)
         name = self._name(model, clips, spec, device)
         if name not in self.memory:
-            path = self.folder and self.folder / f"{name}.npz"
-            found = load(path) if path else None
-            if found is None:
-                found = compute(model, clips, device, label, size)
-                if path:
-                    save(path, *found)
-            self.memory[name] = found
+            self.memory[name] = self._load_or_compute(name, model, clips, device, label, size)
         return self.memory[name]
 
+    def _load_or_compute(self, name, model, clips, device, label, size):
+        if self.folder is None:
+            return compute(model, clips, device, label, size)
+        path = self.folder / f"{name}.npz"
+        loaded = load(path)
+        if loaded is not None:
+            return loaded
+        inputs, seconds = compute(model, clips, device, label, size)
+        save(path, inputs, seconds)
+        return inputs, seconds
+
     def _name(self, model, clips, spec, device):
-        """Of the file: "embedding-..." or "source_logits-..."."""
+        """Name a file: "embedding-..." or "source_logits-..."."""
         identities = {}
-        for header in feature_store.headers(self.store) if self.store else []:
-            identities |= header.identities
+        if self.store is not None:
+            for header in feature_store.headers(self.store):
+                identities |= header.identities
+        code = []
+        for part in (model.reprogrammer, model.backbone):  # it may be a user's
+            code.append(Path(inspect.getfile(type(part))).read_text(encoding="utf-8"))
         decides = {
             "clips": [(name, identities.get(name)) for name in clips.names],
             "feature": self.spec,
@@ -92,18 +111,15 @@ class EmbeddingCache:
                 spec["backbone"]["options"],
                 fingerprint(model.backbone),
             ],
-            "code": [
-                Path(inspect.getfile(type(part))).read_text(encoding="utf-8")
-                for part in (model.reprogrammer, model.backbone)
-            ],  # it may be a user's
+            "code": code,
             "input_key": model.head.input_key,
             "device": device.type,
         }
         return f"{model.head.input_key}-{identity.of_values(decides)}"
 
 
-def shareable(model, spec):
-    """Whether runs of other seeds read the same.
+def shareable(model: Reprogrammed, spec: dict) -> bool:
+    """Whether runs with other seeds have the same inputs of their heads.
 
     They do if the reprogrammer has no state, and the frozen weights are those of a file, or none.
     """
@@ -112,27 +128,37 @@ def shareable(model, spec):
     )
 
 
-def compute(model, clips, device, label, size):
-    """(what the head reads of each clip, seconds that it took); the model's mode is put back."""
-    mode, started = model.training, time.monotonic()
+def compute(
+    model: Reprogrammed, clips: Clips, device: torch.device, label: str, size: int
+) -> tuple[torch.Tensor, float]:
+    """Compute the head's input for each clip; the model's mode is restored.
+
+    Returns:
+        (the inputs on the CPU, seconds that it took).
+    """
+    mode = model.training
+    started = time.monotonic()
     model.eval()
-    steps = tqdm(clips.batches(size), label, -(-len(clips) // size), unit="batch", leave=False)
-    read = torch.cat([model.head_input(batch.to(device).features).cpu() for batch in steps])
+    batches = -(-len(clips) // size)
+    bar = tqdm(clips.batches(size), label, batches, unit="batch", leave=False, disable=None)
+    if bar.disable:
+        print(f"{label}: {len(clips):,} clips", flush=True)
+    inputs = torch.cat([model.head_input(batch.to(device).features).cpu() for batch in bar])
     model.train(mode)
-    return read, time.monotonic() - started
+    return inputs, time.monotonic() - started
 
 
-def save(path, read, seconds):
-    """Write both to `path`; if that fails, as on a full disk, say so and go without."""
+def save(path: Path, inputs: torch.Tensor, seconds: float) -> None:
+    """Write both to `path`; if that fails, as on a full disk, print so and go without."""
     try:
         with atomic.replacing(path) as partial, open(partial, "wb") as file:
-            np.savez(file, read=read.numpy(), seconds=seconds)
+            np.savez(file, read=inputs.numpy(), seconds=seconds)
     except OSError as error:
         print(f"embeddings are not kept, and will be computed again: {error}")
 
 
-def load(path):
-    """What `save` wrote; None where there is no such file, or it is damaged."""
+def load(path: Path) -> tuple[torch.Tensor, float] | None:
+    """Read what `save` wrote; None if there is no such file, or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["read"]), float(file["seconds"])

@@ -4,228 +4,327 @@ The split called test is never opened.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
 
-from .. import backbones, blueprint, devices, features, manifest, methods, registry
-from ..classifier import HeadOnlyModel, build_model, multiply_accumulates
+from .. import backbones, devices, distributed, features, manifest, methods, model_spec, registry
+from ..classifier import HeadOnlyModel, Reprogrammed, build_model, multiply_accumulates
 from ..data import dataset, feature_store
-from ..distributed import process_group
 from ..run_folder import RunFolder
-from . import augment, embedding_cache, head_only, optimizer, trainer
+from . import augment, embedding_cache, head_only, optim, trainer
 
 
 @dataclass
 class RunContext:
-    """What all runs on one corpus and one backbone draw from.
+    """What runs on one corpus and one backbone have in common.
 
     Attributes:
         data: folder with the feature stores and embeddings; None if the memory has all features,
             and nothing goes to disk.
         clips, classes: from the manifest.
         backbone: its name in the catalogue; `weights`: its file.
-        sources: see `blueprint.source_groups`; empty where no run needs it.
         keep: where features stay, see `dataset.load`.
-        recompute: whether the backbone's activations are computed again on the way back, to save
-            memory.
-        compile: whether torch.compile makes kernels of its own for the backbone.
-        memory: clips, and what frozen models say of them, from one run to the next.
+        recompute: use activation checkpointing in the backbone, to save memory.
+        compile: torch.compile the backbone.
+        tensorboard: see `trainer.Trainer`.
+        memory: splits and embeddings, kept from one run to the next.
     """
 
     data: str | None
-    clips: list
-    classes: list
+    clips: list[manifest.Clip]
+    classes: list[str]
     backbone: str
     weights: str
-    sources: dict
     keep: str = "auto"
     recompute: bool = False
     compile: bool = False
+    tensorboard: bool = False
     memory: dict = field(default_factory=dict)
 
 
-def train(folder, conf, context, group, device):
+@dataclass
+class Trainee:
+    """What is trained, and on what.
+
+    Attributes:
+        model: the whole model, or its head alone.
+        splits: dataset.Clips by split, with the model's inputs as features.
+        seconds: that preparing it took.
+        shared_seconds: of these, the ones for what runs with other seeds share.
+    """
+
+    model: Reprogrammed | HeadOnlyModel
+    splits: dict[str, dataset.Clips]
+    seconds: float = 0.0
+    shared_seconds: float = 0.0
+
+
+def train(
+    folder: Path, conf: dict, context: RunContext, group: PartialState, device: torch.device
+) -> None:
     """Train one run, unless it is finished.
 
     Args:
         folder: the run folder, which is there and holds nothing of another run.
         conf: the resolved config, and under "run" what identifies the run.
-        context: a RunContext.
-        group: the processes that share the run; each of them calls this. A head alone is taught by
-            rank 0; the others return once they have the model, which shows it.
+        context: what it shares with other runs.
+        group: the processes that share the run; each of them calls this.
         device: of this process.
     """
-    seed, settings, plan = conf["run"]["seed"], conf["train"], trainer.Plan.of(conf)
-    label = f"{conf['run']['conf']} seed {seed}"
-    run = RunFolder(Path(folder))
+    experiment = Experiment(folder, conf, context, group, device)
     history = trainer.read_history(folder)
-    if trainer.finished(history, plan):
-        print(f"{label}: finished before, {trainer.describe(history, plan)}")
-        return
-    allow = registry.outside(conf)  # whoever writes a config may name any class
-    feature = features.build(**registry.resolve("feature", conf["feature"], allow))
-    (splits, place), seconds, common = (
-        load_splits(folder, context, feature, conf, group, device),
-        0.0,
-        0.0,
-    )
-    if settings["label_fraction"] < 1:
-        splits["train"] = splits["train"].subsample_labels(settings["label_fraction"], seed)
-    torch.manual_seed(seed)
-    spec = blueprint.from_config(
-        conf, feature, splits["train"], context.backbone, context.weights, context.sources
-    )
-    model = build_model(context.classes, **spec, allow=allow).to(device)
-    model.backbone.grad_checkpointing = context.recompute
-    masks = {key: conf["augment"][key] for key in ("time", "freq")}
-    fill = model.mean if conf["augment"]["fill"] == "mean" else 0.0
-    augment_fn = partial(augment.spec_augment, fill=fill, **masks) if any(masks.values()) else None
-    if (
-        alone := model.head_only and augment_fn is None
-    ):  # nothing before the head changes: it is taught on what it reads, by one process
-        if group.rank:
-            return
-        group = process_group.SINGLE_PROCESS
-    if group.rank == 0 and (alone or settings["probe_first"]):
+    if trainer.finished(history, experiment.plan):
+        outcome = trainer.describe(history, experiment.plan)
+        print(f"{experiment.label}: finished before, {outcome}")
+    else:
+        experiment.train()
+
+
+class Experiment:
+    """The steps of a run; see `train` for the arguments."""
+
+    def __init__(
+        self,
+        folder: Path,
+        conf: dict,
+        context: RunContext,
+        group: PartialState,
+        device: torch.device,
+    ):
+        self.run = RunFolder(Path(folder))
+        self.conf = conf
+        self.context = context
+        self.group = group
+        self.device = device
+        self.seed = conf["run"]["seed"]
+        self.label = f"{conf['run']['conf']} seed {self.seed}"
+        self.plan = trainer.Plan.of(conf)
+        self.allow = registry.outside(conf)  # whoever writes a config may name any class
+        feature = registry.resolve("feature", conf["feature"], self.allow)
+        self.feature = features.build(**feature)
+
+    def train(self) -> None:
+        """Load, build, prepare and train; then check that the frozen weights did not change."""
+        splits, place = self.load_splits()
+        model, spec = self.build_model(splits["train"])
+        augment_fn = self.augmentation(model)
+        trainee = self.choose_trainee(model, spec, splits, augment_fn)
+        sha256 = backbones.weights.fingerprint(model.backbone)
+        macs = multiply_accumulates(model, self.feature.shape)
+        self.prepare_for_device(model)
+        method = self.build_method(trainee)
+        about = {
+            "config": self.conf,
+            "classes": self.context.classes,
+            "feature": self.conf["feature"],
+            "spec": spec,
+            "backbone_sha256": sha256,
+            "trainable_parameters": _count(model.trainable_parameters()),
+            "total_parameters": _count(method.parameters()),
+            "macs": macs or None,
+            "prepare_seconds": round(trainee.seconds, 3),
+            "shared_seconds": round(trainee.shared_seconds, 3),
+            "device": devices.describe(self.device),
+            "processes": self.group.num_processes,
+            "features_in": place,
+        }
+        print(f"{self.label}: {self.describe(about, len(splits['train']))}", flush=True)
+        history = self.build_trainer(trainee, method, augment_fn, about).fit(
+            trainee.splits["train"], trainee.splits.get("valid")
+        )
+        if not model.finetune and backbones.weights.fingerprint(model.backbone) != sha256:
+            raise AssertionError("the frozen backbone has changed during training")
+        print(f"{self.label}: {trainer.describe(history, self.plan)}", flush=True)
+
+    def load_splits(self) -> tuple[dict[str, dataset.Clips], str]:
+        """Load the clips of the run's splits, with as many labels as the run may use.
+
+        Returns:
+            {"train": Clips, "valid": Clips}, see `splits_of`, and where their features stay.
+        """
+        memory = self.context.memory
+        keep = self.context.keep
+        # The order of the clips depends on the place: all processes and epochs of a run share it.
+        if keep == "auto":
+            (place_before,) = broadcast_object_list([self._place_before()])
+            keep = place_before or keep
+        shared = key(self.conf, keep)
+        if shared not in memory:
+            memory[shared] = self._read_splits(keep)
+        splits, place = memory[shared]
+        splits = dict(splits)
+        fraction = self.conf["train"]["label_fraction"]
+        if fraction < 1:
+            splits["train"] = splits["train"].subsample_labels(fraction, self.seed)
+        return splits, place
+
+    def _place_before(self):
+        """Where the features of a run that is resumed stayed, None for a new one."""
+        state = trainer.read_last(self.run)
+        return None if state is None else state["about"].get("features_in")
+
+    def _read_splits(self, keep):
+        """The splits from the feature store, and the place of their features, "auto" decided."""
+        stores = Path(self.context.data) / "features"
+        name = self.conf["feature"]["name"]
+        identities = manifest.identities(self.context.clips, name)
+        store = feature_store.Store(stores / name, self.feature.spec(), identities)
+        clips_of = splits_of(feature_store.usable(stores, self.context.clips), self.conf)
+        if keep == "auto":
+            n_clips = sum(map(len, clips_of.values()))
+            processes = distributed.local_processes()
+            choice = dataset.choose_storage(n_clips, store.shape, self.device, processes)
+            (keep,) = broadcast_object_list([choice])
+        splits = {}
+        for split, clips in clips_of.items():
+            splits[split] = dataset.load(clips, self.context.classes, store, keep, self.device)
+        return splits, keep
+
+    def build_model(self, clips: dataset.Clips) -> tuple[Reprogrammed, dict]:
+        """Build the model from the run's seed; return it with the values it was built from.
+
+        Args:
+            clips: of the training split.
+        """
+        torch.manual_seed(self.seed)
+        context = self.context
+        spec = model_spec.from_config(
+            self.conf, context.classes, self.feature, clips, context.backbone, context.weights
+        )
+        model = build_model(context.classes, **spec, allow=self.allow).to(self.device)
+        model.backbone.grad_checkpointing = context.recompute
+        return model, spec
+
+    def augmentation(self, model: Reprogrammed) -> Callable | None:
+        """Return the function (features, generator) -> features, None if it would do nothing."""
+        settings = self.conf["augment"]
+        if not settings["time"] and not settings["freq"]:
+            return None
+        fill = model.mean if settings["fill"] == "mean" else 0.0
+        return partial(
+            augment.spec_augment, time=settings["time"], freq=settings["freq"], fill=fill
+        )
+
+    def choose_trainee(
+        self,
+        model: Reprogrammed,
+        spec: dict,
+        splits: dict[str, dataset.Clips],
+        augment_fn: Callable | None,
+    ) -> Trainee:
+        """Choose what is trained: the whole model, or its head alone on cached embeddings.
+
+        With `probe_first` the head is trained alone before the whole model is.
+        """
+        trainee = Trainee(model, splits)
+        is_head_alone = model.head_only and augment_fn is None
+        probe = self.conf["train"]["probe_first"]
+        if is_head_alone or probe:
+            embedded, trainee.seconds = self.embed(model, spec, splits)
+            if embedding_cache.shareable(model, spec):
+                trainee.shared_seconds = trainee.seconds
+        if probe:
+            trainee.seconds += head_only.probe(
+                self.run.head,
+                model,
+                embedded,
+                self.plan,
+                self.conf["optimizer"],
+                probe,
+                self.device,
+                self.group,
+            )
+        if is_head_alone:
+            trainee.model = HeadOnlyModel(model)
+            trainee.splits = embedded
+        if hasattr(model.head, "fit"):
+            trainee.seconds += head_only.fit(model.head, trainee.splits["train"], self.seed)
+        return trainee
+
+    def embed(
+        self, model: Reprogrammed, spec: dict, splits: dict[str, dataset.Clips]
+    ) -> tuple[dict[str, dataset.Clips], float]:
+        """Compute or read the embeddings of the splits, see `head_only.embed`."""
+        name = self.conf["feature"]["name"]
         cache = embedding_cache.EmbeddingCache(
-            context.data, conf["feature"]["name"], feature.spec(), context.memory
+            self.context.data, name, self.feature.spec(), self.context.memory
         )
-        read, seconds = head_only.read(model, splits, spec, cache, device, label)
-        common = seconds if embedding_cache.shareable(model, spec) else 0.0
-        if settings["probe_first"]:
-            seconds += head_only.train(run.head, model, read, plan, conf, device)
-    if settings["probe_first"]:
-        model.load_trainable_state_dict(
-            group.broadcast(
-                {name: tensor.cpu() for name, tensor in model.trainable_state_dict().items()}
-            )
+        with self.group.main_process_first():  # the others then read them from disk
+            return head_only.embed(model, splits, spec, cache, self.device, self.label)
+
+    def prepare_for_device(self, model: Reprogrammed) -> None:
+        """Synchronise BatchNorm between GPUs, and compile the backbone if asked for."""
+        if self.group.num_processes > 1 and self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.context.compile:
+            model.backbone.compile()
+
+    def build_method(self, trainee: Trainee) -> methods.Method:
+        """Build the method around what is trained."""
+        section = registry.resolve("method", self.conf["method"], self.allow, given=("model",))
+        return methods.build(model=trainee.model, **section).to(self.device)
+
+    def build_trainer(
+        self, trainee: Trainee, method: methods.Method, augment_fn: Callable | None, about: dict
+    ) -> trainer.Trainer:
+        """Build the trainer, without an optimiser if nothing is trained by gradient."""
+        optimizer = None
+        if about["trainable_parameters"]:
+            optimizer = optim.build(model=trainee.model, **self.conf["optimizer"])
+        is_auto = self.conf["train"]["precision"] == "auto"
+        return trainer.Trainer(
+            method,
+            optimizer,
+            self.plan,
+            self.run,
+            self.device,
+            bf16=is_auto and devices.has_bf16(self.device),
+            augment=augment_fn,
+            about=about,
+            label=self.label,
+            tensorboard=self.context.tensorboard,
+            group=self.group,
         )
-    trained, splits = (HeadOnlyModel(model), read) if alone else (model, splits)
-    if hasattr(model.head, "fit"):
-        seconds += head_only.fit(model.head, splits["train"], seed)
 
-    macs, sha256_before = (
-        multiply_accumulates(model, feature.shape) or None,
-        backbones.weights.fingerprint(model.backbone),
-    )
-    process_group.shard_batch(model, group)
-    if context.compile:  # after what looks at each of its operations
-        model.backbone.compile()
-    teaching = registry.resolve("method", conf["method"], allow, given=("model",))
-    method = methods.build(model=trained, **teaching).to(device)
-    learns, total = (
-        sum(p.numel() for p in parameters)
-        for parameters in (model.trainable_parameters(), method.parameters())
-    )
-    exchanged = (
-        process_group.bytes_per_step(model, plan.batch_size, len(context.classes))
-        if group.size > 1
-        else 0
-    )
-    epochs = (
-        f"{plan.epochs} epochs of {len(splits['train']):,} clips at most" if learns else "no epochs"
-    )
-    shared = (
-        f" in {group.size} processes, {exchanged / 1000:,.0f} kB from each to the others a step"
-        if group.size > 1
-        else ""
-    )
-    print(f"{label}: {learns:,} trainable of {total:,} parameters, on {device}{shared}, {epochs}")
-    about = {
-        "config": conf,
-        "classes": context.classes,
-        "feature": conf["feature"],
-        "spec": spec,
-        "backbone_sha256": sha256_before,
-        "trainable_parameters": learns,
-        "total_parameters": total,
-        "macs": macs,
-        "prepare_seconds": round(seconds, 3),
-        "shared_seconds": round(
-            common, 3
-        ),  # the latter are those of the former for what other seeds read too
-        "device": devices.describe(device),
-        "processes": group.size,
-        "exchanged_bytes": exchanged,
-        "features_in": place,
-    }
-    history = trainer.fit(
-        method,
-        optimizer.build(model=trained, **conf["optimizer"]) if learns else None,
-        splits["train"],
-        splits.get("valid"),
-        folder,
-        plan,
-        device,
-        bf16=settings["precision"] == "auto" and devices.has_bf16(device),
-        augment=augment_fn,
-        about=about,
-        group=group,
-    )
-    if not model.finetune and backbones.weights.fingerprint(model.backbone) != sha256_before:
-        raise AssertionError("the frozen backbone has changed during training")
-    print(f"{label}: {trainer.describe(history, plan)}")
-
-
-def load_splits(folder, context, feature, conf, group, device):
-    """The clips of a run's splits, and where their features stay.
-
-    Returns:
-        ({"train": Clips, "valid": Clips}, see `splits_of`; the place, "auto" decided).
-    """
-    keep = context.keep
-    # The order of the clips depends on the place: all processes and epochs of a run share it.
-    if keep == "auto":
-        keep = group.broadcast(place_before(folder)) or keep
-    if key(conf, keep) not in context.memory:
-        stores = Path(context.data) / "features"
-        name = conf["feature"]["name"]
-        identities = manifest.identities(context.clips, name)
-        stored = feature_store.Store(stores / name, feature.spec(), identities)
-        wanted = splits_of(feature_store.usable(stores, context.clips), conf)
-        count = sum(map(len, wanted.values()))
-        place = (
-            group.broadcast(
-                dataset.choose_storage(count, stored.shape, device, group.local_world_size)
-            )
-            if keep == "auto"
-            else keep
+    def describe(self, about: dict, n_clips: int) -> str:
+        """Return one line about what is about to be trained."""
+        trainable = about["trainable_parameters"]
+        processes = ""
+        if self.group.num_processes > 1:
+            processes = f" in {self.group.num_processes} processes"
+        epochs = "no epochs"
+        if trainable:
+            epochs = f"{self.plan.epochs} epochs of {n_clips:,} clips at most"
+        return (
+            f"{trainable:,} trainable of {about['total_parameters']:,} parameters, "
+            f"on {self.device}{processes}, {epochs}"
         )
-        context.memory[key(conf, keep)] = (
-            {
-                split: dataset.load(own, context.classes, stored, place, device)
-                for split, own in wanted.items()
-            },
-            place,
-        )
-    splits, place = context.memory[key(conf, keep)]
-    return dict(splits), place
 
 
-def place_before(folder):
-    """Where the features of a run that is resumed here stayed, None for a new one."""
-    state = trainer.read_last(RunFolder(Path(folder)))
-    return None if state is None else state["about"].get("features_in")
-
-
-def key(conf, keep):
-    """What runs have in common that draw on the same clips and features."""
+def key(conf: dict, keep: str) -> tuple[str, str, str]:
+    """Return what runs with the same clips and features have in common."""
     return json.dumps(conf["feature"], sort_keys=True), conf["select"]["split"], keep
 
 
-def splits_of(clips, conf):
-    """{"train": clips, "valid": clips}.
+def splits_of(clips: list[manifest.Clip], conf: dict) -> dict[str, list[manifest.Clip]]:
+    """Group clips by split: "train" and "valid".
 
     If the selection is on test there is no validation split, and all of train is trained on.
     """
-    split_of = (
-        {"train": ("train", "valid")}
-        if conf["select"]["split"] == "test"
-        else {"train": ("train",), "valid": ("valid",)}
-    )
+    if conf["select"]["split"] == "test":
+        return {"train": [clip for clip in clips if clip.split in ("train", "valid")]}
     return {
-        split: [clip for clip in clips if clip.split in names] for split, names in split_of.items()
+        "train": [clip for clip in clips if clip.split == "train"],
+        "valid": [clip for clip in clips if clip.split == "valid"],
     }
+
+
+def _count(parameters):
+    return sum(parameter.numel() for parameter in parameters)

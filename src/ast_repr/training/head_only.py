@@ -1,68 +1,91 @@
-"""A head by itself: what it reads where nothing before it changes, and its training on that.
-
-It is trained before the loop, or without one.
-"""
+"""Train only the head, on cached inputs of it: before the loop, or without one."""
 
 import time
 from dataclasses import replace
 
 import torch
+from accelerate import PartialState
 
 from .. import checkpoint, methods
-from ..classifier import HeadOnlyModel
-from . import optimizer, trainer
+from ..classifier import HeadOnlyModel, Reprogrammed
+from ..data.dataset import Clips
+from ..run_folder import RunFolder
+from . import optim
+from .embedding_cache import EmbeddingCache
+from .trainer import Plan, Trainer
 
 
-def read(model, splits, spec, cache, device, label):
-    """What the head reads of the clips of some splits.
+def embed(
+    model: Reprogrammed,
+    splits: dict[str, Clips],
+    spec: dict,
+    cache: EmbeddingCache,
+    device: torch.device,
+    label: str,
+) -> tuple[dict[str, Clips], float]:
+    """Compute the head's input for the clips of some splits, or read it from the cache.
 
-    Args: as for `cache.read`; `cache` is an embedding_cache.EmbeddingCache, `splits` is {split: dataset.Clips}.
+    Args: as for `EmbeddingCache.read`.
 
     Returns:
-        ({split: dataset.Clips whose features are what the head reads}, seconds that it took, or had
-        taken for the run that computed it).
+        the splits with the head's input as their features, and the seconds that it took, or had
+        taken for the run that computed it.
     """
-    found = {
-        split: cache.read(model, own, spec, device, f"{label}: embed {split}")
-        for split, own in splits.items()
-    }
-    seconds = sum(seconds for _, seconds in found.values())
-    return {
-        split: splits[split].with_features(tensor) for split, (tensor, _) in found.items()
-    }, seconds
+    embedded = {}
+    total = 0.0
+    for split, clips in splits.items():
+        inputs, seconds = cache.read(model, clips, spec, device, f"{label}: embed {split}")
+        embedded[split] = clips.with_features(inputs)
+        total += seconds
+    return embedded, total
 
 
-def train(run, model, splits, plan, conf, device):
-    """Train the head alone on what it reads, and leave the model with its best epoch.
+def probe(
+    run: RunFolder,
+    model: Reprogrammed,
+    splits: dict[str, Clips],
+    plan: Plan,
+    optimizer: dict,
+    settings: dict,
+    device: torch.device,
+    group: PartialState,
+) -> float:
+    """Train the head alone first (LP-FT, Kumar et al. 2022); leave the model with its best epoch.
 
-    `probe_first` in the conf has its epochs, batch_size, patience and lr; schedule, seed and
-    optimiser are the run's. Supervised, soft targets, in float32, without augmentation.
+    Supervised, soft targets, in float32, without augmentation.
 
     Args:
-        run: RunFolder of this training.
+        run: folder of this training.
+        splits: from `embed`.
+        plan: of the whole run.
+        optimizer: keywords of `optim.build`.
+        settings: epochs, batch_size, patience and lr in place of the run's.
+        group: the processes that share it.
 
     Returns:
-        the seconds it took, when it did.
+        the seconds it took when it was trained.
     """
-    run.path.mkdir(exist_ok=True)
-    own, probe = dict(conf["train"]["probe_first"]), HeadOnlyModel(model)
-    rates = {"lr": own.pop("lr"), "head_lr": None}
-    history = trainer.fit(
-        methods.build("supervised", model=probe),
-        optimizer.build(model=probe, **(conf["optimizer"] | rates)),
-        splits["train"],
-        splits.get("valid"),
-        run.path,
-        replace(plan, **own),
+    head = HeadOnlyModel(model)
+    lengths = {key: value for key, value in settings.items() if key != "lr"}
+    trainer = Trainer(
+        methods.build("supervised", model=head),
+        optim.build(model=head, **optimizer | {"lr": settings["lr"], "head_lr": None}),
+        replace(plan, **lengths),
+        run,
         device,
+        label=f"{run}",
+        group=group,
     )
-    if "valid" in splits:  # else the last is kept
+    run.path.mkdir(exist_ok=True)
+    history = trainer.fit(splits["train"], splits.get("valid"))
+    if "valid" in splits:  # otherwise the last is kept
         model.load_trainable_state_dict(checkpoint.load(run.best(plan.select))["learned"])
     return sum(row["seconds"] for row in history)
 
 
-def fit(head, clips, seed):
-    """Fit a head that learns at once, on everything that it reads; returns the seconds it took."""
-    started, batch = time.monotonic(), clips.batch(torch.arange(len(clips)))
+def fit(head, clips: Clips, seed: int) -> float:
+    """Fit a head that is not trained by gradient; return the seconds it took."""
+    started = time.monotonic()
+    batch = clips.batch(torch.arange(len(clips)))
     head.fit(batch.features, batch.targets, batch.mask, seed)
     return time.monotonic() - started

@@ -1,34 +1,39 @@
-"""The one epoch loop: step, validate, select, stop, resume. It knows neither corpus nor row.
+"""The one epoch loop: step, validate, select, stop, resume. It knows neither corpus nor config.
 
 After each epoch `last.pt` holds all that is needed to resume; a run that was killed and resumed
 ends bit-equal, on CPU, to one that was not. It is the truth about a run: the best checkpoint and
-history.jsonl are copies of what it holds, and are written again from it where they differ.
+history.jsonl are copies of what it holds, and are written again from it if they differ.
 Selection is one triple (split, metric, mode): it names the best checkpoint,
 `best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value.
 Selection on "test" is the paper's protocol: nothing is validated here, each epoch's checkpoint is
-kept, and `score.py` looks at them all; last.pt then holds the sha256 of each.
-A model of which nothing learns by gradient is kept as it is, as epoch 0.
+kept, and `score.py` evaluates them all; last.pt then holds the sha256 of each.
+A model without trainable parameters is kept as it is, as epoch 0.
+Several processes share a run as `distributed` says; the main one validates and writes.
 """
 
 import math
+import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, broadcast_object_list, reduce
 from tqdm import tqdm
 
 from .. import atomic, checkpoint, identity, metrics
 from ..classifier import probabilities
-from ..data.dataset import Batch, generator
-from ..distributed.process_group import SINGLE_PROCESS
+from ..data.dataset import Batch, Clips, generator
+from ..methods import Method
 from ..run_folder import RunFolder
-from .schedule import factor
+from . import optim
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how: see conf/base.yaml for what each means."""
+    """How long and how a run trains: see conf/base.yaml for the meaning of each."""
 
     epochs: int
     batch_size: int
@@ -40,204 +45,291 @@ class Plan:
     seed: int
 
     @classmethod
-    def of(cls, conf):
-        """The plan of a run's resolved config."""
-        settings = {
-            key: conf["train"][key]
-            for key in ("epochs", "batch_size", "micro_batch", "patience", "clip_norm")
-        }
+    def of(cls, conf: dict) -> "Plan":
+        """Return the plan of a run's resolved config."""
+        settings = conf["train"]
         return cls(
-            schedule=conf["schedule"], select=conf["select"], seed=conf["run"]["seed"], **settings
+            epochs=settings["epochs"],
+            batch_size=settings["batch_size"],
+            micro_batch=settings["micro_batch"],
+            patience=settings["patience"],
+            clip_norm=settings["clip_norm"],
+            schedule=conf["schedule"],
+            select=conf["select"],
+            seed=conf["run"]["seed"],
         )
 
 
 @dataclass
-class Kept:
-    """The checkpoints of a run, beside that of its last epoch.
+class Trainer:
+    """Train the model of a method into a run folder.
 
     Attributes:
-        hashes: {file name: sha256}, the best one's or each epoch's.
-        best: the bytes of the best one's file, None where there is none.
-    """
-
-    hashes: dict[str, str] = field(default_factory=dict)
-    best: bytes | None = None
-
-
-def fit(
-    method,
-    optimizer,
-    train,
-    valid,
-    folder,
-    plan,
-    device,
-    bf16=False,
-    augment=None,
-    about=None,
-    group=SINGLE_PROCESS,
-):
-    """Train until the plan's end, an early stop, or where it was finished before.
-
-    Args:
-        method: from `methods`; its `step` gives the loss.
+        method: on `device`; its `step` gives the loss.
         optimizer: over the trainable parameters of the method's model, with its base learning
             rates; None if there are none.
-        train, valid: dataset.Clips; valid is None where the selection is on "test".
-        folder: run folder.
         plan: a Plan.
-        device: torch.device, on which the method is already.
+        run: its folder.
+        device: of this process.
         bf16: compute the steps under bfloat16 autocast (validation is always float32).
         augment: function (features, generator) -> features, or None.
         about: plain values stored in every checkpoint.
-        group: the processes among which the method's model is spread; each of them calls this, and
-            rank 0 writes.
-
-    Returns:
-        history: one dict an epoch, as in history.jsonl.
+        label: names the run in what is printed.
+        tensorboard: write scalars for TensorBoard beside history.jsonl.
+        group: the processes that share the run; all of them call `fit`.
+        history: one dict per epoch, as in history.jsonl.
+        hashes: {file name: sha256} of the best checkpoint, or of each epoch's.
+        best: the bytes of the best checkpoint's file, None if there is none.
     """
-    run = RunFolder(Path(folder))
-    if optimizer and not any(map(method.selectable, range(plan.epochs))):
-        raise ValueError(
-            f"none of {plan.epochs} epochs may be chosen, its method needs more; raise train.epochs"
-        )
-    if valid is not None and not valid.mask.any():
-        raise RuntimeError(
-            f"{run}: no clip of the validation split has a label, nothing to choose an epoch by; "
-            "give some of its clips labels"
-        )
-    state = read_last(run)
-    history, kept = resume(state, method, optimizer)
-    if state is not None and group.rank == 0:
-        mend(run, state)
-    base_rates = (
-        [
-            param_group.setdefault("base_lr", param_group["lr"])
-            for param_group in optimizer.param_groups
-        ]
-        if optimizer
-        else []
-    )
-    while not finished(history, plan):
-        started, epoch = time.monotonic(), len(history)
-        row = {"epoch": 0, "loss": None, "lr": None}
-        if optimizer:
-            clips = method.start_epoch(epoch, train, optimizer, device)
-            loss = _epoch(
-                method, optimizer, base_rates, clips, plan, epoch, device, bf16, augment, group
+
+    method: Method
+    optimizer: torch.optim.Optimizer | None
+    plan: Plan
+    run: RunFolder
+    device: torch.device
+    bf16: bool = False
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    about: dict = field(default_factory=dict)
+    label: str = ""
+    tensorboard: bool = False
+    group: PartialState = field(default_factory=PartialState)
+    history: list[dict] = field(default_factory=list, init=False)
+    hashes: dict[str, str] = field(default_factory=dict, init=False)
+    best: bytes | None = field(default=None, init=False)
+
+    def fit(self, train: Clips, valid: Clips | None) -> list[dict]:
+        """Train until the plan's end or an early stop, from the last epoch that was finished.
+
+        Args:
+            train: the training split.
+            valid: the validation split, None if the selection is on "test".
+
+        Returns:
+            the history.
+
+        Raises:
+            ValueError: the plan is too short for any epoch to be selected.
+            RuntimeError: nothing to validate on, or a loss that is not finite.
+        """
+        self._check(valid)
+        self._resume()
+        while not finished(self.history, self.plan):
+            started = time.monotonic()
+            row = self._epoch(train)
+            if self.group.is_main_process:
+                if valid is not None and self.method.selectable(len(self.history)):
+                    row["valid"] = self.validate(valid)
+                row["seconds"] = round(time.monotonic() - started, 3)
+            (row,) = broadcast_object_list([row])
+            self.history.append(row)
+            if self.group.is_main_process:
+                self.save()
+                self._report()
+        self.group.wait_for_everyone()
+        return self.history
+
+    def _check(self, valid):
+        epochs = self.plan.epochs
+        if self.optimizer and not any(map(self.method.selectable, range(epochs))):
+            raise ValueError(
+                f"none of {epochs} epochs may be chosen, its method needs more; raise train.epochs"
             )
-            row = {"epoch": epoch + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
-        if valid is not None and method.selectable(epoch):
-            scores = probabilities(method.model_for_eval, valid.batches(plan.batch_size), device)
-            found = metrics.evaluate(valid.targets.numpy(), valid.mask.numpy(), scores)
-            row["valid"] = {name: found[name] for name in metrics.SUMMARY}
-        row["seconds"] = round(time.monotonic() - started, 3)
-        history.append(group.broadcast(row))
-        if group.rank == 0:
-            _keep(run, method, optimizer, history, plan, about, kept)
-    group.barrier()
-    return history
-
-
-def _keep(run, method, optimizer, history, plan, about, kept):
-    """Write what an epoch leaves behind: last.pt, and the checkpoint of its model if it is wanted.
-
-    The best checkpoint comes after last.pt, which holds it too: if the process is killed in
-    between, `mend` writes it.
-    """
-    row = history[-1]
-    is_best = False
-    used = {
-        "learned": method.model_for_eval.trainable_state_dict(),
-        "epoch": row["epoch"],
-        "about": about or {},
-    }
-    if plan.select["split"] == "test":
-        if method.selectable(len(history) - 1):
-            path = run.epoch(row["epoch"])
-            checkpoint.save(path, used)
-            kept.hashes[path.name] = identity.of_file(path)
-    elif best(history, plan.select) is row:
-        is_best = True
-        kept.best = checkpoint.dump(used)
-        kept.hashes = {run.best(plan.select).name: identity.of_bytes(kept.best)}
-    checkpoint.save(
-        run.last,
-        {
-            "method": method.resumable_state(),
-            "optimizer": optimizer.state_dict() if optimizer else None,
-            "rng": torch.get_rng_state(),
-            "history": history,
-            "epoch": row["epoch"],
-            "about": about or {},
-            "hashes": kept.hashes,
-            "best": kept.best,
-        },
-    )
-    if is_best:
-        atomic.write_bytes(run.best(plan.select), kept.best)
-    run.write_history(history)
-
-
-def _epoch(method, optimizer, base_rates, train, plan, epoch, device, bf16, augment, group):
-    """One pass over the training clips.
-
-    Returns:
-        the mean loss, each batch counting by its observed cells.
-    """
-    method.train()
-    steps = math.ceil(len(train) / plan.batch_size)
-    total, cells, learned = (
-        0.0,
-        0,
-        [p for param_group in optimizer.param_groups for p in param_group["params"]],
-    )
-    bar = tqdm(
-        train.shuffled(plan.batch_size, plan.seed, epoch),
-        f"epoch {epoch + 1}/{plan.epochs}",
-        steps,
-        unit="step",
-        leave=False,
-    )
-    for step, batch in enumerate(bar):
-        for param_group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            param_group["lr"] = rate * factor(
-                epoch=epoch + step / steps, epochs=plan.epochs, **plan.schedule
+        if valid is not None and not valid.mask.any():
+            raise RuntimeError(
+                f"{self.run}: no clip of the validation split has a label, nothing to choose an "
+                "epoch by; give some of its clips labels"
             )
-        observed = int(batch.mask.sum())
-        batch = batch.to(device)
-        if augment is not None:  # before the split, so that what is drawn does not depend on it
-            batch = batch._replace(
-                features=augment(batch.features, generator(plan.seed, epoch, step))
+
+    def _resume(self):
+        """Put everything back to the end of the last finished epoch, if there is one."""
+        state = read_last(self.run)
+        if state is not None:
+            self.method.load_resumable_state(state["method"])
+            if state["optimizer"] is not None:
+                self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            self.history = state["history"]
+            self.hashes = state["hashes"]
+            self.best = state["best"]
+            if self.group.is_main_process:
+                mend(self.run, state)
+        if self.optimizer:
+            for group in self.optimizer.param_groups:
+                group.setdefault("base_lr", group["lr"])
+
+    def _epoch(self, train):
+        """Train for one epoch, if there is anything to train; return its row of the history."""
+        if self.optimizer is None:
+            return {"epoch": 0, "loss": None, "lr": None}
+        epoch = len(self.history)
+        clips = self.method.start_epoch(epoch, train, self.optimizer, self.device)
+        loss = self.train_epoch(clips, epoch)
+        return {"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
+
+    def train_epoch(self, train: Clips, epoch: int) -> float:
+        """Make one pass over the training clips.
+
+        Returns:
+            the mean loss, in which each batch counts by its observed cells.
+        """
+        self.method.train()
+        steps = math.ceil(len(train) / self.plan.batch_size)
+        batches = train.shuffled(self.plan.batch_size, self.plan.seed, epoch)
+        title = f"epoch {epoch + 1}/{self.plan.epochs}"
+        total = 0.0
+        cells = 0
+        bar = tqdm(batches, title, steps, unit="step", leave=False, disable=None)
+        for step, batch in enumerate(bar):
+            self._set_learning_rate(epoch + step / steps)
+            observed = max(int(batch.mask.sum()), 1)
+            total += self.train_step(batch, epoch, step) * observed
+            cells += observed
+            mean = total / cells * self.group.num_processes  # others have a similar part
+            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        total = reduce(torch.tensor(total, dtype=torch.float64, device=self.device), "sum").item()
+        if not math.isfinite(total):
+            raise RuntimeError(
+                f"the loss of epoch {epoch + 1} is {total}; expected a finite number: "
+                "lower optimizer.lr"
             )
-        optimizer.zero_grad(set_to_none=True)
-        taught = False
-        for part in _split(batch, plan.micro_batch):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = method.step(part, epoch, batch)["loss"]
+        for buffer in self.method.buffers():
+            broadcast(buffer)  # BatchNorm's averages, which differ between processes on the CPU
+        return total / max(cells, 1)
+
+    def train_step(self, batch: Batch, epoch: int, step: int) -> float:
+        """Make one step of the optimiser, unless the batch has nothing to train on.
+
+        Returns:
+            this process's part of the batch's loss.
+        """
+        batch = batch.to(self.device)
+        if self.augment is not None:  # all rows, so that no draw depends on how they are split
+            random = generator(self.plan.seed, epoch, step)
+            batch = batch._replace(features=self.augment(batch.features, random))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        has_gradient = False
+        for part, weight in self.parts(batch):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = self.method.step(part, epoch, batch)["loss"] * weight
             if loss.requires_grad:
                 loss.backward()
-                taught = True
-            total += loss.item() * max(observed, 1)
-        cells += max(observed, 1)
-        if not taught:
-            continue
-        group.all_reduce_gradients(learned)
-        if plan.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(learned, plan.clip_norm)
-        optimizer.step()
-        method.after_step()
-        bar.set_postfix(loss=f"{total / max(cells, 1):.4f}", refresh=False)
-    if not math.isfinite(total):
-        raise RuntimeError(
-            f"the loss of epoch {epoch + 1} is {total}; expected a finite number: "
-            "lower optimizer.lr"
+                has_gradient = True
+            total += loss.item()
+        if has_gradient:
+            self._update()
+        return total
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """The rows that this process computes, in micro-batches, each with its loss's weight.
+
+        Processes deal out each micro-batch row by row. If that leaves one of them without a label,
+        all compute the whole, for an equal part of its loss: all take the same steps, as
+        SyncBatchNorm requires.
+        """
+        size = self.group.num_processes
+        most = len(batch.mask)
+        if self.plan.micro_batch is not None:
+            most = self.plan.micro_batch * size
+        for rows in zip(*(tensor.split(most) for tensor in batch), strict=True):
+            shares = []
+            for rank in range(size):
+                shares.append(Batch(*(tensor[rank::size] for tensor in rows)))
+            if all(share.mask.any() for share in shares):
+                yield shares[self.group.process_index], 1.0
+            else:
+                yield Batch(*rows), 1 / size
+
+    def _update(self):
+        """Sum the gradients over the processes, clip them and step."""
+        learned = []
+        for group in self.optimizer.param_groups:
+            learned += group["params"]
+        if self.group.num_processes > 1:
+            for parameter in learned:
+                if parameter.grad is not None:
+                    parameter.grad = reduce(parameter.grad, "sum")
+        if self.plan.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(learned, self.plan.clip_norm)
+        self.optimizer.step()
+        self.method.after_step()
+
+    def _set_learning_rate(self, epoch: float):
+        factor = optim.factor(epoch=epoch, epochs=self.plan.epochs, **self.plan.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def validate(self, valid: Clips) -> dict[str, float | None]:
+        """Evaluate the method's model, in float32."""
+        batches = valid.batches(self.plan.batch_size)
+        scores = probabilities(self.method.model_for_eval, batches, self.device)
+        values = metrics.evaluate(valid.targets.numpy(), valid.mask.numpy(), scores)
+        return {name: values[name] for name in metrics.SUMMARY}
+
+    def save(self) -> None:
+        """Write what an epoch leaves behind: last.pt, and its model's checkpoint if it is wanted.
+
+        The best checkpoint comes after last.pt, which holds it too: if the process is killed in
+        between, `mend` writes it.
+        """
+        row = self.history[-1]
+        select = self.plan.select
+        is_best = False
+        used = {
+            "learned": self.method.model_for_eval.trainable_state_dict(),
+            "epoch": row["epoch"],
+            "about": self.about,
+        }
+        if select["split"] == "test":
+            if self.method.selectable(len(self.history) - 1):
+                path = self.run.epoch(row["epoch"])
+                checkpoint.save(path, used)
+                self.hashes[path.name] = identity.of_file(path)
+        elif best(self.history, select) is row:
+            is_best = True
+            self.best = checkpoint.dump(used)
+            self.hashes = {self.run.best(select).name: identity.of_bytes(self.best)}
+        checkpoint.save(
+            self.run.last,
+            {
+                "method": self.method.resumable_state(),
+                "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+                "rng": torch.get_rng_state(),
+                "history": self.history,
+                "epoch": row["epoch"],
+                "about": self.about,
+                "hashes": self.hashes,
+                "best": self.best,
+            },
         )
-    return total / max(cells, 1)
+        if is_best:
+            atomic.write_bytes(self.run.best(select), self.best)
+        self.run.write_history(self.history)
+
+    def _report(self):
+        """Log the last epoch: a line if no progress bar is shown, and scalars if asked for."""
+        row = self.history[-1]
+        if row["loss"] is not None and not sys.stderr.isatty():
+            print(f"{self.label}: {describe_epoch(self.history, self.plan)}", flush=True)
+        if self.tensorboard:
+            write_scalars(self.run.path / "tensorboard", row)
+
+
+def write_scalars(folder: Path, row: dict) -> None:
+    """Append the loss, learning rate and metrics of an epoch to TensorBoard's files."""
+    from torch.utils.tensorboard import SummaryWriter  # an optional extra
+
+    scalars = {"loss": row["loss"], "lr": row["lr"]}
+    for name, value in row.get("valid", {}).items():
+        scalars[f"valid/{name}"] = value
+    with SummaryWriter(folder) as writer:
+        for name, value in scalars.items():
+            if value is not None:
+                writer.add_scalar(name, value, row["epoch"])
 
 
 def read_last(run: RunFolder) -> dict | None:
-    """What last.pt holds; None for a run that has not finished an epoch.
+    """Read last.pt; None for a run that has not finished an epoch.
 
     Raises:
         CheckpointError: it is damaged, or another file.
@@ -252,31 +344,13 @@ def read_last(run: RunFolder) -> dict | None:
 
 
 def read_history(folder: str | Path) -> list[dict]:
-    """The epochs of a run so far."""
+    """Read the history of a run; empty for a new one."""
     state = read_last(RunFolder(Path(folder)))
     return [] if state is None else state["history"]
 
 
-def resume(state, method, optimizer):
-    """Put method and optimiser back to the end of the last finished epoch.
-
-    Args:
-        state: from `read_last`.
-
-    Returns:
-        (history, Kept), both empty for a new run.
-    """
-    if state is None:
-        return [], Kept()
-    method.load_resumable_state(state["method"])
-    if state["optimizer"] is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    return state["history"], Kept(state["hashes"], state["best"])
-
-
 def mend(run: RunFolder, state: dict) -> None:
-    """Write history.jsonl and the best checkpoint again where they are not what last.pt holds.
+    """Write history.jsonl and the best checkpoint again if they differ from what last.pt holds.
 
     Raises:
         CheckpointError: the checkpoint of an epoch, which last.pt does not hold, is not that of
@@ -295,8 +369,8 @@ def mend(run: RunFolder, state: dict) -> None:
     atomic.write_bytes(run.path / name, state["best"])
 
 
-def describe(history, plan):
-    """What came of a run, in words."""
+def describe(history: list[dict], plan: Plan) -> str:
+    """Return one line about the outcome of a run."""
     if plan.select["split"] == "test":
         return f"{len(history)} epochs, all kept for scoring"
     chosen = best(history, plan.select)
@@ -315,21 +389,48 @@ def describe(history, plan):
     )
 
 
-def finished(history, plan):
+def describe_epoch(history: list[dict], plan: Plan) -> str:
+    """Return one line about the last epoch, with the time that is left at most."""
+    row = history[-1]
+    parts = [f"epoch {row['epoch']}/{plan.epochs}", f"loss {row['loss']:.4f}"]
+    metric = plan.select["metric"]
+    value = row.get("valid", {}).get(metric)
+    if value is not None:
+        parts.append(f"{metric} {value:.3f}")
+    seconds = sum(past["seconds"] for past in history) / len(history)
+    left = seconds * (plan.epochs - len(history))
+    return f"{', '.join(parts)}, {format_duration(left)} left"
+
+
+def format_duration(seconds: float) -> str:
+    """Format seconds for people.
+
+    >>> [format_duration(seconds) for seconds in (0.04, 12.3, 754, 30000)]
+    ['0.0 s', '12.3 s', '13 min', '8.3 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def finished(history: list[dict], plan: Plan) -> bool:
     """Whether the run has reached its last epoch, or `patience` epochs brought no better one."""
-    if len(history) >= plan.epochs or history and history[-1]["epoch"] == 0:
+    if len(history) >= plan.epochs:
         return True
-    if (
-        plan.patience is None
-        or plan.select["split"] == "test"
-        or (chosen := best(history, plan.select)) is None
-    ):
+    if history and history[-1]["epoch"] == 0:  # nothing to train
+        return True
+    if plan.patience is None or plan.select["split"] == "test":
+        return False
+    chosen = best(history, plan.select)
+    if chosen is None:
         return False
     return history[-1]["epoch"] - chosen["epoch"] >= plan.patience
 
 
-def best(history, select):
-    """The epoch of the history that is best by the selection's metric on the validation split.
+def best(history: list[dict], select: dict) -> dict | None:
+    """Return the epoch with the best value of the selection's metric on the validation split.
 
     It is the earliest of several, and the last one if the metric has no value in any epoch, for
     want of labels of both kinds. None if no epoch was validated.
@@ -340,9 +441,3 @@ def best(history, select):
     if not valued:
         return validated[-1] if validated else None
     return max(valued, key=lambda row: sign * row["valid"][select["metric"]])
-
-
-def _split(batch, size):
-    if size is None or size >= len(batch.mask):
-        return [batch]
-    return [Batch(*parts) for parts in zip(*(tensor.split(size) for tensor in batch), strict=True)]

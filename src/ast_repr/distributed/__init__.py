@@ -1,1 +1,0 @@
-"""Several processes and several runs at a time."""

@@ -21,6 +21,9 @@ FORMATS = {  # name: (suffix, subtype)
     "mp3": ("mp3", "MPEG_LAYER_III"),
 }
 LOSSY = ("ogg", "mp3")
+RATES_AND_FORMATS = [
+    (rate, kind) for rate, kind in product(RATES, FORMATS) if kind != "mp3" or rate <= 48_000
+]
 
 
 def tone(hz, rate, seconds=1.0):
@@ -48,9 +51,9 @@ def write(folder, sound, rate, kind="float"):
 @pytest.mark.parametrize(
     ("rate", "channels", "kind"),
     [
-        case
-        for case in product(RATES, (1, 2, 6), FORMATS)
-        if case[2] != "mp3" or (case[0] <= 48_000 and case[1] <= 2)
+        *((rate, 2, kind) for rate, kind in RATES_AND_FORMATS),
+        *((44_100, 1, kind) for kind in FORMATS),
+        *((48_000, 6, kind) for kind in FORMATS if kind != "mp3"),
     ],
 )
 def test_every_rate_channel_count_and_format_gives_the_same_waveform(
@@ -147,8 +150,7 @@ def test_samples_that_are_not_finite_are_refused(value, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "kind"),
-    [case for case in product(RATES, FORMATS) if case[1] != "mp3" or case[0] <= 48_000],
+    ("rate", "kind"), [case for case in RATES_AND_FORMATS if case[0] in (8_000, 16_000, 44_100)]
 )
 def test_a_stream_is_the_decoded_file_to_the_bit(rate, kind, tmp_path):
     """Healthy files of all kinds and rates also come without a word about damage."""

@@ -87,7 +87,7 @@ def test_channels_are_averaged(tmp_path):
     ("rate", "hz"),
     [(22_050, 9_000), (44_100, 9_000), (44_100, 17_000), (48_000, 12_000), (96_000, 40_000)],
 )
-def test_what_16_khz_cannot_hold_is_80_db_down(rate, hz):
+def test_frequencies_above_8_khz_are_80_db_down(rate, hz):
     sound = tone(hz, rate).astype(np.float32)
     assert decibels(audio.resample(sound, rate, RATE)) <= decibels(sound) - 80
 
@@ -107,7 +107,7 @@ def test_7_khz_passes_within_half_a_decibel(rate):
         (0.9, 5, 14_400, 16_000),
     ],
 )
-def test_a_part_is_read_where_it_was_asked_for(start, seconds, first, end, tmp_path):
+def test_a_part_begins_at_its_start_and_has_its_length(start, seconds, first, end, tmp_path):
     ramp = np.linspace(-1, 1, RATE, dtype=np.float32)
     assert np.array_equal(
         audio.decode(write(tmp_path, ramp, RATE), start, seconds), ramp[first:end]
@@ -178,7 +178,7 @@ def test_a_stream_of_nothing_is_an_error(samples, rate, tmp_path):
         list(audio.stream(write(tmp_path, np.zeros(samples), rate)))
 
 
-def test_what_is_wrong_late_in_a_file_is_found(tmp_path):
+def test_a_bad_sample_late_in_a_stream_is_found(tmp_path):
     sound = np.zeros(3 * RATE)
     sound[-1] = np.nan
     blocks = audio.stream(write(tmp_path, sound, RATE))

@@ -269,7 +269,7 @@ def test_tensors_of_a_training_checkpoint_are_unwrapped(wrap, tmp_path, tiny_ast
 @pytest.mark.parametrize(
     "value", [{"epoch": 3}, {"state_dict": [1]}, {"model": {"a": 1}}, [torch.zeros(2)]]
 )
-def test_what_holds_no_tensors_by_name_is_refused(value, tmp_path):
+def test_a_file_without_named_tensors_is_refused(value, tmp_path):
     torch.save(value, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="x.pth: .*state_dict"):
         weights.read_header(tmp_path / "x.pth")

@@ -70,7 +70,7 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
         checkpoint.load(path, "train again")
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="none.pt: no such checkpoint; .*`train`"):
         checkpoint.load(tmp_path / "none.pt")
 

@@ -57,7 +57,7 @@ def step(model, optimizer):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_to_be_trained_changes_and_the_rest_stays_to_the_bit(kind, head, tiny_ast):
+def test_only_reprogrammer_and_head_change_in_training(kind, head, tiny_ast):
     model = build(tiny_ast, kind, head).train()
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     before, start = (
@@ -203,7 +203,7 @@ def size(state):
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
-def test_what_is_learned_is_small_and_brings_the_model_back(tiny_ast):
+def test_the_trained_state_is_small_and_restores_the_model(tiny_ast):
     model = build(tiny_ast, "unet").train()
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     for _ in range(3):
@@ -274,7 +274,7 @@ def test_random_backbones_leave_the_callers_random_numbers_alone(tiny_dims):
     assert torch.equal(*drawn)
 
 
-def test_an_unknown_norm_lists_what_there_is(tiny_dims):
+def test_an_unknown_norm_lists_the_valid_ones(tiny_dims):
     with pytest.raises(ValueError, match="unknown input norm 'backbon': did you mean 'backbone'"):
         build_model(["a"], **(values(tiny_dims) | {"norm": "backbon"}))
 

@@ -142,7 +142,7 @@ def test_a_second_run_redoes_nothing(project):
     assert changed <= {".lock", manifest.HASHES}
 
 
-def test_the_results_say_what_they_were_made_from(project):
+def test_results_hold_the_hashes_of_all_their_inputs(project):
     results = project.results()
     clips, classes = manifest.read(project.data)
     made_from = results["made_from"]
@@ -156,7 +156,7 @@ def test_the_results_say_what_they_were_made_from(project):
     assert project.run().read_results() == results
 
 
-def test_audio_that_was_replaced_under_the_same_path_is_used_everywhere(project, said):
+def test_replaced_audio_under_the_same_path_is_used_everywhere(project, said):
     old, embeddings = project.results(), set((project.data / "embeddings").iterdir())
     replace_audio(project)
     assert project.stage("prepare") == 0

@@ -163,7 +163,7 @@ def test_the_last_label_of_a_class_stays_in_training(read):
         assert [clip.split for clip in clips if "rare" in clip.labels] == ["train"]
 
 
-def test_a_validation_split_of_ones_own_is_kept(read):
+def test_a_given_validation_split_is_kept(read):
     table = read(HEADER, *ROWS[:3], ROWS[3].replace("train", "valid"), *ROWS[4:])
     assert table.problems == []
     assert prepare.with_validation(table.clips) == table.clips
@@ -211,12 +211,12 @@ def test_a_validation_split_of_ones_own_is_kept(read):
         ((HEADER + ",oboe", *ROWS, "g.wav,gus,test,1,,1"), "oboe has no label in training"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_row(lines, message, read):
+def test_a_problem_is_listed_with_its_row(lines, message, read):
     table = read(*lines)
     assert any(found.startswith(message) for found in problems(table)), problems(table)
 
 
-def test_everything_wrong_is_said_at_once_in_the_order_of_rows(read):
+def test_all_problems_are_listed_at_once_in_the_order_of_rows(read):
     found = problems(
         read(
             HEADER,
@@ -250,7 +250,7 @@ def test_one_mistake_is_one_problem(read):
         (b'path,x\n"a" b.wav,1\n', "row 2: a quotation mark"),
     ],
 )
-def test_what_is_no_csv_is_refused_in_one_line(content, message, tmp_path):
+def test_a_file_that_is_no_csv_is_refused_in_one_line(content, message, tmp_path):
     (tmp_path / "songs.csv").write_bytes(content)
     with pytest.raises(ManifestError, match=f"songs.csv[:,] .*{message}") as caught:
         custom.read(tmp_path / "songs.csv", tmp_path)
@@ -317,7 +317,7 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
     }
 
 
-def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder, read, capsys):
+def test_the_stage_refuses_a_csv_with_problems_unless_they_are_allowed(folder, read, capsys):
     stage = ("--corpus", "custom", "--root", folder / "songs.csv", "--data", folder / "data")
     read(HEADER, *ROWS, *(f"{i}.wav,{i},train,7," for i in range(12)))
     assert run_script(prepare, *stage) == 1

@@ -74,7 +74,9 @@ def test_the_order_in_memory_is_that_of_runs_made_before(corpus):
     ("needed_of", "shares", "kept"),
     [(240, {"memory": 1.0}, True), (240, {"memory": 0.999}, False), (240, {"device": 1.0}, True)],
 )
-def test_features_are_kept_where_they_fit(corpus, monkeypatch, needed_of, shares, kept):
+def test_features_are_kept_in_the_first_storage_that_is_large_enough(
+    corpus, monkeypatch, needed_of, shares, kept
+):
     """20 clips of 2 x 3 numbers are 240 bytes."""
     clips, _, folder = corpus
     monkeypatch.setattr(dataset, "SHARES", shares)
@@ -90,13 +92,13 @@ def test_features_are_kept_where_they_fit(corpus, monkeypatch, needed_of, shares
             list(loaded.batches(20))
 
 
-def test_free_memory_is_some_of_what_there_is():
+def test_free_memory_is_a_part_of_the_memory():
     free = dataset.free_memory("memory", torch.device("cpu"))
     assert 10**7 < free < 10**14
     assert dataset.free_memory("device", torch.device("cpu")) == 0
 
 
-def test_an_unknown_place_lists_what_there_is(corpus):
+def test_an_unknown_storage_lists_the_valid_ones(corpus):
     clips, _, folder = corpus
     with pytest.raises(
         ValueError, match="unknown place of features 'ram'.*valid: auto, device, disk, memory"
@@ -174,7 +176,7 @@ def test_features_given_to_clips_on_disk_are_in_memory(many_shards):
     assert not hasattr(stored, "reads")
 
 
-def test_what_fails_while_reading_ahead_is_raised(many_shards):
+def test_an_error_while_prefetching_is_raised(many_shards):
     loaded, stored, _ = many_shards
     for path in stored.folder.glob("*.h5"):
         path.unlink()

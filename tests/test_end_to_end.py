@@ -111,7 +111,7 @@ def test_the_table_and_the_files_are_there(finished):
     assert {path.suffix for path in (exp / "figures").iterdir()} == {".png", ".pdf"}
 
 
-def test_nothing_but_data_and_experiments_is_written_and_nothing_temporary_stays(finished):
+def test_only_data_and_experiments_are_written_and_no_temporary_files_stay(finished):
     """Though the first run was killed."""
     recipe_folder, _ = finished
     egs = recipe_folder.parent
@@ -176,7 +176,7 @@ def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, con
         np.testing.assert_allclose(predictor(audio.fit(waveform)[None])[0], expected, atol=1e-4)
 
 
-def test_a_dry_run_says_what_it_would_take_and_trains_nothing(finished):
+def test_a_dry_run_prints_an_estimate_and_trains_nothing(finished):
     recipe_folder, _ = finished
     before = sorted((recipe_folder / "exp").rglob("*"))
     done = run(

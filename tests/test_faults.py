@@ -64,7 +64,9 @@ def telling(path):
         (telling, "survived", "said"),
     ],
 )
-def test_a_flipped_bit_is_judged_by_what_its_reader_does(faults, tmp_path, reader, expected, note):
+def test_a_flipped_bit_is_judged_by_the_behaviour_of_its_reader(
+    faults, tmp_path, reader, expected, note
+):
     bits, verdict, _ = faults
     path = tmp_path / "file"
     path.write_bytes(b"right")

@@ -40,7 +40,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_is_written_is_read_to_the_bit(folder):
+def test_written_features_are_read_back_to_the_bit(folder):
     found = Store(folder, SPEC).read([f"a{i}" for i in range(12)] + [f"b{i}" for i in range(5)])
     assert found.dtype == np.float16
     assert np.array_equal(found, np.concatenate([features(12), features(5, seed=1)]))
@@ -68,7 +68,7 @@ def test_the_shape_of_one_clip_is_known(folder):
     assert tuple(Store(folder).shape) == (1, 8, 4)
 
 
-def test_a_clip_that_is_not_there_is_named(folder):
+def test_a_missing_clip_is_named(folder):
     with pytest.raises(
         StoreError, match=r"no features of 2 clips \(c9, ...\); run the stage `extract`"
     ):
@@ -88,7 +88,7 @@ def test_an_empty_folder_names_the_stage_that_fills_it(tmp_path):
         ({"feature": "logmel", "bins": 4}, r"frames 8 \(expected None\)"),
     ],
 )
-def test_a_store_of_another_feature_is_refused_with_what_differs(other, named, folder):
+def test_a_store_of_another_feature_is_refused_by_the_differing_keys(other, named, folder):
     with pytest.raises(StoreError, match=named):
         Store(folder, other)
     with pytest.raises(StoreError, match=named):
@@ -175,7 +175,7 @@ def test_a_shard_says_which_of_its_clips_were_left_out(folder):
     )
 
 
-def test_clips_that_one_feature_lacks_are_used_by_none(tmp_path):
+def test_clips_without_one_of_the_features_are_not_used(tmp_path):
     clips = [
         Clip(name, name, f"{name}.ogg", 0.0, "train", {}, f"audio {name}", {"vggish": name})
         for name in ("a0", "a1", "b0")
@@ -198,7 +198,7 @@ def test_a_store_without_any_clip_names_the_stage(tmp_path):
         Store(tmp_path)
 
 
-def test_clips_are_together_as_long_as_they_follow_each_other_in_one_shard(folder):
+def test_consecutive_clips_of_one_shard_are_grouped(folder):
     assert Store(folder).group_by_shard(["a3", "a5", "b1", "b0", "a0"]) == [[0, 1], [2, 3], [4]]
     with pytest.raises(StoreError, match="no features of 1 clips"):
         Store(folder).group_by_shard(["a3", "x"])

@@ -159,7 +159,7 @@ def test_the_spec_tells_settings_apart():
         ("logmel", {"frame": 3}, "'frame': did you mean 'frames'. valid: bins, frames"),
     ],
 )
-def test_an_unknown_name_or_option_lists_what_there_is(name, kwargs, message):
+def test_an_unknown_name_or_option_lists_the_valid_ones(name, kwargs, message):
     with pytest.raises(ValueError, match=message):
         features.build(name, **kwargs)
 

@@ -51,7 +51,7 @@ def partials(folder):
     return list(folder.rglob("*.partial"))
 
 
-def test_a_file_gets_the_permissions_of_the_umask_and_nothing_stays(tmp_path):
+def test_a_file_gets_the_permissions_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         atomic.write_text(tmp_path / "a" / "x.txt", "é")
@@ -73,7 +73,7 @@ def test_an_error_or_an_interruption_leaves_the_old_file(tmp_path):
     assert not partials(tmp_path)
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
+def test_two_writers_of_one_file_do_not_interfere(tmp_path):
     """Not even where both have the same process number, as in two containers."""
     path = tmp_path / "x"
     with atomic.replacing(path) as first, atomic.replacing(path) as second:
@@ -86,7 +86,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["writing again", "sweeping"])
-def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(by, writer, tmp_path):
+def test_partial_files_of_killed_writers_are_swept_and_no_others(by, writer, tmp_path):
     folder = tmp_path / "a"
     killed = writer(folder / "x[1].bin")
     killed.kill()
@@ -116,7 +116,7 @@ def test_only_our_partial_files_are_swept(tmp_path):
     assert not (tmp_path / f".x.{'0' * 16}.partial").exists()
 
 
-def test_where_locks_do_not_work_the_age_decides(tmp_path, monkeypatch):
+def test_without_locks_the_age_of_a_partial_file_decides(tmp_path, monkeypatch):
     def refuse(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -131,7 +131,7 @@ def test_where_locks_do_not_work_the_age_decides(tmp_path, monkeypatch):
     assert (tmp_path / "x").read_bytes() == b"whole"
 
 
-def test_a_partial_file_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+def test_a_partial_file_swept_before_it_is_locked_is_recreated(tmp_path, monkeypatch):
     flock, swept = fcntl.flock, []
 
     def sweep_first(file, operation):
@@ -160,7 +160,7 @@ except OSError as error:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_finds_no_room_is_named(tmp_path):
+def test_a_checkpoint_on_a_full_disk_is_named(tmp_path):
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"x": torch.ones(2)})
     run = subprocess.run(
@@ -187,7 +187,7 @@ def test_a_full_disk_is_named_even_if_a_library_raises_another_error(tmp_path):
         raise RuntimeError("another")
 
 
-def test_files_that_are_there_are_not_replaced_unasked(tmp_path):
+def test_existing_files_are_not_replaced_unasked(tmp_path):
     song, link, table = (tmp_path / name for name in ("song.wav", "link", "table.csv"))
     for path in (song, table):
         path.touch()

@@ -102,7 +102,7 @@ def test_a_playlist_opens_no_other_file(tmp_path):
             audio.decode(tmp_path / name)
 
 
-def test_a_name_is_never_an_address(tmp_path, monkeypatch):
+def test_a_file_name_is_never_taken_for_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("http:song.wav", "Artist: Song.wav", "concat:a|b", "%03d.wav"):
         (tmp_path / name).write_bytes(wave(np.full(RATE, 0.1)))
@@ -254,7 +254,7 @@ def test_a_clip_is_padded_to_ten_seconds(tmp_path):
 # Levels.
 
 
-def test_samples_beyond_one_are_divided_by_the_peak_and_said(tmp_path):
+def test_samples_beyond_one_are_divided_by_the_peak_with_a_warning(tmp_path):
     said, sound = [], np.zeros(12 * RATE)
     sound[100], sound[-1] = -4096, 32_768  # as if 16 bits had been written as numbers
     (tmp_path / "loud.wav").write_bytes(wave(sound, subtype="FLOAT"))

@@ -102,6 +102,6 @@ def test_the_method_trains_on_soft_or_hard_targets(kind, target, junk):
         ("supervised", {"target": "soft"}, "'target': did you mean 'targets'"),
     ],
 )
-def test_an_unknown_method_or_option_lists_what_there_is(name, options, message):
+def test_an_unknown_method_or_option_lists_the_valid_ones(name, options, message):
     with pytest.raises(ValueError, match=message):
         methods.build(name, model=torch.nn.Identity(), **options)

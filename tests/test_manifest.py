@@ -41,7 +41,7 @@ def many(groups=30, each=5, seed=0):
     return clips
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_manifest_is_read_back(tmp_path):
     manifest.write(tmp_path / "new" / "folder", TWO, CLASSES)
     assert manifest.read(tmp_path / "new" / "folder") == (TWO, CLASSES)
 
@@ -61,7 +61,7 @@ def test_a_line_is_plain_json(tmp_path):
     }
 
 
-def test_the_mask_is_absence():
+def test_labels_that_are_absent_are_masked():
     targets, mask = manifest.targets(TWO, CLASSES)
     assert targets.dtype == np.float32
     assert mask.dtype == bool
@@ -129,7 +129,7 @@ def test_no_flipped_bit_goes_unnoticed(name, tmp_path):
             manifest.read(tmp_path)
 
 
-def test_a_manifest_is_known_by_all_that_it_says_but_where_its_audio_lies():
+def test_the_identity_of_a_manifest_covers_all_but_the_paths_of_its_audio():
     own = manifest.content_sha256(TWO, CLASSES)
     moved = [replace(clip, audio="/elsewhere/" + clip.audio) for clip in TWO]
     assert manifest.content_sha256(moved, CLASSES) == own
@@ -234,7 +234,7 @@ def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch
         ({"group": "artist 1", "split": "valid"}, "group artist 1 is in both train and valid"),
     ],
 )
-def test_what_would_spoil_an_experiment_is_refused(changes, message):
+def test_a_manifest_that_would_spoil_an_experiment_is_refused(changes, message):
     manifest.check(TWO, CLASSES)
     with pytest.raises(ManifestError, match=message):
         manifest.check([TWO[0], replace(TWO[1], **changes)], CLASSES)

@@ -117,7 +117,7 @@ def test_blank_rows_between_others_are_skipped(folder):
     assert table.rows["clips/s00.wav"] == 6  # as an editor counts
 
 
-def test_an_index_of_a_filtered_table_is_one_too(folder, capsys):
+def test_the_index_of_a_filtered_table_is_recognised(folder, capsys):
     rows = [(str(3 * k + 7), *row) for k, row in enumerate(ROWS)]
     path = write(folder, "\n".join(lines(rows, ("", *HEADER))))
     assert run_script(prepare, "--check", path) == 0
@@ -258,7 +258,7 @@ def test_few_labels_of_a_kind_in_a_split_are_warned_of(split, present, absent, w
     assert all(f"x ({present} present, {absent} absent)" in warning for warning in warnings)
 
 
-def test_classes_share_a_warning_and_what_has_no_score_is_told_apart():
+def test_classes_share_a_warning_and_those_without_a_score_have_another():
     clips = [clip for split in manifest.SPLITS for clip in labelled(split, 7, 7)]
     clips += (
         labelled("train", 7, 7, "y") + labelled("valid", 7, 7, "y") + labelled("test", 1, 9, "y")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_pool_works_in_order_in_processes_of_its_own(method):
+def test_a_pool_works_in_order_in_other_processes(method):
     with processes.pool(2, method=method) as pool:
         assert list(pool.map(abs, [-3, 2, -1])) == [3, 2, 1]
         assert pool.submit(os.getpid).result() != os.getpid()

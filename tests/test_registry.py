@@ -45,7 +45,7 @@ def resolved(name, *, given=(), **options):
     return registry.resolve("room", {"name": name, **options}, {name}, given)
 
 
-def test_every_room_builds_a_class_that_is_allowed():
+def test_every_registry_builds_an_allowed_class():
     own = resolved("outside_of_rooms.Own", size=4)
     assert backbones.build(**own).size == features.build(**own).size == 4
     reprogrammer = resolved("outside_of_rooms.Reprogrammer")
@@ -56,7 +56,7 @@ def test_every_room_builds_a_class_that_is_allowed():
 
 
 @pytest.mark.parametrize("room", [backbones, features, reprogrammers, methods, heads])
-def test_a_room_by_itself_imports_nothing(room):
+def test_a_registry_by_itself_imports_nothing(room):
     """Whatever a file may say, options that sound like permission included."""
     needed = {"n_classes": 2} if room is heads else {"model": None} if room is methods else {}
     with pytest.raises(ValueError, match="unknown .*valid: "):
@@ -67,7 +67,7 @@ def test_a_room_by_itself_imports_nothing(room):
 @pytest.mark.parametrize(
     "allow", [(), ["outside_of_rooms.Ow"], "outside_of_rooms.Own2", {"outside_of_rooms"}, ["Own"]]
 )
-def test_no_other_name_than_the_very_one_is_allowed(allow):
+def test_only_the_exact_name_is_allowed(allow):
     with pytest.raises(
         registry.NotAllowedError, match="--allow-class outside_of_rooms.Own "
     ) as caught:
@@ -77,7 +77,7 @@ def test_no_other_name_than_the_very_one_is_allowed(allow):
 
 
 @pytest.mark.parametrize("name", ["$(reboot).Own", "a b.Own", "..", "os.", ".system", "a.b\n", ""])
-def test_what_is_no_name_of_a_class_is_never_imported(name):
+def test_a_text_that_is_no_class_name_is_never_imported(name):
     """Nor is it part of the command that allows it."""
     assert registry.resolve("head", {"name": name}, [name]) == {"name": name}
     with pytest.raises(ValueError, match="unknown head"):
@@ -107,7 +107,7 @@ def test_what_is_no_name_of_a_class_is_never_imported(name):
         ("adversarial", {"scale": float("nan")}, "expected a number"),
     ],
 )
-def test_what_cannot_be_built_is_said_in_one_line(name, options, said):
+def test_an_entry_that_cannot_be_built_is_refused_in_one_line(name, options, said):
     with pytest.raises(ValueError) as caught:
         reprogrammers.build(**resolved(name, given=("frames", "bins"), **options))
     assert said in str(caught.value)

@@ -102,7 +102,7 @@ def test_two_processes_that_fetch_the_same_wait_for_each_other(server, tmp_path,
     assert "another process is fetching" in capsys.readouterr().err
 
 
-def test_what_may_pass_is_tried_again(server, tmp_path):
+def test_errors_that_may_pass_are_tried_again(server, tmp_path):
     server.cuts, server.codes = [1_000_000, 3_000_000], [503]
     assert download(remote(server), tmp_path / "file", pauses=(0, 0)).read_bytes() == DATA
     assert server.asked == [None, None, "bytes=1000000-", "bytes=3000000-"]
@@ -135,7 +135,7 @@ def test_another_size_or_sha256_is_refused(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_network_one_line_says_what_to_put_where(server, tmp_path):
+def test_without_network_one_line_names_url_size_hash_and_place(server, tmp_path):
     wanted = remote(server, url="http://127.0.0.1:9/file")  # port 9: nobody answers
     with pytest.raises(RemoteError) as caught:
         download(wanted, tmp_path / "file", pauses=())
@@ -329,7 +329,7 @@ def test_fetch_looks_at_the_content_of_weights(name, weights, monkeypatch):
         ("--backbone-file absent.pth", 1, "absent.pth: no such file"),
     ],
 )
-def test_fetch_complains_in_one_line(fetch, tmp_path, options, code, message):
+def test_fetch_reports_an_error_in_one_line(fetch, tmp_path, options, code, message):
     found, _, said = fetch(tmp_path, options)
     assert found == code
     assert message in said

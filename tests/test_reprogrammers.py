@@ -234,7 +234,7 @@ def test_the_unet_has_the_published_layers():
     assert count(unet) == 1_285
 
 
-def test_the_unet_computes_what_was_published():
+def test_the_unet_computes_the_published_layers():
     torch.manual_seed(3)
     unet, x = reprogrammers.build("unet", **SMALL).eval(), log_mel()
     weights = [m.weight for m in unet.modules() if isinstance(m, torch.nn.Conv2d)]

@@ -219,7 +219,7 @@ def test_every_note_is_in_the_instruments_range(name):
                 assert 1 <= velocity <= 127
 
 
-def test_what_is_rendered_never_exceeds_the_safe_pitch(monkeypatch):
+def test_no_rendered_pitch_exceeds_the_safe_one(monkeypatch):
     rendered = []
 
     def listen(program, notes, seconds):

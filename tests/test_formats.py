@@ -220,7 +220,7 @@ def test_a_part_is_that_part_of_the_whole_to_the_sample(suffix, codec, tmp_path)
 
 
 def test_a_late_part_is_not_decoded_from_the_start(tmp_path, monkeypatch):
-    path = encode(tmp_path / "long.mp3", music(60, RATE, 1), RATE, "libmp3lame")
+    path = encode(tmp_path / "long.mp3", music(24, RATE, 1), RATE, "libmp3lame")
     decoded, frames = [], audio._decoded_packets
 
     def counted(*given):
@@ -229,7 +229,7 @@ def test_a_late_part_is_not_decoded_from_the_start(tmp_path, monkeypatch):
             yield frame
 
     monkeypatch.setattr(audio, "_decoded_packets", counted)
-    audio.decode(path, 50, 5)
+    audio.decode(path, 16, 5)
     assert 5 * RATE <= sum(decoded) < 8 * RATE
 
 

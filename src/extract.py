@@ -1,8 +1,8 @@
-"""Stage `extract`: each clip's feature, computed in parallel, into the store.
+"""Stage `extract`: compute each clip's features in parallel and store them.
 
-Resumes where it was interrupted. A shard is made again if it is damaged, or if the audio of one of
-its clips has changed since. Machines share the work on one store by `--shard`: the second of four
-makes each fourth shard, from the second on.
+Resumes after an interruption. A shard is computed again if it is damaged, or if the audio of one of
+its clips has changed. Several machines can fill one store: `--shard 2/4` computes every fourth
+shard, starting with the second.
 """
 
 if __name__ == "__main__":
@@ -11,79 +11,78 @@ if __name__ == "__main__":
     cli.guard_imports()
 
 import argparse
-import json
 import re
 from pathlib import Path
 
-from ast_repr import atomic, audio, cli, escaping, features, manifest, registry
+from ast_repr import atomic, cli, features, manifest, options, registry
 from ast_repr.data import extraction, feature_store
 
-LISTED = 10  # unreadable clips named in an error
 
-
-def main(args):
-    atomic.sweep(Path(args.data) / "features")
+def main(args: argparse.Namespace) -> None:
+    """Extract the features of all configs."""
+    atomic.sweep(args.data / "features")
     clips, _ = manifest.read(args.data)
-    confs = cli.confs(args, lacking=features.lacking(clips)).values()
-    for feature in {
-        json.dumps(conf["feature"], sort_keys=True): conf["feature"] for conf in confs
-    }.values():
-        extract(Path(args.data), clips, feature, args.nj, args.allow_missing, args.shard)
+    extracted = []
+    for config in cli.confs(args, lacking=features.lacking(clips)).values():
+        if config["feature"] not in extracted:
+            extract(clips, config["feature"], args)
+            extracted.append(config["feature"])
 
 
-def extract(data, clips, settings, nj, allowed, part):
-    """Fill the store of one feature, or a part of its shards, with what it lacks.
+def extract(clips: list[manifest.Clip], settings: dict, args: argparse.Namespace) -> None:
+    """Fill the store of one feature, or some of its shards, with what it lacks.
 
-    Clips whose audio cannot be decoded are left out if there are no more than `allowed`.
+    Raises:
+        ValueError: more clips cannot be decoded than may be left out.
     """
-    folder = data / "features" / settings["name"]
-    allow = registry.outside({"feature": settings})  # whoever writes a config may name any class
+    folder = args.data / "features" / settings["name"]
+    allow = registry.outside({"feature": settings})  # the author of a config may name any class
     feature = features.build(**registry.resolve("feature", settings, allow))
-    shards = [
-        clips[start : start + feature_store.SHARD_CLIPS]
-        for start in range(0, len(clips), feature_store.SHARD_CLIPS)
-    ]
-    own = {index: {clip.clip: clip for clip in shards[index]} for index in range(len(shards))[part]}
-    identities = {
-        index: manifest.identities(shard.values(), folder.name) for index, shard in own.items()
-    }
-    whole = {i for i in own if feature_store.holds(folder, i, identities[i], feature.spec())}
-    say_what_changed(folder, identities.values())
+    shards = split_into_shards(clips)
+    selected = dict(list(shards.items())[args.shard])
+    print_changes(folder, selected)
+    complete = set()
     left_out = {}
-    for index in whole:
-        left_out |= feature_store.read_header(feature_store.shard_path(folder, index)).left_out
-    if len(left_out) > allowed:  # they may have been mended
-        whole = {index for index in whole if not own[index].keys() & left_out.keys()}
+    for index, shard in selected.items():
+        identities = manifest.identities(shard.values(), folder.name)
+        if feature_store.holds(folder, index, identities, feature.spec()):
+            complete.add(index)
+            left_out |= feature_store.read_header(feature_store.shard_path(folder, index)).left_out
+    if len(left_out) > args.allow_missing:  # they may have been fixed
+        complete = {index for index in complete if not selected[index].keys() & left_out.keys()}
         left_out = {}
-    todo = {index: shard for index, shard in own.items() if index not in whole}
+    todo = {index: shard for index, shard in selected.items() if index not in complete}
     if todo:
-        fill(folder, data, feature, todo, nj, left_out, allowed)
-        refuse_too_many(left_out, allowed)
-    for stale in folder.glob("shard-*.h5"):
-        if stale.name >= feature_store.shard_path(folder, len(shards)).name:
-            stale.unlink(missing_ok=True)  # of a larger manifest
+        fill(folder, args.data, feature, todo, args.nj, left_out, args.allow_missing)
+        cli.refuse_missing(list(left_out.values()), args.allow_missing)
+    remove_surplus_shards(folder, len(shards))
     state = "" if todo else " is up to date"
-    print(f"{folder}{state}: {sum(map(len, own.values())) - len(left_out)} clips")
+    stored = sum(len(shard) for shard in selected.values()) - len(left_out)
+    print(f"{folder}{state}: {stored} clips")
 
 
-def say_what_changed(folder, shards):
-    """Print how many clips' features were computed from something else than the manifest now says.
+def split_into_shards(clips: list[manifest.Clip]) -> dict[int, dict[str, manifest.Clip]]:
+    """Split the clips into the shards of a store: {index: {name: clip}}."""
+    shards = {}
+    for number, clip in enumerate(clips):
+        shards.setdefault(number // feature_store.SHARD_CLIPS, {})[clip.clip] = clip
+    return shards
 
-    Args:
-        shards: {clip: identity} of each.
-    """
+
+def print_changes(folder: Path, shards: dict[int, dict[str, manifest.Clip]]) -> None:
+    """Print how many stored clips were computed from other audio than the manifest's."""
     expected = {}
-    for identities in shards:
-        expected |= identities
+    for shard in shards.values():
+        expected |= manifest.identities(shard.values(), folder.name)
     changed = set()
     for header in feature_store.headers(folder):
         changed.update(header.changed(expected))
     if changed:
-        print(f"{folder}: {len(changed)} clips have changed since; their shards are made again")
+        print(f"{folder}: {len(changed)} clips have changed; their shards are computed again")
 
 
-def fill(folder, data, *rest):
-    """`extraction.fill`; if a file has changed, the next `prepare` hashes all of them again."""
+def fill(folder: Path, data: Path, *rest) -> None:
+    """Compute shards; if a file has changed, let the next `prepare` hash all files again."""
     try:
         extraction.fill(folder, data, *rest)
     except extraction.SourceChangedError:
@@ -91,50 +90,41 @@ def fill(folder, data, *rest):
         raise
 
 
-def refuse_too_many(left_out, allowed):
-    if len(left_out) > allowed:
-        for reason in list(left_out.values())[:LISTED]:
-            print(escaping.terminal(f"  {reason}"))
-        more = f" (the first {LISTED} are listed above)" if len(left_out) > LISTED else ""
-        raise audio.AudioError(
-            f"{len(left_out)} clips cannot be decoded{more}; mend them, or go on without them by "
-            f"--allow-missing {len(left_out)}"
-        )
+def remove_surplus_shards(folder: Path, count: int) -> None:
+    """Remove the shards of a previous, larger manifest."""
+    for path in folder.glob("shard-*.h5"):
+        if path.name >= feature_store.shard_path(folder, count).name:
+            path.unlink(missing_ok=True)
 
 
-def part(text):
-    """The slice of a list of shards that `i/n` means.
+def part(text: str) -> slice:
+    """Parse "i/n" as a slice of a list of shards.
 
     >>> list("abcdefg")[part("2/3")]
     ['b', 'e']
     """
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text, re.ASCII)
-    if not found or int(found[1]) > int(found[2]):
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text, re.ASCII)
+    if not match or int(match[1]) > int(match[2]):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected a part and the number of parts, such as 2/4"
+            f"found {text!r}, expected a part and the number of parts, such as 2/4"
         )
-    return slice(int(found[1]) - 1, None, int(found[2]))
+    return slice(int(match[1]) - 1, None, int(match[2]))
 
 
-def parse():
+def parse() -> cli.Parser:
+    """Return the parser of the options."""
     parser = cli.parser(__doc__)
     parser.add_argument(
-        "--data", required=True, help="folder with the manifest; the store is made in it"
+        "--data", type=Path, required=True, help="folder with the manifest; the store is in it"
     )
     cli.add_conf_options(parser)
-    parser.add_argument("--nj", type=int, default=1, help="processes")
-    parser.add_argument(
-        "--allow-missing",
-        type=int,
-        default=0,
-        help="clips without usable audio that may be left out, with --shard of each part",
-    )
+    options.add_processing_options(parser)
     parser.add_argument(
         "--shard",
         type=part,
         default=slice(None),
         metavar="I/N",
-        help="only part I of N of the shards; other processes make the others",
+        help="compute part I of N of the shards; --allow-missing then applies to each part",
     )
     return parser
 

@@ -1,9 +1,9 @@
-"""Stage `fetch`: which corpus and which backbone, and both of them at hand.
+"""Stage `fetch`: choose a corpus and a backbone, and make sure that both are on disk.
 
-Prints one line for the recipe: corpus, name, root (for own data the CSV), backbone and weight file,
-separated by tabs. What people want to know goes to stderr. Nothing large is downloaded unless it
-was asked for by name. A corpus' name is its folder's or CSV's: a second one of the same name is
-refused as long as the first is there.
+Prints one line for the recipe: corpus, name, root (a CSV for custom data), backbone and weight
+file, separated by tabs; messages go to stderr. Large files are only downloaded if they were asked
+for by name. A corpus is named after its folder or CSV; a second one of the same name is refused
+while the first exists.
 """
 
 if __name__ == "__main__":
@@ -11,188 +11,140 @@ if __name__ == "__main__":
 
     cli.guard_imports()
 
-import json
+import argparse
 import os
 import sys
 from pathlib import Path
 
-from ast_repr import atomic, cli, pretrained
-from ast_repr.corpora import openmic, remote
+from ast_repr import cli, options, pretrained
+from ast_repr.corpora import naming, openmic, remote
 
-CLIPS = 1_000  # of the built-in corpus whose name has no number
-ARCHIVE = "openmic-2018-v1.0.0.tgz"
-SHIPPED, PUBLISHED = "ast_tiny_synth", "ast_audioset"
-SOURCE = "source.json"  # in a corpus' folder: what it was prepared from
+SHIPPED = "ast_tiny_synth"
+PUBLISHED = "ast_audioset"
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
+    """Print the corpus and the backbone."""
     corpus = choose_corpus(args)
     backbone = choose_backbone(args)
     weights = fetch_backbone(backbone, args.backbone_file)
-    name, root = place_corpus(corpus, args)
-    claim_name(args.data / name, root)
+    name, root = fetch_corpus(corpus, args)
+    naming.claim(args.data / name, root)
     fields = [corpus, name, str(root), backbone, str(weights)]
-    if bad := [field for field in fields if not field.isprintable()]:
-        raise ValueError(
-            f"{bad[0]!r}: a path with control characters; expected one without, rename it"
-        )
+    for field in fields:
+        if not field.isprintable():
+            raise ValueError(f"{field!r}: a path with control characters; rename it")
     print("\t".join(fields))
 
 
-def choose_corpus(args):
-    """openmic, synthetic or custom; for auto what is at hand, and a line that says so."""
-    if (args.corpus == "custom") != (args.manifest is not None):
-        raise cli.UsageError(
-            f"--corpus {args.corpus} with --manifest {args.manifest}; expected --corpus custom "
-            "--manifest CSV, or neither"
-        )
-    if args.manifest and not args.manifest.is_file():
-        raise FileNotFoundError(
-            f"{args.manifest}: no such file; expected a CSV with path and a column for each class "
-            "(--manifest)"
-        )
+def choose_corpus(args: argparse.Namespace) -> str:
+    """Choose openmic, synthetic or custom; for auto, say why.
+
+    Raises:
+        UsageError: contradictory options.
+        FileNotFoundError: there is no such CSV.
+    """
+    if args.manifest:
+        if args.corpus not in ("auto", "custom"):
+            raise cli.UsageError(f"--manifest and --corpus {args.corpus}: expected one of them")
+        if not args.manifest.is_file():
+            raise FileNotFoundError(
+                f"{args.manifest}: no such file; expected a CSV with a path and a column per class"
+            )
+        return "custom"
+    if args.corpus == "custom":
+        raise cli.UsageError("no --manifest: --corpus custom expects one")
     if args.corpus == "synthetic" and args.data_root:
-        raise cli.UsageError(
-            f"--corpus synthetic takes no --data-root, found {args.data_root}; "
-            "leave one of them out"
-        )
+        raise cli.UsageError("--corpus synthetic takes no --data-root; leave one of them out")
     if args.corpus != "auto":
         return args.corpus
-    if args.data_root:
-        say(f"corpus: openmic, in {args.data_root} (the built-in one: --corpus synthetic)")
+    root = args.data_root or args.data / "openmic-2018"
+    if args.data_root or openmic.is_unpacked(root):
+        say(f"corpus: openmic, in {root} (the built-in one: --corpus synthetic)")
         return "openmic"
-    if unpacked(args.data):
-        say(f"corpus: openmic, in {unpacked(args.data)} (the built-in one: --corpus synthetic)")
-        return "openmic"
-    size = f"{openmic.ARCHIVE.bytes / 1e9:.1f} GB"
-    others = f"OpenMIC-2018, {size} to download: --corpus openmic; on disk already: --data-root DIR"
-    say(f"corpus: synthetic, {args.clips} clips made here ({others})")
+    size = openmic.ARCHIVE.bytes / 1e9
+    say(
+        f"corpus: synthetic, {args.clips} clips made here (OpenMIC-2018, {size:.1f} GB to "
+        "download: --corpus openmic; already on disk: --data-root DIR)"
+    )
     return "synthetic"
 
 
-def choose_backbone(args):
-    """A name; for auto the best that is at hand or was asked for, and a line that says so."""
+def choose_backbone(args: argparse.Namespace) -> str:
+    """Choose a backbone by name; for auto, say why."""
     if args.backbone != "auto":
         return args.backbone
     if args.backbone_file:
         return args.backbone_file.stem
-    published, genuine = pretrained.find(PUBLISHED), args.corpus == "openmic" and not args.data_root
-    if published.is_available or genuine:
-        say(
-            f"backbone: {PUBLISHED}, the paper's "
-            f"(the small one that is shipped: --backbone {SHIPPED})"
-        )
+    published = pretrained.find(PUBLISHED)
+    reproduces_paper = args.corpus == "openmic" and not args.data_root
+    if published.is_available or reproduces_paper:
+        say(f"backbone: {PUBLISHED}, the paper's (the small one: --backbone {SHIPPED})")
         return PUBLISHED
-    size = f"{published.bytes / 1e6:.0f} MB"
-    others = (
-        f"the paper's, {size} to download: --backbone {PUBLISHED}; "
-        "a file on disk: --backbone-file FILE"
+    say(
+        f"backbone: {SHIPPED}, shipped (the paper's, {published.bytes / 1e6:.0f} MB to download: "
+        f"--backbone {PUBLISHED}; a file on disk: --backbone-file FILE)"
     )
-    say(f"backbone: {SHIPPED}, shipped ({others})")
     return SHIPPED
 
 
-def fetch_backbone(name, file):
-    """Path of the weights of backbone `name`, verified, and downloaded if they have to be.
+def fetch_backbone(name: str, file: Path | None) -> Path:
+    """Return the path of a backbone's weights, verified, after downloading them if necessary.
 
     Args:
-        file: the user's own, which is taken as it is; None if there is none.
+        name: name of the backbone.
+        file: the user's weight file, which is used as it is.
+
+    Raises:
+        OSError, RemoteError, ValueError: the file is missing, damaged or cannot be downloaded.
     """
     if file:
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: no such file; expected weights of an AST (--backbone-file)"
-            )
+            raise FileNotFoundError(f"{file}: no such file; expected weights of an AST")
         return file
     entry = pretrained.find(name)
-    place = Path(os.path.relpath(entry.path))
+    path = Path(os.path.relpath(entry.path))
     if entry.url is not None:
         with remote.only_user_of(entry.path.parent):
             remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
     elif not entry.path.is_file():
-        raise ValueError(f"{place}: missing; it is part of the repository: git checkout {place}")
+        raise ValueError(f"{path}: missing; it is part of the repository: git checkout {path}")
     else:
         entry.verify()
-    return place
+    return path
 
 
-def claim_name(folder, root):
-    """Record what a corpus' folder is prepared from; refuse a second corpus of the same name.
-
-    What was made or downloaded here is recorded by a relative path, so that the tree can be copied.
-    If the recorded one is gone, the new one takes the name over.
-
-    Raises:
-        ValueError: another one, which is still there, has the name.
-    """
-    source = root.resolve()
-    recorded = str(source)
-    if source.is_relative_to(folder.parent.resolve()):
-        recorded = os.path.relpath(source, folder.resolve())
-    path = folder / SOURCE
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = None  # new, or damaged
-    if before == recorded:
-        return
-    if before is not None and (folder / before).exists():
-        raise ValueError(
-            f"{source}: the name {folder.name} is that of {before}; rename one of the two, or "
-            f"delete {folder} and its experiments"
-        )
-    atomic.write_json(path, {"source": recorded})
-
-
-def place_corpus(corpus, args):
-    """(name of the experiments, folder in OpenMIC's layout or CSV), downloaded if need be."""
+def fetch_corpus(corpus: str, args: argparse.Namespace) -> tuple[str, Path]:
+    """Return the corpus's name and its folder or CSV, after downloading it if necessary."""
     if corpus == "custom":
         return args.manifest.stem, args.manifest
     if corpus == "synthetic":
-        name = "synthetic" if args.clips == CLIPS else f"synthetic-{args.clips}"
+        name = "synthetic" if args.clips == options.CLIPS else f"synthetic-{args.clips}"
         return name, args.data / name / "openmic-2018"
     if args.data_root:
         if not args.data_root.is_dir():
             raise NotADirectoryError(
-                f"{args.data_root}: no such folder; expected OpenMIC-2018's layout (--data-root)"
+                f"{args.data_root}: no such folder; expected OpenMIC-2018's layout"
             )
         return args.data_root.resolve().name, args.data_root
-    if not unpacked(args.data):
-        with remote.only_user_of(args.data):
-            if not unpacked(args.data):  # nor by the process that was waited for
-                archive = remote.download(openmic.ARCHIVE, args.data / ARCHIVE)
-                remote.unpack(archive, args.data / "openmic-2018")
-    return "openmic", args.data / "openmic-2018"
+    root = args.data / "openmic-2018"
+    openmic.fetch(root)
+    return "openmic", root
 
 
-def unpacked(data):
-    """Where the genuine corpus is, if it has been unpacked before."""
-    return (data / "openmic-2018") if (data / "openmic-2018" / "partitions").is_dir() else None
-
-
-def say(line):
+def say(line: str) -> None:
+    """Print a message to stderr; stdout is for the recipe."""
     print(line, file=sys.stderr)
 
 
-def parse():
+def parse() -> cli.Parser:
+    """Return the parser of the options."""
     parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--corpus", choices=("auto", "synthetic", "openmic", "custom"), default="auto"
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder for what is made or downloaded"
-    )
-    parser.add_argument(
-        "--data-root", type=Path, help="a copy of OpenMIC-2018, or another corpus in its layout"
-    )
-    parser.add_argument("--manifest", type=Path, help="CSV of own data, for --corpus custom")
-    parser.add_argument("--clips", type=int, default=CLIPS, help="size of the built-in corpus")
-    parser.add_argument("--backbone", choices=("auto", *pretrained.names()), default="auto")
-    parser.add_argument(
-        "--backbone-file",
-        type=Path,
-        help="a weight file; without --backbone its name is the file's",
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder for corpora")
+    options.add_corpus_options(parser, ("auto", "synthetic", "openmic", "custom"))
+    options.add_clips_option(parser)
+    options.add_manifest_option(parser)
+    options.add_backbone_options(parser, ("auto", *pretrained.names()))
     return parser
 
 

@@ -30,7 +30,7 @@ from ast_repr import (
     model_spec,
     run_config,
 )
-from ast_repr.data import dataset
+from ast_repr.options import add_training_options
 from ast_repr.run_folder import RunFolder
 from ast_repr.training import estimate, experiment, trainer
 
@@ -200,42 +200,7 @@ def parse():
     parser = cli.parser(__doc__)
     cli.add_conf_options(parser)
     cli.add_run_options(parser)
-    parser.add_argument(
-        "--ngpu",
-        type=cli.between(int, 1),
-        default=1,
-        help="GPUs of each run, or processes on the CPU",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=cli.between(int, 1),
-        help="runs at the same time (default: as many as there are GPUs for, one on the CPU)",
-    )
-    parser.add_argument(
-        "--features-in",
-        choices=dataset.PLACES,
-        default="auto",
-        help="where features are kept: on the GPU, in memory, or on disk (auto: first that fits)",
-    )
-    parser.add_argument(
-        "--recompute",
-        action="store_true",
-        help="activation checkpointing: less memory, about a third more time",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="torch.compile the backbone: for GPUs, takes a minute",
-    )
-    parser.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="write scalars for TensorBoard into the run folders",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="estimate time and memory of the runs, and stop"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="retrain existing runs")
+    add_training_options(parser)
     return parser
 
 

@@ -12,7 +12,7 @@ from helpers import run_script
 
 import prepare
 from ast_repr import manifest
-from ast_repr.corpora import custom, openmic
+from ast_repr.corpora import custom, inspection, openmic
 from ast_repr.manifest import ManifestError
 
 HEADER = "path,group,split,banjo,flute"
@@ -48,7 +48,7 @@ def read(folder):
 
 
 def problems(table):
-    return [prepare.line(*problem) for problem in table.problems]
+    return [inspection.line(*problem) for problem in table.problems]
 
 
 def test_a_row_is_a_clip(read):
@@ -148,7 +148,7 @@ def test_a_quarter_of_the_groups_is_drawn_for_test_in_any_order_of_rows(read):
     for clip in first:
         splits.setdefault(clip.group, set()).add(clip.split)
     assert all(len(found) == 1 for found in splits.values())
-    with_all = prepare.with_validation(first)
+    with_all = inspection.with_validation(first)
     assert 0.15 * 146 <= sum(clip.split == "valid" for clip in with_all) < 0.15 * 150 + 4
     assert [clip.clip for clip in with_all if clip.split == "test"] == [
         clip.clip for clip in first if clip.split == "test"
@@ -159,14 +159,14 @@ def test_the_last_label_of_a_class_stays_in_training(read):
     lines = many(40)
     for rare in range(0, 40, 7):
         own = [f"{line},{'1' if i == rare else ''}" for i, line in enumerate(lines)]
-        clips = prepare.with_validation(read("path,group,x,y,rare", *own).clips)
+        clips = inspection.with_validation(read("path,group,x,y,rare", *own).clips)
         assert [clip.split for clip in clips if "rare" in clip.labels] == ["train"]
 
 
 def test_a_given_validation_split_is_kept(read):
     table = read(HEADER, *ROWS[:3], ROWS[3].replace("train", "valid"), *ROWS[4:])
     assert table.problems == []
-    assert prepare.with_validation(table.clips) == table.clips
+    assert inspection.with_validation(table.clips) == table.clips
     assert [clip.split for clip in table.clips] == ["train"] * 3 + ["valid"] + ["test"] * 2
 
 
@@ -395,8 +395,8 @@ def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):
     def without_name(clips):
         return [
             (Path(c.clip).stem, c.group, c.audio, c.start_s, c.split, c.labels)
-            for c in prepare.with_validation(clips)
+            for c in inspection.with_validation(clips)
         ]
 
     assert without_name(table.clips) == without_name(expected)
-    assert {clip.split for clip in prepare.with_validation(table.clips)} == set(manifest.SPLITS)
+    assert {clip.split for clip in inspection.with_validation(table.clips)} == set(manifest.SPLITS)

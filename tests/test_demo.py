@@ -315,7 +315,7 @@ def server(exp, tmp_path):
 @pytest.fixture
 def browser():
     """Headless Chromium that finds no other computer and writes down what it asks for."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra `test`")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra `test-heavy`")
     if not (BROWSER and DRIVER):
         pytest.skip("needs Chromium and its driver (Debian: apt install chromium chromium-driver)")
     options = webdriver.ChromeOptions()

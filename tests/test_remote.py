@@ -321,10 +321,10 @@ def test_fetch_looks_at_the_content_of_weights(name, weights, monkeypatch):
 @pytest.mark.parametrize(
     "options, code, message",
     [
-        ("--corpus synthetic --data-root .", 2, "takes no --data-root"),
+        ("--corpus synthetic --data-root .", 2, "--data-root"),
         ("--corpus openmik", 2, "did you mean 'openmic'"),
         ("--data-rot x", 2, "did you mean '--data-root'"),
-        ("--clips many", 2, "invalid int value: 'many'"),
+        ("--clips many", 2, "--clips: found 'many'"),
         ("--data-root absent", 1, "absent: no such folder"),
         ("--backbone-file absent.pth", 1, "absent.pth: no such file"),
     ],

@@ -1,29 +1,12 @@
 #!/usr/bin/env bash
-# The main job: a frozen AST, reprogrammed, names the instruments of OpenMIC-2018. `source run.sh --help` lists the options.
-# Sourced, it runs as a child, so the caller's shell stays as it is. (From zsh too; elsewhere it asks for bash.)
-if [ -n "${ZSH_VERSION:-}" ]; then eval 'command bash "${(%):-%x}" "$@"; return'; fi
-if [ -z "${BASH_VERSION:-}" ]; then
-    echo "error: found another shell, expected bash; run: bash run.sh" >&2
-    return 2 2>/dev/null || exit 2
-fi
-if (return 0 2>/dev/null); then
-    # Without arguments of its own a sourced script sees its caller's; bash 5 then has its file name in BASH_ARGV.
-    if [ "${BASH_ARGV[0]:-}" = "${BASH_SOURCE[0]}" ]; then
-        command bash "${BASH_SOURCE[0]}"
-    else
-        command bash "${BASH_SOURCE[0]}" "$@"
-    fi
-    return
-fi
+# The main job: a frozen AST, reprogrammed, recognises the instruments of OpenMIC-2018.
+# `source run.sh --help` lists the options.
+[ -n "${BASH_VERSION:-}${ZSH_VERSION:-}" ] || { echo "error: found another shell, expected bash; run: bash run.sh" >&2; return 2 2>/dev/null || exit 2; }
+if (return 0 2>/dev/null); then source "$(dirname -- "${BASH_SOURCE[0]:-${(%):-%x}}")/../child.sh"; return; fi
 
-corpora=(auto synthetic openmic)
-backbones=(auto ast_tiny_synth ast_audioset)
-protocols=(clean paper)
-corpus=auto
-backbone=auto
-protocol=clean
-conf=ast_linear,ast_unet,ast_unet_residual
-seeds=0
-clips=1000
-
+recipe=(
+    --corpora auto,synthetic,openmic
+    --backbones auto,ast_tiny_synth,ast_audioset
+    --conf ast_linear,ast_unet,ast_unet_residual
+)
 source "$(dirname -- "${BASH_SOURCE[0]}")/../recipe.sh"

@@ -18,15 +18,11 @@ is a list of confs and variants that answer one question, and its name stands fo
 import re
 from pathlib import Path
 
-from . import atomic, typecheck, yaml_file
-from .registry import unknown
+from . import atomic, choices, typecheck, yaml_file
+from .choices import unknown
 
 BASE, STUDIES = "base.yaml", "studies.yaml"
 CONDITIONS = ("without_vggish", "paper")  # sections of a conf that hold overlays
-OVERLAYS = (
-    "protocol_",
-    "corpus_",
-)  # files that start so are laid over any conf, and are none themselves
 ROOMS = (
     "feature",
     "reprogrammer",
@@ -75,12 +71,7 @@ class ConfigError(ValueError):
 
 def names(folder):
     """The confs in a folder, sorted: each YAML file but base.yaml, studies and overlays."""
-    found = (
-        path
-        for path in Path(folder).glob("*.yaml")
-        if path.name not in (BASE, STUDIES) and not path.name.startswith(OVERLAYS)
-    )
-    return sorted(path.stem for path in found)
+    return choices.confs(folder)
 
 
 def studies(folder):

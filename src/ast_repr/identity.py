@@ -78,7 +78,9 @@ class FileHashes:
     def of_all(self, paths: Sequence[str | Path], label: str) -> list[str]:
         """Hash many files in threads, with a progress bar called `label`, and save the hashes."""
         with ThreadPoolExecutor() as pool:
-            steps = tqdm(pool.map(self.of, paths), label, len(paths), unit="file", leave=False)
+            steps = tqdm(
+                pool.map(self.of, paths), label, len(paths), unit="file", leave=False, disable=None
+            )
             hashes = list(steps)
         self._save(map(str, paths))
         return hashes

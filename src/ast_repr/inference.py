@@ -1,15 +1,17 @@
-"""A trained model as a function of waveforms.
+"""Trained models as functions of waveforms and files.
 
-    model = inference.load("exp/synthetic/ast_unet/seed0")   # or what src/export.py wrote
-    probabilities = model(waveforms)    # (B, N) at 16 kHz -> (B, K), columns as in model.classes
+    model = inference.load("exp/synthetic/ast_unet/seed0")  # no path: the shipped model
+    probabilities = model(waveforms)  # (B, N) at 16 kHz -> (B, K), columns as in model.classes
+    for song in model.predict(["song.mp3"]):
+        print(song.path, song.probabilities)
 
-What is loaded may be anybody's file: it is checked before anything is built, and a class outside of
-the package is built only if the caller allows its very name.
+A model file may come from anybody: its description is checked before anything is built, and a class
+outside of the package is built only if the caller allows it by name.
 """
 
 import itertools
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,67 +21,354 @@ import torch
 
 from . import atomic, audio, checkpoint, features, pretrained, registry, typecheck
 from .backbones import weights
-from .classifier import build_model
+from .classifier import Reprogrammed, build_model
 from .export import onnx, safetensors
 from .model_spec import ModelSpec, SpecError
 from .run_folder import RunFolder
 
-EXPORTED = ("model.safetensors", "model.onnx")  # of an exported folder the first that is there
-KINDS = (".pt", ".safetensors", ".onnx")
-LABELS = "labels.txt"  # beside them: one class a line
-MOST_VALUES = 10**9  # of all tensors of a model; AST-base has 87 million
+EXPORTED = ("model.safetensors", "model.onnx")  # of an exported folder, the first that exists
+SUFFIXES = (".pt", ".safetensors", ".onnx")
+LABELS = "labels.txt"  # beside an exported model: one class per line
+MAX_VALUES = 10**9  # in all tensors of a model; AST-base has 87 million
+AGGREGATES = {"mean": np.mean, "max": np.max}  # of a file's windows
 
 
-def restore(path, backbone_file=None, allow: Collection[str] = ()):
+@dataclass(frozen=True)
+class WindowPrediction:
+    """Prediction for one window of a file, at most ten seconds long.
+
+    Attributes:
+        path: the file; `index`: its position in the list of files.
+        start_s, end_s: the window's place in the file.
+        feature: (C, T, F), the model's un-normalised input.
+        probabilities: (K,); all are 0 if the window is silent.
+        silent: whether the window is digital silence.
+        error: why the file cannot be read further; the other values are then unset.
+    """
+
+    index: int
+    path: str | Path
+    start_s: float = 0.0
+    end_s: float = 0.0
+    feature: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    silent: bool = False
+    error: ValueError | None = None
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """Prediction for one file of any length, or the reason why it cannot be read.
+
+    Attributes:
+        path: the file.
+        seconds: its duration.
+        times: (W, 2), start and end of each window in seconds.
+        timeline: (W, K), probabilities in each window.
+        probabilities: (K,), aggregated over the windows.
+        silent: (W,) bool, whether a window is silent; None if none is.
+        error: why it cannot be read, in one line; the other values are then unset.
+    """
+
+    path: str
+    seconds: float = 0.0
+    times: np.ndarray | None = None
+    timeline: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    silent: np.ndarray | None = None
+    error: str | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether all windows are silent."""
+        return self.silent is not None and bool(self.silent.all())
+
+
+class Predictor:
+    """A trained model with the feature that it was trained on.
+
+    Args:
+        about: the description stored with the model.
+        allow: names of classes outside of the package that may be built.
+
+    Attributes:
+        about: the description stored with the model.
+        classes: names of the K classes, in the order of the outputs.
+        threshold: the probability from which an instrument counts as present.
+        feature: the module that computes the model's input.
+
+    Raises:
+        ValueError: the description is invalid, or the feature is not allowed or not computed from
+            audio.
+    """
+
+    def __init__(self, about: dict, allow: Collection[str] = ()):
+        spec = ModelSpec.from_dict(about)
+        self.about = about
+        self.classes = spec.classes
+        self.threshold = spec.threshold
+        self.feature = features.build(**registry.resolve("feature", spec.feature, allow))
+        if hasattr(self.feature, "read"):
+            raise ValueError(
+                f"model trained on {spec.feature['name']}, which comes with its corpus, "
+                "expected a model that takes audio; take a model trained on logmel"
+            )
+
+    def __call__(self, waveforms: np.ndarray) -> np.ndarray:
+        """Compute probabilities of (B, N) waveforms of any length, float32 at 16 kHz: (B, K).
+
+        More than ten seconds are cut into windows of ten, the last of which ends with the waveform,
+        and averaged; less is padded with zeros. In silence all probabilities are 0.
+
+        Raises:
+            ValueError: the waveforms are not two-dimensional, or empty.
+        """
+        return _mean_over_windows(waveforms, lambda window: self._predict(window)[1])
+
+    def predict(
+        self,
+        paths: Iterable[str | Path],
+        hop_s: float = 10.0,
+        aggregate: str = "mean",
+        batch_size: int = 16,
+        on_window: Callable[[WindowPrediction], None] | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> Iterator[FilePrediction]:
+        """Predict files one after the other; a file that cannot be read gets an `error`.
+
+        Args:
+            paths: files in any format that FFmpeg reads.
+            hop_s: seconds from one window of ten seconds to the next.
+            aggregate: "mean" or "max" over the windows of a file.
+            batch_size: windows per forward pass; batches span files.
+            on_window: called with each window, e.g. to show progress.
+            warn: called with a line about each file that is damaged or exceeds +-1.
+        """
+        windows = self.predict_windows(paths, hop_s, batch_size, warn)
+        for _, group in itertools.groupby(windows, key=lambda window: window.index):
+            yield _aggregate(group, AGGREGATES[aggregate], on_window)
+
+    def predict_windows(
+        self,
+        paths: Iterable[str | Path],
+        hop_s: float = 10.0,
+        batch_size: int = 16,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> Iterator[WindowPrediction]:
+        """Predict files window by window; see `predict`.
+
+        Memory grows with neither the length nor the number of files, and results depend on neither
+        the batch size nor the other files. A window with an error is the last of its file.
+        """
+        cut = _cut(paths, round(hop_s * audio.SAMPLE_RATE), warn)
+        while batch := list(itertools.islice(cut, batch_size)):
+            waveforms = [waveform for _, waveform in batch if waveform is not None]
+            if waveforms:
+                stacked = np.stack([audio.fit(waveform) for waveform in waveforms])
+                results = zip(*self._predict(stacked), strict=True)
+            for window, waveform in batch:
+                if waveform is not None:
+                    feature, probabilities = next(results)
+                    window = replace(window, feature=feature, probabilities=probabilities)
+                yield window
+
+    def _probabilities(self, feature):
+        """(B, C, T, F) float32 tensor on the CPU -> (B, K) array."""
+        raise NotImplementedError
+
+    def _predict(self, waveforms):
+        """(B, n) of at most ten seconds -> (feature (B, C, T, F), probabilities (B, K)), arrays."""
+        feature = self._compute_feature(waveforms)
+        probabilities = np.array(self._probabilities(feature))
+        # A damaged or made-up model gives NaN.
+        if not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ValueError(
+                "the model gives NaN in place of probabilities; use another, or train again"
+            )
+        probabilities[[audio.is_silent(waveform) for waveform in waveforms]] = 0.0
+        return feature.numpy(), probabilities
+
+    def _compute_feature(self, waveforms):
+        padding = audio.CLIP_SAMPLES - waveforms.shape[1]
+        padded = torch.from_numpy(np.pad(waveforms, [(0, 0), (0, padding)]))
+        return self.feature(padded).half().float()  # the precision of the store, as in training
+
+
+class TorchPredictor(Predictor):
+    """A Predictor whose model runs in PyTorch.
+
+    Args:
+        model: the classifier, which is moved to `device`.
+        about, allow: see `Predictor`.
+    """
+
+    def __init__(
+        self,
+        model: Reprogrammed,
+        about: dict,
+        device: str | torch.device = "cpu",
+        allow: Collection[str] = (),
+    ):
+        super().__init__(about, allow)
+        self.model = model.to(device)
+        self.device = torch.device(device)
+
+    def embed(self, waveforms: np.ndarray) -> np.ndarray:
+        """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows of ten seconds."""
+        return _mean_over_windows(waveforms, self._embed)
+
+    def reprogram(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the normalised feature before and after the reprogrammer: (B, C, T, F) each.
+
+        Args:
+            waveforms: (B, N) at 16 kHz, at most ten seconds.
+
+        Raises:
+            ValueError: the waveforms are not two-dimensional, empty, or too long.
+        """
+        window = _check_waveforms(waveforms)
+        samples = window.shape[1]
+        if samples > audio.CLIP_SAMPLES:
+            raise ValueError(f"found {samples} samples, expected {audio.CLIP_SAMPLES} at most")
+        return self.reprogram_feature(self._compute_feature(window))
+
+    @torch.no_grad()
+    def reprogram_feature(self, feature: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Normalise and reprogram an un-normalised feature (B, C, T, F)."""
+        before = self.model.normalise(feature.to(self.device))
+        after = self.model.reprogrammer(before)
+        return before.cpu().numpy(), after.cpu().numpy()
+
+    @torch.no_grad()
+    def _probabilities(self, feature):
+        with _full_precision():
+            return self.model(feature.to(self.device)).sigmoid().cpu().numpy()
+
+    @torch.no_grad()
+    def _embed(self, waveforms):
+        normalised = self.model.normalise(self._compute_feature(waveforms).to(self.device))
+        with _full_precision():
+            output = self.model.backbone(self.model.reprogrammer(normalised))
+        return output.embedding.cpu().numpy()
+
+
+class GraphPredictor(Predictor):
+    """A Predictor whose model is an ONNX graph, which onnxruntime runs on the CPU.
+
+    It has neither `embed` nor `reprogram`.
+
+    Args:
+        graph: the graph.
+        allow: see `Predictor`.
+    """
+
+    def __init__(self, graph: onnx.Graph, allow: Collection[str] = ()):
+        super().__init__(graph.about, allow)
+        graph.expect(self.feature.shape, len(self.classes))
+        self.graph = graph
+
+    def _probabilities(self, feature):
+        return self.graph(feature)
+
+
+def load(
+    path: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    backbone_file: str | Path | None = None,
+    allow: Collection[str] = (),
+) -> Predictor:
+    """Load a trained model.
+
+    Args:
+        path: a run folder (its best checkpoint is taken), a checkpoint, a folder that src/export.py
+            wrote, or a file in it; None: the shipped model.
+        device: where PyTorch computes; an ONNX graph runs on the CPU.
+        backbone_file, allow: see `restore`.
+
+    Raises:
+        ValueError: the model is missing or cannot be read, or is not what it says it is.
+        OSError: a run folder has no best checkpoint.
+    """
+    path = pretrained.shipped_model() if path is None else Path(path)
+    if path.is_dir():
+        exported = [path / name for name in EXPORTED if (path / name).is_file()]
+        path = exported[0] if exported else RunFolder(path).best_checkpoint()
+    elif path.suffix not in SUFFIXES:
+        found = "another kind of file" if path.exists() else "nothing there"
+        raise ValueError(
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
+            "wrote; name one of these"
+        )
+    if path.suffix == ".onnx":
+        graph = onnx.Graph(path)
+        with _naming(path):
+            _read_spec(graph.about, allow)
+        predictor = GraphPredictor(graph, allow)
+    else:
+        model, about = restore(path, backbone_file, allow)
+        predictor = TorchPredictor(model, about, device, allow)
+    if path.suffix != ".pt":
+        _check_labels(path.with_name(LABELS), predictor.classes)
+    return predictor
+
+
+def restore(
+    path: str | Path, backbone_file: str | Path | None = None, allow: Collection[str] = ()
+) -> tuple[Reprogrammed, dict]:
     """Rebuild the classifier of a checkpoint or an exported file, in eval mode.
 
     Args:
-        path: a checkpoint that the trainer wrote, or a .safetensors of src/export.py.
-        backbone_file: where the backbone's weights are, if they are not inside; default: where they
-            were in training, or beside an exported file, else the known place of their name.
+        path: a checkpoint of the trainer, or a .safetensors of src/export.py.
+        backbone_file: the backbone's weights, if the file does not hold them; default: the file
+            used in training, or one beside the exported file, or the catalogue's.
         allow: names of classes outside of the package that the model may be built from, such as
             "mine.Gain". Their modules are imported, which runs code.
 
     Returns:
-        (Reprogrammed, about): `about` is what the training script or the export stored, and a
-        "threshold".
+        (model, about): `about` is the description stored with it, and a "threshold".
 
     Raises:
-        ValueError: the file or the weights cannot be read, it names a class that is not allowed, or
-            the backbone is not the one it was trained on.
+        ValueError: the file or the weights cannot be read, the file names a class that is not
+            allowed, or the backbone is not the one of the training.
     """
     path = Path(path)
     state = safetensors.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
     with _naming(path):
-        spec = _describe(_get(state, "about"), allow)
+        spec = _read_spec(_get(state, "about"), allow)
         learned = _get(state, "learned")
-        if not all(isinstance(name, str) and _is_plain(learned[name]) for name in learned):
-            raise SpecError("found something other than plain tensors under 'learned'")
-    inside = any(name.startswith("backbone.") for name in learned)
-    with _naming(path):
-        _rehearse(spec, learned, inside, allow)
+        for name, tensor in learned.items():
+            if not isinstance(name, str) or not _is_plain(tensor):
+                raise SpecError("found something other than plain tensors under 'learned'")
+        merged = any(name.startswith("backbone.") for name in learned)
+        _rehearse(spec, learned, merged, allow)
     file = None
-    if spec.backbone.file is not None and not inside:
-        file = str(backbone_file or _find(path, spec.backbone))
+    if spec.backbone.file is not None and not merged:
+        file = str(backbone_file or _find_backbone(path, spec.backbone))
     model = build_model(spec.classes, **spec.build(file), allow=allow)
     with _naming(path):
-        _fill(model, learned, inside)
+        _load_tensors(model, learned, merged)
     if not spec.backbone.finetune:
-        found = weights.fingerprint(model.backbone)
-        if found != spec.backbone_sha256:
-            remedy = "random weights are drawn otherwise here; export the run with --merge"
-            if file:
-                remedy = "pass the right file"
-            raise weights.WeightsError(
-                f"{file or path}: the backbone's tensors have sha256 {found[:12]}..., the model "
-                f"was trained on {spec.backbone_sha256[:12]}...; {remedy}"
-            )
+        _check_backbone(model, spec, file, path)
     return model.eval(), state["about"] | {"threshold": spec.threshold}
+
+
+def _check_backbone(model, spec, file, path):
+    """Refuse frozen tensors other than those of the training."""
+    sha256 = weights.fingerprint(model.backbone)
+    if sha256 == spec.backbone_sha256:
+        return
+    remedy = "pass the right file"
+    if file is None:
+        remedy = "random weights are drawn otherwise here; export the run with --merge"
+    raise weights.WeightsError(
+        f"{file or path}: the backbone's tensors have sha256 {sha256[:12]}..., the model "
+        f"was trained on {spec.backbone_sha256[:12]}...; {remedy}"
+    )
 
 
 @contextmanager
 def _naming(path):
-    """Put the file's name before what is wrong with the model in it."""
+    """Name the file in errors about the model in it."""
     try:
         yield
     except registry.NotAllowedError as error:
@@ -91,14 +380,15 @@ def _naming(path):
         ) from error
 
 
-def _describe(about, allow):
-    """The ModelSpec in what a file says, whose feature is here what it was there."""
+def _read_spec(about, allow):
+    """Read the ModelSpec of a description whose feature is computed here as it was there."""
     spec = ModelSpec.from_dict(about)
     feature = features.build(**registry.resolve("feature", spec.feature, allow))
-    sides = spec.backbone.options["frames"], spec.backbone.options["mels"]
-    if sides != (feature.frames, feature.bins):
+    frames = spec.backbone.options["frames"]
+    mels = spec.backbone.options["mels"]
+    if (frames, mels) != (feature.frames, feature.bins):
         raise SpecError(
-            f"found a network for {sides[0]} frames of {sides[1]} bands under a feature of "
+            f"found a network for {frames} frames of {mels} bands under a feature of "
             f"{feature.frames} frames of {feature.bins}"
         )
     here = feature.spec()
@@ -126,10 +416,10 @@ def _get(state, key):
     return state[key]
 
 
-def _rehearse(spec, learned, inside, allow):
-    """Build the model without memory, and refuse one that is too large or has other tensors.
+def _rehearse(spec, learned, merged, allow):
+    """Build the model on the meta device, and refuse one that is too large or has other tensors.
 
-    A class from outside may need real tensors to be built, and is trusted: it is not rehearsed.
+    Classes from outside may need real tensors, and are trusted: with them nothing is rehearsed.
     """
     for kind, section in spec.sections().items():
         registry.resolve(kind, section, allow)
@@ -139,24 +429,24 @@ def _rehearse(spec, learned, inside, allow):
         warnings.filterwarnings("ignore", message=".*meta parameter")  # nothing is copied there
         model = build_model(spec.classes, **spec.build(None), allow=allow)
         count = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-        if count > MOST_VALUES:
+        if count > MAX_VALUES:
             raise SpecError(
-                f"found {count:,} values in its tensors, expected {MOST_VALUES:,} at most"
+                f"found {count:,} values in its tensors, expected {MAX_VALUES:,} at most"
             )
-        _fill(model, learned, inside)
+        _load_tensors(model, learned, merged)
 
 
-def _fill(model, learned, inside):
-    if inside:
+def _load_tensors(model, learned, merged):
+    if merged:
         model.load_state_dict(learned)
     else:
         model.load_trainable_state_dict(learned)
 
 
-def _find(path, backbone):
-    """The file of a backbone's weights.
+def _find_backbone(path, backbone):
+    """Find the file of a backbone's weights.
 
-    A checkpoint says where it was in training; an exported file has a plain name, beside itself.
+    A checkpoint holds its path in training; an exported file holds a plain name, beside itself.
     """
     file = path.parent / backbone.file
     if path.suffix != ".pt" and Path(backbone.file).name != backbone.file:
@@ -168,7 +458,7 @@ def _find(path, backbone):
         return file
     try:
         known = pretrained.find(backbone.source).path
-    except (OSError, ValueError):  # installed without the catalogue, or the backbone is not in it
+    except (OSError, ValueError):  # no catalogue, or the backbone is not in it
         known = None
     if known and known.is_file():
         return known
@@ -179,223 +469,76 @@ def _find(path, backbone):
     )
 
 
-@dataclass(frozen=True)
-class WindowPrediction:
-    """What a model makes of ten seconds of a file, or of less at the end of a short one.
-
-    Attributes:
-        silent: whether there is nothing to hear; all probabilities are 0 then.
-        error: why the file cannot be read; nothing else is known then.
-    """
-
-    path: object
-    start_s: float = 0.0
-    end_s: float = 0.0
-    feature: np.ndarray | None = None  # (C, T, F)
-    probabilities: np.ndarray | None = None  # (K,)
-    silent: bool = False
-    error: ValueError | None = None
-
-
-class Predictor:
-    """Waveforms to probabilities, with the front end that the model was trained with.
-
-    Attributes:
-        about: what is stored with the model.
-        classes: K names, in the order of the columns.
-        threshold: the probability from which on an instrument is called present.
-
-    Raises:
-        ValueError: what is stored is no model's, or the feature that it reads is not allowed, or
-            not computed from sound.
-    """
-
-    def __init__(self, about, allow: Collection[str] = ()):
-        spec = ModelSpec.from_dict(about)
-        self.about = about
-        self.classes = spec.classes
-        self.threshold = spec.threshold
-        self.feature = features.build(**registry.resolve("feature", spec.feature, allow))
-        if hasattr(self.feature, "read"):
-            raise ValueError(
-                f"model trained on {spec.feature['name']}, which comes with its corpus, "
-                "expected one that hears sound; take a model trained on logmel"
-            )
-
-    def probabilities(self, stored):
-        """(B, C, T, F) features, a float32 tensor on the CPU -> (B, K) array; each kind of model has its own."""
-        raise NotImplementedError
-
-    def __call__(self, waveforms):
-        """(B, N) float32 waveforms at 16 kHz, of any length -> (B, K) probabilities, float32 numpy array.
-
-        More than ten seconds are cut into windows of ten, the last one ending with the waveform,
-        and averaged; less is padded with zeros. Silence has the probability 0 of every instrument.
-
-        Raises:
-            ValueError: not two-dimensional, or empty.
-        """
-        waveforms = np.asarray(waveforms, np.float32)
-        if waveforms.ndim != 2 or not waveforms.size:
-            raise ValueError(
-                f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}"
-            )
-        windows = [self._predict(part)[1] for _, part in audio.windows([waveforms])]
-        return np.mean(windows, axis=0)
-
-    def predict_files(self, paths, hop=audio.CLIP_SAMPLES, batch_size=16, warn=warnings.warn):
-        """Predict files of any length in windows of ten seconds.
-
-        Memory grows with neither their lengths nor their number. Damaged files are read as far as
-        they can be, with a warning.
-
-        Args:
-            paths: the files, in the order in which they are heard; batches go across files.
-            hop: samples at 16 kHz from one window to the next.
-            batch_size: windows at once; results depend neither on it nor on the neighbours.
-            warn: called with a line about each file that is damaged, or whose samples exceed +-1.
-
-        Yields:
-            WindowPrediction, for each window, in order; one with an error is the last of its file.
-        """
-        found = (one for path in paths for one in _windows(path, hop, warn))
-        while batch := list(itertools.islice(found, batch_size)):
-            sound = [waveform for _, waveform in batch if waveform is not None]
-            if sound:
-                results = zip(*self._predict(np.stack([audio.fit(one) for one in sound])))
-            for window, waveform in batch:
-                if waveform is not None:
-                    feature, probabilities = next(results)
-                    window = replace(window, feature=feature, probabilities=probabilities)
-                yield window
-
-    def _predict(self, waveforms):
-        """(B, n) of at most ten seconds -> (features (B, C, T, F), probabilities (B, K)), arrays."""
-        stored = self._feature(waveforms)
-        probabilities = np.array(self.probabilities(stored))
-        probabilities[[audio.is_silent(waveform) for waveform in waveforms]] = 0.0
-        return stored.numpy(), probabilities
-
-    def _feature(self, waveforms):
-        padded = np.pad(waveforms, [(0, 0), (0, audio.CLIP_SAMPLES - waveforms.shape[1])])
-        return (
-            self.feature(torch.from_numpy(padded)).half().float()
-        )  # the store's precision, which the model was trained on
-
-
-class TorchPredictor(Predictor):
-    """A Predictor around a Reprogrammed, `model`, on a torch device."""
-
-    def __init__(self, model, about, device="cpu", allow: Collection[str] = ()):
-        super().__init__(about, allow)
-        self.model, self.device = model.to(device), torch.device(device)
-
-    @torch.no_grad()
-    def probabilities(self, stored):
-        """(B, C, T, F) features -> (B, K) array."""
-        with torch.backends.cudnn.flags(
-            enabled=True, allow_tf32=False
-        ):  # TensorFloat-32 makes results depend on the batch's size
-            found = self.model(stored.to(self.device)).sigmoid().cpu().numpy()
-        return _in_range(found)
-
-
-class GraphPredictor(Predictor):
-    """A Predictor around a onnx.Graph, which onnxruntime runs on the CPU."""
-
-    def __init__(self, network, allow: Collection[str] = ()):
-        super().__init__(network.about, allow)
-        network.expect(self.feature.shape, len(self.classes))
-        self.network = network
-
-    def probabilities(self, stored):
-        """(B, C, T, F) features -> (B, K) array."""
-        return _in_range(self.network(stored))
-
-
-def _in_range(probabilities):
-    """The probabilities, once they are known to be some: a damaged or made-up model gives NaN."""
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError(
-            "the model gives NaN in place of probabilities; use another, or train again"
-        )
-    return probabilities
-
-
-def _windows(path, hop, warn):
-    """Cut a file into windows.
-
-    Yields:
-        (WindowPrediction without results, waveform (n,)); last of all maybe (WindowPrediction with an error, None).
-    """
-    try:
-        for start, waveform in audio.windows(audio.stream(path, warn, damaged=True), hop):
-            start_s = start / audio.SAMPLE_RATE
-            end_s = (start + len(waveform)) / audio.SAMPLE_RATE
-            yield WindowPrediction(path, start_s, end_s, silent=audio.is_silent(waveform)), waveform
-    except audio.AudioError as error:
-        yield WindowPrediction(path, error=error), None
-
-
-def best(folder):
-    """The best checkpoint of a run folder.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = RunFolder(Path(folder)).any_best()
-    if path is None:
-        raise checkpoint.CheckpointError(
-            f"{folder}: no best.*.pt; expected the folder of a finished run "
-            "(under the paper's protocol the stage score chooses the epoch)"
-        )
-    return path
-
-
-def load(path, device="cpu", backbone_file=None, allow: Collection[str] = ()):
-    """A Predictor from a run folder or a checkpoint, or from an exported folder or a file of it.
-
-    Args:
-        path: see above; of a run folder its best checkpoint.
-        device: where torch computes; an .onnx is run on the CPU.
-        backbone_file, allow: see `restore`.
-
-    Raises:
-        ValueError: there is none, it cannot be read, or it is not what it says it is.
-    """
-    path = Path(path)
-    if path.is_dir():
-        exported = [path / name for name in EXPORTED if (path / name).is_file()]
-        path = exported[0] if exported else best(path)
-    elif path.suffix not in KINDS:
-        found = "another kind of file" if path.exists() else "nothing there"
-        raise ValueError(
-            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
-            "wrote; name one of these"
-        )
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError(f"{path}: a folder, a pipe or a device, expected a file; name another one")
-    if path.suffix == ".onnx":
-        network = onnx.Graph(path)
-        with _naming(path):
-            _describe(network.about, allow)
-        predictor = GraphPredictor(network, allow)
-    else:
-        model, about = restore(path, backbone_file, allow)
-        predictor = TorchPredictor(model, about, device, allow)
-    if path.suffix != ".pt":
-        _compare_labels(path.with_name(LABELS), predictor.classes)
-    return predictor
-
-
-def _compare_labels(path, classes):
-    """Refuse class names in a labels.txt that are not the model's; it need not be there."""
+def _check_labels(path, classes):
+    """Refuse a labels.txt with other names than the model's; it need not exist."""
     if not path.is_file():
         return
-    found = atomic.read_text(path).rstrip("\n")
-    if found != "\n".join(classes):
+    names = atomic.read_text(path).rstrip("\n").split("\n")
+    if names != classes:
         raise safetensors.ReleaseError(
-            f"{path}: found {', '.join(found.splitlines())}; "
-            f"the model's classes are {', '.join(classes)}, in this order; "
-            "put the right one there, or delete it"
+            f"{path}: found {', '.join(names)}; the model's classes are {', '.join(classes)}, "
+            "in this order; put the right file there, or delete it"
         )
+
+
+def _check_waveforms(waveforms):
+    waveforms = np.asarray(waveforms, np.float32)
+    if waveforms.ndim != 2 or not waveforms.size:
+        raise ValueError(
+            f"expected waveforms of shape (B, N) with at least one sample, found {waveforms.shape}"
+        )
+    return waveforms
+
+
+def _mean_over_windows(waveforms, function):
+    """Average `function` over windows of ten seconds of (B, N) waveforms."""
+    windows = audio.windows([_check_waveforms(waveforms)])
+    return np.mean([function(window) for _, window in windows], axis=0)
+
+
+def _cut(paths, hop, warn):
+    """Cut files into windows, `hop` samples apart.
+
+    Yields:
+        (WindowPrediction without results, waveform (n,)), or, as the last of a file that cannot be
+        read, (WindowPrediction with an error, None).
+    """
+    for index, path in enumerate(paths):
+        try:
+            for start, waveform in audio.windows(audio.stream(path, warn, damaged=True), hop):
+                start_s = start / audio.SAMPLE_RATE
+                end_s = start_s + len(waveform) / audio.SAMPLE_RATE
+                silent = audio.is_silent(waveform)
+                yield WindowPrediction(index, path, start_s, end_s, silent=silent), waveform
+        except audio.AudioError as error:
+            yield WindowPrediction(index, path, error=error), None
+
+
+def _aggregate(windows, function, on_window):
+    """Combine the windows of one file into a FilePrediction."""
+    times = []
+    timeline = []
+    silent = []
+    for window in windows:
+        if window.error is not None:
+            return FilePrediction(str(window.path), error=" ".join(str(window.error).split()))
+        if on_window is not None:
+            on_window(window)
+        times.append((window.start_s, window.end_s))
+        timeline.append(window.probabilities)
+        silent.append(window.silent)
+    return FilePrediction(
+        path=str(window.path),
+        seconds=window.end_s,
+        times=np.array(times),
+        timeline=np.array(timeline),
+        probabilities=function(timeline, axis=0),
+        silent=np.array(silent),
+    )
+
+
+@contextmanager
+def _full_precision():
+    """Switch TensorFloat-32 off, with which results depend on the size of the batch."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield

@@ -1,6 +1,6 @@
-"""The backbones that have a name: pretrained_models/index.yaml.
+"""Catalogue of the pretrained backbones (pretrained_models/index.yaml), and the shipped model.
 
-Without torch, so that fetching starts at once.
+It does not import torch, so that fetching starts at once.
 """
 
 import os
@@ -9,12 +9,21 @@ from pathlib import Path
 
 from . import atomic, identity, registry, yaml_file
 
-FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models"
+
+def _folder():
+    """Find pretrained_models: inside the package in a wheel, at the top level in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "pretrained_models"
+    return inside if inside.is_dir() else package.parents[1] / "pretrained_models"
+
+
+FOLDER = _folder()
+MODEL = "ast_unet_residual_synth"  # folder of the trained model that is shipped
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What index.yaml says of one backbone; its head explains the fields."""
+    """One backbone of index.yaml, whose header explains the fields."""
 
     name: str
     file: str
@@ -29,24 +38,24 @@ class Entry:
     licence: str
 
     @property
-    def path(self):
-        """Where its weights are, or will be once fetched."""
+    def path(self) -> Path:
+        """The file of its weights, which may have to be fetched."""
         return FOLDER / self.file
 
-    def source_classes(self):
+    def source_classes(self) -> list[str] | None:
         """Names of the source classes, in order; None if they are in the file's header."""
         return self.labels and atomic.read_text(FOLDER / self.labels).splitlines()
 
     @property
-    def is_available(self):
-        """Whether the file is there, with the right size; `verify` looks at its content."""
+    def is_available(self) -> bool:
+        """Whether the file exists with the right size; `verify` checks its content."""
         return self.path.is_file() and self.bytes in (None, self.path.stat().st_size)
 
     def verify(self) -> None:
         """Compare the file with the known sha256; 346 MB take a third of a second.
 
         Raises:
-            ValueError: it is another one, or damaged; the message says what to do.
+            ValueError: it is another file, or damaged.
             OSError: it cannot be read.
         """
         found = identity.of_file(self.path)
@@ -70,31 +79,36 @@ def verify_weights(name: str, path: str | Path) -> None:
             entry.verify()
 
 
-def names():
-    """The names, in the order of the file."""
-    return list(_read())
+def shipped_model() -> Path:
+    """Folder of the trained model that is shipped, as src/export.py wrote it."""
+    return FOLDER / MODEL
 
 
-def find(name):
-    """The Entry of a backbone.
+def names() -> list[str]:
+    """List the names of the backbones, in the order of the file."""
+    return list(_read("index.yaml"))
+
+
+def find(name: str) -> Entry:
+    """Return the Entry of a backbone.
 
     Raises:
-        ValueError: there is none of that name; the message lists what there is.
+        ValueError: the name is unknown; the message lists the known ones.
     """
-    index = _read()
+    index = _read("index.yaml")
     if name not in index:
         raise ValueError(registry.unknown("backbone", name, index))
     return Entry(name, **index[name])
 
 
-def zero_shot(name):
-    """What instruments.yaml says of a backbone.
+def zero_shot(name: str) -> dict:
+    """Return the section of instruments.yaml about a backbone.
 
     Returns:
         {"activation": of its source classes, "names": {instrument: [source class, ...]}}.
 
     Raises:
-        ValueError: it says nothing of that one; the message lists what there is.
+        ValueError: it has none; the message lists the backbones that have one.
     """
     table = _read("instruments.yaml")
     if name not in table:
@@ -104,5 +118,5 @@ def zero_shot(name):
     return table[name]
 
 
-def _read(file="index.yaml"):
+def _read(file):
     return yaml_file.read(FOLDER / file)

@@ -5,25 +5,17 @@ among this project's own classes. A class outside the package is named "module.C
 on Python's path. Only `resolve` imports it, and only if the caller allows that very name.
 """
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from . import typecheck
+from .choices import unknown
 
 
 class NotAllowedError(ValueError):
     """A class outside the package that the caller did not allow; none of it was imported."""
-
-
-def unknown(kind: str, name: object, choices: Iterable) -> str:
-    """Return the message for a name that is not among `choices`, with the closest match."""
-    choices = sorted(map(str, choices))
-    near = difflib.get_close_matches(str(name)[:200], choices, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}: {hint}valid: {', '.join(choices) or 'none'}"
 
 
 def is_outside(name: str) -> bool:

@@ -1,16 +1,17 @@
-"""The folder of one run: the names of its files, its lock, and its results.
+"""Run folders: the names of their files, their lock, their results, and the best of them.
 
 last.pt             state after the last epoch, the history, the best checkpoint: the truth
-best.<split>.<metric>.pt     the best checkpoint; a copy of what last.pt holds
-epoch.<number>.pt   where the selection is on test: the checkpoint of each epoch
-history.jsonl       one line per epoch, to be read by people; a copy of what last.pt holds
-config.yaml         the resolved config; a copy too
-results.json        scores, and what they were made from; it carries its own sha256
-predictions.npz, example.npz     written by the stage `score` too
+best.<split>.<metric>.pt     the best checkpoint; a copy from last.pt
+epoch.<number>.pt   the checkpoint of each epoch, if the selection is on test
+history.jsonl       one line per epoch, for people; a copy from last.pt
+config.yaml         the resolved config; a copy from last.pt
+results.json        scores and the hashes of their inputs, sealed by its own sha256
+predictions.npz, example.npz     written with results.json by the stage `score`
 """
 
 import json
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,15 @@ from filelock import FileLock, Timeout
 
 from . import atomic, identity
 
+# Corpora of the main job in order of preference, when the best run is chosen.
+CORPORA = ("openmic", "synthetic")
+# Checkpoint selection of the protocol `clean`; only its values are compared between runs.
+SELECTION = {"split": "valid", "metric": "macro_f1", "mode": "max"}
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's files; none of them need be there."""
+    """The files of one run, which may or may not exist."""
 
     path: Path
 
@@ -72,12 +78,26 @@ class RunFolder:
         return self.path / f"epoch.{number:03d}.pt"
 
     def any_best(self) -> Path | None:
-        """The best checkpoint, whatever chose it; None if there is none."""
+        """The best checkpoint by any selection; None if there is none."""
         return min(self.path.glob("best.*.pt"), default=None)
 
+    def best_checkpoint(self) -> Path:
+        """The same of a run that must have one.
+
+        Raises:
+            FileNotFoundError: it has none.
+        """
+        path = self.any_best()
+        if path is None:
+            raise FileNotFoundError(
+                f"{self}: no best.*.pt; expected the folder of a finished run "
+                "(under the paper's protocol the stage score chooses the epoch)"
+            )
+        return path
+
     @contextmanager
-    def locked(self):
-        """Hold the lock of the folder, which is made if need be.
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the folder, which is created if necessary.
 
         Raises:
             RuntimeError: another process holds it.
@@ -106,7 +126,7 @@ class RunFolder:
                 path.unlink()
 
     def is_empty(self) -> bool:
-        """Whether it holds nothing; hidden files do not count."""
+        """Whether it holds no files; hidden ones do not count."""
         return all(path.name.startswith(".") for path in self.path.glob("*"))
 
     def write_history(self, history: list[dict]) -> None:
@@ -114,7 +134,7 @@ class RunFolder:
         atomic.write_text(self.history, _lines(history))
 
     def has_history(self, history: list[dict]) -> bool:
-        """Whether history.jsonl says just this."""
+        """Whether history.jsonl holds exactly this history."""
         return _content(self.history) == _lines(history).encode()
 
     def matches(self, hashes: dict[str, str]) -> bool:
@@ -125,7 +145,7 @@ class RunFolder:
         )
 
     def read_results(self) -> dict | None:
-        """What results.json holds; None if there is none, or it is not as it was written."""
+        """Read results.json; None if it is missing or damaged."""
         try:
             values = json.loads(self.results.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -133,8 +153,87 @@ class RunFolder:
         return values if identity.is_sealed(values) else None
 
     def write_results(self, values: dict) -> None:
-        """Write results.json with its own sha256."""
+        """Write results.json, sealed by its own sha256."""
         atomic.write_json(self.results, identity.seal(values))
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A scored run with a best checkpoint.
+
+    Attributes:
+        folder: its folder.
+        results: the content of results.json.
+    """
+
+    folder: RunFolder
+    results: dict
+
+    @property
+    def validation(self) -> float | None:
+        """Macro-F1 of the best epoch on the validation split; None under another selection."""
+        selection = self.results.get("selection") or {}
+        if self.results.get("protocol") != "clean":
+            return None
+        if any(selection.get(key) != value for key, value in SELECTION.items()):
+            return None
+        return selection.get("value")
+
+    def describe(self) -> str:
+        """Say why this run is chosen, if it is the first of `ranked`."""
+        corpus = self.results.get("corpus")
+        return f"the best finished run on {corpus}: macro-F1 {self.validation:.3f} on validation"
+
+
+def finished(folders: Iterable[Path]) -> list[FinishedRun]:
+    """List the finished runs anywhere below `folders`, sorted by folder.
+
+    Runs on a feature that comes with its corpus are left out: they take no audio.
+
+    Args:
+        folders: each may be a run folder itself, or missing.
+    """
+    paths = sorted(path.parent for folder in folders for path in folder.glob("**/results.json"))
+    runs = []
+    for path in paths:
+        folder = RunFolder(path)
+        results = folder.read_results()
+        if results and results.get("feature", "vggish") != "vggish" and folder.any_best():
+            runs.append(FinishedRun(folder, results))
+    return runs
+
+
+def ranked(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
+    """Sort the runs that were selected on validation, the best first.
+
+    Runs on OpenMIC-2018 precede those on the built-in corpus, and these all others.
+    """
+    return sorted((run for run in runs if run.validation is not None), key=_rank)
+
+
+def load_best(runs: Iterable[FinishedRun], load: Callable, warn: Callable[[str], None]):
+    """Load the best run that can be loaded.
+
+    Args:
+        runs: finished runs.
+        load: function from the path of a run folder to a model.
+        warn: called with a line for each better run that cannot be loaded.
+
+    Returns:
+        (FinishedRun, model), or (None, None).
+    """
+    for run in ranked(runs):
+        try:
+            return run, load(run.folder.path)
+        except Exception as error:  # one broken run must not hide the others
+            warn(f"{run.folder}: passed over, {' '.join(str(error).split())}")
+    return None, None
+
+
+def _rank(run):
+    corpus = run.results.get("corpus")
+    place = CORPORA.index(corpus) if corpus in CORPORA else len(CORPORA)
+    return place, -run.validation, str(run.folder)
 
 
 def _lines(history):

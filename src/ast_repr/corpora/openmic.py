@@ -9,7 +9,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .. import atomic, audio
 from ..manifest import Clip, ManifestError
 from ..registry import unknown
 from . import table
-from .remote import Remote
+from .remote import Remote, download, only_user_of, unpack
 
 ARCHIVE = Remote(
     url="https://zenodo.org/records/1432913/files/openmic-2018-v1.0.0.tgz?download=1",
@@ -29,6 +29,24 @@ COUNTS = {"train": 14_915, "test": 5_085, "observed": 41_268}
 SHORTEST_SECONDS = 9.9  # anything shorter has been truncated
 LABELS = "openmic-2018-aggregated-labels.csv"
 METADATA = "openmic-2018-metadata.csv"
+
+
+def is_unpacked(root: Path) -> bool:
+    """True if `fetch` has completed."""
+    return (root / "partitions").is_dir()
+
+
+def fetch(root: Path) -> None:
+    """Download and unpack the corpus, unless that is done.
+
+    Raises:
+        RemoteError: the archive cannot be downloaded, or is damaged.
+    """
+    if is_unpacked(root):
+        return
+    with only_user_of(root.parent):
+        if not is_unpacked(root):  # by another process in the meantime
+            unpack(download(ARCHIVE, root.with_name("openmic-2018-v1.0.0.tgz")), root)
 
 
 def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[str]]:
@@ -67,6 +85,22 @@ def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[s
         path = os.path.relpath(audio_path(root, name), relative_to)
         all_clips.append(Clip(name, groups.get(name, name), path, 0.0, split, labels[name]))
     return all_clips, classes
+
+
+def check_counts(clips: Iterable[Clip]) -> None:
+    """Check that the tables of the genuine archive are complete.
+
+    Raises:
+        ManifestError: the number of clips or labels differs from OpenMIC-2018's.
+    """
+    counts = dict.fromkeys(COUNTS, 0)
+    for clip in clips:
+        counts[clip.split] += 1
+        counts["observed"] += len(clip.labels)
+    if counts != COUNTS:
+        raise ManifestError(
+            f"found {counts}, expected OpenMIC-2018's {COUNTS}; fetch the archive again"
+        )
 
 
 def audio_path(root: str | Path, sample_key: str) -> Path:

@@ -153,6 +153,7 @@ def _transfer(remote: Remote, part: Path, have: int, label: str) -> None:
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
+            disable=None,
         )
         with open(part, "ab" if resumed else "wb") as file, bar:
             while have <= remote.bytes:  # a byte too many is enough to know
@@ -214,7 +215,7 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = UNPACKED_LIMIT)
     size = 0
     try:
         with tarfile.open(archive) as tar:
-            for member in tqdm(tar, f"unpack {archive.name}", unit="file"):
+            for member in tqdm(tar, f"unpack {archive.name}", unit="file", disable=None):
                 size += member.size
                 if size > limit:
                     raise RemoteError(

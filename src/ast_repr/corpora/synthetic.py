@@ -76,7 +76,7 @@ def make(root: str | Path, clips: int = CLIPS, seed: int = 0, nj: int = 1) -> No
     if todo:
         with processes.pool(min(nj, len(todo))) as pool:
             rendered = pool.map(_render_clip, todo)
-            for _ in tqdm(rendered, "render", len(todo), unit="clip"):
+            for _ in tqdm(rendered, "render", len(todo), unit="clip", disable=None):
                 pass
     _write_tables(root, jobs)
 

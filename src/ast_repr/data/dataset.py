@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 
 from .. import manifest
+from ..choices import FEATURE_STORAGE, unknown
 from ..devices import memory_left
-from ..registry import unknown
 from .feature_store import Store
 
-PLACES = ("auto", "device", "memory", "disk")  # where features can be kept
 SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory that "auto" may use
 WINDOW = 4  # shards; at most three windows are in memory (0.8 GB of log-mels)
 
@@ -153,10 +152,10 @@ def load(
         device: device on which they will be used.
 
     Raises:
-        ValueError: an unknown place.
+        ValueError: unknown storage.
     """
-    if keep not in PLACES:
-        raise ValueError(unknown("place of features", keep, PLACES))
+    if keep not in FEATURE_STORAGE:
+        raise ValueError(unknown("place of features", keep, FEATURE_STORAGE))
     device = torch.device(device)
     names = [clip.clip for clip in clips]
     shards = store.group_by_shard(names)

@@ -74,7 +74,7 @@ def fill(
     with (
         # forked: torch is imported once, and has no threads yet
         processes.pool(nj, _start_worker, (data, folder.name, feature, buffers), "fork") as pool,
-        tqdm(desc=f"extract {folder.name}", total=count, unit="clip") as bar,
+        tqdm(desc=f"extract {folder.name}", total=count, unit="clip", disable=None) as bar,
     ):
         jobs = []
         for turn, shard in enumerate(todo.values()):

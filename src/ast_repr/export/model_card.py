@@ -1,17 +1,19 @@
-"""The model card of an exported model: README.md with the YAML header of the Hugging Face hub.
+"""The model card of an exported model: README.md with the metadata of the Hugging Face hub.
 
-Numbers come from results.json alone; metrics are fractions in the header and per cent in the text.
+Its text is the template model_card.md. Results come from results.json alone; they are fractions in
+the metadata and per cent in the text.
 """
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from .. import atomic, registry, typecheck, yaml_file
+from .. import registry, typecheck
 from ..escaping import markdown, markdown_code
-from ..report.results import NAMES, ResultsError
-from ..report.schema import FLOORS, lacking
+from ..run_folder import RunFolder
 
+TEMPLATE = Path(__file__).with_name("model_card.md")
 METRICS = {"macro_f1": "macro-F1", "positive_f1": "positive F1", "map": "mAP", "auroc": "AUROC"}
 TAGS = [
     "audio",
@@ -20,57 +22,40 @@ TAGS = [
     "model-reprogramming",
     "audio-spectrogram-transformer",
 ]
-OURS = "MIT"  # licence of this project and of what is trained with it
-UNKNOWN = "not known to this card; whoever shares the model states it here"
-DATA = {  # corpus: (licence of what it was trained on, what follows from it for those who use it)
-    "synthetic": (
-        "rendered by this project's code with the soundfont that pretty_midi carries (GPL); "
-        "no recording is in it",
-        "It was trained on a synthetic corpus, rendered from one soundfont, and has heard no real "
+LICENCE = "MIT"  # of this project and of the tensors trained with it
+UNKNOWN = "unknown to this card; whoever shares the model states it here"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Facts about a training corpus: its name in publications, its licence, and its limits."""
+
+    name: str
+    licence: str
+    limits: str
+
+
+CORPORA = {
+    "synthetic": Corpus(
+        "synthetic",
+        "rendered by this project's code with the soundfont of pretty_midi (GPL); it contains no "
+        "recording",
+        "It was trained on a synthetic corpus, rendered from one soundfont, without any real "
         "recording: on real music expect less.",
     ),
-    "openmic": (
+    "openmic": Corpus(
+        "OpenMIC-2018",
         "OpenMIC-2018: labels CC BY 4.0, most of the audio under NonCommercial Creative Commons "
         "licences",
         "OpenMIC-2018 holds ten-second excerpts of free online music, each labelled for a few of "
         "its instruments only.",
     ),
 }
-LISTEN = """from ast_repr import audio
-from ast_repr import inference
-model = inference.load("model.safetensors")
-print(dict(zip(model.classes, model(audio.decode("song.mp3")[None])[0])))
-"""
-GRAPH = """import json
-import kaldi_native_fbank as knf
-import numpy as np
-import onnxruntime
-import soundfile
 
-session = onnxruntime.InferenceSession("model.onnx")
-metadata = session.get_modelmeta().custom_metadata_map
-about = {key: json.loads(text) for key, text in metadata.items() if key != "sha256"}
-spec = about["feature_spec"]
-waveform, rate = soundfile.read("song.wav", dtype="float32", always_2d=True, frames=160_000)
-assert rate == spec["sample_rate"]
-waveform = np.pad(waveform.mean(1), (0, 160_000 - len(waveform)))  # ten seconds
-
-options = knf.FbankOptions()
-options.frame_opts.dither, options.frame_opts.window_type = 0.0, spec["window"]
-options.mel_opts.num_bins, options.htk_compat, options.use_energy = spec["bins"], True, False
-bank = knf.OnlineFbank(options)
-bank.accept_waveform(rate, waveform - waveform.mean())
-log_mel = np.zeros((1, 1, spec["frames"], spec["bins"]), np.float32)
-for i in range(min(bank.num_frames_ready, spec["frames"])):
-    log_mel[0, 0, i] = bank.get_frame(i)
-log_mel = log_mel.astype(np.float16).astype(np.float32)  # the precision it was trained on
-print(dict(zip(about["classes"], session.run(None, {"features": log_mel})[0][0])))
-"""
-
-NEEDED = {  # of what a checkpoint says, beyond what its model is built from
+# Values that a card needs from a checkpoint, beyond its model's description.
+NEEDED = {
     "trainable_parameters": int,
     "total_parameters": int,
-    "config.row": str | None,
     "config.protocol": str,
     "config.input.norm": str,
     "config.reprogrammer.name": str,
@@ -87,291 +72,138 @@ NEEDED = {  # of what a checkpoint says, beyond what its model is built from
 }
 
 
-def check(about, path):
-    """Refuse a checkpoint, `path`, that does not say what a card does.
+class CardError(ValueError):
+    """A run about which no card can be written; the message names the file and the remedy."""
+
+
+def check(about: dict, path: Path) -> None:
+    """Refuse a checkpoint, `path`, whose description lacks values of a card.
 
     Raises:
-        ResultsError: a value is missing, of another type, or not plain.
+        CardError: a value is missing, of another type, or not plain.
     """
     for key, kind in NEEDED.items():
         value = about
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if not typecheck.matches(value, kind):
-            raise ResultsError(
+            raise CardError(
                 f"{path}: {key}: found {typecheck.shown(value)}, "
                 f"expected {typecheck.expected(kind)}; train the run again"
             )
     try:
         json.dumps(about["config"])
     except (TypeError, ValueError, RecursionError) as error:
-        raise ResultsError(
+        raise CardError(
             f"{path}: config: {error}, expected plain values; train the run again"
         ) from error
 
 
-def read(folder):
-    """results.json of a run folder, or None where the run was not scored.
+def read_results(run: RunFolder) -> dict | None:
+    """Read the results of a run; None if it was not scored.
 
     Raises:
-        ResultsError: it is damaged or incomplete.
+        CardError: they are damaged.
     """
-    path = Path(folder) / "results.json"
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(atomic.read_text(path))
-        wrong = lacking(found)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ResultsError(
-            f"{path}: damaged ({error}); delete it and score the run again"
-        ) from error
-    if wrong:
-        raise ResultsError(
-            f"{path}: incomplete, expected {', '.join(wrong[:3])}; "
-            "delete it and score the run again"
-        )
-    return found
+    results = run.read_results()
+    if results is None and run.results.is_file():
+        raise CardError(f"{run.results}: damaged; delete it and score the run again")
+    return results
 
 
-def text(about, conf, results, with_backbone, graph):
-    """The card.
+def render(about: dict, conf: dict, results: dict | None, merged: bool, graph: bool) -> str:
+    """Render the card.
 
     Args:
-        about: what is stored in the exported file (src/export.py).
+        about: the description in the exported file, see `description.describe`.
         conf: the run's resolved config.
-        results: what `read` gave.
-        with_backbone: whether the file holds the backbone's tensors.
+        results: the content of results.json.
+        merged: whether the file holds the backbone's tensors.
         graph: whether model.onnx lies beside it.
     """
-    parts = [
-        "---",
-        yaml_file.dump(header(about, conf, results, with_backbone)).rstrip(),
-        "---",
-        "",
-    ]
-    parts += (
-        _model(about, conf, with_backbone)
-        + _results(results)
-        + _use(about, with_backbone, graph)
-        + _limits(conf, results)
-        + _licences(about, conf, with_backbone)
+    # Slow to import, and needed here only.
+    from huggingface_hub import ModelCard
+
+    corpus = corpus_of(conf["run"]["corpus"])
+    systems = {}
+    if results:
+        systems["this model"] = results["metrics"]
+        for name, scores in results["constant_baselines"].items():
+            systems[name.replace("_", " ")] = scores
+    card = ModelCard.from_template(
+        _metadata(about, conf, results, merged, corpus.name),
+        template_path=str(TEMPLATE),
+        md=markdown,
+        code=markdown_code,
+        json=lambda value: markdown_code(json.dumps(value, ensure_ascii=False)),
+        percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
+        about=about,
+        conf=conf,
+        results=results,
+        systems=systems,
+        metrics=METRICS,
+        merged=merged,
+        graph=graph,
+        backbone=_describe_backbone(about, conf),
+        outside=sorted(registry.outside({**about["spec"], "feature": about["feature"]})),
+        corpus=markdown(corpus.name),
+        limits=corpus.limits,
+        data_licence=corpus.licence,
+        licence=LICENCE,
+        unknown=UNKNOWN,
     )
-    return "\n".join(parts) + "\n"
+    return f"{card}\n"
 
 
-def header(about, conf, results, with_backbone):
-    """The card's YAML header as plain values; without results it names no metrics."""
-    corpus = NAMES.get(conf["run"]["corpus"], conf["run"]["corpus"])
-    licence = (
-        about["backbone"]["licence"] if with_backbone and about["backbone"]["licence"] else OURS
+def corpus_of(name: str) -> Corpus:
+    """Return the facts about a corpus; the size in its name (synthetic-20000) does not matter."""
+    family = re.sub(r"-\d+$", "", name)
+    limits = f"It was trained on {markdown(name)}; on other music it may do worse."
+    return CORPORA.get(family, Corpus(name, UNKNOWN, limits))
+
+
+def _metadata(about, conf, results, merged, corpus):
+    from huggingface_hub import EvalResult, ModelCardData
+
+    licence = LICENCE
+    if merged and about["backbone"]["licence"]:
+        licence = about["backbone"]["licence"]
+    evaluation = {}
+    if results:
+        evaluation = {"metrics": list(METRICS), "model_name": conf["run"]["conf"]}
+        evaluation["eval_results"] = [
+            EvalResult(
+                task_type="audio-classification",
+                task_name="instrument recognition",
+                dataset_type=conf["run"]["corpus"],
+                dataset_name=corpus,
+                dataset_split=results["split"],
+                metric_type=key,
+                metric_name=name,
+                metric_value=results["metrics"][key],
+            )
+            for key, name in METRICS.items()
+            if results["metrics"][key] is not None
+        ]
+    return ModelCardData(
+        license=licence.lower(),
+        library_name="ast_repr",
+        pipeline_tag="audio-classification",
+        tags=TAGS,
+        **evaluation,
     )
-    found = {
-        "license": licence.lower(),
-        "library_name": "ast_repr",
-        "tags": TAGS,
-        "pipeline_tag": "audio-classification",
-        "datasets": [corpus],
-    }
-    if results is None:
-        return found
-    measured = [
-        {"type": key, "name": name, "value": results["metrics"][key]}
-        for key, name in METRICS.items()
-    ]
-    result = {
-        "task": {"type": "audio-classification", "name": "instrument recognition"},
-        "dataset": {"type": conf["run"]["corpus"], "name": corpus, "split": results["split"]},
-        "metrics": [one for one in measured if one["value"] is not None],
-    }
-    return found | {
-        "metrics": list(METRICS),
-        "model-index": [{"name": conf["run"]["conf"], "results": [result]}],
-    }
 
 
-def _model(about, conf, with_backbone):
-    run, backbone, spec = conf["run"], about["backbone"], about["spec"]
-    steps = ["changed by a small trained *reprogrammer*"] * (conf["reprogrammer"]["name"] != "none")
-    steps += ["heard by a transformer (AST)"] * (spec["backbone"]["name"] == "ast") + [
-        "mapped to classes"
-    ]
-    frozen = "fine-tuned" if spec["backbone"]["finetune"] else "frozen"
-    if spec["backbone"]["name"] != "ast":
-        source = f"none; in its place {_json(conf['backbone'])}"
-    elif not backbone["file"]:
-        source = f"an AST of random weights, drawn with the seed, {frozen}"
-    else:
-        name, sha256 = map(markdown_code, (backbone["name"], str(backbone["file_sha256"])))
-        source = f"{name}, {frozen}, file of sha256 {sha256}"
-        if backbone["url"]:
-            source += f", <{backbone['url']}>"
-    method = (
-        f"{markdown(run['conf'])}: reprogrammer {_json(conf['reprogrammer'])}, "
-        f"head {_json(conf['head'])}, input norm {markdown_code(conf['input']['norm'])}, "
-        f"method {_json(conf['method'])}"
-    )
-    corpus = markdown(NAMES.get(run["corpus"], run["corpus"]))
-    chosen = markdown(f"{conf['select']['metric']} on the split {conf['select']['split']!r}")
-    labels = f"{100 * conf['train']['label_fraction']:g} % of its training labels"
-    learned = f"{about['trainable_parameters']:,} of {about['total_parameters']:,} parameters"
-    held = "self-contained" if with_backbone or not backbone["file"] else "without the backbone"
-    return [
-        f"# {markdown(conf['row'] or run['conf'])}, {len(about['classes'])} classes",
-        "",
-        "Says which of its classes are in ten seconds of polyphonic music: a log-mel spectrogram "
-        f"is {', then '.join(steps)}.",
-        "From an implementation of Chen and Lerch, *Music Instrument Classification Reprogrammed* "
-        "(MMM 2023, arXiv 2211.08379).",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| classes | {', '.join(map(markdown, about['classes']))}; "
-        "the order of the outputs, also in `labels.txt` |",
-        f"| method | {method} |",
-        f"| backbone | {source} |",
-        f"| trained | {learned} |",
-        f"| corpus | {corpus}, {labels} |",
-        f"| protocol | {markdown(conf['protocol'])}: the epoch was chosen by {chosen} |",
-        f"| seed | {run['seed']} |",
-        f"| file | float32, {held}; no code in it |",
-        "",
-    ]
-
-
-def _results(results):
-    if results is None:
-        return [
-            "## Results",
-            "",
-            "This run was not scored: nothing is known of how good it is.",
-            "",
-        ]
-    rows = {"this model": results["metrics"]} | {
-        name: results["constant_baselines"][key] for key, name in FLOORS.items()
-    }
-    classes = results["metrics"]["per_instrument"]
-    return [
-        "## Results",
-        "",
-        f"Split {markdown(repr(results['split']))}: {results['clips']:,} clips, "
-        f"{results['observed']:,} observed labels, threshold {results['threshold']:g}, one seed. "
-        "In per cent.",
-        "",
-        "| | " + " | ".join(METRICS.values()) + " |",
-        "|---|" + "--:|" * len(METRICS),
-        *(
-            f"| {name} | " + " | ".join(_percent(scores[key]) for key in METRICS) + " |"
-            for name, scores in rows.items()
-        ),
-        "",
-        "macro-F1 is two-class: per instrument the mean of the F1 of present and the F1 of absent "
-        "over observed labels, then the mean over instruments.",
-        "",
-        "| class | macro-F1 | average precision | labels: present | absent |",
-        "|---|--:|--:|--:|--:|",
-        *(
-            f"| {markdown(name)} | {_percent(own['macro_f1'])} | {_percent(own['ap'])} "
-            f"| {own['present']} | {own['absent']} |"
-            for name, own in classes.items()
-        ),
-        "",
-    ]
-
-
-def _use(about, with_backbone, graph):
-    backbone, elsewhere = about["backbone"], about["backbone"]["file"] and not with_backbone
-    lines = [
-        "## Use",
-        "",
-        "With the package `ast_repr` (`pip install .` in a copy of its repository):",
-        "",
-        "```python",
-        LISTEN.rstrip(),
-        "```",
-        "",
-    ]
-    if elsewhere:
-        origin = (
-            f"from <{backbone['url']}>"
-            if backbone["url"]
-            else "from that repository's `pretrained_models/`, or from where the model was trained"
-        )
-        lines += [
-            f"The backbone is not in this file: put its weights, {origin}, beside it as "
-            f"{markdown_code(backbone['file'])}.",
-            "",
-        ]
-    lines += [
-        "`python src/predict.py --model FOLDER song.mp3`, in that repository, does so for files "
-        "and folders of any length.",
-        "",
-    ]
-    for name in sorted(registry.outside({**about["spec"], "feature": about["feature"]})):
-        lines += [
-            f"It is built from {markdown_code(name)}, which is not part of that package: with its "
-            "code on PYTHONPATH, allow it by `inference.load(..., allow=...)` or `--allow-class`.",
-            "",
-        ]
-    if graph:
-        lines += [
-            "`model.onnx` needs none of this: it maps the un-normalised log-mel "
-            "(B, 1, frames, bins) to probabilities (B, K). Its metadata hold classes,",
-            "threshold and front end. After `pip install onnxruntime numpy soundfile "
-            "'kaldi-native-fbank<1.23'`, for a file at 16 kHz:",
-            "",
-            "```python",
-            GRAPH.rstrip(),
-            "```",
-            "",
-        ]
-    return lines
-
-
-def _limits(conf, results):
-    _, advice = DATA.get(
-        _family(conf),
-        (
-            None,
-            f"It was trained on {markdown(conf['run']['corpus'])}; on other music it may do worse.",
-        ),
-    )
-    lines = [
-        advice,
-        "It knows the classes above and no others, and says nothing of how loud or when within "
-        "ten seconds.",
-        "Probabilities are not calibrated: 0.9 does not mean right in nine cases of ten.",
-    ]
-    if results is not None:
-        lines.append(
-            f"The numbers are of one run on {results['clips']:,} clips; "
-            "a class with few labels is measured by few."
-        )
-    if conf["select"]["split"] == "test":
-        lines.append(
-            "The epoch was chosen on the split that it is scored on, as in the paper's code: "
-            "its numbers are too good."
-        )
-    return ["## Limits", "", *(f"- {line}" for line in lines), ""]
-
-
-def _licences(about, conf, with_backbone):
-    backbone, data = about["backbone"], DATA.get(_family(conf), (UNKNOWN, None))[0]
-    lines = [f"- trained tensors: {OURS}", f"- data: {data}"]
-    if backbone["file"] or with_backbone:
-        where = ", whose tensors are in this file" if with_backbone else ""
-        lines.insert(1, f"- backbone{where}: {backbone['licence'] or UNKNOWN}")
-    return ["## Licences", "", *lines]
-
-
-def _family(conf):
-    """The corpus without its size: synthetic-20000 is synthetic."""
-    return re.sub(r"-\d+$", "", conf["run"]["corpus"])
-
-
-def _percent(value):
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _json(value):
-    return markdown_code(json.dumps(value, ensure_ascii=False))
+def _describe_backbone(about, conf):
+    backbone = about["backbone"]
+    spec = about["spec"]["backbone"]
+    state = "fine-tuned" if spec["finetune"] else "frozen"
+    if spec["name"] != "ast":
+        return f"none; in its place {markdown_code(json.dumps(conf['backbone']))}"
+    if not backbone["file"]:
+        return f"an AST with random weights, drawn with the seed, {state}"
+    text = f"{markdown_code(backbone['name'])}, {state}"
+    text += f", file of sha256 {markdown_code(str(backbone['file_sha256']))}"
+    if backbone["url"]:
+        text += f", <{backbone['url']}>"
+    return text

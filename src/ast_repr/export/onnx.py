@@ -1,32 +1,32 @@
 """A model as one ONNX graph: un-normalised features (B, C, T, F) to probabilities (B, K), any B.
 
-The metadata hold `about`, a JSON text for each of its keys (classes, threshold, the front end's
-settings, ...), and the sha256 of the file as it is with zeros in the place of that number. onnx and
-onnxruntime are optional (pyproject.toml, `onnx`): the first is needed to write a graph, the second
-to check and to run it.
+The metadata hold the model's description, a JSON text for each key (classes, threshold, settings of
+the front end, ...), and the file's sha256, computed with zeros in place of that number. The extra
+`onnx` is optional: onnx and onnxscript write a graph, onnxruntime checks and runs it.
 """
 
-import hashlib
 import importlib
 import json
 import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from .. import atomic, model_spec, typecheck
+from .. import atomic, identity, model_spec, typecheck
 
-INPUT, OUTPUT = "features", "probabilities"
-TOLERANCE = 1e-4  # of a probability, between torch and onnxruntime
-BATCHES = (1, 3)  # sizes at which they are compared
+INPUT = "features"
+OUTPUT = "probabilities"
+TOLERANCE = 1e-4  # of a probability, between PyTorch and onnxruntime
+BATCHES = (1, 3)  # batch sizes of the verification
 HASH_PLACEHOLDER = "0" * 64
 # Where onnxruntime looks for tensors that a graph keeps in other files.
-ELSEWHERE = "session.model_external_initializers_file_folder_path"
-# Of the clips that are compared: like log-mels, the last frames being padding.
-LEVEL, SPREAD, PADDING = -8.0, 5.0, 26
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+# Mean, deviation and padded frames of the random features of the verification.
+MEAN, STD, PADDING = -8.0, 5.0, 26
 
 
 class GraphError(ValueError):
@@ -34,28 +34,28 @@ class GraphError(ValueError):
 
 
 class Probabilities(torch.nn.Module):
-    """A classifier with the sigmoid at its end."""
+    """A classifier followed by a sigmoid."""
 
-    def __init__(self, model):
+    def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C, T, F) -> (B, K)."""
         return self.model(features).sigmoid()
 
 
-def save(path, model, shape, about):
-    """Write `model`, in eval mode on the CPU, as a graph that onnxruntime computes alike.
+def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about: dict) -> float:
+    """Write a graph that onnxruntime evaluates as PyTorch does the model.
 
     Args:
-        path: the file; it stays as it was if anything goes wrong.
-        model: (B, C, T, F) -> logits (B, K).
+        path: the file; if anything goes wrong it stays as it was.
+        model: (B, C, T, F) -> logits (B, K), in eval mode on the CPU.
         shape: (C, T, F) of one clip.
-        about: plain values to keep with it, "classes" among them.
+        about: plain values to store with it, "classes" among them.
 
     Returns:
-        The largest difference between probabilities that was found.
+        The largest difference between probabilities in the verification.
 
     Raises:
         GraphError: packages are missing, the model has no graph, or the graph computes something
@@ -63,49 +63,46 @@ def save(path, model, shape, about):
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
-    clips = LEVEL + SPREAD * torch.randn(
-        max(BATCHES), *shape, generator=torch.Generator().manual_seed(0)
-    )
-    clips[:, :, -PADDING:] = 0.0
-    network = Probabilities(model).eval()
-    with atomic.replacing(path) as partial:
-        program = _traced(network, clips)
-        for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # where in whose files each was called
-        program.model.metadata_props.update(
-            {key: json.dumps(value) for key, value in about.items()} | {"sha256": HASH_PLACEHOLDER}
+    generator = torch.Generator().manual_seed(0)
+    features = MEAN + STD * torch.randn(max(BATCHES), *shape, generator=generator)
+    features[:, :, -PADDING:] = 0.0
+    program = _trace(Probabilities(model).eval(), features)
+    difference = _verify(program, features)
+    if not difference <= TOLERANCE:  # NaN is refused too
+        raise GraphError(
+            f"{path}: not written, its probabilities differ by {difference:.2g} from PyTorch's, "
+            f"expected {TOLERANCE:g} at most"
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # source files and lines of this machine
+    for key, value in about.items():
+        program.model.metadata_props[key] = json.dumps(value)
+    program.model.metadata_props["sha256"] = HASH_PLACEHOLDER
+    with atomic.replacing(path) as partial:
         program.save(partial, external_data=False)
         data = partial.read_bytes()
-        partial.write_bytes(data.replace(HASH_PLACEHOLDER.encode(), content_hash(data).encode()))
-        graph = Graph(partial)
-        with torch.no_grad():
-            difference = max(
-                np.abs(graph(clips[:size]) - network(clips[:size]).numpy()).max()
-                for size in BATCHES
-            )
-        if not difference <= TOLERANCE:  # NaN is refused too
-            raise GraphError(
-                f"{path}: not written, its probabilities differ by {difference:.2g} from torch's, "
-                f"expected {TOLERANCE:g} at most"
-            )
-    return float(difference)
+        sha256 = identity.of_bytes(data)
+        partial.write_bytes(data.replace(HASH_PLACEHOLDER.encode(), sha256.encode()))
+    return difference
 
 
 class Graph:
     """A graph that `save` wrote, run by onnxruntime on the CPU.
 
-    It reads nothing but that one file: no other file's tensors and no library of operators.
+    Nothing but this one file is read: no tensors from other files, no libraries of operators.
+
+    Args:
+        path: the file.
 
     Attributes:
-        about: the plain values that are kept with it.
+        about: the plain values that are stored with it.
 
     Raises:
-        GraphError: onnxruntime is not installed, or the file is missing, damaged or of another
-            origin.
+        GraphError: onnxruntime is not installed, or the file is missing, damaged or not written by
+            `save`.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         onnxruntime = _package("onnxruntime")
         self.path = path
         try:
@@ -116,25 +113,24 @@ class Graph:
                 "make one by src/export.py --onnx"
             ) from error
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what is wrong is said here, in one line
-        options.add_session_config_entry(ELSEWHERE, os.devnull)
+        options.log_severity_level = 4  # errors are reported here, in one line
+        options.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
         try:
             self.session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
             metadata = dict(self.session.get_modelmeta().custom_metadata_map)
-        except Exception as error:  # onnxruntime has a class of its own for each kind of damage
+        except Exception as error:  # onnxruntime has a class for each kind of damage
             raise GraphError(
                 f"{path}: truncated or not an ONNX graph; fetch or export it again"
             ) from error
         expected = metadata.pop("sha256", "")
         if "classes" not in metadata or len(expected) != len(HASH_PLACEHOLDER):
             raise GraphError(
-                f"{path}: found a graph of another origin, "
-                "expected what src/export.py --onnx writes"
+                f"{path}: a graph of another origin, expected what src/export.py --onnx writes"
             )
-        found = content_hash(data.replace(expected.encode(), HASH_PLACEHOLDER.encode()))
-        if found != expected:
+        sha256 = identity.of_bytes(data.replace(expected.encode(), HASH_PLACEHOLDER.encode()))
+        if sha256 != expected:
             raise GraphError(
-                f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: "
+                f"{path}: content has sha256 {sha256[:12]}..., expected {expected[:12]}...: "
                 "changed or damaged; fetch or export it again"
             )
         try:
@@ -144,14 +140,14 @@ class Graph:
                 f"{path}: its metadata are not readable ({error}); fetch or export it again"
             ) from error
 
-    def expect(self, shape, classes):
-        """Refuse a graph for other features than (C, T, F) `shape`, or another number of classes.
+    def expect(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Refuse a graph for features of another shape (C, T, F) or another number of classes.
 
         Raises:
             GraphError: it is one.
         """
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        found = [(node.name, node.type, node.shape[1:]) for node in (*inputs, *outputs)]
+        nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
+        found = [(node.name, node.type, node.shape[1:]) for node in nodes]
         kind = "tensor(float)"
         if found != [(INPUT, kind, list(shape)), (OUTPUT, kind, [classes])]:
             raise GraphError(
@@ -160,8 +156,8 @@ class Graph:
                 "probabilities out; export it again"
             )
 
-    def __call__(self, features):
-        """Tensor (B, C, T, F) float32 -> array (B, K) float32."""
+    def __call__(self, features: torch.Tensor) -> np.ndarray:
+        """(B, C, T, F) float32 -> (B, K) float32."""
         try:
             return self.session.run([OUTPUT], {INPUT: features.numpy()})[0]
         except Exception as error:  # as above
@@ -171,13 +167,19 @@ class Graph:
             ) from error
 
 
-def content_hash(data):
-    """sha256 of a file with zeros in the place of its number."""
-    return hashlib.sha256(data).hexdigest()
+def _verify(program: Any, features: torch.Tensor) -> float:
+    """Compare onnxruntime with PyTorch: the largest difference over several batch sizes."""
+    from torch.onnx import verification
+
+    differences = []
+    for size in BATCHES:
+        for info in verification.verify_onnx_program(program, (features[:size],)):
+            differences.append(info.max_abs_diff)
+    return max(differences)
 
 
-def _traced(network, clips):
-    """The ONNX program of a network, the size of whose batch stays open."""
+def _trace(network, features):
+    """Export a network as an ONNX program for batches of any size."""
     chatter = logging.getLogger("onnxscript")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
@@ -185,12 +187,12 @@ def _traced(network, clips):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             batch = {INPUT: {0: torch.export.Dim("batch")}}
-            # Strict: the other way takes len(x) for a constant, and with it the size of the batch.
-            traced = torch.export.export(network, (clips,), dynamic_shapes=batch, strict=True)
+            # Not strict, len(x) would be traced as a constant, and with it the batch size.
+            traced = torch.export.export(network, (features,), dynamic_shapes=batch, strict=True)
             return torch.onnx.export(
                 traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
             )
-    except RuntimeError as error:  # torch's errors of both steps
+    except RuntimeError as error:  # PyTorch's errors of both steps
         reason = str(error).strip().partition("\n")[0]
         raise GraphError(
             f"this model has no ONNX graph ({type(error).__name__}: {reason}); "
@@ -206,5 +208,5 @@ def _package(name):
     except ImportError as error:
         raise GraphError(
             f"the package {name} is not installed, expected for ONNX; "
-            "install it by: pip install 'ast_repr[onnx]'"
+            "install the extra: pip install 'ast_repr[onnx]'"
         ) from error

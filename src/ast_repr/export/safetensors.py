@@ -1,13 +1,11 @@
-"""A model to hand on: one safetensors file of tensors, under plain JSON of how to build it again.
+"""Exported models: one safetensors file of tensors, with their description as plain JSON.
 
-    metadata: {"ast_repr": JSON of `about`, "sha256": of that text and all tensors, see `seal`}
-
-What is in `about` is for those who write and build it (src/export.py, inference); no path of the
-machine it was made on.
+metadata: {"ast_repr": JSON of the description, "sha256": of that text and all tensors}
 """
 
 import hashlib
 import json
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,20 +15,24 @@ from .. import atomic, model_spec
 
 
 class ReleaseError(ValueError):
-    """A file that is no exported model, or a damaged one; the message names it and what to do."""
+    """A file that is not an exported model, or damaged; the message names it and the remedy."""
 
 
-def save(path, tensors, about):
-    """Write a model: `tensors` {name: tensor}, `about` plain values."""
+def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
+    """Write a model.
+
+    Args:
+        tensors: {name: tensor}.
+        about: its description, plain values.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
-    atomic.write_bytes(
-        path, serialise(tensors, metadata={"ast_repr": text, "sha256": content_hash(text, tensors)})
-    )
+    metadata = {"ast_repr": text, "sha256": content_hash(text, tensors)}
+    atomic.write_bytes(path, serialise(tensors, metadata=metadata))
 
 
-def load(path):
-    """{"learned": {name: tensor}, "about": plain values}, as a checkpoint, from what `save` wrote.
+def load(path: Path) -> dict:
+    """Read a model: {"learned": {name: tensor}, "about": its description}, as in a checkpoint.
 
     Raises:
         ReleaseError: it is missing, truncated, changed since it was written, or another kind of
@@ -39,7 +41,8 @@ def load(path):
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise ReleaseError(
             f"{path}: no such file, expected an exported model; make one by src/export.py"
@@ -50,13 +53,14 @@ def load(path):
         ) from error
     if not {"ast_repr", "sha256"} <= metadata.keys():
         raise ReleaseError(
-            f"{path}: found tensors without the header of an exported model, "
+            f"{path}: tensors without the header of an exported model, "
             "expected what src/export.py writes"
         )
-    found, expected = content_hash(metadata["ast_repr"], tensors), metadata["sha256"]
-    if found != expected:
+    sha256 = content_hash(metadata["ast_repr"], tensors)
+    expected = metadata["sha256"]
+    if sha256 != expected:
         raise ReleaseError(
-            f"{path}: content has sha256 {found[:12]}..., expected {expected[:12]}...: "
+            f"{path}: content has sha256 {sha256[:12]}..., expected {expected[:12]}...: "
             "changed or damaged; fetch or export it again"
         )
     try:
@@ -68,8 +72,8 @@ def load(path):
     return {"learned": tensors, "about": about}
 
 
-def content_hash(text, tensors):
-    """sha256 over the header's text and all tensors."""
+def content_hash(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Compute the sha256 over the description's text and all tensors."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,1 +1,1 @@
-"""Predictions for a person: text, timeline, page."""
+"""Predictions for people: text, figures, a web page."""

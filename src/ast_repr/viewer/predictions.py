@@ -1,118 +1,99 @@
-"""What a model says of files, as text: a table for people; JSON, JSON lines and CSV for programs.
+"""Predictions as text: a table for people; JSON, JSON lines and CSV for programs.
 
-Each format is a generator of pieces of text, so that a file's result is out as soon as it is known.
-Instruments are sorted by probability, and those below the threshold left out; the timeline holds
-all of them. Probabilities have six digits; in silence they are 0, and files and windows are marked
-silent. Names are exact in JSON; in the table and in CSV, what a terminal would obey is escaped, and
-in CSV what a spreadsheet would compute begins with an apostrophe.
+Each format is a generator of pieces of text, so that the result of a file is out as soon as it is
+known. Instruments are sorted by probability, and those below the threshold left out; the timeline
+holds all of them. Probabilities have six digits; in silence they are 0, and files and windows are
+marked silent. Names are exact in JSON; in the table and in CSV, what a terminal would obey is
+escaped, and in CSV what a spreadsheet would compute begins with an apostrophe.
 """
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import escaping
+from ..inference import FilePrediction
 
 DIGITS = 6
 
 
 @dataclass(frozen=True)
-class FilePrediction:
-    """One file: probabilities in each window and over all of them; or why it failed."""
-
-    file: str
-    seconds: float = 0.0
-    times: np.ndarray | None = None  # (W, 2): start and end of each window in seconds
-    timeline: np.ndarray | None = None  # (W, K)
-    probabilities: np.ndarray | None = None  # (K,)
-    error: str | None = None
-    silent: np.ndarray | None = None  # (W,) bool; None if no window is
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether there is nothing to hear in any window."""
-        return self.silent is not None and bool(self.silent.all())
-
-    def windows(self):
-        """(start, end) in seconds, probabilities and whether it is silent, of each window."""
-        silent = np.zeros(len(self.times), bool) if self.silent is None else self.silent
-        return zip(np.round(self.times, 3).tolist(), self.timeline, silent.tolist())
-
-
-@dataclass(frozen=True)
 class DisplayOptions:
-    """What is shown of a FilePrediction.
+    """Which parts of a FilePrediction are shown.
 
     Attributes:
-        classes: K names.
+        classes: names of the K classes.
         threshold: the least probability that is shown.
-        top: at most so many instruments; None for all.
+        top: the largest number of instruments; None for all.
         timeline: whether each window is shown as well.
     """
 
-    classes: list
+    classes: list[str]
     threshold: float
     top: int | None = None
     timeline: bool = False
 
-    def shown(self, probabilities):
-        """[(name, probability)] of (K,), the most likely first.
+    def shown(self, probabilities: np.ndarray) -> list[tuple[str, float]]:
+        """List (name, probability) of (K,) from the threshold on, the most likely first.
 
         >>> DisplayOptions(["bass", "flute", "voice"], 0.5, top=1).shown(np.array([0.6, 0.2, 0.8]))
         [('voice', 0.8)]
         """
-        return self.ranked(probabilities)[: np.count_nonzero(probabilities >= self.threshold)][
-            : self.top
-        ]
+        count = np.count_nonzero(probabilities >= self.threshold)
+        return self.ranked(probabilities)[:count][: self.top]
 
-    def ranked(self, probabilities):
-        """The same of all classes."""
+    def ranked(self, probabilities: np.ndarray) -> list[tuple[str, float]]:
+        """List (name, probability) of all classes, the most likely first."""
         order = np.argsort(-probabilities, kind="stable")
-        return [(self.classes[i], round(float(probabilities[i]), DIGITS)) for i in order]
+        rounded = _rounded(probabilities)
+        return [(self.classes[i], rounded[i]) for i in order]
 
 
-def table(songs, view):
-    """For people: a paragraph per file."""
+def table(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str]:
+    """Format for people: a paragraph per file."""
     for song in songs:
-        name = escaping.terminal(song.file)
+        name = escaping.terminal(song.path)
         if song.error:
             yield f"{name}\n  failed\n"
             continue
-        lines = [
-            f"  {value:.2f}  {escaping.terminal(instrument)}"
-            for instrument, value in view.shown(song.probabilities)
-        ]
+        lines = [f"{name} ({format_timestamp(song.seconds)})"]
+        shown = view.shown(song.probabilities)
+        for instrument, value in shown:
+            lines.append(f"  {value:.2f}  {escaping.terminal(instrument)}")
         if song.is_silent:
-            lines = ["  silent, no instrument"]
-        elif not lines:
+            lines = [lines[0], "  silent, no instrument"]
+        elif not shown:
             instrument, value = view.ranked(song.probabilities)[0]
-            instrument = escaping.terminal(instrument)
-            lines = [
-                f"  nothing from {view.threshold:g} on; the most likely: {instrument} ({value:.2f})"
-            ]
+            likeliest = f"{escaping.terminal(instrument)} ({value:.2f})"
+            lines.append(f"  nothing from {view.threshold:g} on; the most likely: {likeliest}")
         if view.timeline:
-            for (start, end), one, silent in song.windows():
-                shown = [
-                    f"{escaping.terminal(instrument)} {value:.2f}"
-                    for instrument, value in view.shown(one)
-                ]
-                text = "silent" if silent else ", ".join(shown) or "-"
-                lines.append(
-                    f"    {format_timestamp(start):>7} - {format_timestamp(end):>7}  {text}"
-                )
-        yield "\n".join([f"{name} ({format_timestamp(song.seconds)})", *lines]) + "\n"
+            lines += _timeline_lines(song, view)
+        yield "\n".join(lines) + "\n"
 
 
-def jsonl(songs, view):
-    """A JSON object per file, one a line; {"file", "error"} for one that failed."""
+def _timeline_lines(song, view):
+    for start_s, end_s, probabilities, silent in _windows(song):
+        text = ", ".join(
+            f"{escaping.terminal(instrument)} {value:.2f}"
+            for instrument, value in view.shown(probabilities)
+        )
+        if silent:
+            text = "silent"
+        span = f"{format_timestamp(start_s):>7} - {format_timestamp(end_s):>7}"
+        yield f"    {span}  {text or '-'}"
+
+
+def jsonl(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str]:
+    """Format with a JSON object per file and line; {"file", "error"} for one that failed."""
     for song in songs:
         yield escaping.json_line(record(song, view)) + "\n"
 
 
-def json_list(songs, view):
-    """The objects of `jsonl` as one JSON list."""
+def json_list(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str]:
+    """Format with the objects of `jsonl` in one JSON list."""
     start = "[\n"
     for line in jsonl(songs, view):
         yield start + line.rstrip("\n")
@@ -120,76 +101,85 @@ def json_list(songs, view):
     yield "[]\n" if start == "[\n" else "\n]\n"
 
 
-def csv_rows(songs, view):
-    """A row for each file and instrument shown; with the timeline, for each window and instrument.
+def csv_rows(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str]:
+    """Format with a row per file and instrument shown; with the timeline, per window and class.
 
     A silent file has one row, without an instrument; a failed file has none.
     """
     times = ["start_s", "end_s"] if view.timeline else []
-    yield _row(["file", *times, "instrument", "probability", "silent"])
+    yield _csv_line(["file", *times, "instrument", "probability", "silent"])
     for song in songs:
-        if song.error:
-            continue
-        if view.timeline:
-            rows = [
-                [song.file, f"{start:g}", f"{end:g}", *pair, int(silent)]
-                for (start, end), one, silent in song.windows()
-                for pair in zip(view.classes, _rounded(one))
-            ]
-        elif song.is_silent:
-            rows = [[song.file, "", "", 1]]
-        else:
-            rows = [[song.file, *pair, 0] for pair in view.shown(song.probabilities)]
-        yield "".join(map(_row, rows))
+        if not song.error:
+            yield "".join(_csv_line([song.path, *row]) for row in _csv_values(song, view))
+
+
+def _csv_values(song, view):
+    if view.timeline:
+        for start_s, end_s, probabilities, silent in _windows(song):
+            for name, value in zip(view.classes, _rounded(probabilities), strict=True):
+                yield [f"{start_s:g}", f"{end_s:g}", name, value, int(silent)]
+    elif song.is_silent:
+        yield ["", "", 1]
+    else:
+        for name, value in view.shown(song.probabilities):
+            yield [name, value, 0]
 
 
 FORMATS = {"table": table, "json": json_list, "csv": csv_rows, "jsonl": jsonl}
 
 
-def record(song, view):
-    """A FilePrediction as plain values."""
+def record(song: FilePrediction, view: DisplayOptions) -> dict:
+    """Convert a FilePrediction to plain values."""
     if song.error:
-        return {"file": song.file, "error": song.error}
-    found = [
+        return {"file": song.path, "error": song.error}
+    instruments = [
         {"instrument": name, "probability": value} for name, value in view.shown(song.probabilities)
     ]
     values = {
-        "file": song.file,
+        "file": song.path,
         "seconds": round(song.seconds, 3),
         "silent": song.is_silent,
-        "instruments": found,
+        "instruments": instruments,
     }
     if view.timeline:
         values["timeline"] = [
             {
-                "start_s": start,
-                "end_s": end,
+                "start_s": start_s,
+                "end_s": end_s,
                 "silent": silent,
-                "probabilities": dict(zip(view.classes, _rounded(one))),
+                "probabilities": dict(zip(view.classes, _rounded(probabilities), strict=True)),
             }
-            for (start, end), one, silent in song.windows()
+            for start_s, end_s, probabilities, silent in _windows(song)
         ]
     return values
 
 
-def format_timestamp(seconds):
-    """Hours, minutes and seconds, with tenths where there are some.
+def format_timestamp(seconds: float) -> str:
+    """Format hours, minutes and seconds, with tenths if there are any.
 
-    >>> format_timestamp(205), format_timestamp(0.3), format_timestamp(3661.5), format_timestamp(59.99)
-    ('3:25', '0:00.3', '1:01:01.5', '1:00')
+    >>> [format_timestamp(seconds) for seconds in (205, 0.3, 3661.5, 59.99)]
+    ['3:25', '0:00.3', '1:01:01.5', '1:00']
     """
     tenths = round(float(seconds) * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     text = f"{hours}:{minutes:02}" if hours else str(minutes)
-    return f"{text}:{rest // 10:02}" + (f".{rest % 10}" if rest % 10 else "")
+    fraction = f".{rest % 10}" if rest % 10 else ""
+    return f"{text}:{rest // 10:02}{fraction}"
+
+
+def _windows(song):
+    """Start and end in seconds, probabilities and silence of each window."""
+    times = np.round(song.times, 3)
+    silent = np.zeros(len(times), bool) if song.silent is None else song.silent
+    return zip(*times.T.tolist(), song.timeline, silent.tolist(), strict=True)
 
 
 def _rounded(probabilities):
     return [round(float(value), DIGITS) for value in probabilities]
 
 
-def _row(values):
+def _csv_line(values):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(map(escaping.csv_cell, values))
     return text.getvalue()

@@ -1,4 +1,6 @@
-"""The picture of a song: time against instruments, and the log-mel under it."""
+"""Figure of a song: time against instruments, and the log-mel below."""
+
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -7,46 +9,52 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .. import atomic
 from ..report import style
-from .predictions import format_timestamp
+from .predictions import DisplayOptions, FilePrediction, format_timestamp
 
 FRAMES_PER_SECOND = 100  # of the log-mel
-CUT = 2  # frames less than the seconds give: the last 25 ms window has to end with the sound
+CUT = 2  # frames less than seconds * FRAMES_PER_SECOND: 25 ms windows end with the sound
 COLUMNS = 2000  # at most, in a picture
 INSTRUMENTS = 20  # at most, in a picture
-OUTLIERS = 1  # per cent at each end that the log-mel's colours leave out
+OUTLIERS = 1  # per cent at each end outside the log-mel's colour range
 
 
 class LongLogMel:
-    """The log-mel of a song of any length, added window by window: in at most COLUMNS columns, each a mean over neighbours."""
+    """The log-mel of a file of any length, added window by window.
+
+    It has at most COLUMNS columns, each the mean of `step` neighbouring frames.
+    """
 
     def __init__(self):
-        self.step = 1  # frames in a column
-        self.sums = self.counts = None
+        self.step = 1
+        self.sums = None
+        self.counts = np.zeros(COLUMNS)
 
-    def add(self, start_s, end_s, log_mel):
-        """Add the window from `start_s` to `end_s`: (T, F), of which what lies beyond the sound is left out."""
+    def add(self, start_s: float, end_s: float, log_mel: np.ndarray) -> None:
+        """Add a window's log-mel (T, F), without the frames beyond its end."""
         if self.sums is None:
-            self.sums, self.counts = np.zeros((COLUMNS, log_mel.shape[1])), np.zeros(COLUMNS)
+            self.sums = np.zeros((COLUMNS, log_mel.shape[1]))
         log_mel = log_mel[: max(round((end_s - start_s) * FRAMES_PER_SECOND) - CUT, 0)]
         frames = round(start_s * FRAMES_PER_SECOND) + np.arange(len(log_mel))
         while len(frames) and frames[-1] // self.step >= COLUMNS:
             self.step *= 2
-            self.sums, self.counts = (_halved(values) for values in (self.sums, self.counts))
+            self.sums = _halved(self.sums)
+            self.counts = _halved(self.counts)
         np.add.at(self.sums, frames // self.step, log_mel)
         np.add.at(self.counts, frames // self.step, 1)
 
     @property
-    def columns(self):
-        """(columns, F); NaN where nothing was heard. One column lasts `step` frames."""
+    def columns(self) -> np.ndarray:
+        """(columns, F); NaN in gaps between windows."""
         end = np.flatnonzero(self.counts)[-1] + 1 if self.counts.any() else 0
         counts = self.counts[:end, None]
         return np.where(counts > 0, self.sums[:end] / np.maximum(counts, 1), np.nan)
 
 
-def draw(song, view, log_mel):
-    """A Figure of a `predictions.FilePrediction`: the most likely instruments window by window, over its LongLogMel.
+def draw(song: FilePrediction, view: DisplayOptions, log_mel: LongLogMel) -> Figure:
+    """Draw the probabilities of each window over the log-mel.
 
-    Bold names are those that `view` shows; each has its probability over the whole song.
+    Instruments are sorted by their probability over the whole file, which stands beside their
+    names; bold names are those that `view` shows.
     """
     order = np.argsort(-song.probabilities, kind="stable")[:INSTRUMENTS]
     bold = {name for name, _ in view.shown(song.probabilities)}
@@ -64,12 +72,12 @@ def draw(song, view, log_mel):
         figure.colorbar(image, ax=top, label="probability", pad=0.01)
         names = [f"{style.plain(view.classes[i])}  {song.probabilities[i]:.2f}" for i in order]
         top.set_yticks(np.arange(len(order)) + 0.5, names)
-        for i, label in zip(order, top.get_yticklabels()):
+        for i, label in zip(order, top.get_yticklabels(), strict=True):
             label.set_fontweight("bold" if view.classes[i] in bold else "normal")
         top.set_ylim(len(order), 0)
         top.tick_params(length=0)
         _draw_log_mel(figure, bottom, song, log_mel)
-        title = song.file.rpartition("/")[2]
+        title = song.path.rpartition("/")[2]
         if song.is_silent:
             title += " (silent)"
         top.set_title(style.wrapped(title, 90))
@@ -101,10 +109,10 @@ def _draw_log_mel(figure, axes, song, log_mel):
     )
 
 
-def edges(song):
-    """Where a window's colour begins and ends, in seconds (W + 1,): half way between the middles of neighbours.
+def edges(song: FilePrediction) -> np.ndarray:
+    """Compute where the colour of each window begins and ends, in seconds: (W + 1,).
 
-    A window is ten seconds long whatever the hop: each place has the colour of the window whose middle is nearest.
+    Each point in time has the colour of the window whose middle is nearest.
     """
     middles = song.times.mean(axis=1)
     return np.concatenate(
@@ -112,13 +120,13 @@ def edges(song):
     )
 
 
-def save(figure, path):
-    """Write `figure` as PNG, atomically."""
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, atomically."""
     with style.writing(), atomic.replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
 
 
 def _halved(values):
-    """The sums of neighbours along the first axis, and zeros after them."""
+    """Add neighbours along the first axis, and pad with zeros."""
     sums = values[0::2] + values[1::2]
     return np.concatenate([sums, np.zeros_like(sums)])

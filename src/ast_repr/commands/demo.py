@@ -1,0 +1,114 @@
+"""Serve a page in the browser that shows which instruments a model finds in a song.
+
+    ast-repr demo                        # prints the address to open
+    ast-repr demo --exp my/exp --port 8000
+
+It shows the instruments with their probabilities, the song's timeline, and what the reprogrammer
+changes. The models are the finished runs of the checkout and the shipped one. The page is served to
+this computer only, no other page in the browser can use it, no audio leaves it, and nothing is
+fetched. Ctrl-C ends it. Needs the extra `demo`.
+"""
+
+import os
+import tempfile
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from .. import cli, devices, inference, manifest, pretrained, run_folder
+from . import demo_page
+from .common import find_checkout, say
+
+CACHED_MODELS = 4
+EXAMPLES = 3
+
+
+def main(args) -> None:
+    """Serve the page until Ctrl-C."""
+    device = devices.choose(args.device)
+
+    @lru_cache(CACHED_MODELS)
+    def load(path):
+        return inference.load(path, device, allow=args.allow_class)
+
+    checkout = find_checkout()
+    models = find_models(args.exp, checkout, load)
+    songs = find_examples(checkout) if checkout else []
+    with tempfile.TemporaryDirectory() as copies:  # of songs; deleted when the server ends
+        os.environ["GRADIO_TEMP_DIR"] = copies
+        server = demo_page.build(demo_page.DemoApp(models, load), songs)
+        try:
+            address = demo_page.launch(server, args.port)
+            print(f"Open {address} in a browser on this computer; Ctrl-C ends it.", flush=True)
+            threading.Event().wait()
+        finally:
+            server.close(verbose=False)
+
+
+def find_models(exp: Path | None, checkout: Path | None, load) -> dict[str, demo_page.ModelInfo]:
+    """List the models to choose from, {path: ModelInfo}, the best finished run first.
+
+    Args:
+        exp: a folder of runs; None: those of the checkout and the shipped model.
+        checkout: the repository, if there is one.
+        load: function from a path to a Predictor.
+
+    Raises:
+        ValueError: there is no finished run in `exp`.
+    """
+    folders = []
+    if exp is not None:
+        folders = [exp]
+    elif checkout is not None:
+        folders = list(checkout.glob("egs/*/exp"))
+    runs = run_folder.finished(folders)
+    if exp is not None and not runs:
+        raise ValueError(f"{exp}: no finished run; name a folder that has one, or leave --exp out")
+    models = {}
+    best, _ = run_folder.load_best(runs, lambda path: load(str(path)), say)
+    if best is not None:
+        say(f"model: {best.folder}, {best.describe()}")
+        models[str(best.folder)] = info_of_run(best.results)
+    for run in runs:
+        models.setdefault(str(run.folder), info_of_run(run.results))
+    if exp is None:
+        shipped = str(pretrained.shipped_model())
+        models[shipped] = demo_page.ModelInfo(**load(shipped).about["run"])
+    return models
+
+
+def info_of_run(results: dict) -> demo_page.ModelInfo:
+    """Collect the facts about a run from its results."""
+    keys = ("conf", "seed", "corpus", "protocol", "norm")
+    facts = {key: results[key] for key in keys}
+    return demo_page.ModelInfo(**facts, macro_f1=results["metrics"]["macro_f1"])
+
+
+def find_examples(checkout: Path) -> list[str]:
+    """List a few test clips of the first prepared corpus whose audio is available."""
+    for path in sorted(checkout.glob("egs/*/data/*/manifest.jsonl")):
+        clips, _ = manifest.read(path.parent)
+        songs = [path.parent / clip.audio for clip in clips if clip.split == "test"]
+        available = [str(song) for song in songs if song.is_file()]
+        if available:
+            return available[:EXAMPLES]
+    return []
+
+
+def parse() -> cli.Parser:
+    """Return the parser of the options."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--exp",
+        type=Path,
+        metavar="DIR",
+        help="choose among the runs below this folder; default: those of the checkout",
+    )
+    parser.add_argument(
+        "--port",
+        type=cli.between(int, 1, 65535),
+        help="default: the first free one from 7860",
+    )
+    cli.add_allow_option(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser

@@ -1,0 +1,271 @@
+"""Predict the instruments of audio files, folders and patterns.
+
+    ast-repr predict ~/music
+    ast-repr predict --timeline --plot pictures song.mp3 "more/*.flac"
+    ast-repr predict --format csv --output instruments.csv --threshold 0.3 ~/music
+    ast-repr predict --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
+
+Without --model, the finished run that is best on validation is taken in a checkout of the
+repository, and elsewhere, or if there is none, the shipped model.
+
+Files may be of any audio format that FFmpeg reads, and of any sample rate, number of channels and
+length. They are cut into windows of ten seconds; a silent window has no instruments. Damaged files
+are read as far as possible, with a warning. Files that cannot be read are skipped and listed at the
+end; the exit code is then 1. From folders, files with an audio suffix are taken; links are
+followed. Any other file, such as a video with a sound track, can be named explicitly.
+"""
+
+import contextlib
+import glob
+import itertools
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .. import atomic, audio, cli, devices, inference
+from ..viewer import predictions, timeline
+from .common import load_default, say
+
+# Suffixes of the files taken from folders: audio in formats that FFmpeg decodes.
+# fmt: off
+SUFFIXES = {
+    ".3ga", ".aac", ".ac3", ".adts", ".aif", ".aifc", ".aiff", ".alac", ".amr", ".ape", ".au",
+    ".caf", ".dff", ".dsf", ".dts", ".eac3", ".flac", ".m4a", ".m4b", ".m4r", ".mka", ".mp1",
+    ".mp2", ".mp3", ".mpa", ".mpc", ".mpga", ".oga", ".ogg", ".opus", ".ra", ".shn", ".snd",
+    ".spx", ".tak", ".tta", ".voc", ".w64", ".wav", ".wave", ".weba", ".wma", ".wv",
+}
+# fmt: on
+NAMED = 3  # skipped files that the line about them names
+
+
+def main(args) -> None:
+    """Predict all files and write the results as they come."""
+    paths, skipped = collect_audio_files(args.paths)
+    if skipped:
+        say(describe_skipped(skipped))
+    pictures = name_pictures(paths, args.plot) if args.plot else {}
+    outputs = [*pictures.values()]
+    if args.output:
+        outputs.append(args.output)
+    atomic.refuse_to_replace(outputs, args.overwrite, inputs=paths)
+    device = devices.choose(args.device)
+
+    def load(path):
+        return inference.load(path, device, args.backbone_file, args.allow_class)
+
+    if args.model is None:
+        model = load_default(load)
+    else:
+        model = load(args.model)
+        say(f"model: {args.model}")
+    threshold = model.threshold if args.threshold is None else args.threshold
+    view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline)
+    failed = []
+    with open_output(args.output) as out, tqdm(disable=None, unit="window", delay=1) as bar:
+        songs = predict_songs(model, paths, view, failed, pictures, bar, args)
+        for text in predictions.FORMATS[args.format](songs, view):
+            with tqdm.external_write_mode(out):
+                out.write(text)
+                out.flush()
+    if failed:
+        for reason in failed:
+            say(f"  {reason}")
+        raise audio.AudioError(
+            f"{len(failed)} of {len(paths)} files cannot be read, as listed above; "
+            "the others are done"
+        )
+
+
+def predict_songs(
+    model: inference.Predictor,
+    paths: list[Path],
+    view: predictions.DisplayOptions,
+    failed: list[str],
+    pictures: dict[Path, Path],
+    bar: tqdm,
+    args,
+) -> Iterator[inference.FilePrediction]:
+    """Predict each path, in order, and draw the pictures.
+
+    Args:
+        failed: list to which the errors of files are added.
+        pictures: the picture's path for each file; empty for none.
+    """
+    log_mels = defaultdict(timeline.LongLogMel)
+
+    def on_window(window):
+        bar.set_description_str(f"file {window.index + 1} of {len(paths)}", refresh=False)
+        bar.update()
+        if pictures:
+            log_mels[window.path].add(window.start_s, window.end_s, window.feature[0])
+
+    songs = model.predict(
+        paths, args.hop, args.aggregate, args.batch_size, on_window=on_window, warn=cli.warn
+    )
+    for path, song in zip(paths, songs, strict=True):
+        if song.error:
+            failed.append(song.error)
+        elif pictures:
+            timeline.save(timeline.draw(song, view, log_mels.pop(path)), pictures[path])
+        yield song
+
+
+def collect_audio_files(arguments: list[str]) -> tuple[list[Path], list[Path]]:
+    """Collect the files given, all audio below folders given, and the matches of patterns.
+
+    Links are followed; a file that can be reached in several ways is taken once. A path that does
+    not exist stays in the list, and so does a folder without audio: their errors are reported with
+    those of unreadable files.
+
+    Returns:
+        (paths of audio files, paths of the other files in the folders).
+    """
+    audio_files = {}  # {real path: path by which it was reached first}
+    others = {}
+    for argument in arguments:
+        names = [argument]
+        if not os.path.lexists(argument):
+            names = sorted(glob.glob(argument, recursive=True)) or names
+        for name in names:
+            files = list(files_below(name))
+            taken = [path for path in files if path.suffix.lower() in SUFFIXES or path.is_dir()]
+            for path in taken or [Path(name)]:
+                audio_files.setdefault(os.path.realpath(path), path)
+            for path in files:
+                others.setdefault(os.path.realpath(path), path)
+    skipped = [path for real, path in others.items() if real not in audio_files]
+    return list(audio_files.values()), skipped
+
+
+def files_below(folder: str) -> Iterator[Path]:
+    """List the files below a folder, except hidden ones, sorted within each folder.
+
+    Links are followed, but no folder is entered twice. A folder that cannot be listed is yielded
+    itself.
+    """
+    if not os.path.isdir(folder):
+        return
+    entered = set()
+    errors = []
+    for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(parent, name)
+    for error in errors:
+        yield Path(error.filename)
+
+
+def describe_skipped(paths: list[Path]) -> str:
+    """Count the files of folders that have no audio suffix, in one line."""
+    names = ", ".join(path.name for path in paths[:NAMED])
+    more = ", ..." if len(paths) > NAMED else ""
+    files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    return f"passed over: {files} without an audio suffix: {names}{more}"
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None):
+    """Open the standard output (None), a device or pipe, or a file that appears once complete."""
+    if path is None:
+        # The name of a file may hold characters that the terminal cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
+        yield sys.stdout
+        return
+    is_file = path.is_file() or not path.exists()
+    with (
+        atomic.replacing(path) if is_file else contextlib.nullcontext(path) as target,
+        open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
+    ):
+        yield out
+
+
+def name_pictures(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Choose the path of each file's picture; files of the same name get numbers."""
+    pictures = {}
+    taken = set()
+    for path in paths:
+        stem = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
+        name = stem
+        numbers = itertools.count(1)
+        while name in taken:
+            name = f"{stem}-{next(numbers)}"
+        taken.add(name)
+        pictures[path] = folder / f"{name}.instruments.png"
+    return pictures
+
+
+def parse() -> cli.Parser:
+    """Return the parser of the options."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="files, folders (all audio below them), patterns such as '*.mp3'",
+    )
+    parser.add_argument("--model", help="a run folder, a checkpoint, or an exported model")
+    parser.add_argument(
+        "--backbone-file",
+        type=Path,
+        metavar="FILE",
+        help="the backbone's weights, if they are not where the model looks for them",
+    )
+    cli.add_allow_option(parser)
+    parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to this file; an existing one is refused without --overwrite",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="let --output and --plot replace existing files"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=cli.between(float, 0, 1),
+        help="the least probability that is shown; default: the model's",
+    )
+    parser.add_argument(
+        "--top", type=cli.between(int, 1), metavar="K", help="at most K instruments per file"
+    )
+    parser.add_argument(
+        "--timeline", action="store_true", help="print the probabilities of each window as well"
+    )
+    parser.add_argument(
+        "--hop",
+        type=cli.between(float, 0.1, 3600),
+        default=10.0,
+        help="seconds from one window of ten seconds to the next (10)",
+    )
+    parser.add_argument(
+        "--aggregate",
+        choices=tuple(inference.AGGREGATES),
+        default="mean",
+        help="how the probabilities of a file's windows are combined",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="DIR",
+        help="write <song>.instruments.png for each song: instruments over time, and the log-mel",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=cli.between(int, 1),
+        default=16,
+        help="windows per forward pass; the results do not depend on it",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser

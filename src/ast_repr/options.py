@@ -1,0 +1,256 @@
+"""Options of the stages. A recipe offers the same ones, so each is declared once, here.
+
+Each `add_..._options` takes a parser or an argument group. Standard library only, from Python 3.8
+on: `run.sh --help` works before any environment exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .choices import FEATURE_STORAGE, unknown
+
+CLIPS = 1_000  # of the built-in corpus
+
+
+class UsageError(ValueError):
+    """Invalid options; the message says what was found and what was expected."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError and suggests the nearest option or choice.
+
+    Options are never abbreviated.
+    """
+
+    def __init__(self, description: str, **keywords):
+        form = functools.partial(argparse.RawDescriptionHelpFormatter, width=100)
+        keywords = {"formatter_class": form, "allow_abbrev": False, **keywords}
+        super().__init__(description=description, **keywords)
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse a command line; positional arguments may stand before and after options."""
+        options, rest = self.parse_known_intermixed_args(args, namespace)
+        if rest:
+            option = rest[0].partition("=")[0]
+            self.error(unknown("option", option, self._option_string_actions))
+        return options
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, unknown("choice", value, action.choices))
+
+    def error(self, message):
+        """Raise a UsageError."""
+        raise UsageError(message)
+
+
+def between(kind: type, least: float, most: float = float("inf")) -> Callable[[str], float]:
+    """Make an option's type: a number of `kind` from `least` to `most`."""
+    limit = f" to {most:g}" if most < float("inf") else " on"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"found {text!r}, expected a number from {least:g}{limit}"
+            )
+        return value
+
+    return parse
+
+
+def matching(pattern: str, expected: str) -> Callable[[str], str]:
+    """Make an option's type: text that matches a regular expression, described by `expected`."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.DOTALL):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+        return text
+
+    return parse
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Parse a comma-separated list of seeds; repeated ones are dropped.
+
+    >>> seeds("0,2,2,1")
+    (0, 2, 1)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected whole numbers separated by commas, such as 0,1,2"
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def add_debug_option(parser) -> None:
+    """Add the option that all scripts have."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_corpus_options(parser, corpora: Sequence[str]) -> None:
+    """Add the choice of a corpus; the first one is the default."""
+    parser.add_argument(
+        "--corpus",
+        choices=corpora,
+        default=corpora[0],
+        help="auto: OpenMIC-2018 if it is on disk, otherwise the built-in corpus "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="a copy of OpenMIC-2018, or another corpus in its layout",
+    )
+
+
+def add_clips_option(parser) -> None:
+    """Add the size of the built-in corpus."""
+    parser.add_argument(
+        "--clips",
+        type=between(int, 1),
+        default=CLIPS,
+        metavar="N",
+        help="size of the built-in corpus, 200 to 20000 (default: %(default)s)",
+    )
+
+
+def add_manifest_option(parser) -> None:
+    """Add the CSV of a user's own data."""
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="CSV",
+        help="your data: a row per clip, with its path and a column per class; egs/README.md "
+        "describes it, and `python src/prepare.py --check CSV` checks it",
+    )
+
+
+def add_backbone_options(parser, backbones: Sequence[str]) -> None:
+    """Add the choice of a frozen backbone; the first one is the default."""
+    parser.add_argument(
+        "--backbone",
+        choices=backbones,
+        default=backbones[0],
+        help="auto: ast_audioset if it is on disk or --corpus openmic asks for it, otherwise "
+        "ast_tiny_synth (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backbone-file",
+        type=Path,
+        metavar="FILE",
+        help="weights of an AST on disk, the authors' .pth or safetensors; without --backbone, "
+        "its name is the file's",
+    )
+
+
+def add_processing_options(parser) -> None:
+    """Add the options of the stages that read audio."""
+    parser.add_argument(
+        "--nj",
+        type=between(int, 1),
+        default=1,
+        metavar="N",
+        help="processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-missing",
+        type=between(int, 0),
+        default=0,
+        metavar="N",
+        help="leave out up to N clips whose audio is missing or damaged (default: %(default)s)",
+    )
+
+
+def add_config_options(parser) -> None:
+    """Add the choice of configs and what is merged over them."""
+    parser.add_argument(
+        "--conf",
+        default="all",
+        metavar="A,B,...",
+        help="configs, variants (A+section.key=value) and studies, or all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=matching(r"[^=]+\.[^=]+=.*", "section.key=value"),
+        metavar="SECTION.KEY=VALUE",
+        help="a setting merged over each config; may be repeated",
+    )
+    parser.add_argument(
+        "--protocol",
+        default="clean",
+        help="evaluation protocol: clean, or another one that the configs know "
+        "(default: %(default)s)",
+    )
+
+
+def add_run_options(parser) -> None:
+    """Add the choice of runs and of the device."""
+    parser.add_argument(
+        "--seeds",
+        type=seeds,
+        default=(0,),
+        metavar="0,1,...",
+        help="a run per config and seed (default: 0)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        type=matching("auto|cpu|cuda(:[0-9]{1,3})?", "auto, cpu, cuda or cuda:N"),
+        help="auto, cpu, cuda or cuda:N (default: %(default)s)",
+    )
+
+
+def add_training_options(parser) -> None:
+    """Add the options of training that do not change what is trained."""
+    parser.add_argument(
+        "--ngpu",
+        type=between(int, 1, 9999),
+        default=1,
+        metavar="N",
+        help="GPUs per run, or processes with --device cpu (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=between(int, 1, 9999),
+        metavar="N",
+        help="concurrent runs (default: as many as the GPUs allow, one on the CPU)",
+    )
+    parser.add_argument(
+        "--features-in",
+        choices=FEATURE_STORAGE,
+        default="auto",
+        help="where features are kept during training; auto: the first that fits "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="activation checkpointing in the backbone: less memory, about a third more time",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the backbone: for GPUs"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write scalars for TensorBoard into the run folders",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="estimate time and memory without training"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="retrain existing runs from scratch"
+    )

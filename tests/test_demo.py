@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from command_line import call
 from conftest import hears_ctrl_c
+from helpers import call
 
 from ast_repr import checkpoint, inference, pretrained, run_folder
 from ast_repr.commands import demo, demo_page

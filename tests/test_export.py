@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from command_line import call
+from helpers import call
 
 from ast_repr import checkpoint, choices, config, features, inference, model_spec, pretrained
 from ast_repr.backbones import weights

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from command_line import call
+from helpers import call
 
 from ast_repr import checkpoint, identity, inference, registry
 from ast_repr.commands import export, predict
@@ -131,7 +131,7 @@ def sealed_graph(about, shape=(1, 1024, 32), classes=3, value=0.0, external=None
 
 @pytest.fixture
 def tell(tmp_path, capsys):
-    """arguments -> (exit code, error output) of predict.py on a short sound."""
+    """Arguments -> (exit code, error output) of predict.py on a short sound."""
     soundfile.write(tmp_path / "song.wav", np.full(1600, 0.1), 16_000)
 
     def tell(*arguments, command=predict, paths=(tmp_path / "song.wav",)):

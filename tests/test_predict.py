@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import soundfile
-from command_line import call
+from helpers import call
 from make_audio import encode
 
 from ast_repr import audio, checkpoint, inference, pretrained

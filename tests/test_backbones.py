@@ -48,7 +48,7 @@ LAYOUTS = ("author", "hub", "transformers", "ast_repr")
 
 def reference(dims):
     """Build the AST of transformers of the same size."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs the extra `test-heavy`")
     config = transformers.ASTConfig(
         hidden_size=dims["embed_dim"],
         num_hidden_layers=dims["depth"],

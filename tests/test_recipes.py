@@ -464,6 +464,15 @@ def test_a_python_that_does_not_run_is_passed_over(recipe, env, tmp_path):
     assert run.returncode == 0 and not (recipe.parents[1] / ".venv").exists(), run.stderr
 
 
+def test_the_environment_can_be_created_by_python_3_14(env, tmp_path):
+    python = tmp_path / "python3.14"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n')
+    python.chmod(0o755)
+    command = f"root={shlex.quote(str(ROOT))}; source $root/egs/environment.sh; base_python"
+    run = bash(command, tmp_path, env | {"PATH": f"{tmp_path}:{env['PATH']}"})
+    assert run.stdout == f"{python}\n"
+
+
 def test_no_python_is_one_line(recipe, env, tmp_path):
     (tmp_path / "bin").mkdir()
     for tool in ("bash", "dirname", "basename", "nproc", "flock"):

@@ -230,9 +230,7 @@ class Trainer:
         SyncBatchNorm requires.
         """
         size = self.group.num_processes
-        most = len(batch.mask)
-        if self.plan.micro_batch is not None:
-            most = self.plan.micro_batch * size
+        most = self.plan.micro_batch or len(batch.mask)
         for rows in zip(*(tensor.split(most) for tensor in batch), strict=True):
             shares = []
             for rank in range(size):

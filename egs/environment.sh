@@ -1,5 +1,5 @@
 # The Python of recipes and tests: the active one if it satisfies pyproject.toml, otherwise that of the
-# repository's .venv, which is created or completed here. Sourced by scripts in a bash of their own.
+# repository's .venv, which is created or completed here. Sourced by scripts in a separate bash.
 #   in:  root, the repository
 #   any_python   runs any Python 3.8 or newer: the standard library only, before any environment exists
 #   use_python   sets python, which has the dependencies

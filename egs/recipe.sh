@@ -1,5 +1,5 @@
 # The stages of every recipe. A recipe's run.sh declares the array `recipe` (corpora, backbones,
-# configs; the first is the default) and sources this in a bash of its own. Without a folder conf,
+# configs; the first is the default) and sources this in a separate bash. Without a folder conf,
 # a recipe uses the configs of openmic.
 set -euo pipefail
 export PYTHONUTF8=1 # text and file names are UTF-8, whatever the locale

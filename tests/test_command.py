@@ -1,4 +1,4 @@
-"""Entry points end in one line and with the right exit code, whatever ends them."""
+"""Entry points end in one line and with the right exit code, however they end."""
 
 import os
 import signal
@@ -55,17 +55,17 @@ cli.run(main, cli.parser("doc"))
 
 
 @pytest.mark.parametrize(
-    "number, code, said",
+    "number, code, message",
     [
         (signal.SIGINT, 130, "interrupted\n"),
         (signal.SIGTERM, 143, "terminated\n"),
         (signal.SIGHUP, 129, "terminated\n"),
     ],
 )
-def test_a_script_that_is_ended_tidies_up(start, tmp_path, number, code, said):
+def test_a_script_that_is_ended_tidies_up(start, tmp_path, number, code, message):
     process = start(WAITING)
     process.send_signal(number)
-    assert process.communicate(timeout=60) == ("", said) and process.returncode == code
+    assert process.communicate(timeout=60) == ("", message) and process.returncode == code
     assert (tmp_path / "tidied").exists()
 
 
@@ -117,8 +117,8 @@ def test_the_reader_may_leave(start):
 def test_an_output_without_room_is_one_line(start):
     with open("/dev/full", "w") as full:
         process = start(PRINTING, wait=False, stdout=full)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and said.count("\n") == 1 and "disk full" in said
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 1 and message.count("\n") == 1 and "disk full" in message
 
 
 def test_an_output_that_is_closed_is_no_error(start):
@@ -140,5 +140,5 @@ def endless(depth):
 def test_want_of_memory_and_endless_nesting_are_one_line(fail, word, capsys):
     with pytest.raises(SystemExit) as left:
         cli.run(lambda args: fail(), cli.parser("doc"), [])
-    said = capsys.readouterr().err
-    assert left.value.code == 1 and said.count("\n") == 1 and word in said
+    message = capsys.readouterr().err
+    assert left.value.code == 1 and message.count("\n") == 1 and word in message

@@ -1,4 +1,4 @@
-"""Text is UTF-8 whatever the locale: files that are read or written, and what is printed."""
+"""Text is UTF-8 in every locale: files that are read or written, and output."""
 
 import ast
 import os
@@ -12,9 +12,9 @@ from ast_repr import atomic, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OURS = {"atomic.read_text", "atomic.write_text", "table.read_text"}  # know UTF-8 alone
+OURS = {"atomic.read_text", "atomic.write_text", "table.read_text"}  # always UTF-8
 OTHER_OPEN = {"tarfile.open", "os.open", "av.open"}
-# A locale that knows ASCII alone, without Python's own ways around it.
+# A locale limited to ASCII, without the ways in which Python works around it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 

@@ -1,9 +1,12 @@
-"""What a run would take is scaled from a few of its steps, made on its own code path; nothing is left behind."""
+"""The cost of a run is scaled from a few of its steps; nothing is left behind."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 import train as stage
-from ast_repr import checkpoint, manifest
+from ast_repr import checkpoint, cli, distributed, manifest
 from ast_repr.settings import Config
 from ast_repr.training import estimate, experiment
 
@@ -110,3 +113,20 @@ def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "one: about 40.0 s per seed" in printed
     assert "about 2 min for 4 runs" in printed  # 2 x (20 + 2 x 20) s
+
+
+@pytest.mark.parametrize(("corpus", "printed"), [("openmic", True), ("own", False)])
+def test_runs_of_the_paper_print_their_cost_before_they_start(
+    corpus, printed, tmp_path, backbone_file, monkeypatch, capsys
+):
+    cost = estimate.Cost(0.0, 0.0, epoch_s=1.0, epochs=10, peak_bytes=1, feature_bytes=1)
+    monkeypatch.setattr(estimate, "estimate", lambda conf, context, device: cost)
+    monkeypatch.setattr(distributed, "run", lambda *_: print("started"))
+    manifest.write(tmp_path / corpus, clips(4, 2), CLASSES)
+    conf_dir = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+    options = f"--data {tmp_path / corpus} --exp {tmp_path / 'exp'} --conf-dir {conf_dir}"
+    options += f" --conf ast_linear --backbone tiny --weights {backbone_file} --device cpu"
+    cli.run(stage.main, stage.parse(), options.split())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "started"
+    assert any("about 10.0 s per seed" in line for line in lines) == printed

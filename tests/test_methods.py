@@ -1,4 +1,4 @@
-"""Methods: the mean teacher's average and loss by hand, the stages of label enhancement, and any method around any model."""
+"""Mean teacher's average and loss by hand, label enhancement's stages, any method on any model."""
 
 import pytest
 import torch
@@ -43,7 +43,10 @@ class Line(torch.nn.Module):
 
 
 def test_the_teacher_is_the_average_of_the_students():
-    """a = 1/2, 2/3, then 0.7: w = 1 -> 3: (1 + 3) / 2 = 2; -> 6: (2 * 2 + 6) / 3 = 10/3; -> 0: 0.7 * 10/3 = 7/3."""
+    """With a = 1/2, 2/3, then 0.7.
+
+    w = 1 -> 3: (1 + 3) / 2 = 2; -> 6: (2 * 2 + 6) / 3 = 10/3; -> 0: 0.7 * 10/3 = 7/3.
+    """
     method = methods.build("mean_teacher", model=Line(), decay=0.7)
     for student, teacher in ((3.0, 2.0), (6.0, 10 / 3), (0.0, 7 / 3)):
         method.model.w.data.fill_(student)
@@ -59,7 +62,8 @@ def test_the_loss_is_bce_where_observed_and_consistency_everywhere():
         torch.tensor([[0.5, -1.0]]), torch.tensor([[0.7, 0.0]]), torch.tensor([[True, False]])
     )
     found = method.step(batch, 0)
-    # Student sigmoid(1), sigmoid(-2); teacher 0.5, 0.5. Hard target of 0.7 is 1: bce = log(1 + e^-1).
+    # Student sigmoid(1), sigmoid(-2); teacher 0.5, 0.5. The hard target of 0.7 is 1:
+    # bce = log(1 + e^-1).
     e = torch.e
     bce = torch.log(torch.tensor(1 + e**-1))
     agreement = ((1 / (1 + e**-1) - 0.5) ** 2 + (1 / (1 + e**2) - 0.5) ** 2) / 2
@@ -70,7 +74,7 @@ def test_the_loss_is_bce_where_observed_and_consistency_everywhere():
     assert method.teacher.w.grad is None and method.model.w.grad != 0
 
 
-def test_the_teacher_goes_on_where_it_was(tiny_ast):
+def test_the_teacher_resumes_from_its_state(tiny_ast):
     one, two = (
         methods.build("mean_teacher", model=build(tiny_ast, "noise", "embedding")) for _ in range(2)
     )
@@ -105,9 +109,7 @@ OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs":
 
 @pytest.mark.parametrize("reprogrammer", reprogrammers.REPROGRAMMERS)
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_goes_with_every_reprogrammer(
-    name, reprogrammer, tiny_ast, tiny_clips, tmp_path
-):
+def test_every_method_trains_every_reprogrammer(name, reprogrammer, tiny_ast, tiny_clips, tmp_path):
     torch.manual_seed(0)
     model = build(tiny_ast, reprogrammer, "embedding")
     before = backbones.weights.fingerprint(model.backbone)
@@ -121,7 +123,7 @@ def test_every_method_goes_with_every_reprogrammer(
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
+def test_every_method_trains_a_head_alone(name, tiny_ast, tiny_clips, tmp_path):
     model = build(tiny_ast, "none", "embedding")
     read = {
         split: clips.with_features(torch.randn(8, 32))
@@ -136,7 +138,7 @@ def test_every_method_teaches_a_probe(name, tiny_ast, tiny_clips, tmp_path):
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_a_batch_in_parts_teaches_what_it_teaches_whole(
+def test_micro_batches_train_as_the_whole_batch_does(
     name, micro_batch, tiny_ast, tiny_clips, tmp_path
 ):
     moved, train = [], tiny_clips(6)
@@ -154,9 +156,7 @@ def test_a_batch_in_parts_teaches_what_it_teaches_whole(
     torch.testing.assert_close(moved[0][1], moved[1][1], rtol=0, atol=1e-6)
 
 
-def test_a_batch_without_labels_teaches_consistency_and_nothing_else(
-    tiny_ast, tiny_clips, tmp_path
-):
+def test_a_batch_without_labels_trains_by_consistency_alone(tiny_ast, tiny_clips, tmp_path):
     train = tiny_clips(8)
     train = train.with_labels(train.targets, torch.zeros_like(train.mask))
     for name, moves in (("supervised", False), ("mean_teacher", True)):
@@ -172,9 +172,7 @@ def test_a_batch_without_labels_teaches_consistency_and_nothing_else(
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_goes_on_bit_equal_after_a_cut(
-    name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch
-):
+def test_every_method_resumes_bit_equal(name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch):
     def run(folder, at=None):
         torch.manual_seed(0)
         model = build(tiny_ast, "unet", "embedding")
@@ -249,7 +247,8 @@ def test_stage_one_takes_missing_labels_for_negatives_and_stage_two_prunes_the_l
     assert not method.selectable(1) and method.selectable(2)
     model.w.data.fill_(2.0)  # what stage one learned; scores rise with x
     second = method.start_epoch(2, train, own, CPU)
-    # Missing: class a clips 0, 2, 3 (x 3, 2, 0), of which round(1.5) = 2 go: 0 and 2. Class b clips 0, 1, 3, 4 (3, 1, 0, 9): 4 and 0.
+    # Missing in class a: clips 0, 2, 3 (x 3, 2, 0), of which round(1.5) = 2 go: 0 and 2.
+    # Missing in class b: clips 0, 1, 3, 4 (x 3, 1, 0, 9), of which 4 and 0 go.
     assert second.mask.tolist() == [
         [False, False],
         [True, True],

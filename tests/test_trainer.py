@@ -1,4 +1,4 @@
-"""Training can be cut off anywhere and ends bit-equal; selection, early stop and accumulation do what they say."""
+"""Training resumes bit-equal from any step; selection, early stop and accumulation."""
 
 import copy
 import json
@@ -33,7 +33,10 @@ def plan(**changes):
 
 
 class Method:
-    """Supervised training on noisy features, the noise from torch's global generator; step number `at` is Ctrl-C."""
+    """Supervised training on features with noise from torch's global generator.
+
+    Step number `at` raises KeyboardInterrupt.
+    """
 
     def __init__(self, method, noise, at):
         self.method, self.noise, self.left = method, noise, at
@@ -52,7 +55,10 @@ class Method:
 
 @pytest.fixture
 def start(tiny_dims, tiny_clips):
-    """folder, keywords -> (history, model, optimiser) of a run on random data, as a fresh process would begin it."""
+    """folder, keywords -> (history, model, optimiser) of a run on random data.
+
+    It begins as in a new process.
+    """
 
     def run(
         folder,

@@ -21,7 +21,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 
 import torch
@@ -89,7 +88,7 @@ def local_processes() -> int:
 def _start(work, tasks, device_groups):
     total = sum(map(len, device_groups))
     threads = max(1, torch.get_num_threads() // total)
-    with processes.pool(total) as pool:
+    with processes.pool(total, remedy="run the same command again to resume") as pool:
         futures = []
         for number, group in enumerate(device_groups):
             port = _free_port()
@@ -106,14 +105,9 @@ def _start(work, tasks, device_groups):
         try:
             for future in as_completed(futures):
                 future.result()
-        except BaseException as error:
+        except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()  # it may wait for the one that failed
-            if isinstance(error, BrokenProcessPool):
-                raise RuntimeError(
-                    "a process was ended, most often because memory ran out; "
-                    "the same command resumes there"
-                ) from error
             raise
 
 

@@ -20,7 +20,11 @@ from multiprocessing import Process, active_children, connection, get_context, p
 
 @contextmanager
 def pool(
-    nj: int, start: Callable | None = None, given: tuple = (), method: str = "spawn"
+    nj: int,
+    start: Callable | None = None,
+    given: tuple = (),
+    method: str = "spawn",
+    remedy: str = "try a smaller --nj",
 ) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of `nj` processes, which have ended when the block is left.
 
@@ -29,6 +33,7 @@ def pool(
         start: called first in each process, as `start(*given)`.
         given: its arguments, pickled; under "fork" they are shared with the parent instead.
         method: how processes are started, see `multiprocessing`.
+        remedy: ends the message about a process that was killed.
 
     Raises:
         RuntimeError: a process was killed.
@@ -43,7 +48,7 @@ def pool(
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a process was killed, most often because memory ran out; "
-            "finished work is kept; try a smaller --nj"
+            f"finished work is kept; {remedy}"
         ) from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)

@@ -72,7 +72,7 @@ def estimate(
         device: the one that the run would be on.
         steps: of each epoch that is tried.
     """
-    with processes.pool(1) as pool:
+    with processes.pool(1, remedy="set a smaller train.micro_batch") as pool:
         return pool.submit(_try, conf, context, device, steps, torch.get_num_threads()).result()
 
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from ast_repr import cli, options, pretrained
-from ast_repr.corpora import naming, openmic, remote
+from ast_repr.corpora import naming, openmic
 
 SHIPPED = "ast_tiny_synth"
 PUBLISHED = "ast_audioset"
@@ -103,15 +103,8 @@ def fetch_backbone(name: str, file: Path | None) -> Path:
             raise FileNotFoundError(f"{file}: no such file; expected weights of an AST")
         return file
     entry = pretrained.find(name)
-    path = Path(os.path.relpath(entry.path))
-    if entry.url is not None:
-        with remote.only_user_of(entry.path.parent):
-            remote.download(remote.Remote(entry.url, entry.bytes, sha256=entry.sha256), entry.path)
-    elif not entry.path.is_file():
-        raise ValueError(f"{path}: missing; it is part of the repository: git checkout {path}")
-    else:
-        entry.verify()
-    return path
+    entry.fetch()
+    return Path(os.path.relpath(entry.path))
 
 
 def fetch_corpus(corpus: str, args: argparse.Namespace) -> tuple[str, Path]:

@@ -1,6 +1,6 @@
-"""Make the shipped backbone from code alone: a small AST that tells 175 General MIDI sounds apart.
+"""Train the shipped backbone from code alone: a small AST that classifies 175 General MIDI sounds.
 
-Renders crops of single sounds (`corpora/sounds.py`), trains with cross-entropy on 2.56 s, then
+It renders crops of single sounds (`corpora/sounds.py`), trains with cross-entropy on 2.56 s, then
 extends the position embedding to 10.24 s along time, as AST itself does with ImageNet's.
 Interrupted, it resumes from the last epoch.
 """
@@ -33,8 +33,8 @@ DIMS = {
     "mels": 128,
     "n_source": len(sounds.CLASSES),
 }
-HELD_OUT = 3_500  # crops, 20 of each class, from a stream of their own
-CHUNK = 16  # crops that a process renders at a time
+HELD_OUT = 3_500  # crops, 20 per class, from a separate random stream
+CHUNK = 16  # crops per task of a rendering process
 
 
 def main(args):
@@ -54,17 +54,17 @@ def main(args):
     backbones.weights.save(full, args.out, sounds.CLASSES)
     print(
         f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, "
-        f"{history[-1]['accuracy']:.1%} of held-out crops named right"
+        f"top-1 accuracy {history[-1]['accuracy']:.1%} on held-out crops"
     )
 
 
 def crops(path, seed, count, nj):
-    """Log-mels of `count` crops (count, 320, 128) float16, rendered once, and their classes.
+    """Render log-mels of `count` crops, (count, 320, 128) float16, and return them with classes.
 
-    Their sha256 stands beside them, in a file that `sha256sum -c` reads.
+    They are kept in `path`, and their sha256 beside it, in a file that `sha256sum -c` reads.
 
     Raises:
-        ValueError: the file that is there is damaged, or holds another number of crops.
+        ValueError: the existing file is damaged, or holds another number of crops.
         RuntimeError: a process was killed.
     """
     seal = path.with_suffix(".sha256")
@@ -77,8 +77,9 @@ def crops(path, seed, count, nj):
         ):
             out = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
             rendered = pool.map(_crop, jobs, chunksize=CHUNK)
-            for row, logmel in enumerate(tqdm(rendered, f"render {path.stem}", count, unit="crop")):
-                out[row] = logmel
+            bar = tqdm(rendered, f"render {path.stem}", count, unit="crop", disable=None)
+            for row, log_mel in enumerate(bar):
+                out[row] = log_mel
             out.flush()
             atomic.write_text(seal, f"{identity.of_file(partial)}  {path.name}\n")
     if not seal.is_file() or not atomic.read_text(seal).startswith(identity.of_file(path)):
@@ -94,15 +95,12 @@ def crops(path, seed, count, nj):
 
 def _crop(job):
     waveform, _ = sounds.draw(*job)
-    return (
-        features.build("logmel", frames=STORED_FRAMES)(torch.from_numpy(waveform)[None])[0, 0]
-        .half()
-        .numpy()
-    )
+    feature = features.build("logmel", frames=STORED_FRAMES)
+    return feature(torch.from_numpy(waveform)[None])[0, 0].half().numpy()
 
 
 def fit(model, train, valid, args):
-    """Train with AdamW on a one-cycle schedule; returns the history, one dict an epoch."""
+    """Train with AdamW on a one-cycle schedule; return the history, one dict per epoch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     backbones.cpu_kernels.enable(model)
@@ -111,9 +109,10 @@ def fit(model, train, valid, args):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, total_steps=steps * args.epochs, pct_start=0.2
     )
-    resume, history = args.data / "last.pt", []
-    if resume.is_file():
-        state = checkpoint.load(resume)
+    last = args.data / "last.pt"
+    history = []
+    if last.is_file():
+        state = checkpoint.load(last)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -121,7 +120,7 @@ def fit(model, train, valid, args):
     for epoch in range(len(history), args.epochs):
         order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(epoch))
         model.train()
-        bar = tqdm(range(steps), f"epoch {epoch + 1}/{args.epochs}", unit="step")
+        bar = tqdm(range(steps), f"epoch {epoch + 1}/{args.epochs}", unit="step", disable=None)
         for step in bar:
             rows = order[step * args.batch : (step + 1) * args.batch].sort().values
             x = augmented(torch.from_numpy(train[0][rows.numpy()]), epoch * steps + step)
@@ -145,16 +144,17 @@ def fit(model, train, valid, args):
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
         }
-        checkpoint.save(resume, state | {"history": history})
+        checkpoint.save(last, state | {"history": history})
     return history
 
 
 def augmented(x, seed):
-    """(B, 320, 128) -> (B, 1, 256, 128): a place in time per batch, a level and masks per crop."""
-    draw = torch.Generator().manual_seed(seed)
-    start = int(torch.randint(STORED_FRAMES - FRAMES + 1, (), generator=draw))
-    x = x[:, None, start : start + FRAMES].float() + torch.randn(len(x), 1, 1, 1, generator=draw)
-    return augment.spec_augment(x, draw, time=48, freq=24, fill=x.mean().item())
+    """(B, 320, 128) -> (B, 1, 256, 128): one start per batch, a random level and masks per crop."""
+    generator = torch.Generator().manual_seed(seed)
+    start = int(torch.randint(STORED_FRAMES - FRAMES + 1, (), generator=generator))
+    level = torch.randn(len(x), 1, 1, 1, generator=generator)
+    x = x[:, None, start : start + FRAMES].float() + level
+    return augment.spec_augment(x, generator, time=48, freq=24, fill=x.mean().item())
 
 
 def normalise(model, x):
@@ -163,22 +163,17 @@ def normalise(model, x):
 
 @torch.no_grad()
 def accuracy(model, valid, device, batch=250):
-    """Fraction of held-out crops (their middle 2.56 s) whose sound is named right."""
+    """Compute the top-1 accuracy on the middle 2.56 s of held-out crops."""
     model.eval()
-    first, right = (STORED_FRAMES - FRAMES) // 2, 0
-    for start in range(0, len(valid[1]), batch):
-        x = (
-            torch.from_numpy(valid[0][start : start + batch, None, first : first + FRAMES])
-            .float()
-            .to(device)
-        )
-        right += int(
-            (
-                model(normalise(model, x)).source_logits.argmax(1).cpu()
-                == valid[1][start : start + batch]
-            ).sum()
-        )
-    return right / len(valid[1])
+    crops, classes = valid
+    first = (STORED_FRAMES - FRAMES) // 2
+    correct = 0
+    for start in range(0, len(classes), batch):
+        part = slice(start, start + batch)
+        x = torch.from_numpy(crops[part, None, first : first + FRAMES]).float().to(device)
+        predicted = model(normalise(model, x)).source_logits.argmax(1).cpu()
+        correct += int((predicted == classes[part]).sum())
+    return correct / len(classes)
 
 
 def parse():

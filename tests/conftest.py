@@ -1,4 +1,4 @@
-"""What several test files share: a tiny AST whose random weights give logits worth comparing, clips made of numbers, a run folder."""
+"""Shared fixtures: a tiny AST with random weights, random clips, a run folder."""
 
 import signal
 
@@ -39,16 +39,15 @@ def tiny_dims():
 
 @pytest.fixture
 def spread():
-    """module, seed -> the module with random weights large enough that its outputs differ from input to input."""
+    """(module, seed) -> the module with random weights so large that inputs make a difference."""
 
     def fill(module, seed=0):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
-                centre = (
-                    1.0 if parameter.ndim == 1 and (parameter == 1).all() else 0.0
-                )  # a norm's gain
-                parameter.copy_(centre + 0.05 * torch.randn(parameter.shape, generator=generator))
+                is_gain = parameter.ndim == 1 and bool((parameter == 1).all())
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(float(is_gain) + 0.05 * noise)
         return module
 
     return fill
@@ -56,7 +55,7 @@ def spread():
 
 @pytest.fixture
 def tiny_ast(spread):
-    """overrides of TINY -> an AST with spread weights, in eval mode."""
+    """Overrides of TINY -> an AST with spread weights, in eval mode."""
     return lambda **dims: spread(backbones.build("ast", **(TINY | dims))).eval()
 
 
@@ -80,7 +79,7 @@ def backbone_file(tmp_path_factory):
 
 @pytest.fixture
 def tiny_clips():
-    """count, seed, split -> dataset.Clips of random log-mels (64 x 32), three classes, about two thirds observed."""
+    """(count, seed, split) -> Clips of random log-mels (64 x 32) of three classes, 2/3 observed."""
 
     def make(count=12, seed=0, split="train"):
         rng = np.random.default_rng(seed)
@@ -136,5 +135,5 @@ def run(tmp_path, tiny_ast, spread):
 
 
 def hears_ctrl_c():
-    """In a process that is about to start: undo what a shell does to those in its background, which ignore Ctrl-C."""
+    """Let a process that is about to start hear Ctrl-C, which those in the background ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

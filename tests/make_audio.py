@@ -1,6 +1,8 @@
 """Audio for tests: sounds, and files of any format that FFmpeg writes."""
 
+import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -37,4 +39,25 @@ def encode(path, sound, rate, codec, bit_rate=None, container=None, options=None
         for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
             output.mux(stream.encode(resampled))
         output.mux(stream.encode(None))
+    return path
+
+
+def mp3_with_cover(path: Path, seconds: float) -> Path:
+    """Write an MP3 without a length in its header, whose large cover misleads estimates of it."""
+    options = {"write_xing": "0", "id3v2_version": "0"}
+    encode(path, music(seconds, 22_050, 1), 22_050, "libmp3lame", 32_000, options=options)
+    picture = b"\0image/jpeg\0\3\0" + b"\xff\xd8" + bytes(80_000)
+    frame = b"APIC" + struct.pack(">IH", len(picture), 0) + picture
+    size = bytes((len(frame) >> shift) & 127 for shift in (21, 14, 7, 0))
+    path.write_bytes(b"ID3\3\0\0" + size + frame + path.read_bytes())
+    return path
+
+
+def piped_flac(path: Path, seconds: float) -> Path:
+    """Write a FLAC file as a pipe leaves it: its header knows neither length nor MD5."""
+    encode(path, music(seconds, 22_050, 1), 22_050, "flac")
+    data = bytearray(path.read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])
+    data[26:42] = bytes(16)
+    path.write_bytes(data)
     return path

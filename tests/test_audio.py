@@ -21,6 +21,9 @@ FORMATS = {  # name: (suffix, subtype)
     "mp3": ("mp3", "MPEG_LAYER_III"),
 }
 LOSSY = ("ogg", "mp3")
+RATES_AND_FORMATS = [
+    (rate, kind) for rate, kind in product(RATES, FORMATS) if kind != "mp3" or rate <= 48_000
+]
 
 
 def tone(hz, rate, seconds=1.0):
@@ -48,9 +51,9 @@ def write(folder, sound, rate, kind="float"):
 @pytest.mark.parametrize(
     ("rate", "channels", "kind"),
     [
-        case
-        for case in product(RATES, (1, 2, 6), FORMATS)
-        if case[2] != "mp3" or (case[0] <= 48_000 and case[1] <= 2)
+        *((rate, 2, kind) for rate, kind in RATES_AND_FORMATS),
+        *((44_100, 1, kind) for kind in FORMATS),
+        *((48_000, 6, kind) for kind in FORMATS if kind != "mp3"),
     ],
 )
 def test_every_rate_channel_count_and_format_gives_the_same_waveform(
@@ -58,7 +61,8 @@ def test_every_rate_channel_count_and_format_gives_the_same_waveform(
 ):
     sound = 0.5 * tone(100, rate)
     found = audio.decode(write(tmp_path, np.tile(sound[:, None], channels), rate, kind))
-    assert found.dtype == np.float32 and found.ndim == 1
+    assert found.dtype == np.float32
+    assert found.ndim == 1
     # FFmpeg misses the end of an Ogg file that is a single page by up to a block.
     assert abs(len(found) - RATE) <= (512 if kind == "ogg" else 1)
     expected, margin = 0.5 * tone(100, RATE), {"mp3": 0.03, "ogg": 0.05}.get(kind, 1e-3)
@@ -83,7 +87,7 @@ def test_channels_are_averaged(tmp_path):
     ("rate", "hz"),
     [(22_050, 9_000), (44_100, 9_000), (44_100, 17_000), (48_000, 12_000), (96_000, 40_000)],
 )
-def test_what_16_khz_cannot_hold_is_80_db_down(rate, hz):
+def test_frequencies_above_8_khz_are_80_db_down(rate, hz):
     sound = tone(hz, rate).astype(np.float32)
     assert decibels(audio.resample(sound, rate, RATE)) <= decibels(sound) - 80
 
@@ -103,7 +107,7 @@ def test_7_khz_passes_within_half_a_decibel(rate):
         (0.9, 5, 14_400, 16_000),
     ],
 )
-def test_a_part_is_read_where_it_was_asked_for(start, seconds, first, end, tmp_path):
+def test_a_part_begins_at_its_start_and_has_its_length(start, seconds, first, end, tmp_path):
     ramp = np.linspace(-1, 1, RATE, dtype=np.float32)
     assert np.array_equal(
         audio.decode(write(tmp_path, ramp, RATE), start, seconds), ramp[first:end]
@@ -146,8 +150,7 @@ def test_samples_that_are_not_finite_are_refused(value, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "kind"),
-    [case for case in product(RATES, FORMATS) if case[1] != "mp3" or case[0] <= 48_000],
+    ("rate", "kind"), [case for case in RATES_AND_FORMATS if case[0] in (8_000, 16_000, 44_100)]
 )
 def test_a_stream_is_the_decoded_file_to_the_bit(rate, kind, tmp_path):
     """Healthy files of all kinds and rates also come without a word about damage."""
@@ -175,7 +178,7 @@ def test_a_stream_of_nothing_is_an_error(samples, rate, tmp_path):
         list(audio.stream(write(tmp_path, np.zeros(samples), rate)))
 
 
-def test_what_is_wrong_late_in_a_file_is_found(tmp_path):
+def test_a_bad_sample_late_in_a_stream_is_found(tmp_path):
     sound = np.zeros(3 * RATE)
     sound[-1] = np.nan
     blocks = audio.stream(write(tmp_path, sound, RATE))
@@ -229,7 +232,8 @@ def test_an_hour_takes_the_memory_of_seconds(tmp_path):
     count = sum(1 for _ in audio.windows(audio.stream(tmp_path / "hour.flac")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 366 and peak < 20e6  # as a whole it takes 234 MB
+    assert count == 366
+    assert peak < 20e6  # the whole file takes 234 MB
 
 
 @pytest.mark.parametrize("samples", [0, 3, 10, 25])

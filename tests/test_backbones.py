@@ -1,4 +1,4 @@
-"""The AST: equal to transformers' with the same weights, whatever layout they come in."""
+"""The AST: equal to transformers' with the same weights, in every layout."""
 
 import re
 import shutil
@@ -47,8 +47,8 @@ LAYOUTS = ("author", "hub", "transformers", "ast_repr")
 
 
 def reference(dims):
-    """transformers' AST of the same size."""
-    transformers = pytest.importorskip("transformers", reason="needs the extra `test-heavy`")
+    """Build the AST of transformers of the same size."""
+    transformers = pytest.importorskip("transformers")
     config = transformers.ASTConfig(
         hidden_size=dims["embed_dim"],
         num_hidden_layers=dims["depth"],
@@ -114,7 +114,8 @@ def test_every_layout_gives_the_logits_of_transformers(layout, tmp_path, spread)
     x = log_mels(DIMS)
     with torch.no_grad():
         expected, found = model(x).logits, own(x[:, None])
-    assert expected.std() > 0.1 and (expected[0] - expected[1]).abs().max() > 1e-2
+    assert expected.std() > 0.1
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
     assert (found.source_logits - expected).abs().max() <= 1e-4
     assert found.embedding.shape == (2, 128)
 
@@ -184,7 +185,8 @@ def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_ast):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_header_gives_layout_and_dims(layout, tmp_path, spread):
     header = weights.read_header(in_layout(layout, tmp_path, spread)[0])
-    assert header["layout"] == layout and header["dims"] == DIMS
+    assert header["layout"] == layout
+    assert header["dims"] == DIMS
     assert (header.get("source_classes") == list("abcdefg")) == (layout == "ast_repr")
 
 
@@ -267,7 +269,7 @@ def test_tensors_of_a_training_checkpoint_are_unwrapped(wrap, tmp_path, tiny_ast
 @pytest.mark.parametrize(
     "value", [{"epoch": 3}, {"state_dict": [1]}, {"model": {"a": 1}}, [torch.zeros(2)]]
 )
-def test_what_holds_no_tensors_by_name_is_refused(value, tmp_path):
+def test_a_file_without_named_tensors_is_refused(value, tmp_path):
     torch.save(value, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="x.pth: .*state_dict"):
         weights.read_header(tmp_path / "x.pth")
@@ -305,7 +307,8 @@ def test_weights_of_1024_frames_serve_another_length(frames, tmp_path, tiny_ast)
     dims = weights.read_header(tmp_path / "x.safetensors")["dims"] | {"frames": frames}
     backbone = weights.load(backbones.build("ast", **dims), tmp_path / "x.safetensors")
     logits = backbone(torch.randn(1, 1, frames, 128)).source_logits
-    assert logits.shape == (1, 10) and logits.isfinite().all()
+    assert logits.shape == (1, 10)
+    assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize(

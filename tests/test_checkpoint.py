@@ -41,7 +41,7 @@ def unsealed(value):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("dump", [sealed, unsealed, lambda value: pickle.dumps(value, protocol=2)])
+@pytest.mark.parametrize("dump", [sealed, unsealed, pickle.dumps])
 def test_code_in_a_checkpoint_does_not_run(dump, tmp_path):
     trace = tmp_path / "was_here"
     (tmp_path / "last.pt").write_bytes(dump({"learned": Malice(trace)}))
@@ -57,7 +57,8 @@ def test_a_checkpoint_is_a_torch_archive_like_any_other(tmp_path):
         assert torch.equal(found.pop("x"), state["x"])
         assert found == {"best": b"\0bytes", "epoch": 3}
     with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None and archive.comment.startswith(b"sha256:")
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"sha256:")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
@@ -69,7 +70,7 @@ def test_a_truncated_checkpoint_is_named(share, tmp_path):
         checkpoint.load(path, "train again")
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="none.pt: no such checkpoint; .*`train`"):
         checkpoint.load(tmp_path / "none.pt")
 
@@ -78,7 +79,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
     path = tmp_path / "best.pt"
     checkpoint.save(path, {"x": torch.arange(300.0), "about": {"classes": ["bass", "flute"]}})
     whole, rng = path.read_bytes(), random.Random(0)
-    places = [rng.randrange(len(whole)) for _ in range(300)]
+    places = [rng.randrange(len(whole)) for _ in range(100)]
     for place in [*places, 0, len(whole) - 1]:
         changed = bytearray(whole)
         changed[place] ^= 1 << rng.randrange(8)
@@ -108,7 +109,7 @@ def test_without_memory_the_old_file_stays_and_the_error_names_it(tmp_path, monk
     assert checkpoint.load(tmp_path / "last.pt") == {"epoch": 1}
 
 
-KILLS = 12
+KILLS = 8
 SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -140,6 +141,7 @@ print(kills, "kills")
 """
 
 
+@pytest.mark.slow
 def test_a_kill_during_saving_leaves_a_whole_checkpoint(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", SAVER, str(tmp_path / "last.pt"), str(KILLS)],

@@ -76,7 +76,7 @@ def test_a_trained_weight_gets_its_gradient(layer):
     assert layer.weight.grad.abs().sum() > 0
 
 
-def test_other_precisions_stay_what_they_are(layer):
+def test_other_precisions_are_left_alone(layer):
     x = random(2, 5, 24)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers import run_script
 
 import prepare
-from ast_repr import cli, manifest
+from ast_repr import manifest
 from ast_repr.corpora import custom, inspection, openmic
 from ast_repr.manifest import ManifestError
 
@@ -37,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def read(folder):
-    """lines -> what custom.read finds in a CSV of them."""
+    """Lines -> the table that custom.read makes of a CSV of them."""
 
     def find(*lines, encoding="utf-8"):
         (folder / "songs.csv").write_bytes("\r\n".join(lines).encode(encoding))
@@ -52,7 +53,8 @@ def problems(table):
 
 def test_a_row_is_a_clip(read):
     table = read(HEADER, *ROWS)
-    assert table.problems == [] and table.classes == ["banjo", "flute"]
+    assert table.problems == []
+    assert table.classes == ["banjo", "flute"]
     assert table.clips[0] == manifest.Clip(
         "a.wav", "ann", "../a.wav", 0.0, "train", {"banjo": 1.0, "flute": 0.0}
     )
@@ -93,7 +95,8 @@ def test_quotes_empty_rows_and_delimiters_left_out_at_the_end(delimiter, folder,
     lines += [row.rstrip(",").replace(",", delimiter) for row in ROWS[1:]]
     table = read(*lines)
     assert table.problems == []
-    assert table.clips[0].clip == 'one, "two"; drei.wav' and table.rows["b.wav"] == 4
+    assert table.clips[0].clip == 'one, "two"; drei.wav'
+    assert table.rows["b.wav"] == 4
     assert table.clips[1].labels == {"banjo": 0.75}
     assert custom.unreadable(folder / "data", table.clips) == []
 
@@ -115,7 +118,8 @@ def test_names_that_are_not_latin_and_folders(folder, read):
         "./lieder/песня 一.wav,1,1",
         *(f"{name}.wav,1,0" for name in "bcdef"),
     )
-    assert table.problems == [] and table.classes == ["笛", "Müller's Horn"]
+    assert table.problems == []
+    assert table.classes == ["笛", "Müller's Horn"]
     assert table.clips[0].clip == "lieder/песня 一.wav"
     manifest.write(folder / "data", table.clips, table.classes)
     assert manifest.read(folder / "data") == (table.clips, table.classes)
@@ -132,7 +136,7 @@ def many(count, seed=0):
     return [lines[i] for i in rng.permutation(count)]
 
 
-def test_splits_are_drawn_by_group_a_quarter_to_test_whatever_the_order(read):
+def test_a_quarter_of_the_groups_is_drawn_for_test_in_any_order_of_rows(read):
     drawn = [
         {clip.clip: clip.split for clip in read("path,group,x,y", *many(200, seed)).clips}
         for seed in (0, 1)
@@ -159,9 +163,10 @@ def test_the_last_label_of_a_class_stays_in_training(read):
         assert [clip.split for clip in clips if "rare" in clip.labels] == ["train"]
 
 
-def test_a_validation_split_of_ones_own_is_kept(read):
+def test_a_given_validation_split_is_kept(read):
     table = read(HEADER, *ROWS[:3], ROWS[3].replace("train", "valid"), *ROWS[4:])
-    assert table.problems == [] and inspection.with_validation(table.clips) == table.clips
+    assert table.problems == []
+    assert inspection.with_validation(table.clips) == table.clips
     assert [clip.split for clip in table.clips] == ["train"] * 3 + ["valid"] + ["test"] * 2
 
 
@@ -206,12 +211,12 @@ def test_a_validation_split_of_ones_own_is_kept(read):
         ((HEADER + ",oboe", *ROWS, "g.wav,gus,test,1,,1"), "oboe has no label in training"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_row(lines, message, read):
+def test_a_problem_is_listed_with_its_row(lines, message, read):
     table = read(*lines)
     assert any(found.startswith(message) for found in problems(table)), problems(table)
 
 
-def test_everything_wrong_is_said_at_once_in_the_order_of_rows(read):
+def test_all_problems_are_listed_at_once_in_the_order_of_rows(read):
     found = problems(
         read(
             HEADER,
@@ -245,7 +250,7 @@ def test_one_mistake_is_one_problem(read):
         (b'path,x\n"a" b.wav,1\n', "row 2: a quotation mark"),
     ],
 )
-def test_what_is_no_csv_is_refused_in_one_line(content, message, tmp_path):
+def test_a_file_that_is_no_csv_is_refused_in_one_line(content, message, tmp_path):
     (tmp_path / "songs.csv").write_bytes(content)
     with pytest.raises(ManifestError, match=f"songs.csv[:,] .*{message}") as caught:
         custom.read(tmp_path / "songs.csv", tmp_path)
@@ -260,7 +265,7 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
     (folder / "e.wav").mkdir()
     table = read(
         "path,start,x",
-        *(f"{name}.wav,{start},1" for name, start in zip("abcdef", ("", "", "", 1, "", 0.95))),
+        *("a.wav,,1", "b.wav,,1", "c.wav,,1", "d.wav,1,1", "e.wav,,1", "f.wav,0.95,1"),
         "x" * 300 + ",,1",
     )
     reasons = dict(custom.unreadable(folder / "data", table.clips))
@@ -278,26 +283,18 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
         assert words in reasons[name]
 
 
-def run(*argv):
-    """prepare as from the command line: its exit code."""
-    try:
-        cli.run(prepare.main, prepare.parse(), [str(arg) for arg in argv])
-    except SystemExit as left:
-        return left.code
-    return 0
-
-
 def test_check_lists_problems_of_table_and_audio_and_counts(folder, read, capsys):
     read(HEADER, *ROWS, "g.wav,gus,train,1,9")
-    assert run("--check", folder / "songs.csv") == 1
+    assert run_script(prepare, "--check", folder / "songs.csv") == 1
     out, err = capsys.readouterr()
-    assert "row 8: flute is '9'" in out and "row 8: g.wav: no such audio file" in out
+    assert "row 8: flute is '9'" in out
+    assert "row 8: g.wav: no such audio file" in out
     assert err == f"error: {folder}/songs.csv: 2 problems, listed above; mend and check again\n"
 
 
 def test_check_counts_splits_groups_and_classes(folder, read, capsys):
     read(HEADER, *ROWS)
-    assert run("--check", folder / "songs.csv") == 0
+    assert run_script(prepare, "--check", folder / "songs.csv") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:5] == [
         ["split", "clips", "groups"],
@@ -310,7 +307,9 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
         ["banjo", "3", "1", "2"],
         ["flute", "2", "3", "1"],
     ]
-    assert lines[7][-1] == "1" and lines[8][-1] == "2" and "order," in lines[-1]
+    assert lines[7][-1] == "1"
+    assert lines[8][-1] == "2"
+    assert "order," in lines[-1]
     assert {path.name for path in folder.iterdir()} == {
         "data",
         "songs.csv",
@@ -318,33 +317,31 @@ def test_check_counts_splits_groups_and_classes(folder, read, capsys):
     }
 
 
-def test_the_stage_refuses_a_csv_with_problems_and_leaves_out_what_it_may(folder, read, capsys):
+def test_the_stage_refuses_a_csv_with_problems_unless_they_are_allowed(folder, read, capsys):
     stage = ("--corpus", "custom", "--root", folder / "songs.csv", "--data", folder / "data")
     read(HEADER, *ROWS, *(f"{i}.wav,{i},train,7," for i in range(12)))
-    assert run(*stage) == 1
+    assert run_script(prepare, *stage) == 1
     out, err = capsys.readouterr()
-    assert (
-        out.count("\n") == 10
-        and "12 problems, 10 listed above" in err
-        and "--check" in err
-        and err.count("\n") == 1
-    )
+    assert out.count("\n") == 10
+    assert "12 problems, 10 listed above" in err
+    assert "--check" in err
+    assert err.count("\n") == 1
     read(HEADER, *ROWS, "g.wav,gus,train,1,")
-    assert run(*stage) == 1 and "--allow-missing 1" in capsys.readouterr().err
-    assert run(*stage, "--allow-missing", "1") == 0
+    assert run_script(prepare, *stage) == 1
+    assert "--allow-missing 1" in capsys.readouterr().err
+    assert run_script(prepare, *stage, "--allow-missing", "1") == 0
     assert "row 8: g.wav: no such audio file" in capsys.readouterr().out
     clips, classes = manifest.read(folder / "data")
-    assert (
-        len(clips) == 6
-        and classes == ["banjo", "flute"]
-        and sum(clip.split == "valid" for clip in clips) == 1
-    )
-    assert run(*stage, "--allow-missing", "1") == 0 and "up to date" in capsys.readouterr().out
+    assert len(clips) == 6
+    assert classes == ["banjo", "flute"]
+    assert sum(clip.split == "valid" for clip in clips) == 1
+    assert run_script(prepare, *stage, "--allow-missing", "1") == 0
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_no_group_to_spare_for_validation_is_a_problem(folder, read, capsys):
     read("path,split,x", "a.wav,train,1", "b.wav,test,1")
-    assert run("--check", folder / "songs.csv") == 1
+    assert run_script(prepare, "--check", folder / "songs.csv") == 1
     assert "no group of train can be spared for validation" in capsys.readouterr().out
 
 
@@ -352,9 +349,13 @@ def test_no_group_to_spare_for_validation_is_a_problem(folder, read, capsys):
 def test_the_stage_says_which_option_it_lacks(missing, capsys):
     options = {"--corpus": "custom", "--root": "songs.csv", "--data": "data"}
     assert (
-        run(*(word for name in options if name != missing for word in (name, options[name]))) == 2
+        run_script(
+            prepare,
+            *(word for name in options if name != missing for word in (name, options[name])),
+        )
+        == 2
     )
-    assert f"error: no {missing}:" in capsys.readouterr().err
+    assert f"error: no {missing}" in capsys.readouterr().err
 
 
 def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):
@@ -388,7 +389,8 @@ def test_a_corpus_in_openmics_layout_gives_the_same_manifest_as_a_csv(tmp_path):
         )
     (tmp_path / "songs.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
     table = custom.read(tmp_path / "songs.csv", tmp_path / "data")
-    assert table.problems == [] and table.classes == classes
+    assert table.problems == []
+    assert table.classes == classes
 
     def without_name(clips):
         return [

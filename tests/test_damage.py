@@ -14,7 +14,7 @@ from ast_repr.audio import AudioError
 
 RATE = 16_000
 SECONDS = 6
-FLIPS = 150  # of single bits, in each format
+FLIPS = 60  # of single bits, in each format
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def missing(line):
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus", "flac", "wv", "mka", "tta"])
-def test_no_flipped_bit_is_silent_where_there_are_checksums(suffix, folder, damaged):
+def test_no_flipped_bit_is_silent_in_formats_with_checksums(suffix, folder, damaged):
     healthy, rng = audio.decode(folder / f"healthy.{suffix}"), np.random.default_rng(0)
     warned = 0
     for _ in range(FLIPS):
@@ -80,9 +80,9 @@ def test_no_flipped_bit_is_silent_where_there_are_checksums(suffix, folder, dama
 
 
 @pytest.mark.parametrize("suffix", ["mp3", "wav", "aac"])
-def test_no_flipped_bit_crashes_where_there_are_none(suffix, damaged):
+def test_no_flipped_bit_crashes_in_formats_without_checksums(suffix, damaged):
     rng = np.random.default_rng(0)
-    for _ in range(FLIPS // 3):
+    for _ in range(FLIPS // 2):
         try:
             found, _ = read(damaged(suffix, lambda data: flipped(data, rng)))
         except AudioError:
@@ -108,7 +108,7 @@ def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes(suffix, folder, damag
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "flac"])
-def test_damage_in_the_middle_is_located_and_what_follows_is_read(suffix, folder, damaged):
+def test_damage_in_the_middle_is_located_and_the_rest_is_read(suffix, folder, damaged):
     def spoil(data):
         middle = len(data) // 2
         return data[:middle] + b"\0\xff" + data[middle + 2 :]
@@ -142,7 +142,7 @@ def test_a_clip_before_the_damage_is_usable(suffix, folder, damaged):
     assert np.array_equal(audio.decode(path, 1, 2), whole)
 
 
-def test_a_damaged_second_stream_of_a_chained_file_is_said(folder, tmp_path):
+def test_a_damaged_second_stream_of_a_chained_file_is_warned_of(folder, tmp_path):
     first = (folder / "healthy.ogg").read_bytes()
     second = io.BytesIO()
     soundfile.write(second, music(2, RATE, 1), RATE, format="OGG", subtype="VORBIS")
@@ -174,7 +174,7 @@ def test_a_tag_behind_the_sound_is_no_damage(suffix, tag, folder, damaged):
     assert np.array_equal(found, audio.decode(folder / f"healthy.{suffix}"))
 
 
-def test_what_holds_no_sound_at_all_is_refused(tmp_path):
+def test_files_without_any_sound_are_refused(tmp_path):
     (tmp_path / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(50_000))
     (tmp_path / "frames.aac").write_bytes(b"\xff\xf1\x50\x80\x05\x1f\xfc" + bytes(33) * 200)
     for name in ("noise.mp3", "frames.aac"):

@@ -1,6 +1,7 @@
-"""Clips as tensors: the order of an epoch, and the same values from memory as from disk, where each shard is read once."""
+"""Clips as tensors: the order of an epoch, the same values from memory and from disk."""
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def test_an_epoch_has_every_clip_once_with_its_own_features_and_labels(corpus, k
     found = list(loaded.shuffled(8, seed=0, epoch=0))
     assert [len(batch.mask) for batch in found] == [8, 8, 4]
     order = (torch.cat([batch.features for batch in found])[:, 0, 0, 0] / 6).long()
-    assert sorted(order.tolist()) == list(range(20)) and order.tolist() != list(range(20))
+    assert sorted(order.tolist()) == list(range(20))
+    assert order.tolist() != list(range(20))
     assert torch.equal(torch.cat([batch.targets for batch in found]), loaded.targets[order])
     assert torch.equal(torch.cat([batch.mask for batch in found]), loaded.mask[order])
     assert torch.equal(
@@ -72,7 +74,9 @@ def test_the_order_in_memory_is_that_of_runs_made_before(corpus):
     ("needed_of", "shares", "kept"),
     [(240, {"memory": 1.0}, True), (240, {"memory": 0.999}, False), (240, {"device": 1.0}, True)],
 )
-def test_features_are_kept_where_they_fit(corpus, monkeypatch, needed_of, shares, kept):
+def test_features_are_kept_in_the_first_storage_that_is_large_enough(
+    corpus, monkeypatch, needed_of, shares, kept
+):
     """20 clips of 2 x 3 numbers are 240 bytes."""
     clips, _, folder = corpus
     monkeypatch.setattr(dataset, "SHARES", shares)
@@ -88,12 +92,13 @@ def test_features_are_kept_where_they_fit(corpus, monkeypatch, needed_of, shares
             list(loaded.batches(20))
 
 
-def test_free_memory_is_some_of_what_there_is():
+def test_free_memory_is_a_part_of_the_memory():
     free = dataset.free_memory("memory", torch.device("cpu"))
-    assert 10**7 < free < 10**14 and dataset.free_memory("device", torch.device("cpu")) == 0
+    assert 10**7 < free < 10**14
+    assert dataset.free_memory("device", torch.device("cpu")) == 0
 
 
-def test_an_unknown_place_lists_what_there_is(corpus):
+def test_an_unknown_storage_lists_the_valid_ones(corpus):
     clips, _, folder = corpus
     with pytest.raises(
         ValueError, match="unknown place of features 'ram'.*valid: auto, device, disk, memory"
@@ -140,16 +145,11 @@ def test_from_disk_each_shard_is_read_once_an_epoch_a_few_at_a_time(many_shards)
     found = list(loaded.shuffled(4, seed=0, epoch=0))
     assert [len(batch.mask) for batch in found] == [4] * 8 + [1]
     assert sorted(numbers(found)) == expected
-    assert [len(touched) for touched in stored.reads] == [4, 4, 3] and len(
-        set().union(*stored.reads)
-    ) == 11
+    assert [len(touched) for touched in stored.reads] == [4, 4, 3]
+    assert len(set().union(*stored.reads)) == 11
     first = {number // 5 for number in numbers(found[:3])}
-    assert len(first) == 4 and first != {
-        0,
-        1,
-        2,
-        3,
-    }  # a window, from anywhere, in which clips are mixed
+    assert len(first) == 4
+    assert first != set(range(4))  # the shards of a window come from anywhere
     assert [number // 5 for number in numbers(found[:3])] != sorted(
         number // 5 for number in numbers(found[:3])
     )
@@ -172,12 +172,11 @@ def test_from_disk_no_more_than_one_window_is_read_ahead(many_shards):
 def test_features_given_to_clips_on_disk_are_in_memory(many_shards):
     loaded, stored, expected = many_shards
     given = loaded.with_features(torch.arange(33.0)[:, None])
-    assert sorted(numbers(given.shuffled(4, seed=0, epoch=0))) == list(range(33)) and not hasattr(
-        stored, "reads"
-    )
+    assert sorted(numbers(given.shuffled(4, seed=0, epoch=0))) == list(range(33))
+    assert not hasattr(stored, "reads")
 
 
-def test_what_fails_while_reading_ahead_is_raised(many_shards):
+def test_an_error_while_prefetching_is_raised(many_shards):
     loaded, stored, _ = many_shards
     for path in stored.folder.glob("*.h5"):
         path.unlink()
@@ -194,9 +193,8 @@ def test_features_on_the_gpu_are_those_in_memory(corpus):
         for keep in ("auto", "memory")
     )
     for one, other in zip(there.shuffled(8, 0, 0), here.shuffled(8, 0, 0), strict=True):
-        assert one.features.device.type == "cuda" and torch.equal(
-            one.features.cpu(), other.features
-        )
+        assert one.features.device.type == "cuda"
+        assert torch.equal(one.features.cpu(), other.features)
 
 
 def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_clips):
@@ -212,7 +210,7 @@ def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_
         round(observed / 2),
         observed,
     ]
-    for less, more in zip(list(masks.values()), list(masks.values())[1:]):
+    for less, more in pairwise(masks.values()):
         assert not (less & ~more).any()
     assert not torch.equal(clips.subsample_labels(0.25, seed=4).mask, masks[0.25])
     assert int(clips.mask.sum()) == observed  # the clips themselves stay as they are

@@ -8,11 +8,12 @@ import re
 
 import numpy as np
 import pytest
-from test_export import conf_of
+from test_export import CONFIG
 from test_report import make_run, scores
 
 from ast_repr import cli, escaping
 from ast_repr.export import model_card
+from ast_repr.inference import FilePrediction
 from ast_repr.report import plots, published, results, style, tables
 from ast_repr.viewer import page, predictions
 from ast_repr.viewer import timeline as song
@@ -89,7 +90,7 @@ def told():
     """A prediction whose file and classes have the names; the last class is the likeliest."""
     values = np.linspace(0.1, 0.9, len(NAMES))
     window = np.array([[0.0, 10.0]])
-    return predictions.FilePrediction(NAMES[0] + NAMES[1], 10.0, window, values[None], values)
+    return FilePrediction(NAMES[0] + NAMES[1], 10.0, window, values[None], values)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.95])
@@ -101,7 +102,7 @@ def test_predictions_are_safe_to_print_and_to_open(timeline, threshold, told):
         assert all(line.isprintable() for line in text.split("\n")), kind
         if kind == "json":
             (found,) = json.loads(text)
-            assert found["file"] == told.file
+            assert found["file"] == told.path
             assert {one["instrument"] for one in found["instruments"]} <= set(NAMES)
         if kind == "csv":
             for row in csv.reader(io.StringIO(text, newline="")):
@@ -157,21 +158,24 @@ def test_tables_show_names_as_text(scored, tmp_path):
 
 
 def test_a_model_card_shows_names_as_text(tmp_path):
-    conf = conf_of("ast_unet")
-    conf["run"] |= {"corpus": "a|b\n<b>", "conf": "c`d|"}
-    about = {"classes": NAMES, "trainable_parameters": 1, "total_parameters": 2}
-    about["backbone"] = {
-        "name": "n|",
-        "file": "f",
-        "file_sha256": "0",
-        "url": None,
-        "licence": None,
+    conf = CONFIG | {"run": CONFIG["run"] | {"corpus": "a|b\n<b>", "conf": "c`d|"}}
+    about = {
+        "classes": NAMES,
+        "trainable_parameters": 1,
+        "total_parameters": 2,
+        "backbone": {
+            "name": "n|",
+            "file": "f",
+            "file_sha256": "0",
+            "url": None,
+            "licence": None,
+        },
+        "spec": {"backbone": {"name": "ast", "finetune": False}},
+        "feature": {"name": "mine.Own"},
     }
-    about["build"] = {"backbone": {"name": "ast", "finetune": False}}
-    about["feature"] = {"name": "mine.Own"}
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
-    found = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
-    text = model_card.text(about, conf, found, False, False).split("---\n", 2)[2]
+    results = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
+    text = model_card.render(about, conf, results, False, False).split("---\n", 2)[2]
     assert "It is built from `mine.Own`" in text
     assert all(line.isprintable() for line in text.split("\n"))
     markdown_it = pytest.importorskip("markdown_it")

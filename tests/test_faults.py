@@ -48,7 +48,7 @@ def deaf(path):
 
 
 def telling(path):
-    """A reader that goes on with a warning."""
+    """A reader that warns and reads on."""
     if path.read_bytes() != b"right":
         print("damaged, read all the same", file=sys.stderr)
     return path.read_bytes()
@@ -64,7 +64,9 @@ def telling(path):
         (telling, "survived", "said"),
     ],
 )
-def test_a_flipped_bit_is_judged_by_what_its_reader_does(faults, tmp_path, reader, expected, note):
+def test_a_flipped_bit_is_judged_by_the_behaviour_of_its_reader(
+    faults, tmp_path, reader, expected, note
+):
     bits, verdict, _ = faults
     path = tmp_path / "file"
     path.write_bytes(b"right")
@@ -74,7 +76,8 @@ def test_a_flipped_bit_is_judged_by_what_its_reader_does(faults, tmp_path, reade
         tally.add(trial)
     assert tally.figures()[expected] == tally.figures()["tried"] == 5
     assert all(note in trial.note for trial in tally.trials)
-    assert path.read_bytes() == b"right" and path.stat().st_mtime_ns == before
+    assert path.read_bytes() == b"right"
+    assert path.stat().st_mtime_ns == before
 
 
 def test_silence_by_nature_is_counted_apart_but_a_traceback_is_not(faults, tmp_path):
@@ -103,7 +106,8 @@ def test_a_command_and_the_processes_that_outlive_it_are_found(faults, tmp_path)
     _, _, processes = faults
     running = processes.Running(["bash", "-c", "sleep 60 & exit 3"], {}, tmp_path)
     finished = running.wait(timeout=20)
-    assert finished.code == 3 and not finished.hang
+    assert finished.code == 3
+    assert not finished.hang
     assert len(running.orphans(patience=0)) == 1
     assert running.members() == []
 
@@ -114,7 +118,8 @@ def test_figures_and_wrong_trials_go_into_json(faults):
     tally.add(verdict.Trial("train", verdict.SURVIVED, leftovers=("a.partial",)))
     tally.add(verdict.Trial("score", verdict.SURVIVED))
     found = json.loads(json.dumps(tally.as_json()))
-    assert found["all"]["tried"] == 2 and found["all"]["leftovers"] == 1
+    assert found["all"]["tried"] == 2
+    assert found["all"]["leftovers"] == 1
     assert [trial["group"] for trial in found["wrong"]] == ["train"]
     assert "leftovers 1" in tally.lines()[-1]
 

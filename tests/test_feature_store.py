@@ -24,7 +24,7 @@ def features(count, seed=0):
 
 
 def made_from(*names):
-    """{clip: identity} of clips that were made from files of their own."""
+    """{clip: identity} of clips made from separate files."""
     return {name: f"sha256 of {name}" for name in names}
 
 
@@ -40,7 +40,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_is_written_is_read_to_the_bit(folder):
+def test_written_features_are_read_back_to_the_bit(folder):
     found = Store(folder, SPEC).read([f"a{i}" for i in range(12)] + [f"b{i}" for i in range(5)])
     assert found.dtype == np.float16
     assert np.array_equal(found, np.concatenate([features(12), features(5, seed=1)]))
@@ -68,7 +68,7 @@ def test_the_shape_of_one_clip_is_known(folder):
     assert tuple(Store(folder).shape) == (1, 8, 4)
 
 
-def test_a_clip_that_is_not_there_is_named(folder):
+def test_a_missing_clip_is_named(folder):
     with pytest.raises(
         StoreError, match=r"no features of 2 clips \(c9, ...\); run the stage `extract`"
     ):
@@ -88,7 +88,7 @@ def test_an_empty_folder_names_the_stage_that_fills_it(tmp_path):
         ({"feature": "logmel", "bins": 4}, r"frames 8 \(expected None\)"),
     ],
 )
-def test_a_store_of_another_feature_is_refused_with_what_differs(other, named, folder):
+def test_a_store_of_another_feature_is_refused_by_the_differing_keys(other, named, folder):
     with pytest.raises(StoreError, match=named):
         Store(folder, other)
     with pytest.raises(StoreError, match=named):
@@ -131,7 +131,7 @@ def test_no_flipped_bit_goes_unnoticed(folder):
     names, expected = [*A, *B], np.concatenate([features(12), features(5, seed=1)])
     rng = random.Random(0)
     noticed = 0
-    for _ in range(300):
+    for _ in range(150):
         place, bit = rng.randrange(len(whole)), rng.randrange(8)
         changed = bytearray(whole)
         changed[place] ^= 1 << bit
@@ -141,7 +141,7 @@ def test_no_flipped_bit_goes_unnoticed(folder):
         except StoreError as error:
             assert path.name in str(error)
             noticed += 1
-    assert noticed > 30, "all flips fell into padding: the test has shown nothing"
+    assert noticed > 15, "all flips fell into padding: the test has shown nothing"
 
 
 def test_damaged_values_are_noticed_when_they_are_read(folder):
@@ -165,7 +165,8 @@ def test_a_shard_says_which_of_its_clips_were_left_out(folder):
         {"c1": "missing"},
         {"d0": "empty"},
     ]
-    assert feature_store.holds(folder, 2, c, SPEC) and feature_store.holds(folder, 3, d, SPEC)
+    assert feature_store.holds(folder, 2, c, SPEC)
+    assert feature_store.holds(folder, 3, d, SPEC)
     assert not feature_store.holds(folder, 2, made_from("c0", "c2"), SPEC)
     assert not feature_store.holds(folder, 2, c | made_from("c3"), SPEC)
     assert not feature_store.holds(folder, 2, c | {"c1": "sha256 of what was mended"}, SPEC)
@@ -174,7 +175,7 @@ def test_a_shard_says_which_of_its_clips_were_left_out(folder):
     )
 
 
-def test_clips_that_one_feature_lacks_are_used_by_none(tmp_path):
+def test_clips_without_one_of_the_features_are_not_used(tmp_path):
     clips = [
         Clip(name, name, f"{name}.ogg", 0.0, "train", {}, f"audio {name}", {"vggish": name})
         for name in ("a0", "a1", "b0")
@@ -197,13 +198,13 @@ def test_a_store_without_any_clip_names_the_stage(tmp_path):
         Store(tmp_path)
 
 
-def test_clips_are_together_as_long_as_they_follow_each_other_in_one_shard(folder):
+def test_consecutive_clips_of_one_shard_are_grouped(folder):
     assert Store(folder).group_by_shard(["a3", "a5", "b1", "b0", "a0"]) == [[0, 1], [2, 3], [4]]
     with pytest.raises(StoreError, match="no features of 1 clips"):
         Store(folder).group_by_shard(["a3", "x"])
 
 
-KILLS = 14
+KILLS = 8
 WRITER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -239,6 +240,7 @@ print(kills, "kills")
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_only_whole_shards(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", WRITER, str(tmp_path), str(KILLS)],

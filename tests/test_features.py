@@ -1,5 +1,4 @@
-"""The log-mel is AST's own: equal to its loader's, to a second implementation of Kaldi's filter bank, and of fixed size.
-VGGish is what OpenMIC's files say, read safely."""
+"""The log-mel equals that of AST's loader and of a second Kaldi; VGGish is read safely."""
 
 import json
 from pathlib import Path
@@ -24,7 +23,7 @@ def noise(seconds):
 
 
 def chirp(seconds):
-    """100 Hz to 7.5 kHz, and an offset that the front end must remove; a little noise, since Kaldis differ in silence."""
+    """100 Hz to 7.5 kHz, an offset to be removed, a little noise (Kaldis differ in silence)."""
     t = np.arange(round(seconds * RATE)) / RATE
     tone = 0.5 * np.sin(2 * np.pi * (100 * t + (7400 / seconds) * t**2 / 2)) + 0.05
     return (tone + 0.01 * np.random.default_rng(2).standard_normal(len(t))).astype(np.float32)
@@ -69,7 +68,8 @@ def logmel(waveform, **kwargs):
 @pytest.mark.parametrize("seconds", [2.5, 10, 12])
 def test_it_equals_the_authors_loader(signal, seconds):
     found = logmel(signal(seconds))
-    assert found.shape == (1024, 128) and found.dtype == torch.float32
+    assert found.shape == (1024, 128)
+    assert found.dtype == torch.float32
     assert torch.equal(found, ast_loader(signal(seconds)))
 
 
@@ -80,21 +80,26 @@ def test_it_equals_a_second_kaldi_implementation(signal):
     faint = (
         expected < expected.max(axis=1, keepdims=True) - 15
     )  # 65 dB under the frame's peak: rounding of the FFT shows
-    assert apart[~faint].max() <= 1e-3 and apart.max() <= 0.05
-    assert expected.shape == (298, 128) and expected.std() > 0.5 and faint.mean() < 0.4
+    assert apart[~faint].max() <= 1e-3
+    assert apart.max() <= 0.05
+    assert expected.shape == (298, 128)
+    assert expected.std() > 0.5
+    assert faint.mean() < 0.4
 
 
 @pytest.mark.parametrize("bins", [40, 128])
 def test_mel_filters_equal_those_of_torchaudio(bins):
     expected, _ = kaldi.get_mel_banks(bins, 512, RATE, 20.0, 0.0, 100.0, -500.0, 1.0)
     found = logmel_module.mel_filters(bins)
-    assert torch.equal(found[:-1], expected.T) and not found[-1].any()
+    assert torch.equal(found[:-1], expected.T)
+    assert not found[-1].any()
 
 
 def test_ten_seconds_are_998_frames_then_exact_zeros():
     found = logmel(noise(10))
     assert (found[:998] != 0).any(dim=1).all()
-    assert (found[998:] == 0).all() and len(found[998:]) == 26
+    assert (found[998:] == 0).all()
+    assert len(found[998:]) == 26
 
 
 def test_silence_is_the_logarithm_of_the_smallest_float():
@@ -120,12 +125,14 @@ def test_a_clip_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("samples", [0, 1, 399])
 def test_less_than_one_frame_gives_zeros(samples):
     found = features.build("logmel")(torch.full((2, samples), 0.5))
-    assert found.shape == (2, 1, 1024, 128) and not found.any()
+    assert found.shape == (2, 1, 1024, 128)
+    assert not found.any()
 
 
 def test_one_frame_of_samples_gives_one_frame():
     found = logmel(noise(1)[:400])
-    assert found[0].any() and not found[1:].any()
+    assert found[0].any()
+    assert not found[1:].any()
 
 
 @pytest.mark.parametrize("shape", [(16_000,), (1, 1, 16_000)])
@@ -152,7 +159,7 @@ def test_the_spec_tells_settings_apart():
         ("logmel", {"frame": 3}, "'frame': did you mean 'frames'. valid: bins, frames"),
     ],
 )
-def test_an_unknown_name_or_option_lists_what_there_is(name, kwargs, message):
+def test_an_unknown_name_or_option_lists_the_valid_ones(name, kwargs, message):
     with pytest.raises(ValueError, match=message):
         features.build(name, **kwargs)
 
@@ -192,10 +199,8 @@ def test_vggish_is_read_as_it_is_and_survives_the_store(tmp_path):
     found = feature.read(
         sidecar(tmp_path, {"time_points": [0.96 * i for i in range(10)], "features": frames})
     )
-    assert (
-        found.shape == feature.shape == (1, feature.frames, feature.bins)
-        and found.dtype == torch.float32
-    )
+    assert found.shape == feature.shape == (1, feature.frames, feature.bins)
+    assert found.dtype == torch.float32
     assert found[0].tolist() == frames
     whole = torch.arange(256.0)
     assert torch.equal(whole.half().float(), whole)  # the store's precision

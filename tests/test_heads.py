@@ -47,7 +47,7 @@ def test_trainable_parameters_for_ast_base_and_twenty_classes(name, options, tra
         ("labelmap", {"kind": "names", "groups": [[0], [1], [2], [3]]}),
     ],
 )
-def test_logits_are_one_a_class(name, options):
+def test_there_is_one_logit_per_class(name, options):
     assert heads.build(name, n_classes=4, embed_dim=32, n_source=10, **options)(output()).shape == (
         3,
         4,

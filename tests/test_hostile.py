@@ -8,18 +8,20 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers import call
 
-import export
-import predict
-from ast_repr import checkpoint, cli, inference, registry
+from ast_repr import checkpoint, identity, inference, registry
+from ast_repr.commands import export, predict
 from ast_repr.export import onnx as graph
 from ast_repr.export import safetensors
 
+SCRIPT = Path(__file__).parents[1] / "src" / "predict.py"
 FORMS = ["pt", "safetensors", "onnx"]
 SECTIONS = ["feature", "reprogrammer", "head", "backbone"]
 # A module that says that it was imported, and classes that would say that they were built.
@@ -70,7 +72,7 @@ def model_file(run, tmp_path):
     def make(form, changes):
         about = copy.deepcopy(state["about"])
         if form != "pt":
-            about["build"]["backbone"]["file"] = "tiny.safetensors"
+            about["spec"]["backbone"]["file"] = "tiny.safetensors"
         for key, value in changes.items():
             put(about, key.split("."), value)
         path = tmp_path / f"model.{form}"
@@ -124,23 +126,19 @@ def sealed_graph(about, shape=(1, 1024, 32), classes=3, value=0.0, external=None
     metadata = {key: json.dumps(value) for key, value in about.items()}
     helper.set_model_props(made, metadata | {"sha256": graph.HASH_PLACEHOLDER})
     data = made.SerializeToString()
-    return data.replace(graph.HASH_PLACEHOLDER.encode(), graph.content_hash(data).encode())
+    return data.replace(graph.HASH_PLACEHOLDER.encode(), identity.of_bytes(data).encode())
 
 
 @pytest.fixture
 def tell(tmp_path, capsys):
-    """arguments -> (exit code, error output) of predict.py on a short sound."""
+    """Arguments -> (exit code, error output) of predict.py on a short sound."""
     soundfile.write(tmp_path / "song.wav", np.full(1600, 0.1), 16_000)
 
-    def call(*arguments, script=predict, paths=(tmp_path / "song.wav",)):
-        code = 0
-        try:
-            cli.run(script.main, script.parse(), [*map(str, (*arguments, *paths))])
-        except SystemExit as left:
-            code = left.code
-        return code, capsys.readouterr().err
+    def tell(*arguments, command=predict, paths=(tmp_path / "song.wav",)):
+        code, _, err = call(capsys, command, *arguments, *paths)
+        return code, err
 
-    return call
+    return tell
 
 
 def refused(told, *expected):
@@ -163,7 +161,7 @@ def test_the_harmless_model_is_loaded(form, model_file):
 def test_no_class_of_a_model_file_is_run_unasked(form, section, name, model_file, planted, tell):
     marker = planted / "touched"
     options = {"args": ["touch", str(marker)]} if name.startswith("subprocess") else {}
-    key = section if section == "feature" else f"build.{section}"
+    key = section if section == "feature" else f"spec.{section}"
     changes = {key: {"name": name, "allow": [name], **options}}
     if section == "backbone":
         changes = {f"{key}.name": name, f"{key}.options.args": options.get("args")}
@@ -178,12 +176,13 @@ def test_no_class_of_a_model_file_is_run_unasked(form, section, name, model_file
     assert not was_run(planted) and "planted" not in sys.modules
 
 
+@pytest.mark.slow
 def test_the_script_itself_runs_nothing(model_file, planted, tmp_path):
     """The attack as it was reported, in a process of its own."""
     marker = planted / "touched"
     feature = {"name": "subprocess.Popen", "args": ["touch", str(marker)]}
     path = model_file("safetensors", {"feature": feature})
-    command_line = [sys.executable, predict.__file__, "--model", path, tmp_path]
+    command_line = [sys.executable, SCRIPT, "--model", path, tmp_path]
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=120)
     refused((done.returncode, done.stderr), "feature 'subprocess.Popen'", "model.safetensors")
     assert not marker.exists()
@@ -191,7 +190,7 @@ def test_the_script_itself_runs_nothing(model_file, planted, tmp_path):
 
 @pytest.mark.parametrize("form", ["pt", "safetensors"])
 def test_exactly_the_class_that_is_allowed_is_built(form, model_file, planted, tell):
-    own = {"build.reprogrammer": {"name": "planted.Gain"}, "build.head": {"name": "planted.Other"}}
+    own = {"spec.reprogrammer": {"name": "planted.Gain"}, "spec.head": {"name": "planted.Other"}}
     path = model_file(form, own)
     refused(tell("--model", path, "--allow-class", "planted.Gain"), "head 'planted.Other'")
     assert "built" not in was_run(planted)
@@ -202,7 +201,7 @@ def test_exactly_the_class_that_is_allowed_is_built(form, model_file, planted, t
 def test_an_allowed_class_predicts_and_is_exported(run, planted, tell, tmp_path):
     path = run[0] / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)
-    state["about"]["build"]["reprogrammer"] = {"name": "planted.Gain"}
+    state["about"]["spec"]["reprogrammer"] = {"name": "planted.Gain"}
     head = {name: tensor for name, tensor in state["learned"].items() if name.startswith("head.")}
     checkpoint.save(path, state | {"learned": head})
     refused(tell("--model", run[0]), "planted.Gain")
@@ -210,7 +209,7 @@ def test_an_allowed_class_predicts_and_is_exported(run, planted, tell, tmp_path)
     model = inference.load(run[0], allow=("planted.Gain",))
     assert type(model.model.reprogrammer).__name__ == "Gain"
     inference.load(run[0], allow="planted.Gain")
-    told = tell(run[0], tmp_path / "out", script=export, paths=())
+    told = tell(run[0], tmp_path / "out", command=export, paths=())
     refused(told, "planted.Gain", "--allow-class")
     assert not (tmp_path / "out").exists()
 
@@ -228,38 +227,38 @@ DAMAGE = [  # (dotted key, value, what the line names)
     ("feature.bins", 64, "bands"),
     ("feature.hop", 1, "hop"),
     ("feature_spec", {"window": "povey"}, "front end"),
-    ("build", DELETED, "'build'"),
-    ("build.norm", "corpus", "norm"),
-    ("build.norm", [0.0, 0.0], "norm"),
-    ("build.norm", [0.0, float("nan")], "norm"),
-    ("build.norm", [1.0], "norm"),
-    ("build.reprogrammer", {"name": "none", "frames": 3}, "frames"),
-    ("build.reprogrammer.residual", "yes", "residual"),
-    ("build.reprogrammer", {"name": "noise", "rank": HUGE}, "model.safetensors"),
-    ("build.reprogrammer", {"name": "cnn", "width": HUGE}, "model.safetensors"),
-    ("build.reprogrammer", {"name": "patch", "rank": 10**9}, "model.safetensors"),
-    ("build.reprogrammer", {"name": "adversarial", "scale": float("inf")}, "scale"),
-    ("build.head", {"name": "forest", "trees": 10**9}, "trees"),
-    ("build.head", {"name": "forest", "max_depth": 10**9}, "max_depth"),
-    ("build.head", {"name": "labelmap", "groups": [["a"]]}, "groups"),
-    ("build.head", {"name": "labelmap", "kind": "groups", "groups": [[0], [HUGE], [2]]}, "groups"),
-    ("build.head", {"name": "embedding", "n_classes": 5}, "n_classes"),
-    ("build.backbone.name", ["ast"], "name"),
-    ("build.backbone.options", DELETED, "'options'"),
-    ("build.backbone.options.depth", 10**6, "depth"),
-    ("build.backbone.options.embed_dim", HUGE, "embed_dim"),
-    ("build.backbone.options.embed_dim", 99_968, "values"),
-    ("build.backbone.options.num_heads", 0, "num_heads"),
-    ("build.backbone.options.n_source", 10**30, "n_source"),
-    ("build.backbone.options.mean", "low", "mean"),
-    ("build.backbone.options.std", 0, "deviation"),
-    ("build.backbone.options.frames", 10**9, "frames"),
-    ("build.backbone.seed", -1, "seed"),
-    ("build.backbone.seed", 1.5, "seed"),
-    ("build.backbone.finetune", "no", "finetune"),
-    ("build.backbone.file", 3, "file"),
-    ("build.backbone.file", "../secret.safetensors", "../secret.safetensors"),
-    ("build.backbone.file", "/etc/passwd", "/etc/passwd"),
+    ("spec", DELETED, "'spec'"),
+    ("spec.norm", "corpus", "norm"),
+    ("spec.norm", [0.0, 0.0], "norm"),
+    ("spec.norm", [0.0, float("nan")], "norm"),
+    ("spec.norm", [1.0], "norm"),
+    ("spec.reprogrammer", {"name": "none", "frames": 3}, "frames"),
+    ("spec.reprogrammer.residual", "yes", "residual"),
+    ("spec.reprogrammer", {"name": "noise", "rank": HUGE}, "model.safetensors"),
+    ("spec.reprogrammer", {"name": "cnn", "width": HUGE}, "model.safetensors"),
+    ("spec.reprogrammer", {"name": "patch", "rank": 10**9}, "model.safetensors"),
+    ("spec.reprogrammer", {"name": "adversarial", "scale": float("inf")}, "scale"),
+    ("spec.head", {"name": "forest", "trees": 10**9}, "trees"),
+    ("spec.head", {"name": "forest", "max_depth": 10**9}, "max_depth"),
+    ("spec.head", {"name": "labelmap", "groups": [["a"]]}, "groups"),
+    ("spec.head", {"name": "labelmap", "kind": "groups", "groups": [[0], [HUGE], [2]]}, "groups"),
+    ("spec.head", {"name": "embedding", "n_classes": 5}, "n_classes"),
+    ("spec.backbone.name", ["ast"], "name"),
+    ("spec.backbone.options", DELETED, "'options'"),
+    ("spec.backbone.options.depth", 10**6, "depth"),
+    ("spec.backbone.options.embed_dim", HUGE, "embed_dim"),
+    ("spec.backbone.options.embed_dim", 99_968, "values"),
+    ("spec.backbone.options.num_heads", 0, "num_heads"),
+    ("spec.backbone.options.n_source", 10**30, "n_source"),
+    ("spec.backbone.options.mean", "low", "mean"),
+    ("spec.backbone.options.std", 0, "deviation"),
+    ("spec.backbone.options.frames", 10**9, "frames"),
+    ("spec.backbone.seed", -1, "seed"),
+    ("spec.backbone.seed", 1.5, "seed"),
+    ("spec.backbone.finetune", "no", "finetune"),
+    ("spec.backbone.file", 3, "file"),
+    ("spec.backbone.file", "../secret.safetensors", "../secret.safetensors"),
+    ("spec.backbone.file", "/etc/passwd", "/etc/passwd"),
     ("backbone_sha256", None, "backbone_sha256"),
     ("classes", [], "classes"),
     ("classes", ["bass", "bass", "voice"], "classes"),
@@ -283,7 +282,7 @@ def test_a_description_that_makes_no_sense_is_refused_at_once(key, value, named,
 
 
 @pytest.mark.parametrize("form", ["pt", "onnx"])
-@pytest.mark.parametrize("key", ["classes", "threshold", "feature", "build.norm", "build.head"])
+@pytest.mark.parametrize("key", ["classes", "threshold", "feature", "spec.norm", "spec.head"])
 def test_the_other_forms_are_checked_alike(form, key, model_file, tell):
     path = model_file(form, {key: {"not": "this"}})
     refused(tell("--model", path), path.name, key.rpartition(".")[2])
@@ -294,7 +293,7 @@ def test_a_path_in_an_exported_file_does_not_reach_outside(run, model_file, tmp_
     folder = tmp_path / "download"
     folder.mkdir()
     for name in ("../tiny.safetensors", str(tmp_path / "tiny.safetensors")):
-        path = model_file("safetensors", {"build.backbone.file": name}).rename(
+        path = model_file("safetensors", {"spec.backbone.file": name}).rename(
             folder / "m.safetensors"
         )
         with pytest.raises(checkpoint.CheckpointError, match="expected a file beside it"):
@@ -382,13 +381,13 @@ def test_a_graph_reads_no_other_file_and_is_what_it_says(
     refused(tell("--model", path), named)
 
 
-@pytest.mark.parametrize("key", ["config", "trainable_parameters"])
+@pytest.mark.parametrize("key", ["config", "config.protocol", "trainable_parameters"])
 def test_an_export_needs_what_its_card_says(key, run, tell, tmp_path):
     path = run[0] / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)
     state["about"] |= {"trainable_parameters": 1, "total_parameters": 2, "config": {}}
     put(state["about"], key.split("."), [torch.zeros(1)])
     checkpoint.save(path, state)
-    told = tell(run[0], tmp_path / "out", script=export, paths=())
+    told = tell(run[0], tmp_path / "out", command=export, paths=())
     refused(told, path.name, key)
     assert not os.path.lexists(tmp_path / "out")

@@ -1,6 +1,5 @@
-"""A run folder as a function of waveforms: what it computes, for any length, and whose weights it takes."""
+"""Trained models as functions of waveforms and files; whose weights they take."""
 
-import itertools
 import os
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from ast_repr import audio, checkpoint, features, inference
 from ast_repr.backbones import weights
 from ast_repr.checkpoint import CheckpointError
+from ast_repr.classifier import HeadOnlyModel
 from ast_repr.reprogrammers import unet
 
 CLASSES = ["bass", "flute", "voice"]
@@ -27,15 +27,18 @@ def sound(seconds, count=2):
     )
 
 
+def feature_of(waveforms):
+    """The log-mel of at most ten seconds, as the store keeps it."""
+    padded = np.pad(waveforms, [(0, 0), (0, WINDOW - waveforms.shape[1])])
+    return features.build(**FEATURE)(torch.from_numpy(padded)).half().float()
+
+
+@torch.no_grad()
 def by_hand(model, waveforms, starts):
     windows = []
     for start in starts:
-        window = np.zeros((len(waveforms), WINDOW), np.float32)
-        part = waveforms[:, start : start + WINDOW]
-        window[:, : part.shape[1]] = part
-        with torch.no_grad():
-            log_mel = features.build(**FEATURE)(torch.from_numpy(window)).half().float()
-            windows.append(torch.sigmoid(model(log_mel)).numpy())
+        log_mel = feature_of(waveforms[:, start : start + WINDOW])
+        windows.append(torch.sigmoid(model(log_mel)).numpy())
     return sum(windows) / len(windows)
 
 
@@ -45,10 +48,10 @@ def by_hand(model, waveforms, starts):
 )
 def test_any_length_gives_the_mean_over_windows_of_ten_seconds(seconds, starts, run):
     folder, model = run
-    found = inference.load(folder)(sound(seconds))
-    assert found.shape == (2, 3) and found.dtype == np.float32
-    np.testing.assert_allclose(found, by_hand(model, sound(seconds), starts), atol=1e-6)
-    assert ((found > 0) & (found < 1)).all() and np.abs(found[0] - found[1]).max() > 1e-3
+    probabilities = inference.load(folder)(sound(seconds))
+    assert probabilities.shape == (2, 3) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, by_hand(model, sound(seconds), starts), atol=1e-6)
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-3
 
 
 def test_a_folder_and_its_checkpoint_are_the_same(run):
@@ -96,7 +99,7 @@ def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
     weights.save(spread(tiny_ast(frames=1024, depth=1), seed=5), other)
     with pytest.raises(
         weights.WeightsError,
-        match="other.safetensors: the backbone's tensors have sha256 .*the model was trained on .*pass the right file",
+        match="other.safetensors: .* sha256 .*trained on",
     ):
         inference.load(folder, backbone_file=other)
     moved = folder.parent / "moved.safetensors"
@@ -118,9 +121,9 @@ def test_the_threshold_is_the_one_in_the_file(run):
 
 @pytest.fixture
 def songs(tmp_path):
-    """Files of 0.3 to 31 seconds, with one in the midst that ends in NaN."""
+    """Files of 0.3 to 31 seconds, one of which ends in NaN."""
     paths = [tmp_path / f"{i}.wav" for i in range(5)]
-    for path, seconds in zip(paths, (31, 0.3, 10, 12, 24)):
+    for path, seconds in zip(paths, (31, 0.3, 10, 12, 24), strict=True):
         soundfile.write(
             path,
             sound(seconds)[0] * (np.nan if path.name == "3.wav" else 1),
@@ -130,58 +133,107 @@ def songs(tmp_path):
     return paths
 
 
-def heard(predict, paths, **options):
-    """{path: what was heard of it}."""
-    return {
-        path: list(parts)
-        for path, parts in itertools.groupby(
-            predict.predict_files(paths, **options), lambda one: one.path
-        )
-    }
+def windows_of(predictor, paths, **options):
+    """{path: its WindowPredictions}."""
+    windows = {path: [] for path in paths}
+    for window in predictor.predict_windows(paths, **options):
+        windows[window.path].append(window)
+    return windows
 
 
-def test_files_are_heard_window_by_window(run, songs):
-    predict = inference.load(run[0])
-    found = heard(predict, songs)
-    assert list(found) == songs
-    for path, parts in found.items():
+def test_files_are_predicted_window_by_window(run, songs):
+    predictor = inference.load(run[0])
+    found = windows_of(predictor, songs)
+    starts = {"0.wav": [0, 10, 20, 21], "4.wav": [0, 10, 14]}
+    for path, windows in found.items():
         if path.name == "3.wav":
-            (one,) = parts
-            assert "not finite" in str(one.error) and one.probabilities is None
+            (window,) = windows
+            assert "not finite" in str(window.error) and window.probabilities is None
             continue
         waveform = audio.decode(path)
-        assert [one.start_s for one in parts] == {
-            "0.wav": [0, 10, 20, 21],
-            "4.wav": [0, 10, 14],
-        }.get(path.name, [0])
-        assert parts[-1].end_s == pytest.approx(len(waveform) / 16_000)
-        assert all(one.feature.shape == (1, 1024, 32) for one in parts)
-        mean = np.mean([one.probabilities for one in parts], axis=0)
-        np.testing.assert_allclose(mean, predict(waveform[None])[0], rtol=0, atol=1e-6)
+        assert [window.start_s for window in windows] == starts.get(path.name, [0])
+        assert windows[-1].end_s == pytest.approx(len(waveform) / 16_000)
+        assert all(window.feature.shape == (1, 1024, 32) for window in windows)
+        mean = np.mean([window.probabilities for window in windows], axis=0)
+        np.testing.assert_allclose(mean, predictor(waveform[None])[0], rtol=0, atol=1e-6)
+
+
+def test_a_file_prediction_combines_its_windows(run, songs):
+    predictor = inference.load(run[0])
+    windows = windows_of(predictor, songs)
+    seen = []
+    predictions = list(predictor.predict(songs, aggregate="max", on_window=seen.append))
+    assert [prediction.path for prediction in predictions] == list(map(str, songs))
+    assert [window.path for window in seen] == [
+        path for path in songs for window in windows[path] if window.error is None
+    ]
+    for path, prediction in zip(songs, predictions, strict=True):
+        if path.name == "3.wav":
+            assert "not finite" in prediction.error and prediction.probabilities is None
+            continue
+        timeline = np.array([window.probabilities for window in windows[path]])
+        assert prediction.seconds == windows[path][-1].end_s
+        np.testing.assert_array_equal(prediction.timeline, timeline)
+        np.testing.assert_array_equal(prediction.probabilities, timeline.max(axis=0))
+
+
+def test_a_path_that_is_given_twice_is_predicted_twice(run, songs):
+    model = inference.load(run[0])
+    first, second = model.predict([songs[1], songs[1]])
+    assert first.path == second.path and len(first.times) == len(second.times) == 1
+    for path in (songs[1], str(songs[1])):
+        (alone,) = model.predict(path)
+        assert alone.path == first.path
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_neither_the_batch_nor_the_neighbours_matter(device, run, songs):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    predict = inference.load(run[0], device)
-    expected = heard(predict, songs, hop=110_000)
-    alone = {
-        path: parts for own in songs for path, parts in heard(predict, [own], hop=110_000).items()
-    }
-    for found in (
-        heard(predict, songs, hop=110_000, batch_size=1),
-        heard(predict, songs, hop=110_000, batch_size=5),
-        alone,
-    ):
-        for path in songs:
-            assert [one.start_s for one in found[path]] == [one.start_s for one in expected[path]]
-            for one, other in zip(found[path], expected[path]):
-                assert str(one.error) == str(other.error)
-                if not one.error:
+    predictor = inference.load(run[0], device)
+    expected = windows_of(predictor, songs, hop_s=6.875)
+    alone = {}
+    for song in songs:
+        alone |= windows_of(predictor, [song], hop_s=6.875)
+    others = [windows_of(predictor, songs, hop_s=6.875, batch_size=size) for size in (1, 5)]
+    for found in (*others, alone):
+        for song in songs:
+            for window, other in zip(found[song], expected[song], strict=True):
+                assert (window.start_s, str(window.error)) == (other.start_s, str(other.error))
+                if window.error is None:
                     np.testing.assert_allclose(
-                        one.probabilities, other.probabilities, rtol=0, atol=1e-5
+                        window.probabilities, other.probabilities, rtol=0, atol=1e-5
                     )
+
+
+def test_embeddings_are_those_of_the_reprogrammed_input(run):
+    folder, model = run
+    predictor = inference.load(folder)
+    embeddings = predictor.embed(sound(1))
+    expected = model.head_input(feature_of(sound(1))).numpy()
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    with torch.no_grad():
+        probabilities = HeadOnlyModel(model)(torch.from_numpy(embeddings)).sigmoid()
+    np.testing.assert_allclose(probabilities, predictor(sound(1)), atol=1e-5)
+    assert predictor.embed(sound(21)).shape == (2, 32)
+
+
+def test_the_input_is_shown_before_and_after_the_reprogrammer(run):
+    folder, model = run
+    before, after = inference.load(folder).reprogram(sound(1))
+    with torch.no_grad():
+        np.testing.assert_array_equal(before, model.normalise(feature_of(sound(1))).numpy())
+        expected = model.reprogrammer(torch.from_numpy(before)).numpy()
+    np.testing.assert_allclose(after, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="160000"):
+        inference.load(folder).reprogram(sound(10.001))
+
+
+def test_the_shipped_model_is_loaded_without_a_path():
+    model = inference.load()
+    assert "guitar" in model.classes and len(model.classes) == 20
+    assert model(sound(1)).shape == (2, 20)
+    assert model.about["run"]["conf"] == "ast_unet_residual"
 
 
 def test_an_outdated_model_is_named(run):
@@ -214,13 +266,13 @@ def test_what_can_be_no_model_is_named(name, tmp_path):
 
 
 def test_a_folder_without_a_best_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no best"):
+    with pytest.raises(FileNotFoundError, match="no best"):
         inference.load(tmp_path)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         inference.load(tmp_path / "nowhere.pt")
 
 
-@pytest.mark.parametrize("suffix", inference.KINDS)
+@pytest.mark.parametrize("suffix", inference.SUFFIXES)
 def test_a_pipe_is_refused_rather_than_waited_for(suffix, tmp_path):
     pipe = tmp_path / f"model{suffix}"
     os.mkfifo(pipe)

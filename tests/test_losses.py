@@ -1,4 +1,4 @@
-"""Losses look at observed cells only, whatever the others hold, and survive a batch without any."""
+"""The masked loss depends on observed cells alone, and is zero for a batch without any."""
 
 import math
 
@@ -51,8 +51,10 @@ def test_unobserved_targets_change_neither_loss_nor_gradient(junk):
     logits, targets, mask = case()
     loss, gradient = loss_and_gradient(logits, targets, mask)
     other = loss_and_gradient(logits, torch.where(mask, targets, junk), mask)
-    assert torch.equal(loss, other[0]) and torch.equal(gradient, other[1])
-    assert (gradient[~mask] == 0).all() and (gradient[mask] != 0).all()
+    assert torch.equal(loss, other[0])
+    assert torch.equal(gradient, other[1])
+    assert (gradient[~mask] == 0).all()
+    assert (gradient[mask] != 0).all()
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -61,20 +63,22 @@ def test_a_batch_without_labels_gives_zero_loss_and_zero_gradients(junk):
     loss, gradient = loss_and_gradient(
         logits, torch.full_like(targets, junk), torch.zeros_like(mask)
     )
-    assert loss == 0 and (gradient == 0).all()
+    assert loss == 0
+    assert (gradient == 0).all()
 
 
 def test_far_logits_stay_finite():
     loss, gradient = loss_and_gradient(
         torch.tensor([[1e4, -1e4]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=bool)
     )
-    assert loss == 1e4 and gradient.tolist() == [[0.5, -0.5]]
+    assert loss == 1e4
+    assert gradient.tolist() == [[0.5, -0.5]]
 
 
 def test_inputs_are_not_modified():
     given = case()
     masked_bce(*given)
-    assert all(torch.equal(a, b) for a, b in zip(given, case()))
+    assert all(torch.equal(a, b) for a, b in zip(given, case(), strict=True))
 
 
 @pytest.mark.parametrize(("kind", "target"), [("soft", [0.3, 0.5, 0.9]), ("hard", [0.0, 1.0, 1.0])])
@@ -98,6 +102,6 @@ def test_the_method_trains_on_soft_or_hard_targets(kind, target, junk):
         ("supervised", {"target": "soft"}, "'target': did you mean 'targets'"),
     ],
 )
-def test_an_unknown_method_or_option_lists_what_there_is(name, options, message):
+def test_an_unknown_method_or_option_lists_the_valid_ones(name, options, message):
     with pytest.raises(ValueError, match=message):
         methods.build(name, model=torch.nn.Identity(), **options)

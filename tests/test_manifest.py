@@ -41,7 +41,7 @@ def many(groups=30, each=5, seed=0):
     return clips
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_written_manifest_is_read_back(tmp_path):
     manifest.write(tmp_path / "new" / "folder", TWO, CLASSES)
     assert manifest.read(tmp_path / "new" / "folder") == (TWO, CLASSES)
 
@@ -61,9 +61,10 @@ def test_a_line_is_plain_json(tmp_path):
     }
 
 
-def test_the_mask_is_absence():
+def test_labels_that_are_absent_are_masked():
     targets, mask = manifest.targets(TWO, CLASSES)
-    assert targets.dtype == np.float32 and mask.dtype == bool
+    assert targets.dtype == np.float32
+    assert mask.dtype == bool
     assert targets.tolist() == [[0.5, 0.0, 1.0], [0.0, 0.25, 0.0]]
     assert mask.tolist() == [[True, True, True], [False, True, False]]
 
@@ -128,7 +129,7 @@ def test_no_flipped_bit_goes_unnoticed(name, tmp_path):
             manifest.read(tmp_path)
 
 
-def test_a_manifest_is_known_by_all_that_it_says_but_where_its_audio_lies():
+def test_the_identity_of_a_manifest_covers_all_but_the_paths_of_its_audio():
     own = manifest.content_sha256(TWO, CLASSES)
     moved = [replace(clip, audio="/elsewhere/" + clip.audio) for clip in TWO]
     assert manifest.content_sha256(moved, CLASSES) == own
@@ -173,7 +174,8 @@ def test_clips_get_the_sha256_of_their_files(corpus):
     assert two.identity("logmel") == f"{two.sha256}@3.5"
     assert two.identity("vggish") == f"{two.sidecars['vggish']}@3.5"
     path, sha256 = two.source(data, "vggish")
-    assert path.read_bytes() == b"vggish/b/b.json" and sha256 == two.sidecars["vggish"]
+    assert path.read_bytes() == b"vggish/b/b.json"
+    assert sha256 == two.sidecars["vggish"]
 
 
 def test_audio_that_was_replaced_by_a_file_of_the_same_size_and_time_is_noticed(corpus):
@@ -184,7 +186,8 @@ def test_audio_that_was_replaced_by_a_file_of_the_same_size_and_time_is_noticed(
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = manifest.with_hashes(data, clips)
-    assert after[0].sha256 == sha256sum(path) != before[0].sha256 and after[1] == before[1]
+    assert after[0].sha256 == sha256sum(path) != before[0].sha256
+    assert after[1] == before[1]
 
 
 def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch):
@@ -194,17 +197,21 @@ def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch
         manifest.identity, "of_file", lambda path: hashed.append(path.name) or of_file(path)
     )
     young = manifest.with_hashes(data, clips)
-    assert len(hashed) == 3 and len(set(hashed)) == 3
-    assert manifest.with_hashes(data, clips) == young and len(hashed) == 6  # they may still change
+    assert len(hashed) == 3
+    assert len(set(hashed)) == 3
+    assert manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 6  # young files may still change
     monkeypatch.setattr(manifest.identity, "SETTLED_NS", -(10**12))
     del hashed[:]
     assert manifest.with_hashes(data, clips) == manifest.with_hashes(data, clips) == young
     assert len(hashed) == 3
     cache = data / manifest.HASHES
     cache.write_text(cache.read_text().replace(young[0].sha256, young[1].sha256))
-    assert manifest.with_hashes(data, clips) == young and len(hashed) == 6  # a damaged cache
+    assert manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 6  # the cache is damaged
     manifest.forget_hashes(data)
-    assert manifest.with_hashes(data, clips) == young and len(hashed) == 9
+    assert manifest.with_hashes(data, clips) == young
+    assert len(hashed) == 9
 
 
 @pytest.mark.parametrize(
@@ -227,7 +234,7 @@ def test_files_that_nothing_has_touched_are_not_hashed_again(corpus, monkeypatch
         ({"group": "artist 1", "split": "valid"}, "group artist 1 is in both train and valid"),
     ],
 )
-def test_what_would_spoil_an_experiment_is_refused(changes, message):
+def test_a_manifest_that_would_spoil_an_experiment_is_refused(changes, message):
     manifest.check(TWO, CLASSES)
     with pytest.raises(ManifestError, match=message):
         manifest.check([TWO[0], replace(TWO[1], **changes)], CLASSES)
@@ -256,7 +263,8 @@ def test_validation_takes_whole_artists_and_about_the_fraction(fraction, seed):
         groups.setdefault(clip.group, set()).add(clip.split)
     assert all(len(found) == 1 for found in groups.values())
     counts = Counter(clip.split for clip in split)
-    assert counts["test"] == 25 and fraction * 150 <= counts["valid"] < fraction * 150 + 5
+    assert counts["test"] == 25
+    assert fraction * 150 <= counts["valid"] < fraction * 150 + 5
     manifest.check(split, CLASSES)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_custom import run
+from helpers import run_script
+from make_audio import mp3_with_cover, piped_flac
 
-from ast_repr import manifest
+import prepare
+from ast_repr import audio, manifest
 from ast_repr.corpora import custom, quality
 from ast_repr.manifest import Clip, ManifestError
 
@@ -110,14 +112,15 @@ def test_a_table_is_the_same_however_it_begins(text, moved, folder):
 
 def test_blank_rows_between_others_are_skipped(folder):
     table = read(folder, "\n\n\n" + "\n\n".join(lines()))
-    assert table.problems == [] and len(table.clips) == 16
+    assert table.problems == []
+    assert len(table.clips) == 16
     assert table.rows["clips/s00.wav"] == 6  # as an editor counts
 
 
-def test_an_index_of_a_filtered_table_is_one_too(folder, capsys):
+def test_the_index_of_a_filtered_table_is_recognised(folder, capsys):
     rows = [(str(3 * k + 7), *row) for k, row in enumerate(ROWS)]
     path = write(folder, "\n".join(lines(rows, ("", *HEADER))))
-    assert run("--check", path) == 0
+    assert run_script(prepare, "--check", path) == 0
     assert "note: column 1" in capsys.readouterr().out
 
 
@@ -125,7 +128,8 @@ def test_an_index_of_a_filtered_table_is_one_too(folder, capsys):
 def test_an_unnamed_column_of_something_else_is_a_problem(cells, folder):
     rows = [(cells[k % 2], *row) for k, row in enumerate(ROWS)]
     table = read(folder, "\n".join(lines(rows, ("", *HEADER))))
-    assert table.notes == [] and "column 1, which has no name" in table.problems[0][1]
+    assert table.notes == []
+    assert "column 1, which has no name" in table.problems[0][1]
 
 
 @pytest.mark.parametrize("row", [2, 9, 17])
@@ -142,7 +146,8 @@ def test_an_open_quote_is_named_by_file_and_row(sep, row, folder):
 def test_backslashes_are_slashes_unless_a_file_has_them(folder):
     plain = read(folder, "\n".join(lines()))
     table = read(folder, "\n".join(lines()).replace("clips/", "clips\\"))
-    assert table.problems == [] and table.clips == plain.clips
+    assert table.problems == []
+    assert table.clips == plain.clips
     (folder / "clips\\s00.wav").write_bytes((folder / "clips/s01.wav").read_bytes())
     assert (
         read(folder, "\n".join(lines()).replace("clips/", "clips\\"))
@@ -161,7 +166,8 @@ def test_accents_may_be_composed_or_not(slash, in_table, on_disk, folder):
     (folder / "clips/s00.wav").rename(path)
     text = "\n".join(lines()).replace("clips/s00.wav", name.replace("/", slash))
     table = read(folder, unicodedata.normalize(in_table, text))
-    assert table.problems == [] and custom.unreadable(folder / "data", table.clips) == []
+    assert table.problems == []
+    assert custom.unreadable(folder / "data", table.clips) == []
     assert table.clips[0].clip == unicodedata.normalize(on_disk, name)
 
 
@@ -185,12 +191,14 @@ def test_a_split_without_labels_is_refused_before_training(split, folder, capsys
     path = write(folder, "\n".join(lines(split_rows(split), header)))
     stage = ("--corpus", "custom", "--root", path, "--data", folder / "data")
     for options in (("--check", path), stage):
-        assert run(*options) == 1
+        assert run_script(prepare, *options) == 1
         out, err = capsys.readouterr()
-        assert f"no clip in {split} has a label" in out and str(path) in err
+        assert f"no clip in {split} has a label" in out
+        assert str(path) in err
     assert not (folder / "data" / "manifest.jsonl").exists()
     write(folder, "\n".join(lines(split_rows(None), header)))
-    assert run("--check", path) == 0 and run(*stage) == 0
+    assert run_script(prepare, "--check", path) == 0
+    assert run_script(prepare, *stage) == 0
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -209,6 +217,23 @@ def test_a_manifest_with_such_a_split_is_refused(split):
     ]
     with pytest.raises(ManifestError, match=f"no clip in {split} has a label"):
         manifest.check(clips, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("write_file", "name"), [(mp3_with_cover, "art.mp3"), (piped_flac, "piped.flac")]
+)
+def test_a_start_is_judged_by_the_sound_and_not_by_a_wrong_header(write_file, name, folder, capsys):
+    """The cover makes FFmpeg estimate more than 20 s; the FLAC file states no length at all."""
+    write_file(folder / "clips" / name, 12)
+    for start_s, code in ((5, 0), (20, 1)):
+        rows = [(path, "", *labels) for path, _, *labels in ROWS]
+        rows.append((f"clips/{name}", str(start_s), "1", "1"))
+        path = write(folder, "\n".join(lines(rows, ("path", "start", *CLASSES))))
+        assert run_script(prepare, "--check", path) == code
+        assert (f"row {len(rows) + 1}: " in capsys.readouterr().out) == bool(code)
+    assert audio.clip(folder / "clips" / name, 5).shape == (160_000,)
+    with pytest.raises(audio.AudioError, match=name):
+        audio.clip(folder / "clips" / name, 20)
 
 
 def labelled(split, present, absent, name="x"):
@@ -233,7 +258,7 @@ def test_few_labels_of_a_kind_in_a_split_are_warned_of(split, present, absent, w
     assert all(f"x ({present} present, {absent} absent)" in warning for warning in warnings)
 
 
-def test_classes_share_a_warning_and_what_has_no_score_is_told_apart():
+def test_classes_share_a_warning_and_those_without_a_score_have_another():
     clips = [clip for split in manifest.SPLITS for clip in labelled(split, 7, 7)]
     clips += (
         labelled("train", 7, 7, "y") + labelled("valid", 7, 7, "y") + labelled("test", 1, 9, "y")
@@ -242,8 +267,10 @@ def test_classes_share_a_warning_and_what_has_no_score_is_told_apart():
         labelled("train", 7, 7, "z") + labelled("valid", 7, 7, "z") + labelled("test", 0, 9, "z")
     )
     one_sided, few = quality.label_warnings(clips, ["x", "y", "z"])
-    assert "z (0 present, 9 absent)" in one_sided and "left out of every mean" in one_sided
-    assert "y (1 present, 9 absent)" in few and "z (" not in few
+    assert "z (0 present, 9 absent)" in one_sided
+    assert "left out of every mean" in one_sided
+    assert "y (1 present, 9 absent)" in few
+    assert "z (" not in few
 
 
 def test_audio_that_several_groups_share_is_warned_of():
@@ -254,8 +281,10 @@ def test_audio_that_several_groups_share_is_warned_of():
     assert quality.shared_audio_warnings(clips, ["1", "1", "2", "3", "4"]) == []
     assert quality.shared_audio_warnings(clips, [None] * 5) == []
     (warning,) = quality.shared_audio_warnings(clips, ["1", "1", "1", "2", "3"])
-    assert "a (train, group g)" in warning and "c (test, group h)" in warning
-    assert "one group" in warning and "b (" not in warning
+    assert "a (train, group g)" in warning
+    assert "c (test, group h)" in warning
+    assert "one group" in warning
+    assert "b (" not in warning
 
 
 def test_check_and_prepare_warn_of_shared_audio_and_do_not_fail(folder, capsys):
@@ -263,25 +292,28 @@ def test_check_and_prepare_warn_of_shared_audio_and_do_not_fail(folder, capsys):
     path = write(folder, "\n".join(lines([*ROWS, ("clips/copy.wav", "gX", "1", "1")])))
     stage = ("--corpus", "custom", "--root", path, "--data", folder / "data")
     for options in (("--check", path), stage):
-        assert run(*options) == 0
+        assert run_script(prepare, *options) == 0
         out = capsys.readouterr().out
         (warning,) = [line for line in out.splitlines() if "same audio" in line]
-        assert "warning: " in warning and "s15.wav" in warning and "copy.wav" in warning
+        assert "warning: " in warning
+        assert "s15.wav" in warning
+        assert "copy.wav" in warning
     write(folder, "\n".join(lines([*ROWS, ("clips/copy.wav", "g7", "1", "1")])))
-    assert run("--check", path) == 0 and "same audio" not in capsys.readouterr().out
+    assert run_script(prepare, "--check", path) == 0
+    assert "same audio" not in capsys.readouterr().out
 
 
 def test_a_damaged_manifest_is_made_again(folder):
     path = write(folder, "\n".join(lines()))
     stage = ("--corpus", "custom", "--root", path, "--data", folder / "data")
-    assert run(*stage) == 0
+    assert run_script(prepare, *stage) == 0
     made = (folder / "data" / "manifest.jsonl").read_bytes()
     (folder / "data" / "manifest.jsonl").write_bytes(made[: len(made) // 2])
-    assert run(*stage) == 0
+    assert run_script(prepare, *stage) == 0
     assert (folder / "data" / "manifest.jsonl").read_bytes() == made
 
 
-def prepare(*options, **env):
+def prepare_in_ascii(*options, **env):
     """The stage as another process, in a locale that knows ASCII alone."""
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     return subprocess.run(
@@ -294,22 +326,24 @@ def prepare(*options, **env):
 
 def test_class_names_are_utf8_in_any_locale(folder):
     path = write(folder, "\n".join(lines(header=("path", "group", "guitarra española", "笛"))))
-    done = prepare("--check", path)
+    done = prepare_in_ascii("--check", path)
     assert done.returncode == 0, done.stderr.decode()
     assert "guitarra española" in done.stdout.decode("utf-8")
     stage = ("--corpus", "custom", "--root", path, "--data", folder / "data")
-    assert prepare(*stage).returncode == 0
+    assert prepare_in_ascii(*stage).returncode == 0
     made = (folder / "data" / "manifest.jsonl").read_bytes()
     assert manifest.read(folder / "data")[1] == ["guitarra española", "笛"]
-    again = prepare(*stage)
-    assert again.returncode == 0 and b"up to date" in again.stdout
+    again = prepare_in_ascii(*stage)
+    assert again.returncode == 0
+    assert b"up to date" in again.stdout
     assert (folder / "data" / "manifest.jsonl").read_bytes() == made
 
 
 def test_file_names_that_a_locale_cannot_read_get_a_hint(folder):
     (folder / "clips/s00.wav").rename(folder / "clips/café.wav")
     path = write(folder, "\n".join(lines()).replace("s00", "café"))
-    done = prepare("--check", path)
-    assert done.returncode == 1 and "row 2: " in done.stdout.decode()
+    done = prepare_in_ascii("--check", path)
+    assert done.returncode == 1
+    assert "row 2: " in done.stdout.decode()
     assert "PYTHONUTF8=1" in done.stdout.decode()
-    assert prepare("--check", path, PYTHONUTF8="1").returncode == 0
+    assert prepare_in_ascii("--check", path, PYTHONUTF8="1").returncode == 0

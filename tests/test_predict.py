@@ -1,4 +1,4 @@
-"""Instruments of one's own files: what is heard whatever the file, how it is written, and what happens to files that cannot be read."""
+"""The command predict: any audio, its output formats, and files that cannot be read."""
 
 import csv
 import io
@@ -8,15 +8,17 @@ import os
 import numpy as np
 import pytest
 import soundfile
+from helpers import call
 from make_audio import encode
 
-import predict
-from ast_repr import audio, checkpoint, cli, inference
+from ast_repr import audio, checkpoint, inference, pretrained
+from ast_repr.commands import common, predict
 from ast_repr.run_folder import RunFolder
 from ast_repr.viewer import predictions, timeline
 
 RATE = audio.SAMPLE_RATE
 CLASSES = ["bass", "flute", "voice"]  # of the run folder
+JSONL = ("--format", "jsonl", "--threshold", 0)
 rng = np.random.default_rng
 
 
@@ -24,84 +26,70 @@ def noise(seconds, rate=RATE, channels=1, seed=0):
     return rng(seed).uniform(-0.5, 0.5, (round(seconds * rate), channels))
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Small pictures: their drawing takes most of the time."""
+    monkeypatch.setattr(timeline, "DPI", 30)
+
+
 @pytest.fixture
 def tell(run, capsys):
-    """arguments -> (exit code, standard output, error output) of the script with the tiny model."""
+    """Function from arguments to the command's (exit code, output, error output)."""
 
-    def call(*arguments, model=run[0]):
-        code = 0
-        try:
-            cli.run(
-                predict.main,
-                predict.parse(),
-                [
-                    *map(str, arguments),
-                    "--device",
-                    "cpu",
-                    *(["--model", str(model)] if model else []),
-                ],
-            )
-        except SystemExit as left:
-            code = left.code
-        return code, *capsys.readouterr()
+    def tell(*arguments, model=run[0]):
+        options = ["--device", "cpu"]
+        if model is not None:
+            options += ["--model", model]
+        return call(capsys, predict, *arguments, *options)
 
-    return call
+    return tell
 
 
 def rows(text):
-    """{file: {instrument: probability}} of the output of --format jsonl --threshold 0; failed files are {}."""
-    found = map(json.loads, text.splitlines())
-    return {
-        one["file"]: {
-            part["instrument"]: part["probability"] for part in one.get("instruments", [])
-        }
-        for one in found
-    }
+    """{file: {instrument: probability}} of the output with JSONL; empty for failed files."""
+    found = {}
+    for line in text.splitlines():
+        record = json.loads(line)
+        instruments = record.get("instruments", [])
+        found[record["file"]] = {item["instrument"]: item["probability"] for item in instruments}
+    return found
 
 
-def assert_heard(found, model, path, waveform=None):
-    expected = inference.load(model)(
-        audio.decode(path)[None] if waveform is None else waveform[None]
-    )[0]
-    np.testing.assert_allclose(
-        [found[str(path)][name] for name in CLASSES], expected, rtol=0, atol=1e-4
-    )
+@pytest.fixture
+def assert_predicted(run):
+    """Function that compares the row of a file with the model's output for its waveform."""
+    model = inference.load(run[0])
+
+    def check(found, path, waveform=None):
+        waveform = audio.decode(path) if waveform is None else waveform
+        values = [found[str(path)][name] for name in CLASSES]
+        np.testing.assert_allclose(values, model(waveform[None])[0], rtol=0, atol=1e-4)
+
+    return check
 
 
-def test_every_rate_channel_count_and_format_is_heard(run, tell, tmp_path):
+def test_every_rate_channel_count_and_format_is_read(tell, assert_predicted, tmp_path):
     folder = tmp_path / "music"
-    folder.mkdir()
+    (folder / "deeper").mkdir(parents=True)
     for i, rate in enumerate((8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)):
-        soundfile.write(
-            folder / f"{rate}.wav",
-            noise(0.7, rate, i % 6 + 1, i),
-            rate,
-            subtype=("PCM_16", "PCM_24", "FLOAT")[i % 3],
-        )
-        soundfile.write(
-            folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, subtype="PCM_24"
-        )
+        subtype = ("PCM_16", "PCM_24", "FLOAT")[i % 3]
+        soundfile.write(folder / f"{rate}.wav", noise(0.7, rate, i % 6 + 1, i), rate, subtype)
+        soundfile.write(folder / f"{rate}.flac", noise(0.7, rate, 6 - i % 6, i), rate, "PCM_24")
     soundfile.write(folder / "below.OGG", noise(3, 44_100, 2), 44_100, format="OGG")
-    (folder / "deeper").mkdir()
     soundfile.write(folder / "deeper" / "one.mp3", noise(10.5, 48_000, 2), 48_000)
-    for name, codec in {
-        "a.m4a": "aac",
-        "b.caf": "pcm_s16le",
-        "c.mp2": "mp2",
-        "d.wv": "wavpack",
-    }.items():
+    codecs = {"a.m4a": "aac", "b.caf": "pcm_s16le", "c.mp2": "mp2", "d.wv": "wavpack"}
+    for name, codec in codecs.items():
         encode(folder / "deeper" / name, noise(1, 22_050, 2), 22_050, codec)
     (folder / "cover.jpg").write_bytes(b"no audio")
     (folder / "._one.mp3").write_bytes(b"what a Mac leaves behind")
-    code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder, *JSONL)
     found = rows(out)
-    assert code == 0 and len(found) == 20
-    assert "passed over: 1 file without a suffix of audio: cover.jpg\n" in err
+    assert code == 0 and len(found) == 20 and "1 file " in err and "cover.jpg" in err
     for path in found:
-        assert_heard(found, run[0], path)
+        assert_predicted(found, path)
 
 
-def test_short_silent_and_scaled_sound_is_heard(run, tell, tmp_path):
+def test_short_silent_and_loud_files_are_read(tell, assert_predicted, tmp_path):
     sounds = {
         "sample": [0.5],
         "short": noise(0.3)[:, 0],
@@ -109,16 +97,16 @@ def test_short_silent_and_scaled_sound_is_heard(run, tell, tmp_path):
         "silent": np.zeros(RATE),
         "loud": np.append(9 * noise(1)[:, 0], 18.0),
     }
+    paths = {name: tmp_path / f"{name}.wav" for name in sounds}
     for name, samples in sounds.items():
-        soundfile.write(tmp_path / f"{name}.wav", np.asarray(samples), RATE, subtype="FLOAT")
-    paths = [tmp_path / f"{name}.wav" for name in sounds]
-    code, out, err = tell(*paths, "--format", "jsonl", "--threshold", 0)
+        soundfile.write(paths[name], np.asarray(samples), RATE, subtype="FLOAT")
+    code, out, err = tell(*paths.values(), *JSONL)
     assert code == 0
     assert [line for line in err.splitlines() if "warning" in line and "loud.wav" in line]
-    for path, samples in zip(paths, sounds.values()):
-        scale = max(1.0, np.abs(samples).max())
-        assert_heard(rows(out), run[0], path, np.float32(samples) / np.float32(scale))
-    assert set(rows(out)[str(paths[3])].values()) == {0.0}
+    for name, samples in sounds.items():
+        scale = np.float32(max(1.0, np.abs(samples).max()))
+        assert_predicted(rows(out), paths[name], np.float32(samples) / scale)
+    assert set(rows(out)[str(paths["silent"])].values()) == {0.0}
 
 
 def test_what_is_silent_has_no_instruments_and_says_so(tell, tmp_path):
@@ -143,7 +131,9 @@ def test_what_is_silent_has_no_instruments_and_says_so(tell, tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
-def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tmp_path):
+def test_files_that_cannot_be_read_are_listed_and_the_others_predicted(
+    tell, assert_predicted, tmp_path
+):
     good = tmp_path / "good.wav"
     soundfile.write(good, noise(0.5), RATE)
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
@@ -168,9 +158,9 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
     }
     names = list(bad)
     given = [tmp_path / name for name in [*names[:4], "good.wav", *names[4:]]]
-    code, out, err = tell(*given, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(*given, *JSONL)
     assert code == 1 and list(rows(out)) == list(map(str, given))
-    assert_heard(rows(out), run[0], good)
+    assert_predicted(rows(out), good)
     listed = {
         line.strip().partition(": ")[0]: line for line in err.splitlines() if line.startswith("  ")
     }
@@ -187,16 +177,16 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_heard(run, tell, tm
 
 
 @pytest.mark.parametrize("kind", ["ogg", "mp3"])
-def test_truncated_files_are_heard_as_far_as_they_go(kind, run, tell, tmp_path):
+def test_truncated_files_are_read_as_far_as_they_go(kind, tell, assert_predicted, tmp_path):
     path = tmp_path / f"cut.{kind}"
     soundfile.write(path, noise(14, 22_050), 22_050)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    code, out, err = tell(path, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(path, *JSONL)
     assert code == 0 and 3 < json.loads(out)["seconds"] < 12
     (line,) = [line for line in err.splitlines() if "warning" in line]
     assert f"cut.{kind}: damaged" in line
     waveform = audio.decode(path, warn=[].append, damaged=True)
-    assert_heard(rows(out), run[0], path, waveform)
+    assert_predicted(rows(out), path, waveform)
 
 
 NAMES = [
@@ -232,7 +222,7 @@ def test_names_may_be_anything(tell, tmp_path):
     )
 
 
-def test_a_pattern_finds_files_and_each_file_is_heard_once(tell, tmp_path, monkeypatch):
+def test_a_pattern_finds_files_and_each_file_is_predicted_once(tell, tmp_path, monkeypatch):
     for name in ("b.wav", "a.wav", "c.flac"):
         soundfile.write(tmp_path / name, noise(0.1), RATE)
     monkeypatch.chdir(tmp_path)
@@ -260,7 +250,9 @@ def test_links_are_followed_and_loops_end(tell, tmp_path):
     ]
 
 
-def test_other_files_of_folders_are_counted_and_a_named_one_is_read(run, tell, tmp_path):
+def test_other_files_of_folders_are_counted_and_a_named_one_is_read(
+    tell, assert_predicted, tmp_path
+):
     folder = tmp_path / "music"
     folder.mkdir()
     for number in range(12):
@@ -268,61 +260,43 @@ def test_other_files_of_folders_are_counted_and_a_named_one_is_read(run, tell, t
     soundfile.write(folder / "song.wav", noise(0.5), RATE)
     (folder / "song.wav").rename(folder / "song.dat")
     soundfile.write(folder / "a.wav", noise(0.1), RATE)
-    code, out, err = tell(folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder, *JSONL)
     assert code == 0 and list(rows(out)) == [str(folder / "a.wav")]
-    (line,) = [line for line in err.splitlines() if "passed over" in line]
+    (line,) = [line for line in err.splitlines() if "skipped" in line]
     assert "13 files" in line and "00.jpg" in line
-    code, out, err = tell(folder / "song.dat", folder, "--format", "jsonl", "--threshold", 0)
+    code, out, err = tell(folder / "song.dat", folder, *JSONL)
     assert code == 0 and len(rows(out)) == 2 and "12 files" in err
-    assert_heard(rows(out), run[0], folder / "song.dat")
+    assert_predicted(rows(out), folder / "song.dat")
 
 
-def test_hop_and_aggregate(run, tell, tmp_path):
+@pytest.mark.parametrize("aggregate", ["mean", "max"])
+def test_hop_and_aggregate(aggregate, run, tell, tmp_path):
     path = tmp_path / "song.wav"
-    soundfile.write(
-        path, noise(21) * np.linspace(0, 1, 21 * RATE)[:, None] ** 4, RATE, subtype="FLOAT"
-    )
-    predictor, waveform = inference.load(run[0]), audio.decode(path)
-    windows = [
-        (start, predictor(waveform[None, round(start * RATE) :][:, : 10 * RATE])[0])
-        for start in (0, 4.5, 9, 11)
-    ]
-    for aggregate in ("mean", "max"):
-        code, out, _ = tell(
-            path,
-            "--hop",
-            4.5,
-            "--aggregate",
-            aggregate,
-            "--format",
-            "json",
-            "--timeline",
-            "--threshold",
-            0,
-        )
-        (found,) = json.loads(out)
-        assert code == 0 and found["seconds"] == 21
-        for one, (start, expected) in zip(found["timeline"], windows, strict=True):
-            assert (one["start_s"], one["end_s"]) == (start, start + 10) and list(
-                one["probabilities"]
-            ) == CLASSES
-            np.testing.assert_allclose(
-                list(one["probabilities"].values()), expected, rtol=0, atol=1e-5
-            )
-        whole = getattr(np, aggregate)([values for _, values in windows], axis=0)
-        assert [part["instrument"] for part in found["instruments"]] == [
-            CLASSES[i] for i in np.argsort(-whole)
-        ]
-        np.testing.assert_allclose(
-            [part["probability"] for part in found["instruments"]],
-            np.sort(whole)[::-1],
-            rtol=0,
-            atol=1e-5,
-        )
+    swell = np.linspace(0, 1, 21 * RATE)[:, None] ** 4
+    soundfile.write(path, noise(21) * swell, RATE, subtype="FLOAT")
+    options = ["--hop", 4.5, "--aggregate", aggregate, "--timeline", "--threshold", 0]
+    code, out, _ = tell(path, *options, "--format", "json")
+    (song,) = json.loads(out)
+    assert code == 0 and song["seconds"] == 21
+    model = inference.load(run[0])
+    waveform = audio.decode(path)
+    expected = []
+    for window, start in zip(song["timeline"], (0, 4.5, 9, 11), strict=True):
+        assert (window["start_s"], window["end_s"]) == (start, start + 10)
+        assert list(window["probabilities"]) == CLASSES
+        first = round(start * RATE)
+        expected.append(model(waveform[None, first : first + 10 * RATE])[0])
+        values = list(window["probabilities"].values())
+        np.testing.assert_allclose(values, expected[-1], rtol=0, atol=1e-5)
+    whole = getattr(np, aggregate)(expected, axis=0)
+    order = np.argsort(-whole)
+    assert [item["instrument"] for item in song["instruments"]] == [CLASSES[i] for i in order]
+    values = [item["probability"] for item in song["instruments"]]
+    np.testing.assert_allclose(values, whole[order], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
+def test_an_hour_is_read_to_its_end(run, tell, tmp_path):
     path = tmp_path / "hour.wav"
     with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
         for minute in range(61):
@@ -330,26 +304,24 @@ def test_an_hour_is_heard_to_its_end(run, tell, tmp_path):
     code, out, _ = tell(path, "--format", "json", "--timeline", "--hop", 30)
     (found,) = json.loads(out)
     assert code == 0 and found["seconds"] == 3660 and len(found["timeline"]) == 123
-    last = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[
-        0
-    ]  # a second more, so that the resampler has settled
-    assert found["timeline"][-1]["start_s"] == 3650
-    np.testing.assert_allclose(
-        list(found["timeline"][-1]["probabilities"].values()), last, rtol=0, atol=2e-3
-    )
+    # Decoded from a second earlier on, so that the resampler has settled.
+    expected = inference.load(run[0])(audio.decode(path, 3649)[None, RATE:])[0]
+    last = found["timeline"][-1]
+    assert last["start_s"] == 3650
+    np.testing.assert_allclose(list(last["probabilities"].values()), expected, rtol=0, atol=2e-3)
 
 
-# How it is written, from songs made by hand.
+# Output formats, of predictions made by hand.
 SONGS = [
-    predictions.FilePrediction(
+    inference.FilePrediction(
         "a.wav",
         12.5,
         np.array([[0, 10], [2.5, 12.5]]),
         np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]),
         np.array([0.15, 0.7, 0.6]),
     ),
-    predictions.FilePrediction("b\n.wav", error="broken"),
-    predictions.FilePrediction(
+    inference.FilePrediction("b\n.wav", error="broken"),
+    inference.FilePrediction(
         "c, c.wav",
         1.0,
         np.array([[0, 1.0]]),
@@ -441,10 +413,10 @@ def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
     assert code == 0 and out == "" and text.count("\n") == 1 + len(CLASSES)
 
     def interrupted(self, *_, **__):
-        yield inference.WindowPrediction(tmp_path / "a.wav", 0, 1, np.zeros((1, 9, 4)), np.zeros(3))
+        yield inference.FilePrediction("a.wav", error="first")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference.Predictor, "predict_files", interrupted)
+    monkeypatch.setattr(inference.Predictor, "predict", interrupted)
     again = ["--output", tmp_path / "made" / "found.csv", "--overwrite"]
     code, _, err = tell(tmp_path / "a.wav", *again)
     assert code == 130 and "interrupted" in err
@@ -498,11 +470,11 @@ def test_a_song_is_never_replaced(other_name, tell, tmp_path):
     ("arguments", "expected"),
     [
         ([], "required: PATH"),
-        (["x", "--hop", "0"], "from 0.1 to 3600"),
-        (["x", "--threshold", "2"], "'2': expected a number from 0 to 1"),
-        (["x", "--top", "0"], "from 1 on"),
-        (["x", "--batch-size", "1.5"], "'1.5'"),
-        (["x", "--hop", "nan"], "'nan'"),
+        (["x", "--hop", "0"], "--hop"),
+        (["x", "--threshold", "2"], "--threshold"),
+        (["x", "--top", "0"], "--top"),
+        (["x", "--batch-size", "1.5"], "--batch-size"),
+        (["x", "--hop", "nan"], "--hop"),
         (["x", "--format", "cvs"], "did you mean 'csv'"),
         (["x", "--timelin"], "did you mean '--timeline'"),
     ],
@@ -522,13 +494,7 @@ def finish(folder, state, value=0.5, **results):
 
 
 def test_the_best_finished_run_on_validation_is_taken(run, tell, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "ROOT", tmp_path)
-    code, _, err = tell(tmp_path, model=None)
-    assert (
-        code == 1
-        and f"no finished run under {tmp_path}/egs" in err
-        and f"make one by: bash {tmp_path}/egs/openmic/run.sh" in err
-    )
+    monkeypatch.setattr(common, "find_checkout", lambda: tmp_path)
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
     exp = tmp_path / "egs" / "openmic" / "exp"
     finish(exp / "synthetic" / "ast_unet" / "seed0", state, 0.61)
@@ -544,14 +510,35 @@ def test_the_best_finished_run_on_validation_is_taken(run, tell, tmp_path, monke
     assert code == 0 and "synthetic/ast_unet/seed0, " in err and "0.610 on validation" in err
     finish(exp / "openmic" / "ast_linear" / "seed0", state, 0.3, corpus="openmic")
     assert "exp/openmic/ast_linear/seed0, " in tell(tmp_path / "a.wav", model=None)[2]
-    with pytest.raises(
-        SystemExit
-    ):  # as of a variable that is not set; the default would be another model than was meant
-        cli.run(predict.main, predict.parse(), [str(tmp_path / "a.wav"), "--model", ""])
+    # As of a variable that is not set: the default would be another model than was meant.
+    assert tell(tmp_path / "a.wav", model="")[0] == 1
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_the_shipped_model_is_used_if_there_is_no_run(checkout, tell, tmp_path, monkeypatch):
+    folder = tmp_path if checkout else None
+    monkeypatch.setattr(common, "find_checkout", lambda: folder)
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    code, out, err = tell(tmp_path / "a.wav", model=None)
+    assert code == 0 and "a.wav" in out
+    assert pretrained.MODEL in err and "--model" in err
+
+
+def test_a_checkout_is_found_from_within_and_from_its_package(tmp_path, monkeypatch):
+    here = common.find_checkout()
+    assert (here / "egs" / "recipe.sh").is_file()
+    (tmp_path / "egs" / "openmic").mkdir(parents=True)
+    (tmp_path / "egs" / "recipe.sh").touch()
+    package = tmp_path / "site-packages" / "ast_repr" / "commands" / "common.py"
+    monkeypatch.setattr(common, "__file__", str(package.parent / "lib" / "x" / "common.py"))
+    monkeypatch.chdir(tmp_path / "egs" / "openmic")
+    assert common.find_checkout() == tmp_path
+    monkeypatch.chdir("/")
+    assert common.find_checkout() is None
 
 
 def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "find_checkout", lambda: tmp_path)
     state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
     exp = tmp_path / "egs" / "openmic" / "exp" / "synthetic"
     finish(exp / "ast_unet" / "seed0", state, 0.5)
@@ -563,8 +550,8 @@ def test_a_run_that_cannot_be_loaded_is_passed_over(run, tell, tmp_path, monkeyp
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
     code, _, err = tell(tmp_path / "a.wav", model=None)
     passed, cut, taken = err.splitlines()
-    assert code == 0 and "mine/seed0: passed over" in passed and "gone.Gain" in passed
-    assert "cut/seed0: passed over" in cut and "ast_unet/seed0, " in taken
+    assert code == 0 and "mine/seed0: skipped" in passed and "gone.Gain" in passed
+    assert "cut/seed0: skipped" in cut and "ast_unet/seed0, " in taken
 
 
 def test_a_long_log_mel_keeps_means_in_few_columns():

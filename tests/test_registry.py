@@ -1,4 +1,4 @@
-"""Rooms build their own classes, and others only if the caller allows their very name."""
+"""Registries build their classes, and others only if the caller allows their exact name."""
 
 import sys
 
@@ -35,48 +35,49 @@ class Method(nn.Module):
 
 @pytest.fixture(autouse=True)
 def outside(tmp_path, monkeypatch):
-    (tmp_path / "outside_of_rooms.py").write_text(OUTSIDE)
+    (tmp_path / "foreign_module.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    sys.modules.pop("outside_of_rooms", None)
+    sys.modules.pop("foreign_module", None)
 
 
 def resolved(name, *, given=(), **options):
-    return registry.resolve("room", {"name": name, **options}, {name}, given)
+    return registry.resolve("kind", {"name": name, **options}, {name}, given)
 
 
-def test_every_room_builds_a_class_that_is_allowed():
-    own = resolved("outside_of_rooms.Own", size=4)
+def test_every_registry_builds_an_allowed_class():
+    own = resolved("foreign_module.Own", size=4)
     assert backbones.build(**own).size == features.build(**own).size == 4
-    reprogrammer = resolved("outside_of_rooms.Reprogrammer")
+    reprogrammer = resolved("foreign_module.Reprogrammer")
     assert reprogrammers.build(**reprogrammer, frames=16, bins=8).sizes == (16, 8)
-    head = resolved("outside_of_rooms.Head", scale=2.0)
+    head = resolved("foreign_module.Head", scale=2.0)
     assert heads.build(**head, n_classes=2, embed_dim=5, n_source=7).sizes == (2, 5, 2.0)
-    assert methods.build(**resolved("outside_of_rooms.Method", weight=3.0), model=None).weight == 3
+    assert methods.build(**resolved("foreign_module.Method", weight=3.0), model=None).weight == 3
 
 
-@pytest.mark.parametrize("room", [backbones, features, reprogrammers, methods, heads])
-def test_a_room_by_itself_imports_nothing(room):
+@pytest.mark.parametrize("package", [backbones, features, reprogrammers, methods, heads])
+def test_a_registry_by_itself_imports_nothing(package):
     """Whatever a file may say, options that sound like permission included."""
-    needed = {"n_classes": 2} if room is heads else {"model": None} if room is methods else {}
+    needed = {heads: {"n_classes": 2}, methods: {"model": None}}.get(package, {})
     with pytest.raises(ValueError, match="unknown .*valid: "):
-        room.build("outside_of_rooms.Own", **needed, allow=["outside_of_rooms.Own"])
-    assert "outside_of_rooms" not in sys.modules
+        package.build("foreign_module.Own", **needed, allow=["foreign_module.Own"])
+    assert "foreign_module" not in sys.modules
 
 
 @pytest.mark.parametrize(
-    "allow", [(), ["outside_of_rooms.Ow"], "outside_of_rooms.Own2", {"outside_of_rooms"}, ["Own"]]
+    "allow", [(), ["foreign_module.Ow"], "foreign_module.Own2", {"foreign_module"}, ["Own"]]
 )
-def test_no_other_name_than_the_very_one_is_allowed(allow):
+def test_only_the_exact_name_is_allowed(allow):
     with pytest.raises(
-        registry.NotAllowedError, match="--allow-class outside_of_rooms.Own "
+        registry.NotAllowedError, match="--allow-class foreign_module.Own "
     ) as caught:
-        registry.resolve("head", {"name": "outside_of_rooms.Own"}, allow)
-    assert "\n" not in str(caught.value) and "outside_of_rooms" not in sys.modules
+        registry.resolve("head", {"name": "foreign_module.Own"}, allow)
+    assert "\n" not in str(caught.value)
+    assert "foreign_module" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["$(reboot).Own", "a b.Own", "..", "os.", ".system", "a.b\n", ""])
-def test_what_is_no_name_of_a_class_is_never_imported(name):
+def test_a_text_that_is_no_class_name_is_never_imported(name):
     """Nor is it part of the command that allows it."""
     assert registry.resolve("head", {"name": name}, [name]) == {"name": name}
     with pytest.raises(ValueError, match="unknown head"):
@@ -89,16 +90,16 @@ def test_what_is_no_name_of_a_class_is_never_imported(name):
         (
             "not_there_at_all.Gain",
             {},
-            "No module named 'not_there_at_all'; put the folder of not_there_at_all.py on PYTHONPATH",
+            "put the folder of not_there_at_all.py on PYTHONPATH",
         ),
-        ("outside_of_rooms.Gain", {}, "found no class Gain in outside_of_rooms"),
-        ("outside_of_rooms.number", {}, "found no class number in outside_of_rooms"),
+        ("foreign_module.Gain", {}, "found no class Gain in foreign_module"),
+        ("foreign_module.number", {}, "found no class number in foreign_module"),
         (
-            "outside_of_rooms.Reprogrammer",
+            "foreign_module.Reprogrammer",
             {"width": 2},
-            "unknown option of reprogrammer 'outside_of_rooms.Reprogrammer' 'width'",
+            "unknown option of reprogrammer 'foreign_module.Reprogrammer' 'width'",
         ),
-        ("outside_of_rooms.Reprogrammer", {"frames": 2}, "option frames of room"),
+        ("foreign_module.Reprogrammer", {"frames": 2}, "option frames of kind"),
         ("noise", {"rank": "a"}, "option rank of reprogrammer 'noise': 'a'; expected a whole num"),
         ("noise", {"rank": True}, "expected a whole number, or null"),
         ("unet", {"residual": "yes"}, "expected true or false"),
@@ -106,10 +107,11 @@ def test_what_is_no_name_of_a_class_is_never_imported(name):
         ("adversarial", {"scale": float("nan")}, "expected a number"),
     ],
 )
-def test_what_cannot_be_built_is_said_in_one_line(name, options, said):
+def test_an_entry_that_cannot_be_built_is_refused_in_one_line(name, options, said):
     with pytest.raises(ValueError) as caught:
         reprogrammers.build(**resolved(name, given=("frames", "bins"), **options))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_lists_within_lists_are_checked():

@@ -1,4 +1,4 @@
-"""Fetching: downloads resume and are verified, archives cannot write outside, choices are explained.
+"""Fetching: downloads resume and are verified, archives cannot write outside.
 
 A corpus' name and a backbone's weights are those of one content.
 """
@@ -78,7 +78,8 @@ def test_a_part_is_completed_and_equals_the_reference(server, tmp_path, ranges):
         DATA[:1_234_567] if ranges else b"rubbish, which a server that starts again overwrites"
     )
     assert download(remote(server), tmp_path / "file").read_bytes() == DATA
-    assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"] and not part.exists()
+    assert server.asked == ["bytes=1234567-" if ranges else "bytes=52-"]
+    assert not part.exists()
     download(remote(server), tmp_path / "file")
     assert len(server.asked) == 1  # verified, not fetched again
 
@@ -96,11 +97,12 @@ def test_two_processes_that_fetch_the_same_wait_for_each_other(server, tmp_path,
         assert not server.asked
     for thread in threads:
         thread.join(timeout=60)
-    assert len(server.asked) == 1 and (tmp_path / "data" / "file").read_bytes() == DATA
+    assert len(server.asked) == 1
+    assert (tmp_path / "data" / "file").read_bytes() == DATA
     assert "another process is fetching" in capsys.readouterr().err
 
 
-def test_what_may_pass_is_tried_again(server, tmp_path):
+def test_errors_that_may_pass_are_tried_again(server, tmp_path):
     server.cuts, server.codes = [1_000_000, 3_000_000], [503]
     assert download(remote(server), tmp_path / "file", pauses=(0, 0)).read_bytes() == DATA
     assert server.asked == [None, None, "bytes=1000000-", "bytes=3000000-"]
@@ -121,7 +123,8 @@ def test_one_wrong_byte_is_refused_and_the_file_removed(server, tmp_path, place)
         RemoteError, match=f"file: found md5 {found}, expected {remote(server).md5}"
     ):
         download(remote(server), tmp_path / "file")
-    assert not list(tmp_path.iterdir()) and not server.asked
+    assert not list(tmp_path.iterdir())
+    assert not server.asked
 
 
 def test_another_size_or_sha256_is_refused(server, tmp_path):
@@ -132,7 +135,7 @@ def test_another_size_or_sha256_is_refused(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_network_one_line_says_what_to_put_where(server, tmp_path):
+def test_without_network_one_line_names_url_size_hash_and_place(server, tmp_path):
     wanted = remote(server, url="http://127.0.0.1:9/file")  # port 9: nobody answers
     with pytest.raises(RemoteError) as caught:
         download(wanted, tmp_path / "file", pauses=())
@@ -152,82 +155,82 @@ def test_without_network_one_line_says_what_to_put_where(server, tmp_path):
 
 
 def tar(path, *members):
+    """Write an archive of (name, type, target of a link); files hold the word "content"."""
     with tarfile.open(path, "w:gz") as bundle:
         for name, kind, target in members:
+            content = b"content" if kind == tarfile.REGTYPE else b""
             info = tarfile.TarInfo(name)
-            info.type, info.linkname, content = (
-                kind,
-                target,
-                b"content" if kind == tarfile.REGTYPE else b"",
-            )
+            info.type = kind
+            info.linkname = target
             info.size = len(content)
             bundle.addfile(info, io.BytesIO(content))
     return path
 
 
-HOSTILE = [
-    lambda path: tar(path, ("../evil", tarfile.REGTYPE, "")),
-    lambda path: tar(path, ("ok/../../evil", tarfile.REGTYPE, "")),
-    lambda path: tar(
-        path, ("ok/link", tarfile.SYMTYPE, "../.."), ("ok/link/evil", tarfile.REGTYPE, "")
-    ),
-    lambda path: tar(
-        path, ("ok/link", tarfile.LNKTYPE, "../../evil"), ("ok/link", tarfile.REGTYPE, "")
-    ),
-    lambda path: tar(path, ("ok/device", tarfile.CHRTYPE, "")),
-    lambda path: tar(path, ("ok/pipe", tarfile.FIFOTYPE, "")),
-    lambda path: tar(
-        path,
-        ("ok/big", tarfile.REGTYPE, ""),
-        *[(f"ok/{k}", tarfile.REGTYPE, "") for k in range(200)],
-    ),
-]
+def file(name):
+    return name, tarfile.REGTYPE, ""
 
 
-@pytest.mark.parametrize("make", HOSTILE)
-def test_hostile_archives_leave_nothing(tmp_path, make):
+HOSTILE = {
+    "above": [file("../evil")],
+    "above by a folder": [file("ok/../../evil")],
+    "through a link": [("ok/link", tarfile.SYMTYPE, "../.."), file("ok/link/evil")],
+    "through a hard link": [("ok/link", tarfile.LNKTYPE, "../../evil"), file("ok/link")],
+    "device": [("ok/device", tarfile.CHRTYPE, "")],
+    "pipe": [("ok/pipe", tarfile.FIFOTYPE, "")],
+    "too large": [file(f"ok/{number}") for number in range(200)],
+}
+
+
+@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_archives_leave_nothing(members, tmp_path):
     (tmp_path / "inner").mkdir()
-    archive = make(tmp_path / "inner" / "archive")
-    with pytest.raises(RemoteError, match="refused, nothing was unpacked"):
+    archive = tar(tmp_path / "inner" / "archive", *members)
+    with pytest.raises(RemoteError, match="archive.*refused"):
         unpack(archive, tmp_path / "inner" / "corpus", limit=1000)
     assert [path.name for path in tmp_path.rglob("*")] == ["inner", "archive"]
 
 
 def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path):
     names = ["._corpus-v1", "corpus-v1/class-map.json", "corpus-v1/audio/000/a.ogg"]
-    archive = tar(tmp_path / "archive", *[(name, tarfile.REGTYPE, "") for name in names])
+    archive = tar(tmp_path / "archive", *map(file, names))
     unpack(archive, tmp_path / "corpus")
     assert (tmp_path / "corpus/audio/000/a.ogg").read_text() == "content"
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
     archive.write_bytes(archive.read_bytes()[:-30])
-    with pytest.raises(RemoteError, match="not readable as an archive, or truncated"):
+    with pytest.raises(RemoteError, match="archive.*truncated"):
         unpack(archive, tmp_path / "again")
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
 
 
 def test_an_absolute_member_stays_inside(tmp_path):
-    archive = tar(tmp_path / "archive", (str(tmp_path / "evil"), tarfile.REGTYPE, ""))
+    archive = tar(tmp_path / "archive", file(str(tmp_path / "evil")))
     unpack(archive, tmp_path / "corpus")
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
 
 
-def fetch(folder, options):
-    """src/fetch.py in `folder`, with weights of its own: (exit code, fields, what people read)."""
-    (folder / "tiny.safetensors").touch()
-    script = [
-        sys.executable,
-        ROOT / "src" / "fetch.py",
-        "--data",
-        "data",
-        "--backbone-file",
-        "tiny.safetensors",
-        *options.split(),
-    ]
-    run = subprocess.run(script, cwd=folder, capture_output=True, text=True)
-    return run.returncode, run.stdout.rstrip("\n").split("\t"), run.stderr
+@pytest.fixture
+def fetch(monkeypatch, capsys):
+    """folder, options -> (exit code, fields, standard error) of src/fetch.py in the folder."""
+    monkeypatch.syspath_prepend(str(ROOT / "src"))
+    stage = importlib.import_module("fetch")
+
+    def call(folder, options):
+        monkeypatch.chdir(folder)
+        (folder / "tiny.safetensors").touch()
+        line = ["--data", "data", "--backbone-file", "tiny.safetensors", *options.split()]
+        code = 0
+        try:
+            cli.run(stage.main, stage.parse(), line)
+        except SystemExit as left:
+            code = left.code
+        out, err = capsys.readouterr()
+        return code, out.rstrip("\n").split("\t"), err
+
+    return call
 
 
-def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
+def test_fetch_chooses_a_corpus_and_says_which(fetch, tmp_path):
     assert fetch(tmp_path, "")[1] == [
         "synthetic",
         "synthetic",
@@ -240,26 +243,28 @@ def test_fetch_chooses_a_corpus_and_says_which(tmp_path):
         0,
         ["synthetic", "synthetic-40", "data/synthetic-40/openmic-2018"],
     )
-    assert said.count("\n") == 1 and "--corpus openmic" in said and "--data-root" in said
+    assert said.count("\n") == 1
+    assert "--corpus openmic" in said
+    assert "--data-root" in said
     (tmp_path / "real mix").mkdir()
     os.symlink("real mix", tmp_path / "linked")
     assert fetch(tmp_path, "--data-root linked")[1][:3] == ["openmic", "real mix", "linked"]
     (tmp_path / "data/openmic-2018/partitions").mkdir(parents=True)
     code, fields, said = fetch(tmp_path, "")
-    assert (
-        fields[:3] == ["openmic", "openmic", "data/openmic-2018"] and "--corpus synthetic" in said
-    )
+    assert fields[:3] == ["openmic", "openmic", "data/openmic-2018"]
+    assert "--corpus synthetic" in said
     assert fetch(tmp_path, "--corpus synthetic")[1][1] == "synthetic"
 
 
-def test_two_corpora_of_one_name_are_refused_while_both_are_there(tmp_path):
+def test_two_corpora_of_one_name_are_refused_while_both_are_there(fetch, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "songs.csv").write_text("path,bass\n")
     one, other = (f"--corpus custom --manifest {name}/songs.csv" for name in ("a", "b"))
     assert fetch(tmp_path, one)[0] == fetch(tmp_path, one)[0] == 0
     code, _, said = fetch(tmp_path, other)
-    assert code == 1 and said.count("\n") == 1
+    assert code == 1
+    assert said.count("\n") == 1
     for expected in ("b/songs.csv: the name songs", f"{tmp_path}/a/songs.csv", "data/songs"):
         assert expected in said
     (tmp_path / "a/songs.csv").unlink()
@@ -268,7 +273,7 @@ def test_two_corpora_of_one_name_are_refused_while_both_are_there(tmp_path):
     assert fetch(tmp_path, other)[0] == 0
 
 
-def test_a_copy_of_the_tree_keeps_its_names(tmp_path):
+def test_a_copy_of_the_tree_keeps_its_names(fetch, tmp_path):
     (tmp_path / "one").mkdir()
     assert fetch(tmp_path / "one", "--corpus synthetic")[0] == 0
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -279,12 +284,13 @@ def test_a_copy_of_the_tree_keeps_its_names(tmp_path):
 def weights(tmp_path, monkeypatch):
     """A backbone of the catalogue, downloaded, and one that is shipped: {name: path}."""
     index = {}
-    for name, url in (("shipped", None), ("downloaded", "http://localhost:1/x")):
+    source = {"repo": "me/model", "revision": "1", "file": "model.safetensors"}
+    for name, hub in (("shipped", None), ("downloaded", source)):
         content = name.encode() * 50
         (tmp_path / name).write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
         fields = dict.fromkeys(("mean", "std", "layout", "labels", "dims", "licence"))
-        index[name] = fields | {"file": name, "url": url, "bytes": len(content), "sha256": sha256}
+        index[name] = fields | {"file": name, "hub": hub, "bytes": len(content), "sha256": sha256}
     (tmp_path / "index.yaml").write_text(json.dumps(index))
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     return {name: tmp_path / name for name in index}
@@ -324,23 +330,19 @@ def test_fetch_looks_at_the_content_of_weights(name, weights, monkeypatch):
         ("--backbone-file absent.pth", 1, "absent.pth: no such file"),
     ],
 )
-def test_fetch_complains_in_one_line(tmp_path, options, code, message):
+def test_fetch_reports_an_error_in_one_line(fetch, tmp_path, options, code, message):
     found, _, said = fetch(tmp_path, options)
-    assert (
-        found == code
-        and message in said
-        and re.search(r"^error: .*\n\Z", said, re.M)
-        and "Traceback" not in said
-    )
+    assert found == code
+    assert message in said
+    assert re.search(r"^error: .*\n\Z", said, re.M)
+    assert "Traceback" not in said
 
 
-def test_debug_shows_the_traceback(tmp_path):
+def test_debug_shows_the_traceback(fetch, tmp_path):
     code, _, said = fetch(tmp_path, "--data-root absent --debug")
-    assert (
-        code == 1
-        and "Traceback" in said
-        and said.splitlines()[-1].startswith("error: absent: no such folder")
-    )
+    assert code == 1
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("error: absent: no such folder")
 
 
 def test_fetch_needs_no_torch():

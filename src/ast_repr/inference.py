@@ -35,47 +35,28 @@ AGGREGATES = {"mean": np.mean, "max": np.max}  # of a file's windows
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """Prediction for one window of a file, at most ten seconds long.
+    """Prediction for at most ten seconds of a file, or the error that ends it."""
 
-    Attributes:
-        path: the file; `index`: its position in the list of files.
-        start_s, end_s: the window's place in the file.
-        feature: (C, T, F), the model's un-normalised input.
-        probabilities: (K,); all are 0 if the window is silent.
-        silent: whether the window is digital silence.
-        error: why the file cannot be read further; the other values are then unset.
-    """
-
-    index: int
+    index: int  # of the file
     path: str | Path
     start_s: float = 0.0
     end_s: float = 0.0
-    feature: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
+    feature: np.ndarray | None = None  # (C, T, F), un-normalised
+    probabilities: np.ndarray | None = None  # (K,); all are 0 in silence
     silent: bool = False
     error: ValueError | None = None
 
 
 @dataclass(frozen=True)
 class FilePrediction:
-    """Prediction for one file of any length, or the reason why it cannot be read.
-
-    Attributes:
-        path: the file.
-        seconds: its duration.
-        times: (W, 2), start and end of each window in seconds.
-        timeline: (W, K), probabilities in each window.
-        probabilities: (K,), aggregated over the windows.
-        silent: (W,) bool, whether a window is silent; None if none is.
-        error: why it cannot be read, in one line; the other values are then unset.
-    """
+    """Prediction for a file of any length, or the error, in one line, if it cannot be read."""
 
     path: str
     seconds: float = 0.0
-    times: np.ndarray | None = None
-    timeline: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
-    silent: np.ndarray | None = None
+    times: np.ndarray | None = None  # (W, 2), start and end of each window in seconds
+    timeline: np.ndarray | None = None  # (W, K), probabilities in each window
+    probabilities: np.ndarray | None = None  # (K,), aggregated over the windows
+    silent: np.ndarray | None = None  # (W,) bool; None if no window is silent
     error: str | None = None
 
     @property
@@ -87,10 +68,6 @@ class FilePrediction:
 class Predictor:
     """A trained model with the feature that it was trained on.
 
-    Args:
-        about: the description stored with the model.
-        allow: names of classes outside of the package that may be built.
-
     Attributes:
         about: the description stored with the model.
         classes: names of the K classes, in the order of the outputs.
@@ -98,7 +75,7 @@ class Predictor:
         feature: the module that computes the model's input.
 
     Raises:
-        ValueError: the description is invalid, or the feature is not allowed or not computed from
+        ValueError: the description is invalid, or its feature not allowed or not computed from
             audio.
     """
 
@@ -127,22 +104,22 @@ class Predictor:
 
     def predict(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         hop_s: float = 10.0,
         aggregate: str = "mean",
         batch_size: int = 16,
         on_window: Callable[[WindowPrediction], None] | None = None,
         warn: Callable[[str], None] = warnings.warn,
     ) -> Iterator[FilePrediction]:
-        """Predict files one after the other; a file that cannot be read gets an `error`.
+        """Predict audio files, in order; a file that cannot be read gets an `error`.
 
         Args:
-            paths: files in any format that FFmpeg reads.
+            paths: the files, or a single one.
             hop_s: seconds from one window of ten seconds to the next.
             aggregate: "mean" or "max" over the windows of a file.
             batch_size: windows per forward pass; batches span files.
             on_window: called with each window, e.g. to show progress.
-            warn: called with a line about each file that is damaged or exceeds +-1.
+            warn: called with a line about a file that is damaged or exceeds +-1.
         """
         windows = self.predict_windows(paths, hop_s, batch_size, warn)
         for _, group in itertools.groupby(windows, key=lambda window: window.index):
@@ -150,16 +127,18 @@ class Predictor:
 
     def predict_windows(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         hop_s: float = 10.0,
         batch_size: int = 16,
         warn: Callable[[str], None] = warnings.warn,
     ) -> Iterator[WindowPrediction]:
         """Predict files window by window; see `predict`.
 
-        Memory grows with neither the length nor the number of files, and results depend on neither
-        the batch size nor the other files. A window with an error is the last of its file.
+        Memory does not grow with the length or number of files, and results do not depend on the
+        batch size or other files. A window with an error is the last of its file.
         """
+        if isinstance(paths, (str, Path)):
+            paths = [paths]
         cut = _cut(paths, round(hop_s * audio.SAMPLE_RATE), warn)
         while batch := list(itertools.islice(cut, batch_size)):
             waveforms = [waveform for _, waveform in batch if waveform is not None]
@@ -195,12 +174,7 @@ class Predictor:
 
 
 class TorchPredictor(Predictor):
-    """A Predictor whose model runs in PyTorch.
-
-    Args:
-        model: the classifier, which is moved to `device`.
-        about, allow: see `Predictor`.
-    """
+    """A Predictor whose model runs in PyTorch."""
 
     def __init__(
         self,
@@ -215,16 +189,16 @@ class TorchPredictor(Predictor):
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows of ten seconds."""
-        return _mean_over_windows(waveforms, self._embed)
+        return _mean_over_windows(
+            waveforms, lambda window: self._forward(self._compute_feature(window))[0]
+        )
 
     def reprogram(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute the normalised feature before and after the reprogrammer: (B, C, T, F) each.
 
-        Args:
-            waveforms: (B, N) at 16 kHz, at most ten seconds.
-
         Raises:
-            ValueError: the waveforms are not two-dimensional, empty, or too long.
+            ValueError: the waveforms (B, N) are not two-dimensional, empty, or longer than ten
+                seconds.
         """
         window = _check_waveforms(waveforms)
         samples = window.shape[1]
@@ -239,27 +213,24 @@ class TorchPredictor(Predictor):
         after = self.model.reprogrammer(before)
         return before.cpu().numpy(), after.cpu().numpy()
 
-    @torch.no_grad()
     def _probabilities(self, feature):
-        with _full_precision():
-            return self.model(feature.to(self.device)).sigmoid().cpu().numpy()
+        return self._forward(feature)[1]
 
     @torch.no_grad()
-    def _embed(self, waveforms):
-        normalised = self.model.normalise(self._compute_feature(waveforms).to(self.device))
-        with _full_precision():
+    def _forward(self, feature):
+        """(B, C, T, F) -> embedding (B, D), probabilities (B, K)."""
+        normalised = self.model.normalise(feature.to(self.device))
+        # With TensorFloat-32, results would depend on the batch size.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             output = self.model.backbone(self.model.reprogrammer(normalised))
-        return output.embedding.cpu().numpy()
+            probabilities = self.model.head(output).sigmoid()
+        return output.embedding.cpu().numpy(), probabilities.cpu().numpy()
 
 
 class GraphPredictor(Predictor):
     """A Predictor whose model is an ONNX graph, which onnxruntime runs on the CPU.
 
     It has neither `embed` nor `reprogram`.
-
-    Args:
-        graph: the graph.
-        allow: see `Predictor`.
     """
 
     def __init__(self, graph: onnx.Graph, allow: Collection[str] = ()):
@@ -280,8 +251,8 @@ def load(
     """Load a trained model.
 
     Args:
-        path: a run folder (its best checkpoint is taken), a checkpoint, a folder that src/export.py
-            wrote, or a file in it; None: the shipped model.
+        path: a run folder (its best checkpoint is taken), a checkpoint, a folder that
+            `ast-repr export` wrote, or a file in it; None: the shipped model.
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
 
@@ -296,9 +267,11 @@ def load(
     elif path.suffix not in SUFFIXES:
         found = "another kind of file" if path.exists() else "nothing there"
         raise ValueError(
-            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what src/export.py "
-            "wrote; name one of these"
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what `ast-repr "
+            "export` wrote; name one of these"
         )
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
     if path.suffix == ".onnx":
         graph = onnx.Graph(path)
         with _naming(path):
@@ -318,7 +291,7 @@ def restore(
     """Rebuild the classifier of a checkpoint or an exported file, in eval mode.
 
     Args:
-        path: a checkpoint of the trainer, or a .safetensors of src/export.py.
+        path: a checkpoint of the trainer, or a .safetensors of `ast-repr export`.
         backbone_file: the backbone's weights, if the file does not hold them; default: the file
             used in training, or one beside the exported file, or the catalogue's.
         allow: names of classes outside of the package that the model may be built from, such as
@@ -535,10 +508,3 @@ def _aggregate(windows, function, on_window):
         probabilities=function(timeline, axis=0),
         silent=np.array(silent),
     )
-
-
-@contextmanager
-def _full_precision():
-    """Switch TensorFloat-32 off, with which results depend on the size of the batch."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield

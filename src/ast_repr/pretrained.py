@@ -4,8 +4,11 @@ It does not import torch, so that fetching starts at once.
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from . import atomic, identity, registry, yaml_file
 
@@ -27,7 +30,7 @@ class Entry:
 
     name: str
     file: str
-    url: str | None
+    hub: dict | None
     bytes: int | None
     sha256: str | None
     mean: float | None
@@ -47,29 +50,71 @@ class Entry:
         return self.labels and atomic.read_text(FOLDER / self.labels).splitlines()
 
     @property
+    def url(self) -> str | None:
+        """Address of the file on the Hugging Face hub; None if it is shipped."""
+        if self.hub is None:
+            return None
+        return "https://huggingface.co/{repo}/resolve/{revision}/{file}".format(**self.hub)
+
+    @property
     def is_available(self) -> bool:
         """Whether the file exists with the right size; `verify` checks its content."""
         return self.path.is_file() and self.bytes in (None, self.path.stat().st_size)
+
+    def fetch(self) -> None:
+        """Download the file unless it exists, and verify it.
+
+        Raises:
+            RuntimeError: it cannot be downloaded.
+            ValueError, OSError: as `verify`.
+        """
+        if self.hub is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_suffix(".lock")):  # others wait, and find the file
+                if not self.path.is_file():
+                    self._download()
+        self.verify()
+
+    def _download(self):
+        # Slow to import, and needed here only.
+        import huggingface_hub
+
+        folder = self.path.with_suffix("")  # of the hub's library, which resumes there
+        try:
+            file = huggingface_hub.hf_hub_download(
+                self.hub["repo"],
+                self.hub["file"],
+                revision=self.hub["revision"],
+                local_dir=folder,
+            )
+        except Exception as error:  # of the hub, of its HTTP library, of the file system
+            raise RuntimeError(
+                f"{self.url}: cannot be downloaded ({error}); try again, "
+                f"or put the file at {self.path}"
+            ) from error
+        os.replace(file, self.path)
+        shutil.rmtree(folder)
 
     def verify(self) -> None:
         """Compare the file with the known sha256; 346 MB take a third of a second.
 
         Raises:
-            ValueError: it is another file, or damaged.
+            ValueError: it is missing, another file, or damaged.
             OSError: it cannot be read.
         """
-        found = identity.of_file(self.path)
-        if self.sha256 in (None, found):
-            return
-        place = os.path.relpath(self.path)
-        remedy = f"delete it and run the stage `fetch`, which downloads {self.url}"
-        if self.url is None:
-            remedy = f"it is part of the repository: git checkout {place}"
-        raise ValueError(f"{place}: found sha256 {found}, expected {self.sha256}; {remedy}")
+        path = os.path.relpath(self.path)
+        remedy = f"it is part of the repository: git checkout {path}"
+        if self.hub is not None:
+            remedy = f"delete it and run the stage `fetch`, which downloads {self.url}"
+        if not self.path.is_file():
+            raise ValueError(f"{path}: missing; {remedy}")
+        sha256 = identity.of_file(self.path)
+        if self.sha256 not in (None, sha256):
+            raise ValueError(f"{path}: found sha256 {sha256}, expected {self.sha256}; {remedy}")
 
 
 def verify_weights(name: str, path: str | Path) -> None:
-    """Verify a file of weights, if it is the catalogue's own for the backbone `name`.
+    """Verify a file of weights, if it is the catalogue's for the backbone `name`.
 
     Raises: as `Entry.verify`.
     """
@@ -80,7 +125,7 @@ def verify_weights(name: str, path: str | Path) -> None:
 
 
 def shipped_model() -> Path:
-    """Folder of the trained model that is shipped, as src/export.py wrote it."""
+    """Folder of the trained model that is shipped, as `ast-repr export` wrote it."""
     return FOLDER / MODEL
 
 

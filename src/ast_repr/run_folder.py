@@ -251,7 +251,7 @@ def load_best(runs: Iterable[FinishedRun], load: Callable, warn: Callable[[str],
         try:
             return run, load(run.folder.path)
         except Exception as error:  # one broken run must not hide the others
-            warn(f"{run.folder}: passed over, {' '.join(str(error).split())}")
+            warn(f"{run.folder}: skipped, {' '.join(str(error).split())}")
     return None, None
 
 

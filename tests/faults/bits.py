@@ -181,7 +181,7 @@ def _weights(workshop):
 
 
 def _audio(workshop):
-    """Songs of each format as src/predict.py hears them, and a clip as the stage extract does."""
+    """Songs of each format for src/predict.py, and a clip for the stage extract."""
     work = workshop.work
     rng = np.random.default_rng(5)
     found = []
@@ -190,7 +190,7 @@ def _audio(workshop):
         path.parent.mkdir(exist_ok=True)
         corpus.write_sound(path, rng, np.array([True, False, True, True]))
         checked = suffix in (".ogg", ".flac")
-        read = lambda path=path: _heard(work / RUN, path)  # noqa: E731
+        read = lambda path=path: _predicted(work / RUN, path)  # noqa: E731
         found.append(Kind(f"song{suffix}", path, read, checked))
     clip = sorted((work / "corpus" / "audio").rglob("*.ogg"))[0]
     return [*found, Kind("clip.ogg, extract", clip, lambda: _extracted(workshop), slow=True)]
@@ -237,7 +237,7 @@ def _embeddings(path):
 
 
 def _crops(path):
-    """Four rendered crops; src/pretrain.py renders them where there is no such file."""
+    """Four rendered crops; src/pretrain.py renders them if there is no such file."""
     crops, labels = script("pretrain").crops(path, seed=1, count=4, nj=1)
     return np.array(crops), labels
 
@@ -271,7 +271,7 @@ def _predictions(path):
     return model(waveform), model.classes, model.threshold
 
 
-def _heard(model, path):
+def _predicted(model, path):
     output = path.with_suffix(".json")
     output.unlink(missing_ok=True)
     stage("predict", "--model", model, "--format", "json", "--output", output, path)
@@ -306,7 +306,7 @@ def _extracted(workshop):
 
 
 def _prepared(work):
-    """The manifest of the corpus, made again in a folder of its own."""
+    """The manifest of the corpus, made again in another folder."""
     data = work / "again"
     shutil.rmtree(data, ignore_errors=True)
     stage("prepare", "--corpus", "openmic", "--root", work / "corpus", "--data", data)

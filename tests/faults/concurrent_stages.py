@@ -2,7 +2,7 @@
 
 Each ends with exit 0, or with one line that says who else is at work; one at least gets to the end.
 The same command once more then finds, or makes, what a single process makes. Where the system
-allows it, each process also runs as number 1 of a process namespace of its own, as in containers
+allows it, each process also runs as number 1 of a separate process namespace, as in containers
 that share a disk.
 """
 

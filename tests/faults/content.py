@@ -53,7 +53,7 @@ def temporary(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """A hash of what a file holds; of all of its bytes where its kind is not known, or damaged."""
+    """Hash the content of a file; all of its bytes if its kind is unknown or it is damaged."""
     if temporary(path):
         return "temporary"
     read = READERS.get(path.suffix, Path.read_bytes)
@@ -70,7 +70,7 @@ def digest_of(value: object) -> str:
 
 
 def _plain(value):
-    """The same value with arrays and tensors as bytes, in an order of its own, without times."""
+    """The same value with arrays and tensors as bytes, sorted, without times."""
     if isinstance(value, dict):
         kept = {
             str(key): _plain(item)

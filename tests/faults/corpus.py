@@ -1,7 +1,7 @@
 """Small inputs: a corpus in OpenMIC-2018's layout, own data, a backbone and a song.
 
-All are made of tones and noise. Each class is a tone in an octave of its own, so that a network has
-something to learn.
+All are made of tones and noise. Each class is a tone in a separate octave, so that a network can
+learn it.
 """
 
 import csv

@@ -37,7 +37,7 @@ SIGNALS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGINT)
 WORKER_SHARE = 0.3  # of the kills of a stage that has workers
 WRITE_SHARE = 0.5  # of the kills that wait for a file to appear, and not for a time
 ATTEMPTS = 4  # to kill a stage before it is done
-ENDS = {  # signal: exit codes that say so; 0 where it came when all was done
+ENDS = {  # signal: exit codes that say so; 0 if it came when all was done
     signal.SIGINT: (0, 130, -signal.SIGINT),
     signal.SIGTERM: (0, 143, -signal.SIGTERM),
 }
@@ -84,7 +84,7 @@ def _begun_again(workshop, stage, count, rng):
 
 
 def _gone_on(workshop, stage, count, rng):
-    """Kills of one run that goes on each time, and is compared at its end."""
+    """Kills of one run that is resumed each time, and is compared at its end."""
     if count:
         workshop.restore(stage)
     for number in range(count):
@@ -108,7 +108,7 @@ def _draw(stage, seconds, rng):
 
 
 def _kill(running: Running, plan, workshop, stage, rng) -> tuple[Finished, list[str]] | None:
-    """How the killed command ended, and what outlived it; None where it was done before."""
+    """How the killed command ended, and what outlived it; None if it was done before."""
     if not _wait_for(running, plan, workshop.work):
         done = running.wait(workshop.patience(stage))
         return (done, running.orphans(0)) if done.hang else None
@@ -148,7 +148,7 @@ def _names(folder: Path):
 
 
 def _await_workers(running):
-    """The command's workers once there are any; none where it ends before."""
+    """The command's workers once there are any; none if it ends before."""
     while not running.ended:
         if workers := running.workers():
             return workers
@@ -164,7 +164,7 @@ def _judged(workshop, stage, plan, first, again, orphans):
 
 
 def _judged_alone(stage, plan, first, orphans):
-    """What can be said of a kill whose run goes on in the next trial."""
+    """The verdict on a kill whose run is resumed in the next trial."""
     if first.hang:
         return Trial(stage, verdict.HANG, str(plan), first.last_line, tuple(orphans))
     if first.traceback:

@@ -86,7 +86,7 @@ class Bench:
         return path
 
     def predict(self, path: Path) -> Called:
-        """src/predict.py with a model, in a process of its own."""
+        """src/predict.py with a model, in a separate process."""
         options = ["--model", path, "--device", "cpu", self.song]
         return isolated(lambda: stage("predict", *options), LIMIT_S, MEMORY)
 

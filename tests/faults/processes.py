@@ -1,4 +1,4 @@
-"""Commands that may be killed or hang, and calls in a process of their own that may crash."""
+"""Commands that may be killed or hang, and calls in a separate process that may crash."""
 
 import contextlib
 import importlib
@@ -50,7 +50,7 @@ class Finished:
 
 
 class Running:
-    """A command in a session of its own, with its output in files.
+    """A command in a separate session, with its output in files.
 
     Args:
         arguments: the command line.
@@ -129,7 +129,7 @@ class Running:
         return names
 
     def end(self) -> None:
-        """End whatever is left of the command."""
+        """End what is left of the command."""
         while left := self.members():
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -140,7 +140,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Called:
-    """How a call in a process of its own ended; just one of value, error and traceback is given.
+    """How a call in a separate process ended; just one of value, error and traceback is given.
 
     Attributes:
         value: what it returned.

@@ -61,7 +61,7 @@ class Workshop:
     Args:
         folder: an empty one.
         clips: size of the corpus; more than 256 make a second shard.
-        work: where the stages run, if not in `folder`, as on a file system of its own.
+        work: where the stages run, if not in `folder`, as on another file system.
         epochs: of training.
     """
 
@@ -177,7 +177,7 @@ class Workshop:
         )
 
     def leftovers(self, stage: str) -> tuple[str, ...]:
-        """Files that an undisturbed run does not leave, and whatever is in the temporary folder."""
+        """Files that an undisturbed run does not leave, and all files in the temporary folder."""
         expected = self.references[stage].files
         left = [name for name in content.tree(self.work) if name not in expected]
         return (*left, *(f"tmp/{path.name}" for path in self.temporary.iterdir()))
@@ -212,7 +212,7 @@ def _takes(name: str, option: str) -> bool:
 
 
 def _copy_tree_of_recipes(tree: Path) -> None:
-    """The recipes with this repository's code, and folders of their own for what they make."""
+    """The recipes with this repository's code, and their own folders for data and experiments."""
     ignored = shutil.ignore_patterns("data", "exp", "RESULTS.md", "BENCHMARKS.md", "benchmarks")
     shutil.copytree(ROOT / "egs", tree / "egs", ignore=ignored)
     for name in ("src", "pretrained_models", "pyproject.toml"):

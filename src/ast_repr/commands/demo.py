@@ -73,7 +73,7 @@ def find_models(exp: Path | None, checkout: Path | None, load) -> dict[str, demo
         models.setdefault(str(run.folder), info_of_run(run.results))
     if exp is None:
         shipped = str(pretrained.shipped_model())
-        models[shipped] = demo_page.ModelInfo(**load(shipped).about["run"])
+        models[shipped] = demo_page.ModelInfo(**load(shipped).about["run"], shipped=True)
     return models
 
 

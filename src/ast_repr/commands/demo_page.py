@@ -40,12 +40,14 @@ class ModelInfo:
     protocol: str
     norm: str
     macro_f1: float | None
+    shipped: bool = False
 
     @property
     def label(self) -> str:
         """The model's name in the list of models."""
+        origin = ", shipped" if self.shipped else ""
         return escaping.terminal(
-            f"{self.conf}, seed {self.seed} ({self.corpus}, protocol {self.protocol})"
+            f"{self.conf}, seed {self.seed} ({self.corpus}, protocol {self.protocol}{origin})"
         )
 
 
@@ -220,8 +222,8 @@ def import_gradio():
         import gradio
     except ImportError as error:
         raise ValueError(
-            f"gradio is not installed, expected for the page ({error}); "
-            "install the extra: pip install 'ast_repr[demo]'"
+            f"gradio is not installed, expected for the page ({error}); install the extra `demo`, "
+            "in a copy of the repository: pip install '.[demo]'"
         ) from error
     return gradio
 

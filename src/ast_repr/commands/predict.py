@@ -171,7 +171,7 @@ def describe_skipped(paths: list[Path]) -> str:
     names = ", ".join(path.name for path in paths[:NAMED])
     more = ", ..." if len(paths) > NAMED else ""
     files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-    return f"passed over: {files} without an audio suffix: {names}{more}"
+    return f"skipped: {files} without an audio suffix: {names}{more}"
 
 
 @contextlib.contextmanager

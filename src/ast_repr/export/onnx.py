@@ -110,7 +110,7 @@ class Graph:
         except OSError as error:
             raise GraphError(
                 f"{path}: {error.strerror}, expected an exported model; "
-                "make one by src/export.py --onnx"
+                "make one by `ast-repr export --onnx`"
             ) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are reported here, in one line
@@ -125,7 +125,7 @@ class Graph:
         expected = metadata.pop("sha256", "")
         if "classes" not in metadata or len(expected) != len(HASH_PLACEHOLDER):
             raise GraphError(
-                f"{path}: a graph of another origin, expected what src/export.py --onnx writes"
+                f"{path}: a graph of another origin, expected what `ast-repr export --onnx` writes"
             )
         sha256 = identity.of_bytes(data.replace(expected.encode(), HASH_PLACEHOLDER.encode()))
         if sha256 != expected:
@@ -207,6 +207,6 @@ def _package(name):
         return importlib.import_module(name)
     except ImportError as error:
         raise GraphError(
-            f"the package {name} is not installed, expected for ONNX; "
-            "install the extra: pip install 'ast_repr[onnx]'"
+            f"the package {name} is not installed, expected for ONNX; install the extra `onnx`, "
+            "in a copy of the repository: pip install '.[onnx]'"
         ) from error

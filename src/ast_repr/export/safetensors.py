@@ -45,7 +45,7 @@ def load(path: Path) -> dict:
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise ReleaseError(
-            f"{path}: no such file, expected an exported model; make one by src/export.py"
+            f"{path}: no such file, expected an exported model; make one by `ast-repr export`"
         ) from error
     except (SafetensorError, OSError) as error:
         raise ReleaseError(
@@ -54,7 +54,7 @@ def load(path: Path) -> dict:
     if not {"ast_repr", "sha256"} <= metadata.keys():
         raise ReleaseError(
             f"{path}: tensors without the header of an exported model, "
-            "expected what src/export.py writes"
+            "expected what `ast-repr export` writes"
         )
     sha256 = content_hash(metadata["ast_repr"], tensors)
     expected = metadata["sha256"]

@@ -13,6 +13,7 @@ from .predictions import DisplayOptions, FilePrediction, format_timestamp
 
 FRAMES_PER_SECOND = 100  # of the log-mel
 CUT = 2  # frames less than seconds * FRAMES_PER_SECOND: 25 ms windows end with the sound
+DPI = 150
 COLUMNS = 2000  # at most, in a picture
 INSTRUMENTS = 20  # at most, in a picture
 OUTLIERS = 1  # per cent at each end outside the log-mel's colour range
@@ -123,7 +124,7 @@ def edges(song: FilePrediction) -> np.ndarray:
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, atomically."""
     with style.writing(), atomic.replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        figure.savefig(partial, format="png", dpi=DPI)
 
 
 def _halved(values):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_report import make_run, run
+from test_report import make_run, record_files, run
 
 from ast_repr import metrics
 from ast_repr.report import compare, results
@@ -35,6 +35,7 @@ def scored(exp, conf, seed, found, **changes):
     value = metrics.evaluate(found["targets"], found["mask"], found["scores"], classes=CLASSES)
     folder = make_run(exp, conf, seed, metrics=value, clips=len(found["clips"]), **changes)
     np.savez_compressed(folder / "predictions.npz", **found)
+    record_files(folder)
     return folder
 
 
@@ -77,6 +78,7 @@ def test_the_difference_by_hand(tmp_path):
         )
         folder = make_run(tmp_path / "synthetic", conf, metrics=value, classes=CLASSES[:1])
         np.savez_compressed(folder / "predictions.npz", **found)
+        record_files(folder)
     got = compare.compare(*methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=50)
     before = (2 / 3 + 4 / 5) / 2
     assert got["macro_f1"]["a"] == pytest.approx(before) and got["macro_f1"]["b"] == 1.0
@@ -181,7 +183,7 @@ def test_no_common_seed_and_stale_or_missing_predictions_are_refused(tmp_path):
         compare.compare(*methods(tmp_path / "synthetic", "ast_linear", "ast_unet"))
     stale = scored(tmp_path / "synthetic", "ast_unet", 0, arrays(1))
     np.savez_compressed(stale / "predictions.npz", **arrays(2))
-    with pytest.raises(results.ResultsError, match="ast_unet/seed0: predictions.npz"):
+    with pytest.raises(results.ResultsError, match="ast_unet/seed0/predictions.npz: damaged"):
         compare.compare(*methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=5)
     (stale / "predictions.npz").unlink()
     with pytest.raises(results.ResultsError, match="predictions.npz: missing"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_compare import arrays, scored
-from test_report import PUBLISHED, entries, lines_of, make_run, run
+from test_report import PUBLISHED, entries, lines_of, make_run, record_files, run
 
 from ast_repr.report import (
     instruments,
@@ -79,6 +79,7 @@ def test_letters_that_the_font_lacks_are_drawn_as_boxes_without_a_warning(tmp_pa
 def test_a_protocol_without_validation_split_has_no_curves(tmp_path):
     folder = make_run(tmp_path / "synthetic", protocol="paper")
     (folder / "history.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n')
+    record_files(folder)
     assert names(plots.draw(only(tmp_path / "synthetic"))) == {
         f"paper.tiny.{name}" for name in ALWAYS
     }
@@ -92,6 +93,7 @@ def test_rows_trained_in_one_go_or_not_at_all_have_no_curve(tmp_path):
     ):
         folder = make_run(tmp_path / "synthetic", conf, reprogrammer="none", trainable_parameters=0)
         (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
+        record_files(folder)
     table = only(tmp_path / "synthetic")
     assert [method.conf for method in learning_curves.with_curves(table)] == ["ast_unet"]
     panels = learning_curves.curves(table).axes

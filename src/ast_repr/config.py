@@ -198,7 +198,7 @@ def _protocol(folder, name):
 
 
 def _setting(text):
-    """ "train.epochs=5" -> {"train": {"epochs": 5}}"""
+    """Parse "train.epochs=5" as {"train": {"epochs": 5}}."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"setting {text!r}; expected section.key=value")

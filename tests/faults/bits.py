@@ -258,8 +258,8 @@ def _report(exp):
     found = []
     for table in tables:
         for run in table.runs:
-            arrays = run.arrays("predictions.npz", ("clips", "classes", "scores", "targets"))
-            example = run.example() if run.has_example else None
+            arrays = run.arrays("predictions.npz")
+            example = run.arrays("example.npz") if run.has_example else None
             found.append([run.results, run.history, arrays, example])
     return found
 

@@ -48,7 +48,7 @@ def curves(table: Table) -> Figure:
 
 def example(method: Method, run: Run) -> Figure:
     """Draw the clip that the run has saved, before and after its reprogrammer."""
-    arrays = run.example()
+    arrays = run.arrays("example.npz")
     instruments = ", ".join(map(escaping.plain, str(arrays["instruments"]).split(",")))
     clip = style.wrapped(f"clip {arrays['clip']}: {instruments}", 100)
     title = f"{escaping.figure(method.name)}, seed {run['seed']}\n{clip}"

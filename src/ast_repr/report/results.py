@@ -10,14 +10,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
-from .. import atomic, identity
+from .. import identity
 from ..run_folder import RunFolder
 from . import schema
 from .published import Entry, Published, name_of_corpus
@@ -50,40 +50,38 @@ class Run:
         folder: the run folder.
         results: its results.json.
         history: one dict per epoch; empty if it is damaged or missing.
-        has_example: whether the folder holds a whole example.npz.
+        has_example: whether the folder holds an example.npz.
     """
 
     folder: Path
     results: dict[str, Any]
-    history: list[dict]
+    history: list[dict] = field(default_factory=list)
     has_example: bool = False
 
     def __getitem__(self, key: str) -> Any:
         return self.results[key]
 
-    def example(self) -> dict[str, np.ndarray]:
-        """Read example.npz: a clip before and after the reprogrammer, and its instruments.
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Read the arrays of an .npz of the run folder.
 
         Raises:
-            ResultsError: see `arrays`.
+            ResultsError: see `file`.
         """
-        file = RunFolder(self.folder).example.name
-        return self.arrays(file, ("before", "after", "clip", "instruments"))
+        with np.load(self.file(name)) as arrays:
+            return dict(arrays)
 
-    def arrays(self, file: str, keys: Iterable[str]) -> dict[str, np.ndarray]:
-        """Read arrays of an .npz of the run folder.
+    def file(self, name: str) -> Path:
+        """The path of a file that was written with the results.
 
         Raises:
-            ResultsError: the file is missing or damaged, or lacks an array.
+            ResultsError: it is missing, damaged, or has changed since.
         """
-        path = self.folder / file
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {key: arrays[key] for key in keys}
-        except FileNotFoundError as error:
-            raise _damaged(path, "missing") from error
-        except Exception as error:  # numpy raises a different one for each kind of damage
-            raise _damaged(path, f"damaged ({error})") from error
+        path = self.folder / name
+        if not path.is_file():
+            raise _damaged(path, "missing")
+        if identity.of_file(path) != self["files"].get(name):
+            raise _damaged(path, "damaged, or changed since the run was evaluated")
+        return path
 
 
 @dataclass(frozen=True)
@@ -256,68 +254,33 @@ def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None
 def _run(folder, left_out):
     """Read a Run; damage that does not prevent its being reported goes to `left_out`."""
     files = RunFolder(folder)
-    run = Run(folder, _results(files), [])
-    try:
-        run = replace(run, history=_history(files, run.results))
-    except ResultsError as error:
-        left_out.append(str(error))
-    if files.example.is_file():
-        try:
-            run.example()
-            run = replace(run, has_example=True)
-        except ResultsError as error:
-            left_out.append(str(error))
-    return run
-
-
-def _results(files):
-    """Read and check results.json."""
     path = files.results
     if not path.is_file():
         raise ResultsError(f"{files}: not evaluated yet")
-    results = _object(path, _text(path))
-    problems = schema.missing(results)
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise _damaged(path, f"incomplete, expected {', '.join(problems[:3])}{more}")
+    results = files.read_results()
+    if results is None:
+        raise _damaged(path, "damaged")
+    missing = [key for key in schema.REQUIRED if key not in results]
+    if missing:
+        raise _damaged(path, f"of an earlier version, without {', '.join(missing)}")
     if (results["conf"], f"seed{results['seed']}") != path.parts[-3:-1]:
         raise ResultsError(
             f"{path}: holds {results['conf']}/seed{results['seed']}, expected the run of its "
             "folder; move it to its own, or delete it if it is a copy"
         )
-    return results
-
-
-def _history(files, results):
-    """Read and check history.jsonl, also against what was evaluated."""
-    path = files.history
-    if not path.is_file():
-        raise _damaged(path, "missing, expected a line per epoch")
-    expected = results.get("files", {}).get(path.name)
-    if expected is not None and identity.of_file(path) != expected:
-        raise _damaged(path, "damaged, or changed since the run was evaluated")
-    lines = [_object(path, line) for line in _text(path).splitlines()]
-    for line in lines:
-        if schema.missing_in_history(line):
-            raise _damaged(path, f"found {json.dumps(line)[:80]}, expected an epoch and its values")
-    return lines
-
-
-def _text(path):
+    run = Run(folder, results)
     try:
-        return atomic.read_text(path)
-    except (ValueError, OSError) as error:
-        raise _damaged(path, f"not readable ({error})") from error
-
-
-def _object(path, text):
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise _damaged(path, f"holds a {type(value).__name__}, expected an object")
-    return value
+        history = run.file(files.history.name).read_text(encoding="utf-8")
+        run = replace(run, history=[json.loads(line) for line in history.splitlines()])
+    except ResultsError as error:
+        left_out.append(str(error))
+    if files.example.name in results["files"]:
+        try:
+            run.file(files.example.name)
+            run = replace(run, has_example=True)
+        except ResultsError as error:
+            left_out.append(str(error))
+    return run
 
 
 def _damaged(path, reason):

@@ -343,7 +343,8 @@ def _selection(selection):
 
 
 def _percent(values, spread=False, count=False):
-    """
+    """Format the mean of fractions in per cent.
+
     >>> _percent([0.7, 0.72], spread=True, count=True), _percent([None])
     ('71.0 ± 1.4 (2)', '-')
     """
@@ -386,7 +387,8 @@ def _footnote(published: Published, notes: list[str]) -> str:
 
 
 def _duration(seconds):
-    """
+    """Format seconds.
+
     >>> _duration(93.1), _duration(1000), _duration(9000)
     ('93 s', '17 min', '2.5 h')
     """
@@ -398,7 +400,8 @@ def _duration(seconds):
 
 
 def _magnitude(count):
-    """
+    """Format a count with three digits.
+
     >>> _magnitude(2_311_000_000), _magnitude(55_336), _magnitude(None)
     ('2.31 G', '55.3 k', '-')
     """

@@ -1,4 +1,4 @@
-"""The full truth of a corpus: read from its tables, kept apart from the labels that are trained on."""
+"""The truth of a corpus: read from its tables, kept apart from what is trained on."""
 
 import csv
 import json

@@ -58,6 +58,7 @@ def test_a_line_is_plain_json(tmp_path):
         "labels": {"flute": 0.25},
         "sha256": "",
         "sidecars": {},
+        "truth": {},
     }
 
 

@@ -83,7 +83,7 @@ def test_labels_are_as_sparse_soft_and_balanced_as_openmics(seed, tmp_path):
 
 def test_the_seed_decides_every_table(corpus, tmp_path):
     tables = sorted(path.relative_to(corpus) for path in corpus.rglob("*.*"))
-    assert len(tables) == 5
+    assert len(tables) == 6
     for name, seed, same in (("again", 0, True), ("other", 1, False)):
         synthetic._write_tables(tmp_path / name, jobs(tmp_path / name, seed))
         differing = [

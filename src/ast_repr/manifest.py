@@ -2,8 +2,9 @@
 
 Conventions
     A line: {"clip", "group", "audio", "start_s", "split", "labels": {instrument: relevance 0..1},
-    "sha256", "sidecars": {feature: sha256}}.
-    An instrument that is absent from `labels` is unobserved.
+    "sha256", "sidecars": {feature: sha256}, "truth": {instrument: 0 or 1}}.
+    An instrument that is absent from `labels` is unobserved. `truth`, which is empty unless the
+    corpus knows it, says which instruments really sound; it is used in scoring alone.
     `audio` is relative to the manifest's folder, and `sha256` is that of the file's bytes. Splits
     are train, valid and test; a `group`, such as an artist, is never divided between splits.
     `sidecars` are precomputed features of the corpus, one file beside each audio file.
@@ -15,7 +16,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of a corpus; `sha256` and `sidecars` are empty until `with_hashes` fills them."""
+    """One clip of a corpus; `sha256` and `sidecars` are empty until `with_hashes` fills them.
+
+    `truth` is empty, or has every class of the corpus.
+    """
 
     clip: str
     group: str
@@ -50,6 +54,7 @@ class Clip:
     labels: dict[str, float]
     sha256: str = ""
     sidecars: dict[str, str] = field(default_factory=dict)
+    truth: dict[str, int] = field(default_factory=dict)
 
     def source(self, folder: str | Path, feature: str) -> tuple[Path, str]:
         """Return the file that `feature` is made from, for a manifest in `folder`, and its sha256.
@@ -105,11 +110,20 @@ def forget_hashes(folder: str | Path) -> None:
 
 
 def content_sha256(clips: Iterable[Clip], classes: Sequence[str]) -> str:
-    """Return the identity of a manifest: its content except for the paths of the audio files."""
+    """Return the identity of a manifest: its content except for the paths of the audio files.
+
+    The truth, which nothing is trained on, does not count; see `truth_sha256`.
+    """
     lines = [asdict(clip) for clip in clips]
     for line in lines:
         del line["audio"]
+        del line["truth"]
     return identity.of_values([lines, list(classes)])
+
+
+def truth_sha256(clips: Iterable[Clip]) -> str:
+    """Return the identity of the truth of clips."""
+    return identity.of_values([[clip.clip, clip.truth] for clip in clips])
 
 
 def write(folder: str | Path, clips: Iterable[Clip], classes: Iterable[str]) -> None:
@@ -200,6 +214,11 @@ def check(clips: Sequence[Clip], classes: Sequence[str]) -> None:
                     f"clip {clip.clip}: the relevance of {name} is {relevance}; "
                     "expected a number from 0 to 1"
                 )
+        if clip.truth and not _is_truth(clip.truth, classes):
+            raise ManifestError(
+                f"clip {clip.clip}: a truth of {', '.join(map(str, clip.truth))}; "
+                "expected 0 or 1 for each class"
+            )
         if clip.split == "train":
             observed |= clip.labels.keys()
         if groups.setdefault(clip.group, clip.split) != clip.split:
@@ -219,6 +238,11 @@ def check(clips: Sequence[Clip], classes: Sequence[str]) -> None:
 
 def _is_relevance(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _is_truth(truth: Mapping[str, Any], classes: Sequence[str]) -> bool:
+    whole = truth.keys() == set(classes)
+    return whole and all(type(value) is int and value in (0, 1) for value in truth.values())
 
 
 def unlabelled(clips: Iterable[Clip]) -> list[str]:
@@ -278,3 +302,10 @@ def targets(clips: Sequence[Clip], classes: Sequence[str]) -> tuple[np.ndarray, 
             values[row, column[name]] = relevance
             mask[row, column[name]] = True
     return values, mask
+
+
+def truth(clips: Sequence[Clip], classes: Sequence[str]) -> np.ndarray | None:
+    """Return the truth as int8 (N, K), 1 if an instrument sounds; None unless all have it."""
+    if not all(clip.truth for clip in clips):
+        return None
+    return np.array([[clip.truth[name] for name in classes] for clip in clips], np.int8)

@@ -13,6 +13,9 @@ are composed differently than on disk (macOS).
 
 If no row has a split, random whole groups form the test split until it holds a quarter of the rows,
 the proportion of OpenMIC-2018; the choice is seeded and does not depend on the order of rows.
+
+`songs.truth.csv` beside `songs.csv` may say of some clips which classes really sound: the same
+columns path and start, and for each class 1 or 0. It is used in scoring alone.
 """
 
 import math
@@ -96,12 +99,43 @@ def read(path: str | Path, relative_to: str | Path) -> Table:
         elif clip.clip:
             rows[clip.clip] = row
             clips.append(clip)
+    truth_path = Path(path).with_suffix(".truth.csv")
+    if truth_path.is_file():
+        truth, reasons = _truth(truth_path, folder, data, rows, classes)
+        problems += [(None, f"{truth_path.name}, {reason}") for reason in reasons]
+        clips = [replace(clip, truth=truth.get(clip.clip, {})) for clip in clips]
     problems += _conflicts(clips, rows)
     if not any(clip.split for clip in clips):
         clips = _with_splits(clips)
     problems += _gaps(clips, classes)
     problems.sort(key=lambda problem: problem[0] or math.inf)
     return Table(clips, classes, rows, problems, notes)
+
+
+def _truth(
+    path: Path, folder: Path, data: Path, clips: Iterable[str], classes: Sequence[str]
+) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Read a table of truth: {clip: {class: 0 or 1}}, and what is wrong with it."""
+    (top, header), records, decimal_comma = _records(path)
+    columns, problems, _ = _columns(top, header, records)
+    reasons = [f"row {row}: {reason}" for row, reason in problems]
+    missing = {"path", *classes} - columns.keys()
+    if missing:
+        return {}, [*reasons, f"row {top}: no column {', '.join(sorted(missing))}"]
+    truth = {}
+    for row, cells in records:
+        texts = {}
+        for name, column in columns.items():
+            texts[name] = cells[column] if column < len(cells) else ""
+        clip, more = _clip(texts, folder, data, decimal_comma)
+        reasons += [f"row {row}: {reason}" for reason in more]
+        if clip.clip not in clips:
+            reasons.append(f"row {row}: a clip that is in no row of the other table")
+        elif any(clip.labels.get(name) not in (0, 1) for name in classes):
+            reasons.append(f"row {row}: expected 1 or 0 for each class")
+        else:
+            truth[clip.clip] = {name: int(clip.labels[name]) for name in classes}
+    return truth, reasons
 
 
 def unreadable(

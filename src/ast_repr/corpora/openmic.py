@@ -29,6 +29,7 @@ COUNTS = {"train": 14_915, "test": 5_085, "observed": 41_268}
 SHORTEST_SECONDS = 9.9  # anything shorter has been truncated
 LABELS = "openmic-2018-aggregated-labels.csv"
 METADATA = "openmic-2018-metadata.csv"
+TRUTH = ("truth.csv", "truth_train.csv", "truth_test.csv")  # not in the genuine archive
 
 
 def is_unpacked(root: Path) -> bool:
@@ -53,7 +54,8 @@ def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[s
     """Read the corpus at `root`.
 
     Args:
-        root: folder with class-map.json, aggregated labels, metadata, partitions/ and audio/.
+        root: folder with class-map.json, aggregated labels, metadata, partitions/ and audio/, and
+            optionally one of TRUTH: which classes sound in a clip, 1 or 0 in a column per class.
         relative_to: folder that the clips' audio paths will be relative to.
 
     Returns:
@@ -80,10 +82,21 @@ def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[s
         if instrument not in classes:
             raise ManifestError(f"{where}: {unknown('instrument', instrument, classes)}")
         labels[name][instrument] = _relevance(relevance, where)  # of duplicates, the last counts
+    truth = _truth(root, splits, classes)
     all_clips = []
     for name, split in splits.items():
         path = os.path.relpath(audio_path(root, name), relative_to)
-        all_clips.append(Clip(name, groups.get(name, name), path, 0.0, split, labels[name]))
+        all_clips.append(
+            Clip(
+                clip=name,
+                group=groups.get(name, name),
+                audio=path,
+                start_s=0.0,
+                split=split,
+                labels=labels[name],
+                truth=truth.get(name, {}),
+            )
+        )
     return all_clips, classes
 
 
@@ -158,6 +171,20 @@ def _splits(root: Path) -> dict[str, str]:
     if not splits:
         raise ManifestError(f"{root / 'partitions'}: no clips; expected one sample_key per line")
     return splits
+
+
+def _truth(root: Path, splits: dict[str, str], classes: list[str]) -> dict[str, dict[str, int]]:
+    """Return {sample_key: {class: 0 or 1}} of the clips whose truth is known."""
+    truth = {}
+    for path in [root / name for name in TRUTH if (root / name).is_file()]:
+        for number, (name, *cells) in _rows(path, "sample_key", *classes):
+            where = f"{path}, line {number}"
+            if name not in splits:
+                raise ManifestError(f"{where}: {name} is in neither partition; expected a clip")
+            if not set(cells) <= {"0", "1"}:
+                raise ManifestError(f"{where}: {cells}; expected 0 or 1 for each class")
+            truth[name] = dict(zip(classes, map(int, cells), strict=True))
+    return truth
 
 
 def _rows(path: Path, *columns: str) -> Iterator[tuple[int, list[str | None]]]:

@@ -265,15 +265,18 @@ def ogg_bytes(sound: np.ndarray, rate: int, serial: int) -> bytes:
 
 
 def _write_tables(root: Path, jobs: Iterable[Job]) -> None:
-    """Write OpenMIC's tables: class map, aggregated labels, metadata and the two partitions."""
+    """Write OpenMIC's tables, and the truth: which instruments each clip has."""
     labels = [("sample_key", "instrument", "relevance", "num_responses")]
     header = "track_id artist_id artist_name track_title license_title sample_key start_time"
     metadata = [tuple(header.split())]
+    truth = [("sample_key", *CLASSES)]
     partitions = {"train": [], "test": []}
     for _, seed, artist, clip in jobs:
         name = key(clip)
         for instrument, relevance in sorted(_draw_labels(seed, artist, clip).items()):
             labels.append((name, instrument, relevance, 3))
+        parts = dict(_draw_parts(seed, artist, clip))
+        truth.append((name, *(int(instrument in parts) for instrument in CLASSES)))
         artist_name = f"Artist {artist.number}"
         title = f"Piece {clip}"
         metadata.append((clip, artist.number, artist_name, title, "generated", name, 0.0))
@@ -282,6 +285,7 @@ def _write_tables(root: Path, jobs: Iterable[Job]) -> None:
     atomic.write_text(root / "class-map.json", json.dumps(class_map))
     _write_csv(root / "openmic-2018-metadata.csv", metadata)
     _write_csv(root / "openmic-2018-aggregated-labels.csv", labels)
+    _write_csv(root / "truth.csv", truth)
     for split, rows in partitions.items():
         _write_csv(root / "partitions" / f"split01_{split}.csv", rows)
 

@@ -7,9 +7,10 @@ statistics for (x - mean) / (2 std), for networks that bring none of their own.
 from .. import registry
 from ..manifest import SIDECARS
 from .logmel import LogMel
+from .musicnn_mel import MusicnnMel
 from .vggish import VGGish, VGGishError
 
-FEATURES = {"logmel": LogMel, "vggish": VGGish}
+FEATURES = {"logmel": LogMel, "musicnn_mel": MusicnnMel, "vggish": VGGish}
 
 __all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 

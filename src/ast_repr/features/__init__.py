@@ -11,9 +11,10 @@ from typing import Any
 from .. import registry
 from ..manifest import SIDECARS, Clip
 from .logmel import LogMel
+from .musicnn_mel import MusicnnMel
 from .vggish import VGGish, VGGishError
 
-FEATURES = {"logmel": LogMel, "vggish": VGGish}
+FEATURES = {"logmel": LogMel, "musicnn_mel": MusicnnMel, "vggish": VGGish}
 
 __all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 

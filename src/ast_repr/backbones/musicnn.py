@@ -1,0 +1,169 @@
+"""musicnn: a tagger with musically motivated convolutions (Pons and Serra 2019).
+
+Weights trained on the Million Song Dataset or MagnaTagATune come with the authors' package;
+`musicnn_weights` converts them. The network reads patches of three seconds; longer input is cut
+into overlapping patches whose outputs are averaged. It is never fine-tuned with batch statistics:
+every BatchNorm keeps those that it was trained with.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..registry import unknown
+from .output import Output
+
+PATCH = 187  # frames, three seconds
+MELS = 96
+# Channels, frames and bands of the first filters: timbre, then tempo.
+FILTERS = ((204, 7, 38), (204, 7, 67), (51, 128, 1), (51, 64, 1), (51, 32, 1))
+FRONT = sum(channels for channels, _, _ in FILTERS)
+MID = 64  # channels of each of the three layers between
+POOLED = 2 * (FRONT + 3 * MID)
+PENULTIMATE = 200
+EPS = 1e-3  # of every BatchNorm
+EMBEDDINGS = {"penultimate": PENULTIMATE, "pooled": POOLED}
+
+
+class Musicnn(nn.Module):
+    """musicnn over log-mels of 96 bands (`features.musicnn_mel`), 787,159 parameters.
+
+    Args:
+        frames, mels: size of the input (T, F).
+        mean, std: of the log-mel; the network gets (x - mean) / (2 std).
+        embedding: "pooled", maximum and mean over time of the front and middle layers (1,506
+            values), or "penultimate", the last layer before the tags (200).
+        n_source: number of tags.
+
+    Raises:
+        ValueError: an unknown embedding, another number of bands, or less than one patch.
+    """
+
+    def __init__(
+        self,
+        frames: int = 626,
+        mels: int = MELS,
+        mean: float = 0.0,
+        std: float = 0.5,
+        embedding: str = "pooled",
+        n_source: int = 50,
+    ):
+        super().__init__()
+        if embedding not in EMBEDDINGS:
+            raise ValueError(unknown("embedding of musicnn", embedding, EMBEDDINGS))
+        if mels != MELS or frames < PATCH:
+            raise ValueError(
+                f"musicnn: input of {frames} frames and {mels} bands; expected at least {PATCH} "
+                f"frames and {MELS} bands, as the feature musicnn_mel has them"
+            )
+        self.mean = mean
+        self.std = std
+        self.embedding = embedding
+        self.embed_dim = EMBEDDINGS[embedding]
+        self.n_source = n_source
+        self.starts = _patch_starts(frames)
+        self.input_norm = BatchNorm(1)
+        self.front = nn.ModuleList(MaxOverBands(*sizes) for sizes in FILTERS)
+        self.middle = nn.ModuleList(Middle(width) for width in (FRONT, MID, MID))
+        self.pool_norm = BatchNorm(POOLED)
+        self.dense = nn.Linear(POOLED, PENULTIMATE)
+        self.dense_norm = BatchNorm(PENULTIMATE)
+        self.source_head = nn.Linear(PENULTIMATE, n_source)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        """(B, 1, T, 96) normalised log-mel -> Output(embedding (B, D), source_logits (B, S))."""
+        log_mel = x * (2 * self.std) + self.mean
+        patches = torch.stack([log_mel[:, :, s : s + PATCH] for s in self.starts], dim=1)
+        pooled, penultimate, logits = self.tag(patches.flatten(0, 1))
+        embedding = pooled if self.embedding == "pooled" else penultimate
+        count = len(self.starts)
+        return Output(
+            embedding.unflatten(0, (-1, count)).mean(dim=1),
+            logits.unflatten(0, (-1, count)).mean(dim=1),
+        )
+
+    def tag(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tag patches of un-normalised log-mel.
+
+        Args:
+            patches: (B, 1, T, 96).
+
+        Returns:
+            pooled layers (B, 1506), penultimate layer (B, 200), logits of the tags (B, S).
+        """
+        x = self.input_norm(patches)
+        front = torch.cat([layer(x) for layer in self.front], dim=1)
+        first = self.middle[0](front)
+        second = self.middle[1](first) + first
+        third = self.middle[2](second) + second
+        layers = torch.cat([front, first, second, third], dim=1)  # (B, 753, T)
+        pooled = torch.stack([layers.amax(dim=2), layers.mean(dim=2)], dim=2).flatten(1)
+        penultimate = self.dense_norm(functional.relu(self.dense(self.pool_norm(pooled))))
+        return pooled, penultimate, self.source_head(penultimate)
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm that always applies its stored statistics."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, ...) -> the same shape."""
+        scale = self.weight * (self.running_var + EPS).rsqrt()
+        offset = self.bias - self.running_mean * scale
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * scale.view(shape) + offset.view(shape)
+
+
+class MaxOverBands(nn.Module):
+    """Convolution, ReLU, BatchNorm, and the maximum over the bands that remain.
+
+    ReLU and BatchNorm are monotone, so the maximum is taken before them, which is cheaper. Where
+    BatchNorm's scale is negative it has to be a minimum, and the filter changes its sign for it.
+
+    Args:
+        channels: number of filters.
+        frames, bands: size of a filter; time is padded as TensorFlow does for "same".
+    """
+
+    def __init__(self, channels: int, frames: int, bands: int):
+        super().__init__()
+        self.conv = nn.Conv2d(1, channels, (frames, bands))
+        self.norm = BatchNorm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, T, F) -> (B, C, T)."""
+        frames = self.conv.kernel_size[0]
+        padded = functional.pad(x, (0, 0, (frames - 1) // 2, frames // 2))
+        sign = torch.where(self.norm.weight < 0, -1.0, 1.0)
+        filters = self.conv.weight * sign[:, None, None, None]
+        extreme = functional.conv2d(padded, filters).max(dim=-1).values * sign[:, None]
+        return self.norm(functional.relu(extreme + self.conv.bias[:, None]))
+
+
+class Middle(nn.Module):
+    """Convolution over time of all channels, ReLU, BatchNorm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, MID, 7, padding=3)
+        self.norm = BatchNorm(MID)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, T) -> (B, 64, T)."""
+        return self.norm(functional.relu(self.conv(x)))
+
+
+def _patch_starts(frames: int) -> list[int]:
+    """First frames of the fewest patches that cover the input, evenly spread."""
+    count = math.ceil(frames / PATCH)
+    if count == 1:
+        return [0]
+    return [round(k * (frames - PATCH) / (count - 1)) for k in range(count)]

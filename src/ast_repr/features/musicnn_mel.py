@@ -1,0 +1,107 @@
+"""Input of musicnn: log-mel energies of 96 bands in frames of 16 ms (Pons and Serra 2019).
+
+The authors' package rounds the energies to float16, in which loud music overflows; here they stay
+float32.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from ..audio import SAMPLE_RATE
+
+FFT = 512  # samples per frame
+HOP = 256  # samples between frames
+BINS = 96
+GAIN = 10_000.0  # log10(1 + GAIN * energy)
+MOST_FRAMES = 100_000
+LINEAR_HZ = 200.0 / 3  # Slaney's mel scale: linear below BREAK_HZ, this many Hz per mel
+BREAK_HZ = 1000.0
+LOG_STEP = math.log(6.4) / 27  # above it, the logarithm of the ratio between neighbouring mels
+
+
+class MusicnnMel(nn.Module):
+    """log10(1 + 10,000 mel energy) of 16 kHz waveforms, cut or zero-padded to `frames`.
+
+    Ten seconds give 626 frames. Zero is silence.
+
+    Raises:
+        ValueError: `frames` is out of range.
+    """
+
+    mean, std = 0.9, 0.75  # over music, roughly; musicnn brings its own statistics
+    bins = BINS
+
+    def __init__(self, frames: int = 626):
+        super().__init__()
+        if not 1 <= frames <= MOST_FRAMES:
+            raise ValueError(f"musicnn_mel: frames {frames}; expected from 1 to {MOST_FRAMES}")
+        self.frames = frames
+        self.register_buffer("window", torch.hann_window(FFT), persistent=False)
+        self.register_buffer("filters", slaney_filters(), persistent=False)
+
+    def spec(self) -> dict:
+        """Return what decides the values."""
+        return {
+            "feature": "musicnn_mel",
+            "version": 1,
+            "frames": self.frames,
+            "sample_rate": SAMPLE_RATE,
+            "fft": FFT,
+            "hop": HOP,
+            "bins": BINS,
+            "decoder": "FFmpeg",
+            "resampler": "soxr HQ",
+        }
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one clip's feature: (channels, frames, bins)."""
+        return (1, self.frames, BINS)
+
+    @torch.no_grad()
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, N) float32 waveforms at 16 kHz -> (B, 1, frames, 96) float32.
+
+        Raises:
+            ValueError: `waveforms` is not two-dimensional.
+        """
+        if waveforms.ndim != 2:
+            raise ValueError(
+                f"musicnn_mel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
+            )
+        out = waveforms.new_zeros(len(waveforms), 1, self.frames, BINS)
+        spectrum = torch.stft(
+            waveforms,
+            FFT,
+            HOP,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        power = spectrum.abs().square().transpose(1, 2)  # (B, T, FFT // 2 + 1)
+        energies = (power @ self.filters)[:, : self.frames]
+        out[:, 0, : energies.shape[1]] = (GAIN * energies + 1).log10()
+        return out
+
+
+def slaney_filters() -> torch.Tensor:
+    """Compute Slaney's triangular mel filters, each of unit area in Hz.
+
+    Returns:
+        float32 (FFT // 2 + 1, 96), to be multiplied by a power spectrum from the left.
+    """
+    highest = BREAK_HZ / LINEAR_HZ + math.log(SAMPLE_RATE / 2 / BREAK_HZ) / LOG_STEP
+    mels = torch.linspace(0.0, highest, BINS + 2, dtype=torch.float64)
+    above = BREAK_HZ * (LOG_STEP * (mels - BREAK_HZ / LINEAR_HZ)).exp()
+    edges = torch.where(mels < BREAK_HZ / LINEAR_HZ, LINEAR_HZ * mels, above)
+    hz = torch.linspace(0.0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64)[:, None]
+    left = edges[:-2]
+    centre = edges[1:-1]
+    right = edges[2:]
+    rising = (hz - left) / (centre - left)
+    falling = (right - hz) / (right - centre)
+    triangles = torch.minimum(rising, falling).clamp_min(0.0)
+    return (triangles * 2 / (right - left)).float()

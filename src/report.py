@@ -5,6 +5,10 @@ section for each corpus, is made by its maintainers:
 
     python src/report.py --exp exp/synthetic --all-corpora --out RESULTS.md --conf-dir conf
 
+Its front page gets the main job's table and, beside RESULTS.md, the picture overview.png:
+
+    python src/report.py --exp exp/synthetic --readme ../../README.md --conf-dir conf
+
 Corpora, protocols and backbones never share a table. With --compare, two methods are compared,
 paired by clip and seed.
 
@@ -22,12 +26,14 @@ import sys
 from pathlib import Path
 
 from ast_repr import atomic, choices, cli, escaping
-from ast_repr.report import compare, plots, published, results, studies, style, tables
+from ast_repr.report import compare, front_page, plots, published, results, studies, style, tables
 
 
 def main(args: argparse.Namespace) -> None:
-    if not (args.out or args.compare):
-        raise cli.UsageError("nothing to do; expected --out RESULTS.md, or --compare A B")
+    if not (args.out or args.compare or args.readme):
+        raise cli.UsageError(
+            "nothing to do; expected --out RESULTS.md, --compare A B, or --readme README.md"
+        )
     atomic.sweep(args.exp)
     entries, known = read_conf_dir(args.conf_dir, _names(args.conf))
     exp_tables = read_tables(args.exp, entries)
@@ -46,6 +52,8 @@ def main(args: argparse.Namespace) -> None:
         report(args, exp_tables, entries, known, methods)
     if args.compare:
         compare_methods(args, exp_tables)
+    if args.readme:
+        write_front_page(args.readme, exp_tables[0])
 
 
 def read_conf_dir(
@@ -132,6 +140,15 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
             print(escaping.terminal(line))
 
 
+def write_front_page(readme: Path, table: results.Table) -> None:
+    """Write a table, and the picture of a reprogrammed clip, for the README."""
+    front_page.insert_table(readme, tables.accuracy_text(table))
+    with_example = [run for run in table.main.runs if run.has_example]
+    if with_example:
+        figure = front_page.draw_overview(with_example[-1])
+        style.save(figure, readme.parent / "egs" / "openmic", "overview", kinds=("png",))
+
+
 def check_is_ours(out: Path) -> None:
     """Refuse to write the page over a file that this script has not made."""
     if out.is_file() and not out.read_bytes().startswith(tables.HEAD.encode()):
@@ -178,6 +195,9 @@ def parse() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("A", "B"),
         help="two confs: the difference B - A, with a bootstrap interval",
+    )
+    parser.add_argument(
+        "--readme", type=Path, help="README of the repository, whose table is written again"
     )
     return parser
 

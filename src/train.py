@@ -74,7 +74,8 @@ def check_options(args) -> None:
         )
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise cli.UsageError(
-            "--tensorboard: the package is not installed; pip install 'ast_repr[tensorboard]'"
+            "--tensorboard: the package is not installed; in a copy of the repository, run "
+            "pip install -e '.[tensorboard]'"
         )
 
 

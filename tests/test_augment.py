@@ -1,4 +1,4 @@
-"""SpecAugment's stripes: drawn from the generator alone, no longer than asked for, and nothing else is touched."""
+"""SpecAugment's stripes: drawn from the generator alone, and no longer than asked for."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def hidden(time, freq, seed=0, size=64):
 @pytest.mark.parametrize(("time", "freq"), [(12, 0), (0, 6), (12, 6)])
 def test_each_clip_has_at_most_one_stripe_of_each_kind_and_no_longer_than_asked_for(time, freq):
     mask = hidden(time, freq)
-    for dim, other, longest in ((1, 2, time), (2, 1, freq)):
+    for other, longest in ((2, time), (1, freq)):
         stripes = mask.all(dim=other).int()
         lengths = stripes.sum(dim=1)
         assert lengths.max() <= longest and (not longest or lengths.max() > longest // 2)

@@ -17,7 +17,7 @@ SOURCE = Path(cli.__file__).parents[1]
 
 @pytest.fixture
 def start(tmp_path):
-    """code of a script, keywords of Popen -> its process, once that has made the file `ready`."""
+    """Code of a script, keywords of Popen -> its process, once that has made the file `ready`."""
 
     def begin(code, wait=True, **options):
         script = tmp_path / "script.py"

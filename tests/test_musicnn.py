@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from ast_repr import features
-from ast_repr.backbones import musicnn, musicnn_weights, tensorflow_bundle
+from ast_repr.backbones import musicnn, tensorflow_bundle
 
 DATA = Path(__file__).parent / "data"
 INDEX = (DATA / "tensorflow.index").read_bytes()

@@ -1,4 +1,4 @@
-"""Several processes for one run: training steps per second
+"""Several processes for one run: training steps per second.
 
 U-Net, frozen AST and linear head on random log-mels: forward, backward and AdamW, in the precision
 that training takes here. Batch and total number of CPU threads stay the same for any number of

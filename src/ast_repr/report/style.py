@@ -66,11 +66,14 @@ def writing() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: str | Path, stem: str) -> list[Path]:
+def save(
+    figure: Figure, folder: str | Path, stem: str, kinds: Sequence[str] = ("png", "pdf")
+) -> list[Path]:
     """Write a figure as PNG (200 dpi) and PDF, the same bytes for the same figure."""
     paths = []
     with writing():
-        for kind, metadata in {"png": None, "pdf": {"CreationDate": None}}.items():
+        for kind in kinds:
+            metadata = {"CreationDate": None} if kind == "pdf" else None
             path = Path(folder) / f"{stem}.{kind}"
             with atomic.replacing(path) as partial:
                 figure.savefig(partial, format=kind, dpi=200, metadata=metadata)

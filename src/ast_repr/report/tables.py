@@ -256,6 +256,11 @@ def text(table: Table, studies: Iterable[Study] = ()) -> str:
     return "\n\n".join(parts)
 
 
+def accuracy_text(table: Table) -> str:
+    """Format the accuracy of a table's methods for the terminal, without explanations."""
+    return _aligned(accuracy(table.main, spread=False).escaped(escaping.terminal))
+
+
 def markdown(table: Table, studies: Iterable[Study] = ()) -> str:
     """Format a table and its studies as Markdown, with the deviation of every metric."""
     parts = []

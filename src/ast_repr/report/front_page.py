@@ -1,0 +1,74 @@
+"""What the repository's README shows of the main job: its table, and the method in one picture."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from .. import atomic
+from . import style
+from .results import Run
+
+BEGIN = "<!-- table: written by src/report.py --readme -->\n"
+END = "<!-- end of table -->"
+SECONDS = 5.0  # of the clip that are shown
+FRAMES_PER_SECOND = 100
+TRAINED_COLOUR = "#D55E00"
+FROZEN_COLOUR = "0.45"
+OUTLIERS = 0.5  # per cent at each end that the colour scale leaves out
+
+
+class ReadmeError(ValueError):
+    """A README without the place for the table."""
+
+
+def insert_table(readme: Path, table: str) -> None:
+    """Replace the table between the two marks of a README.
+
+    Raises:
+        ReadmeError: the marks are missing, or in the wrong order.
+    """
+    page = readme.read_text(encoding="utf-8")
+    start = page.find(BEGIN)
+    end = page.find(END, start)
+    if start < 0 or end < 0:
+        raise ReadmeError(f"{readme}: no place for the table; expected {BEGIN.strip()} and {END}")
+    page = f"{page[: start + len(BEGIN)]}```\n{table}\n```\n{page[end:]}"
+    atomic.write_text(readme, page)
+
+
+def draw_overview(run: Run) -> Figure:
+    """Draw the path of the clip of `example.npz` through a reprogrammed classifier."""
+    example = run.arrays("example.npz")
+    before = example["before"]
+    after = example["after"]
+    trained = run["trainable_parameters"]
+    frozen = run["total_parameters"] - trained
+    figure = Figure(figsize=(style.WIDTH, 1.9), layout="constrained")
+    panels = figure.subplots(1, 5, width_ratios=[1.5, 0.9, 1.5, 0.9, 0.9])
+    _draw_log_mel(panels[0], before, "log-mel of a clip")
+    _draw_box(panels[1], "reprogrammer\n(trained)", TRAINED_COLOUR)
+    _draw_log_mel(panels[2], after, "reprogrammed log-mel")
+    _draw_box(panels[3], f"pre-trained AST\n(frozen)\n{frozen:,}\nparameters", FROZEN_COLOUR)
+    _draw_box(panels[4], "label mapping\n(trained)", TRAINED_COLOUR)
+    figure.suptitle(f"{trained:,} of {trained + frozen:,} parameters are trained", fontsize=9)
+    return figure
+
+
+def _draw_log_mel(axes: Axes, values: np.ndarray, title: str) -> None:
+    shown = values[: round(SECONDS * FRAMES_PER_SECOND)].astype(np.float32)
+    low, high = np.percentile(shown, [OUTLIERS, 100 - OUTLIERS])
+    axes.imshow(shown.T, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto")
+    axes.set_title(title, fontsize=8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_box(axes: Axes, text: str, colour: str) -> None:
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    box = FancyBboxPatch((0.06, 0.12), 0.88, 0.76, "round,pad=0.02", fc="none", ec=colour, lw=1.5)
+    axes.add_patch(box)
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7.5)

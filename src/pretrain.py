@@ -183,7 +183,7 @@ def parse():
         "--data", type=Path, required=True, help="folder for rendered crops and the last epoch"
     )
     parser.add_argument("--crops", type=cli.between(int, len(sounds.CLASSES)), default=48_000)
-    parser.add_argument("--epochs", type=cli.between(int, 1), default=8)
+    parser.add_argument("--epochs", type=cli.between(int, 1), default=9)
     parser.add_argument("--batch", type=cli.between(int, 1), default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument(

@@ -4,7 +4,8 @@ The split called test is never opened here. A run that was interrupted is resume
 finished is left as it is; one that was made with other settings, from another manifest or with
 other weights is refused, with the keys that differ. `--ngpu` gives each run several GPUs, or
 processes on the CPU; started by torchrun or `accelerate launch`, all processes share each run.
-`--dry-run` estimates what the runs would take; those of the paper say so before they start.
+`--dry-run` estimates what the runs would take; for the paper's corpus or backbone, the estimate
+is printed before training, too.
 """
 
 if __name__ == "__main__":
@@ -82,7 +83,7 @@ def check_options(args) -> None:
 def possible(confs: dict, classes: list[str], args) -> dict:
     """Return the confs whose head finds its classes among the source's.
 
-    --conf all goes without the others; if they are asked for by name, they are an error.
+    --conf all skips the others; if they are asked for by name, they are an error.
     """
     by_name = [name for name, conf in confs.items() if model_spec.maps_by_name(conf)]
     if not by_name:
@@ -178,7 +179,7 @@ def prepare_run_folder(run: RunFolder, conf: Config, overwrite: bool) -> None:
     saved = read_config(run)
     if state is not None:
         run_config.refuse_other(run, state["about"]["config"], conf)
-        trainer.mend(run, state)
+        trainer.restore_copies(run, state)
     elif saved is not None:
         run_config.refuse_other(run, saved, conf)
     elif not run.is_empty():

@@ -134,6 +134,7 @@ def run(tmp_path, tiny_ast, spread):
     return tmp_path / "run", model
 
 
-def hears_ctrl_c():
-    """Let a process that is about to start hear Ctrl-C, which those in the background ignore."""
+def restore_signals():
+    """Restore the defaults in a child: in the background SIGINT is ignored, under nohup SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import hears_ctrl_c
+from conftest import restore_signals
 
 from ast_repr import cli
 
@@ -27,7 +27,7 @@ def start(tmp_path):
             [sys.executable, script],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(SOURCE)},
-            **{"preexec_fn": hears_ctrl_c} | streams | options,
+            **{"preexec_fn": restore_signals} | streams | options,
         )
         end = time.monotonic() + 60
         while wait and not (tmp_path / "ready").exists():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import hears_ctrl_c
+from conftest import restore_signals
 from helpers import call
 
 from ast_repr import checkpoint, inference, pretrained, run_folder
@@ -261,7 +261,7 @@ def server(exp, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hears_ctrl_c,
+        preexec_fn=restore_signals,
         env=env,
     )
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import hears_ctrl_c
+from conftest import restore_signals
 
 import train as stage
 from ast_repr import checkpoint, cli, distributed, features, manifest, methods
@@ -193,7 +193,7 @@ def start(options, by=()):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hears_ctrl_c,
+        preexec_fn=restore_signals,
     )
 
 

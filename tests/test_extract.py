@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import hears_ctrl_c
+from conftest import restore_signals
 
 from ast_repr import audio, cli, features, manifest
 from ast_repr.corpora import custom
@@ -206,7 +206,7 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=hears_ctrl_c,
+            preexec_fn=restore_signals,
         )
         deadline = time.monotonic() + 120
         while not shards(data):

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from conftest import hears_ctrl_c
+from conftest import restore_signals
 
 from ast_repr import processes
 
@@ -67,7 +67,7 @@ def start(folder):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hears_ctrl_c,
+        preexec_fn=restore_signals,
     )
     end = time.monotonic() + 120
     while not rendered(folder):

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from . import backbones, heads, reprogrammers
 from .registry import resolve, unknown
 
-NORMS = ("backbone", "none", "corpus")
+NORMS = ("backbone", "none")
 
 
 class Reprogrammed(nn.Module):
@@ -47,7 +47,9 @@ class Reprogrammed(nn.Module):
             norm = (0.0, 0.5)
         self.mean, self.std = norm
         if not self.std > 0:
-            raise ValueError(f"input norm: a deviation of {self.std}; expected one above 0")
+            raise ValueError(
+                f"input norm: a standard deviation of {self.std}; expected one above 0"
+            )
         self.reprogrammer = reprogrammer
         self.backbone = backbone
         self.head = head

@@ -60,7 +60,7 @@ def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"
     is less.
 
     Args:
-        proc, groups: where Linux says so.
+        proc, groups: mount points of /proc and of the control groups.
     """
     fields = dict(line.split(":") for line in atomic.read_text(proc / "meminfo").splitlines())
     left = 1024 * int(fields["MemAvailable"].split()[0])
@@ -83,7 +83,7 @@ def _left_in_group(folder, limit, used, cached):
 
 
 def device_groups(name: str, size: int, jobs: int | None, runs: int) -> list[list[torch.device]]:
-    """Return the devices of each of the runs that go on at the same time: lists of `size`.
+    """Return the devices of each concurrent run: lists of `size`.
 
     Args:
         name: as for `choose`; "cuda" and a GPU found by "auto" stand for all GPUs of the machine.

@@ -1,17 +1,17 @@
 """Several processes: those that share one run, and runs side by side.
 
 Accelerate's PartialState says which process of how many this is; torchrun, `accelerate launch` or
-`run` here start them. Each batch is dealt out row by row. Losses are divided by the observed cells
-of the whole batch, so that losses and gradients of the processes add up to those of one process.
-They are added once per step, after the last micro-batch (as DistributedDataParallel does under
-`no_sync`); what is trained is mostly kilobytes, so there is nothing to overlap with the backward
-pass, and methods see the model itself.
+`run` here start them. Each batch is distributed row by row. Losses are divided by the number of
+observed labels in the whole batch, so that losses and gradients of the processes add up to those of
+one process. They are added once per step, after the last micro-batch (as DistributedDataParallel
+does under `no_sync`); what is trained is mostly kilobytes, so there is nothing to overlap with the
+backward pass, and methods see the model itself.
 
-N processes give the losses, metrics and weights of one, up to rounding, but for two layers. On the
-CPU, BatchNorm normalises each process's rows by themselves, and the main process's averages are
-kept; on GPUs it is SyncBatchNorm, which has the statistics of all rows. Dropout draws in each
-process. The main process prints, shows progress, validates and writes files, which all processes
-must be able to read.
+N processes give the losses, metrics and weights of one, up to rounding, except for two layers. On
+the CPU, BatchNorm normalises each process's rows by themselves, and the main process's averages are
+kept; on GPUs it is SyncBatchNorm, which has the statistics of all rows. Dropout masks are drawn
+independently in each process. The main process prints, shows progress, validates and writes files,
+which all processes must be able to read.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def run(work: Work, tasks: list, device_groups: list[list[torch.device]]) -> Non
     """Call work(group, device, tasks) in each process of each group.
 
     A single process is this one, and torchrun has started its processes already. Others are
-    started here, and the tasks are dealt out to the groups.
+    started here, and the tasks are distributed among the groups.
 
     Args:
         work: can be pickled.

@@ -120,10 +120,15 @@ class Predictor:
             batch_size: windows per forward pass; batches span files.
             on_window: called with each window, e.g. to show progress.
             warn: called with a line about a file that is damaged or exceeds +-1.
+
+        Raises:
+            ValueError: `aggregate` is unknown, or `hop_s` or `batch_size` is out of range.
         """
+        if aggregate not in AGGREGATES:
+            raise ValueError(registry.unknown("aggregate", aggregate, AGGREGATES))
         windows = self.predict_windows(paths, hop_s, batch_size, warn)
-        for _, group in itertools.groupby(windows, key=lambda window: window.index):
-            yield _aggregate(group, AGGREGATES[aggregate], on_window)
+        groups = itertools.groupby(windows, key=lambda window: window.index)
+        return (_aggregate(group, AGGREGATES[aggregate], on_window) for _, group in groups)
 
     def predict_windows(
         self,
@@ -136,10 +141,21 @@ class Predictor:
 
         Memory does not grow with the length or number of files, and results do not depend on the
         batch size or other files. A window with an error is the last of its file.
+
+        Raises:
+            ValueError: `hop_s` or `batch_size` is out of range.
         """
+        hop = round(hop_s * audio.SAMPLE_RATE)
+        if hop < 1 or batch_size < 1:
+            raise ValueError(
+                f"hop_s {hop_s}, batch_size {batch_size}; expected a sample or more, and 1 or more"
+            )
         if isinstance(paths, (str, Path)):
             paths = [paths]
-        cut = _cut(paths, round(hop_s * audio.SAMPLE_RATE), warn)
+        return self._windows(_cut(paths, hop, warn), batch_size)
+
+    def _windows(self, cut, batch_size):
+        """Predict (WindowPrediction, waveform) pairs of `_cut`, in batches."""
         while batch := list(itertools.islice(cut, batch_size)):
             waveforms = [waveform for _, waveform in batch if waveform is not None]
             if waveforms:

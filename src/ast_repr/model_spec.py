@@ -12,7 +12,7 @@ from typing import Any
 from . import backbones, heads, pretrained, typecheck
 from .settings import Config
 
-THRESHOLD = 0.5  # of a model that brings none of its own
+THRESHOLD = 0.5  # of a model file that stores none
 MOST_CLASSES = 10_000
 LONGEST_NAME = 1_000  # characters of a class's name
 LONGEST_SIDE = 100_000  # frames or bands of the input

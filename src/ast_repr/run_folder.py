@@ -1,6 +1,6 @@
 """Run folders: the names of their files, their lock, their results, and the best of them.
 
-last.pt             state after the last epoch, the history, the best checkpoint: the truth
+last.pt             state after the last epoch, the history, the best checkpoint; authoritative
 best.<split>.<metric>.pt     the best checkpoint; a copy from last.pt
 epoch.<number>.pt   the checkpoint of each epoch, if the selection is on test
 history.jsonl       one line per epoch, for people; a copy from last.pt

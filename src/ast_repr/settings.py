@@ -118,7 +118,7 @@ class Select:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What tells a run from any other, beside its settings: conf, seed, and content hashes."""
+    """Identity of a run besides its settings: conf, seed, and content hashes."""
 
     corpus: str
     manifest_sha256: str

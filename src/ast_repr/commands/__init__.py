@@ -8,7 +8,7 @@ from .. import cli
 # Each is a module of this package; these lines keep --help from importing all of them.
 COMMANDS = {
     "predict": "predict the instruments of audio files, folders and patterns",
-    "check": "check a CSV of own data",
+    "check": "check a CSV of your own data",
     "export": "export a trained run as a small file with its model card",
     "demo": "serve a page in the browser that shows the instruments of a song",
     "version": "print versions, and where the shipped model is",

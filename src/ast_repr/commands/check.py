@@ -1,4 +1,4 @@
-"""Check a CSV of own data: list its problems, and count its clips and labels.
+"""Check a CSV of your own data: list its problems, and count its clips and labels.
 
     ast-repr check songs.csv
 
@@ -19,7 +19,7 @@ def main(args) -> None:
 
 
 def check(path: Path) -> None:
-    """Print all problems of a CSV of own data and its audio, its counts, and warnings.
+    """Print all problems of a CSV and its audio, its counts, and warnings.
 
     Raises:
         ManifestError: it has problems.
@@ -40,7 +40,7 @@ def check(path: Path) -> None:
     print("\n".join(map(escaping.terminal, lines)))
     if problems:
         raise manifest.ManifestError(
-            f"{path}: {counted(problems, 'problem')}, listed above; mend and check again"
+            f"{path}: {counted(problems, 'problem')}, listed above; fix them and check again"
         )
     state = f"in order, with {counted(warnings, 'warning')}" if warnings else "in order"
     print(

@@ -1,4 +1,4 @@
-"""Inspection of own data: problems that forbid training, warnings, and counts."""
+"""Inspection of users' data: errors that prevent training, warnings, and counts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ LISTED = 10  # unreadable clips, problems or warnings of one kind that are liste
 
 
 def find_problems(table: Table) -> list[tuple[int | None, str]]:
-    """List (row or None, reason) of all that forbids training on a CSV, its audio excepted."""
+    """List (row or None, reason) of all that prevents training on a CSV, except for its audio."""
     if table.problems:
         return table.problems
     clips = with_validation(table.clips)
@@ -27,7 +27,7 @@ def find_problems(table: Table) -> list[tuple[int | None, str]]:
 
 
 def find_warnings(clips: list[Clip], classes: list[str], hashes: Sequence[str | None]) -> list[str]:
-    """List what makes results on own data unreliable, one sentence each.
+    """List what makes results unreliable, one sentence each.
 
     Args:
         hashes: sha256 of each clip's audio file, None if it cannot be read.

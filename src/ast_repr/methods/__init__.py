@@ -1,4 +1,4 @@
-"""Methods: how a model is trained, `step(batch, epoch) -> {"loss": scalar, and its parts}`.
+"""Methods: how a model is trained, `step(batch, epoch, whole) -> {"loss": scalar, and its parts}`.
 
 The trainer does not know which method it runs.
 """

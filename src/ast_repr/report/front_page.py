@@ -9,15 +9,14 @@ from matplotlib.patches import FancyBboxPatch
 
 from .. import atomic
 from . import style
+from .before_after import FRAMES_PER_SECOND, OUTLIERS
 from .results import Run
 
 BEGIN = "<!-- table: written by src/report.py --readme -->\n"
 END = "<!-- end of table -->"
 SECONDS = 5.0  # of the clip that are shown
-FRAMES_PER_SECOND = 100
 TRAINED_COLOUR = "#D55E00"
 FROZEN_COLOUR = "0.45"
-OUTLIERS = 0.5  # per cent at each end that the colour scale leaves out
 
 
 class ReadmeError(ValueError):

@@ -19,7 +19,7 @@ def draw(
     """Draw all that a table's files allow.
 
     Args:
-        studies: those that are shown have the table's variants.
+        studies: drawn are those of which `study.table(table)` is not None.
         confs: for the bars of instruments; default see `instruments.chosen`.
 
     Returns:

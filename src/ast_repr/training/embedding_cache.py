@@ -1,4 +1,4 @@
-"""On-disk cache of what heads read: embeddings or source logits, kept beside the features.
+"""On-disk cache of the inputs of heads: embeddings or source logits, kept beside the features.
 
 They can be kept if nothing before the head changes. A file's name is a hash of all that decides its
 values: files of other settings are never read, and any file may be deleted at any time.

@@ -1,7 +1,7 @@
 """The one epoch loop: step, validate, select, stop, resume. It knows neither corpus nor config.
 
 After each epoch `last.pt` holds all that is needed to resume; a run that was killed and resumed
-ends bit-equal, on CPU, to one that was not. It is the truth about a run: the best checkpoint and
+ends bit-equal, on CPU, to one that was not. It is authoritative: the best checkpoint and
 history.jsonl are copies of what it holds, and are written again from it if they differ.
 Selection is one triple (split, metric, mode): it names the best checkpoint,
 `best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value.
@@ -154,7 +154,7 @@ class Trainer:
             self.hashes = state["hashes"]
             self.best = state["best"]
             if self.group.is_main_process:
-                mend(self.run, state)
+                restore_copies(self.run, state)
         if self.optimizer:
             for group in self.optimizer.param_groups:
                 group.setdefault("base_lr", group["lr"])
@@ -270,7 +270,7 @@ class Trainer:
         """Write what an epoch leaves behind: last.pt, and its model's checkpoint if it is wanted.
 
         The best checkpoint comes after last.pt, which holds it too: if the process is killed in
-        between, `mend` writes it.
+        between, `restore_copies` writes it.
         """
         row = self.history[-1]
         select = self.plan.select
@@ -342,7 +342,7 @@ def read_history(folder: str | Path) -> list[dict]:
     return [] if state is None else state["history"]
 
 
-def mend(run: RunFolder, state: dict) -> None:
+def restore_copies(run: RunFolder, state: dict) -> None:
     """Write history.jsonl and the best checkpoint again if they differ from what last.pt holds.
 
     Raises:

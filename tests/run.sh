@@ -10,4 +10,4 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 root=$PWD
 source egs/environment.sh
 use_python "${TEST_EXTRAS-test}"
-run -m pytest "$@"
+run -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -155,7 +155,11 @@ def test_the_spec_tells_settings_apart():
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("logmell", {}, "unknown feature 'logmell': did you mean 'logmel'. valid: logmel, vggish"),
+        (
+            "logmell",
+            {},
+            "unknown feature 'logmell': did you mean 'logmel'. valid: logmel, musicnn_mel, vggish",
+        ),
         ("logmel", {"frame": 3}, "'frame': did you mean 'frames'. valid: bins, frames"),
     ],
 )

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import restore_signals
 
 import options
 from ast_repr import choices, config
@@ -432,6 +433,7 @@ def test_a_recipe_that_is_ended_ends_its_stage(recipe, env, stage, number, code)
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        preexec_fn=restore_signals,
     )
     end = time.monotonic() + 30
     while not (recipe / f"asleep_{stage}").exists():

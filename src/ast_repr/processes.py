@@ -65,10 +65,10 @@ def wait_for(workers: Iterable[Process]) -> None:
         running = [worker for worker in workers if worker.is_alive()]
         if not running:
             return
-        connection.wait([worker.sentinel for worker in running])
         if any(worker.exitcode for worker in workers):
             for worker in running:
                 worker.kill()
+        connection.wait([worker.sentinel for worker in running])
 
 
 @contextmanager

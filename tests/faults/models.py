@@ -22,7 +22,7 @@ from processes import Called, Running, isolated, stage
 from verdict import Tally, Trial
 from workshop import CONF_DIR, ROOT, RUN, Workshop
 
-from ast_repr import checkpoint
+from ast_repr import checkpoint, identity
 from ast_repr.export import onnx as graph
 from ast_repr.export import safetensors
 
@@ -445,7 +445,7 @@ def _write_graph(path, good, about, raw=None):
     onnx.helper.set_model_props(model, texts | {"sha256": graph.HASH_PLACEHOLDER})
     data = model.SerializeToString()
     path.write_bytes(
-        data.replace(graph.HASH_PLACEHOLDER.encode(), graph.content_hash(data).encode())
+        data.replace(graph.HASH_PLACEHOLDER.encode(), identity.of_bytes(data).encode())
     )
 
 
@@ -464,5 +464,5 @@ def _with_outside_data(path, good):
             prop.value = graph.HASH_PLACEHOLDER
     data = model.SerializeToString()
     path.write_bytes(
-        data.replace(graph.HASH_PLACEHOLDER.encode(), graph.content_hash(data).encode())
+        data.replace(graph.HASH_PLACEHOLDER.encode(), identity.of_bytes(data).encode())
     )

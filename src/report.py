@@ -9,7 +9,8 @@ Its front page gets the main job's table and, beside RESULTS.md, the picture ove
 
     python src/report.py --exp exp/synthetic --readme ../../README.md --conf-dir conf
 
-Corpora, protocols and backbones never share a table. With --compare, two methods are compared,
+Corpora, protocols and backbones never share a table. In each, macro-F1 is compared with that of a
+reference method, on the truth if the corpus knows it. With --compare, two methods are compared,
 paired by clip and seed.
 
 A run that is not evaluated yet, damaged, of another folder or not comparable is left out; stderr
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from ast_repr import atomic, choices, cli, escaping
 from ast_repr.report import compare, front_page, plots, published, results, studies, style, tables
+from ast_repr.report.schema import OBSERVED, TRUTH
 
 
 def main(args: argparse.Namespace) -> None:
@@ -44,7 +46,8 @@ def main(args: argparse.Namespace) -> None:
         )
     methods = _names(args.methods)
     confs = {conf for table in exp_tables for conf in table.confs}
-    for name in methods + (args.compare or []):
+    chosen = [] if args.reference is None else [args.reference]
+    for name in methods + (args.compare or []) + chosen:
         if name not in confs:
             raise cli.UsageError(choices.unknown("method", name, confs))
     if args.out:
@@ -53,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     if args.compare:
         compare_methods(args, exp_tables)
     if args.readme:
-        write_front_page(args.readme, exp_tables[0])
+        write_front_page(args.readme, exp_tables[0], args.reference or tables.REFERENCE)
 
 
 def read_conf_dir(
@@ -101,10 +104,14 @@ def report(
     sections = {args.exp.resolve().name: exp_tables}
     if args.all_corpora:
         sections |= read_other_corpora(args.exp.resolve(), entries)
+    reference = args.reference or tables.REFERENCE
+    pages = {}
+    for folder, section in sections.items():
+        pages[folder] = [tables.blocks(table, known, reference) for table in section]
     atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
-    atomic.write_text(args.out, tables.document(sections, known))
-    for table in exp_tables:
-        print(f"\n{tables.text(table, known)}")
+    atomic.write_text(args.out, tables.document(pages))
+    for page in pages[args.exp.resolve().name]:
+        print(f"\n{tables.text(page)}")
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
 
@@ -131,18 +138,20 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
             "expected two methods of one protocol and backbone"
         )
     for table in shared:
-        comparison = compare.compare(*table.only(args.compare).methods)
-        stem, figure = plots.draw_difference(table, comparison)
-        paths = style.save(figure, args.exp / "figures", stem)
-        atomic.write_json(args.exp / "figures" / f"{stem}.json", comparison)
-        written = f"Written: {paths[0].with_suffix('.*')}"
-        for line in ("", table.title, compare.sentence(comparison), written):
-            print(escaping.terminal(line))
+        pair = table.only(args.compare)
+        for labels in (OBSERVED, TRUTH) if pair.has_truth else (OBSERVED,):
+            comparison = compare.compare(*pair.methods, labels)
+            stem, figure = plots.draw_difference(table, comparison)
+            paths = style.save(figure, args.exp / "figures", stem)
+            atomic.write_json(args.exp / "figures" / f"{stem}.json", comparison)
+            written = f"Written: {paths[0].with_suffix('.*')}"
+            for line in ("", table.title, compare.sentence(comparison), written):
+                print(escaping.terminal(line))
 
 
-def write_front_page(readme: Path, table: results.Table) -> None:
+def write_front_page(readme: Path, table: results.Table, reference: str) -> None:
     """Write a table, and the picture of a reprogrammed clip, for the README."""
-    front_page.insert_table(readme, tables.accuracy_text(table))
+    front_page.insert_table(readme, tables.accuracy_text(table, reference))
     with_example = [run for run in table.main.runs if run.has_example]
     if with_example:
         figure = front_page.draw_overview(with_example[-1])
@@ -189,6 +198,12 @@ def parse() -> argparse.ArgumentParser:
         default="",
         metavar="A,B,...",
         help="confs for the figure of instruments; default: at most six, one of each kind first",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="CONF",
+        help="the method that the tables compare the others with, unless a study names one "
+        f"(default: {tables.REFERENCE}, if it was run)",
     )
     parser.add_argument(
         "--compare",

@@ -7,7 +7,7 @@ import pytest
 from test_report import make_run, record_files, run
 
 from ast_repr import metrics
-from ast_repr.report import compare, results
+from ast_repr.report import bootstrap, compare, results
 from ast_repr.run_folder import RunFolder
 
 CLASSES = ["accordion", "banjo", "voice"]
@@ -51,7 +51,7 @@ def test_f1_is_that_of_metrics_for_every_resample():
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, 24, (50, 24))
     weights = np.stack([np.bincount(one, minlength=24) for one in drawn]).astype(float)
-    fast = compare.macro_f1(compare.cells(found, 0.5), weights)
+    fast = bootstrap.macro_f1(bootstrap.cells(found, 0.5), weights)
     assert np.isnan(fast[:, 2]).any()
     for one, values in zip(drawn, fast, strict=True):
         slow = metrics.evaluate(

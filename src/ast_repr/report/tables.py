@@ -345,37 +345,50 @@ def per_instrument(tables: Iterable[Table]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     head = ["corpus", "protocol", "backbone", "conf", "method", "instrument", "seeds"]
-    for prefix in ("", "truth_"):
-        head += [f"{prefix}present", f"{prefix}absent"]
-        for metric in PER_INSTRUMENT:
-            head += [f"{prefix}{metric}_mean", f"{prefix}{metric}_std"]
+    head += _csv_headings("")
+    head += _csv_headings("truth_")
     writer.writerow(head)
     for table in tables:
         place = [table.corpus, table.protocol, table.backbone]
         for baseline, name in BASELINES.items():
-            scores = [[table.scored_on(OBSERVED)["constant_baselines"][baseline]], []]
+            observed = [table.scored_on(OBSERVED)["constant_baselines"][baseline]]
+            truth = []
             if table.has_truth:
-                scores[1] = [table.scored_on(TRUTH)["constant_baselines"][baseline]]
+                truth = [table.scored_on(TRUTH)["constant_baselines"][baseline]]
             keys = [*place, baseline, name]
-            writer.writerows(_csv_lines(keys, table["classes"], "", *scores))
+            writer.writerows(_csv_lines(keys, table["classes"], "", observed, truth))
         for method in table.methods:
-            scores = [method.metrics(OBSERVED), method.metrics(TRUTH)]
+            observed = method.metrics(OBSERVED)
+            truth = method.metrics(TRUTH)
             keys = [*place, method.conf, method.name]
-            writer.writerows(_csv_lines(keys, table["classes"], len(method.runs), *scores))
+            seeds = len(method.runs)
+            writer.writerows(_csv_lines(keys, table["classes"], seeds, observed, truth))
     return file.getvalue()
+
+
+def _csv_headings(prefix):
+    headings = [f"{prefix}present", f"{prefix}absent"]
+    for metric in PER_INSTRUMENT:
+        headings += [f"{prefix}{metric}_mean", f"{prefix}{metric}_std"]
+    return headings
 
 
 def _csv_lines(keys, classes, seeds, observed, truth):
     for name in classes:
-        line = [escaping.csv_cell(key) for key in (*keys, name)]
-        line.append(seeds)
-        for scores in (observed, truth):
-            values = [score["per_instrument"][name] for score in scores]
-            line += [values[0]["present"], values[0]["absent"]] if values else [None, None]
-            for metric in PER_INSTRUMENT:
-                average, deviation, _ = mean_std(value[metric] for value in values)
-                line += [average, deviation]
-        yield line
+        keys_of_line = [escaping.csv_cell(key) for key in (*keys, name)]
+        yield [*keys_of_line, seeds, *_csv_values(name, observed), *_csv_values(name, truth)]
+
+
+def _csv_values(name, scores):
+    """The values of an instrument below `_csv_headings`; empty without scores."""
+    if not scores:
+        return [None] * len(_csv_headings(""))
+    values = [score["per_instrument"][name] for score in scores]
+    line = [values[0]["present"], values[0]["absent"]]
+    for metric in PER_INSTRUMENT:
+        average, deviation, _ = mean_std(value[metric] for value in values)
+        line += [average, deviation]
+    return line
 
 
 def _list(items):

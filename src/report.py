@@ -46,17 +46,20 @@ def main(args: argparse.Namespace) -> None:
         )
     methods = _names(args.methods)
     confs = {conf for table in exp_tables for conf in table.confs}
-    chosen = [] if args.reference is None else [args.reference]
-    for name in methods + (args.compare or []) + chosen:
+    named = methods + (args.compare or [])
+    if args.reference:
+        named.append(args.reference)
+    reference = args.reference or tables.REFERENCE
+    for name in named:
         if name not in confs:
             raise cli.UsageError(choices.unknown("method", name, confs))
     if args.out:
         check_is_ours(args.out)
-        report(args, exp_tables, entries, known, methods)
+        report(args, exp_tables, entries, known, methods, reference)
     if args.compare:
         compare_methods(args, exp_tables)
     if args.readme:
-        write_front_page(args.readme, exp_tables[0], args.reference or tables.REFERENCE)
+        write_front_page(args.readme, exp_tables[0], reference)
 
 
 def read_conf_dir(
@@ -90,12 +93,14 @@ def report(
     entries: dict[str, published.Entry],
     known: list[studies.Study],
     methods: list[str],
+    reference: str,
 ) -> None:
     """Write and print tables, and draw figures.
 
     Args:
         known: studies.
         methods: confs for the figure of instruments.
+        reference: conf that the tables compare the others with.
     """
     figures = args.exp / "figures"
     for table in exp_tables:
@@ -104,7 +109,6 @@ def report(
     sections = {args.exp.resolve().name: exp_tables}
     if args.all_corpora:
         sections |= read_other_corpora(args.exp.resolve(), entries)
-    reference = args.reference or tables.REFERENCE
     pages = {}
     for folder, section in sections.items():
         pages[folder] = [tables.blocks(table, known, reference) for table in section]
@@ -130,7 +134,10 @@ def read_other_corpora(
 
 
 def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -> None:
-    """Compare two methods in each table that has both: a line, a figure, all numbers as JSON."""
+    """Compare two methods in each table that has both, on observed labels and, if known, the truth.
+
+    Each comparison is a line, a figure, and all numbers as JSON.
+    """
     shared = [table for table in exp_tables if len(table.only(args.compare).methods) == 2]
     if not shared:
         raise results.ResultsError(
@@ -138,9 +145,12 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
             "expected two methods of one protocol and backbone"
         )
     for table in shared:
-        pair = table.only(args.compare)
-        for labels in (OBSERVED, TRUTH) if pair.has_truth else (OBSERVED,):
-            comparison = compare.compare(*pair.methods, labels)
+        pair = table.only(args.compare).methods
+        known = [OBSERVED]
+        if all(method.metrics(TRUTH) for method in pair):
+            known.append(TRUTH)
+        for labels in known:
+            comparison = compare.compare(*pair, labels)
             stem, figure = plots.draw_difference(table, comparison)
             paths = style.save(figure, args.exp / "figures", stem)
             atomic.write_json(args.exp / "figures" / f"{stem}.json", comparison)

@@ -194,9 +194,17 @@ def test_a_table_shows_the_truth_the_sampling_error_and_what_differs(tmp_path):
     text = tables.text(page)
     assert max(map(len, text.splitlines())) <= tables.WIDTH
     explained, _, shown = " ".join(text.split()).partition("ast_unet")
-    for word in ("Holm", "Sampling error", "180 cells", "minus that of ast_linear"):
+    for word in ("Holm", "Sampling error", "180 cells", "minus that of ast_linear", "Kendall"):
         assert word in explained
     assert "truth mAP" in shown or "truth mAP" in explained
+
+
+def test_kendall_tau_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    first, second = np.random.default_rng(0).random((2, 9))
+    expected = stats.kendalltau(first, second).statistic
+    assert compare.kendall_tau(first, second) == pytest.approx(expected)
+    assert compare.kendall_tau(first, first) == 1
 
 
 def test_other_references_change_the_differences_alone(tmp_path):

@@ -63,25 +63,30 @@ def compare_with_reference(
         resamples: samples of the test clips; `seed`: of their generator.
     """
     labels = TRUTH if table.has_truth else OBSERVED
-    comparison = Comparison(labels, {}, {}, [])
-    marks = _read_cells(table, reference, labels, comparison.problems)
-    if not marks:
-        return comparison
-    flat = [part for parts in marks.values() for part in parts.values()]
-    values = iter(bootstrap.resampled(flat, resamples, seed)[:, :, -1])
-    drawn = {conf: {run: next(values) for run in parts} for conf, parts in marks.items()}
-    for conf, by_seed in drawn.items():
-        error = np.mean(list(by_seed.values()), axis=0)
-        if not np.isnan(error).all():
-            comparison.errors[conf] = float(np.nanstd(error, ddof=1))
-    base = drawn.pop(reference, {})
-    for conf, by_seed in drawn.items():
-        common = sorted(base.keys() & by_seed.keys())
-        if common and conf in comparison.errors:
-            measured = [_mean(marks[conf][s]) - _mean(marks[reference][s]) for s in common]
-            samples = np.mean([by_seed[s] - base[s] for s in common], axis=0)
-            comparison.differences[conf] = _difference(np.mean(measured), samples)
-    return _with_significance(comparison)
+    cells, problems = _read_table(table, reference, labels)
+    samples = {}
+    if cells:
+        macro_f1 = bootstrap.resampled(list(cells.values()), resamples, seed)[:, :, -1]
+        samples = dict(zip(cells, macro_f1, strict=True))
+    errors = {}
+    differences = {}
+    for method in table.methods:
+        conf = method.conf
+        seeds = [number for name, number in samples if name == conf]
+        if not seeds:
+            continue
+        mean = np.mean([samples[conf, number] for number in seeds], axis=0)
+        if np.isnan(mean).all():
+            continue
+        errors[conf] = float(np.nanstd(mean, ddof=1))
+        paired = [number for number in seeds if (reference, number) in samples]
+        if paired and conf != reference:
+            values = [_macro_f1(cells[conf, number]) for number in paired]
+            base = [_macro_f1(cells[reference, number]) for number in paired]
+            by_seed = [samples[conf, number] - samples[reference, number] for number in paired]
+            value = np.mean(values) - np.mean(base)
+            differences[conf] = _difference(value, np.mean(by_seed, axis=0))
+    return Comparison(labels, errors, _marked(differences), problems)
 
 
 def compare(
@@ -137,6 +142,19 @@ def compare(
     }
 
 
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Compute Kendall's tau-a of two rankings, from -1 (reversed) to 1 (the same order).
+
+    It is the share of pairs in the same order minus that of pairs in opposite orders.
+
+    >>> round(kendall_tau([1, 2, 3], [1, 3, 2]), 3)
+    0.333
+    """
+    pairs = np.triu_indices(len(first), k=1)
+    orders = [np.sign(np.subtract.outer(values, values))[pairs] for values in (first, second)]
+    return float(np.mean(orders[0] * orders[1]))
+
+
 def sentence(comparison: dict[str, Any]) -> str:
     """Describe what `compare` returns in one line, in points (per cent of macro-F1)."""
     overall = comparison["macro_f1"]
@@ -189,29 +207,35 @@ def read_cells(run: Run, reference: Mapping[str, np.ndarray], labels: str) -> np
     return bootstrap.cells(arrays, run["threshold"], labels)
 
 
-def _read_cells(table, reference, labels, problems):
-    """The cells of each method's runs, {conf: {seed: cells}}, the reference's first.
+def _read_table(table, reference, labels):
+    """Read the cells of the runs of a table.
 
-    Methods whose predictions cannot be used are left out; `problems` says why.
+    Returns:
+        (cells, problems): {(conf, seed): cells} in the order of the reference's clips; methods
+        whose predictions cannot be used are left out, and a sentence of `problems` says why.
     """
     methods = table.only([reference]).methods
     methods += [method for method in table.methods if method.conf != reference]
-    marks = {}
+    cells = {}
+    problems = []
     first = None
     for method in methods:
         try:
             if first is None:
                 first = method.runs[0].arrays(PREDICTIONS)
-            by_seed = {run["seed"]: read_cells(run, first, labels) for run in method.runs}
-            marks[method.conf] = by_seed
+            read = {
+                (method.conf, run["seed"]): read_cells(run, first, labels) for run in method.runs
+            }
         except ResultsError as error:
             problems.append(f"No interval for {method.conf}: {error}.")
-    return marks
+            continue
+        cells.update(read)
+    return cells, problems
 
 
-def _mean(marks: np.ndarray) -> float:
+def _macro_f1(cells: np.ndarray) -> float:
     """Macro-F1 of the clips as they are."""
-    return bootstrap.macro_f1(marks)[0, -1]
+    return bootstrap.macro_f1(cells)[0, -1]
 
 
 def _difference(value: float, samples: np.ndarray) -> Difference:
@@ -220,14 +244,13 @@ def _difference(value: float, samples: np.ndarray) -> Difference:
     return Difference(float(value), float(low), float(high), p)
 
 
-def _with_significance(comparison: Comparison) -> Comparison:
-    """Mark the differences that Holm's correction leaves."""
-    differences = comparison.differences
+def _marked(differences: dict[str, Difference]) -> dict[str, Difference]:
+    """Mark the differences that are significant by Holm's correction."""
     rejected = bootstrap.holm([difference.p for difference in differences.values()])
     marked = {}
     for (conf, difference), significant in zip(differences.items(), rejected, strict=True):
         marked[conf] = replace(difference, significant=significant)
-    return replace(comparison, differences=marked)
+    return marked
 
 
 def _pairs(a: Method, b: Method) -> list[Sequence[Run]]:

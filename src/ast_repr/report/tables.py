@@ -17,7 +17,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from .. import escaping
 from .bootstrap import LEVEL, RESAMPLES, SIGNIFICANCE
-from .compare import Comparison, Difference, compare_with_reference
+from .compare import Comparison, Difference, compare_with_reference, kendall_tau
 from .published import Published
 from .results import Table, is_pretrained, mean_std
 from .schema import BASELINES, METRICS, OBSERVED, PER_INSTRUMENT, TRUTH, TRUTH_METRICS
@@ -211,7 +211,25 @@ def accuracy_with_comparison(table: Table, reference: str | None) -> tuple[Grid,
             f"number of differences, {len(comparison.differences)} (chance of a false mark in the "
             f"table: at most {100 * SIGNIFICANCE:g} %)."
         )
-    return scores, paragraphs + comparison.problems
+    return scores, paragraphs + _agreement(table) + comparison.problems
+
+
+def _agreement(table):
+    """A paragraph on whether observed labels and the truth rank methods alike."""
+    observed = []
+    truth = []
+    for method in table.methods:
+        on_labels, _, _ = mean_std(method.scores(OBSERVED, "macro_f1"))
+        on_truth, _, _ = mean_std(method.scores(TRUTH, "macro_f1"))
+        if on_labels is not None and on_truth is not None:
+            observed.append(on_labels)
+            truth.append(on_truth)
+    if len(truth) < 3:
+        return []
+    return [
+        f"Macro-F1 on the observed labels and on the truth rank the {len(truth)} methods with "
+        f"Kendall's tau {kendall_tau(observed, truth):.2f} (1: the same order, -1: reversed)."
+    ]
 
 
 def explanations(table: Table) -> list[str]:

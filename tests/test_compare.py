@@ -226,6 +226,8 @@ def test_a_run_without_the_truth_has_no_difference_and_is_named(tmp_path):
     assert comparison.differences.keys() == {"ast_noise"}
     (problem,) = comparison.problems
     assert "ast_unet" in problem and "stage score" in problem
+    comparison = compare.compare_with_reference(table, "ast_unet", resamples=20)
+    assert comparison.errors.keys() == {"ast_linear", "ast_noise"} and not comparison.differences
 
 
 def test_a_run_on_another_truth_is_left_out(tmp_path):

@@ -26,7 +26,7 @@ def cells(arrays: Mapping[str, np.ndarray], threshold: float, labels: str = OBSE
         labels: OBSERVED or TRUTH, which scores every cell.
 
     Returns:
-        float32 (3, N, K), 0 or 1.
+        bool (3, N, K).
     """
     if labels == TRUTH:
         present = arrays["truth"].astype(bool)
@@ -35,7 +35,7 @@ def cells(arrays: Mapping[str, np.ndarray], threshold: float, labels: str = OBSE
         mask = arrays["mask"]
         present = mask & (arrays["targets"] >= PRESENT)
     predicted = mask & (arrays["scores"] >= threshold)
-    return np.stack([present, predicted, mask]).astype(np.float32)
+    return np.stack([present, predicted, mask])
 
 
 def macro_f1(marks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -48,10 +48,10 @@ def macro_f1(marks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray
     Returns:
         (R, K + 1): each instrument and, last, the mean over instruments; NaN if undefined.
     """
-    present, predicted, scored = marks
+    # float32 is fast, and exact for counts below 2 ** 24.
+    present, predicted, scored = marks.astype(np.float32)
     if weights is None:
         weights = np.ones((1, len(present)), np.float32)
-    # float32 is fast, and exact for counts below 2 ** 24.
     hits = (weights @ (present * predicted)).astype(float)
     positives = (weights @ present).astype(float)
     guesses = (weights @ predicted).astype(float)

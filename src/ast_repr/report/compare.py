@@ -218,18 +218,18 @@ def _read_table(table, reference, labels):
     methods += [method for method in table.methods if method.conf != reference]
     cells = {}
     problems = []
-    first = None
+    common = None  # arrays of the run whose clips and labels all others must have
     for method in methods:
         try:
-            if first is None:
-                first = method.runs[0].arrays(PREDICTIONS)
+            first = common or method.runs[0].arrays(PREDICTIONS)
             read = {
                 (method.conf, run["seed"]): read_cells(run, first, labels) for run in method.runs
             }
         except ResultsError as error:
             problems.append(f"No interval for {method.conf}: {error}.")
             continue
-        cells.update(read)
+        cells |= read
+        common = first
     return cells, problems
 
 

@@ -9,7 +9,8 @@ Its front page gets the main job's table and, beside RESULTS.md, the picture ove
 
     python src/report.py --exp exp/synthetic --readme ../../README.md --conf-dir conf
 
-Corpora, protocols and backbones never share a table. With --compare, two methods are compared,
+Corpora, protocols and backbones never share a table. In each, macro-F1 is compared with that of a
+reference method, on the truth if the corpus knows it. With --compare, two methods are compared,
 paired by clip and seed.
 
 A run that is not evaluated yet, damaged, of another folder or not comparable is left out; stderr
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from ast_repr import atomic, choices, cli, escaping
 from ast_repr.report import compare, front_page, plots, published, results, studies, style, tables
+from ast_repr.report.schema import OBSERVED, TRUTH
 
 
 def main(args: argparse.Namespace) -> None:
@@ -44,16 +46,20 @@ def main(args: argparse.Namespace) -> None:
         )
     methods = _names(args.methods)
     confs = {conf for table in exp_tables for conf in table.confs}
-    for name in methods + (args.compare or []):
+    named = methods + (args.compare or [])
+    if args.reference:
+        named.append(args.reference)
+    reference = args.reference or tables.REFERENCE
+    for name in named:
         if name not in confs:
             raise cli.UsageError(choices.unknown("method", name, confs))
     if args.out:
         check_is_ours(args.out)
-        report(args, exp_tables, entries, known, methods)
+        report(args, exp_tables, entries, known, methods, reference)
     if args.compare:
         compare_methods(args, exp_tables)
     if args.readme:
-        write_front_page(args.readme, exp_tables[0])
+        write_front_page(args.readme, exp_tables[0], reference)
 
 
 def read_conf_dir(
@@ -87,12 +93,14 @@ def report(
     entries: dict[str, published.Entry],
     known: list[studies.Study],
     methods: list[str],
+    reference: str,
 ) -> None:
     """Write and print tables, and draw figures.
 
     Args:
         known: studies.
         methods: confs for the figure of instruments.
+        reference: conf that the tables compare the others with.
     """
     figures = args.exp / "figures"
     for table in exp_tables:
@@ -101,10 +109,13 @@ def report(
     sections = {args.exp.resolve().name: exp_tables}
     if args.all_corpora:
         sections |= read_other_corpora(args.exp.resolve(), entries)
+    pages = {}
+    for folder, section in sections.items():
+        pages[folder] = [tables.blocks(table, known, reference) for table in section]
     atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
-    atomic.write_text(args.out, tables.document(sections, known))
-    for table in exp_tables:
-        print(f"\n{tables.text(table, known)}")
+    atomic.write_text(args.out, tables.document(pages))
+    for page in pages[args.exp.resolve().name]:
+        print(f"\n{tables.text(page)}")
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
 
@@ -123,7 +134,10 @@ def read_other_corpora(
 
 
 def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -> None:
-    """Compare two methods in each table that has both: a line, a figure, all numbers as JSON."""
+    """Compare two methods in each table that has both, on observed labels and, if known, the truth.
+
+    Each comparison is a line, a figure, and all numbers as JSON.
+    """
     shared = [table for table in exp_tables if len(table.only(args.compare).methods) == 2]
     if not shared:
         raise results.ResultsError(
@@ -131,18 +145,23 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
             "expected two methods of one protocol and backbone"
         )
     for table in shared:
-        comparison = compare.compare(*table.only(args.compare).methods)
-        stem, figure = plots.draw_difference(table, comparison)
-        paths = style.save(figure, args.exp / "figures", stem)
-        atomic.write_json(args.exp / "figures" / f"{stem}.json", comparison)
-        written = f"Written: {paths[0].with_suffix('.*')}"
-        for line in ("", table.title, compare.sentence(comparison), written):
-            print(escaping.terminal(line))
+        pair = table.only(args.compare).methods
+        known = [OBSERVED]
+        if all(method.metrics(TRUTH) for method in pair):
+            known.append(TRUTH)
+        for labels in known:
+            comparison = compare.compare(*pair, labels)
+            stem, figure = plots.draw_difference(table, comparison)
+            paths = style.save(figure, args.exp / "figures", stem)
+            atomic.write_json(args.exp / "figures" / f"{stem}.json", comparison)
+            written = f"Written: {paths[0].with_suffix('.*')}"
+            for line in ("", table.title, compare.sentence(comparison), written):
+                print(escaping.terminal(line))
 
 
-def write_front_page(readme: Path, table: results.Table) -> None:
+def write_front_page(readme: Path, table: results.Table, reference: str) -> None:
     """Write a table, and the picture of a reprogrammed clip, for the README."""
-    front_page.insert_table(readme, tables.accuracy_text(table))
+    front_page.insert_table(readme, tables.accuracy_text(table, reference))
     with_example = [run for run in table.main.runs if run.has_example]
     if with_example:
         figure = front_page.draw_overview(with_example[-1])
@@ -189,6 +208,12 @@ def parse() -> argparse.ArgumentParser:
         default="",
         metavar="A,B,...",
         help="confs for the figure of instruments; default: at most six, one of each kind first",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="CONF",
+        help="the method that the tables compare the others with, unless a study names one "
+        f"(default: {tables.REFERENCE}, if it was run)",
     )
     parser.add_argument(
         "--compare",

@@ -1,5 +1,6 @@
 """Paired comparison: the F1 of metrics on every resample, paired by clip and seed."""
 
+import csv
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from test_report import make_run, record_files, run
 
 from ast_repr import metrics
-from ast_repr.report import compare, results
+from ast_repr.report import bootstrap, compare, results, schema, tables
 from ast_repr.run_folder import RunFolder
 
 CLASSES = ["accordion", "banjo", "voice"]
@@ -30,9 +31,29 @@ def arrays(seed, clips=24, noise=0.6):
     }
 
 
+def with_truth(found):
+    """The same clips, the truth of which is known: labels are wrong in a few cells."""
+    wrong = np.random.default_rng(8).random(found["targets"].shape) < 0.1
+    return found | {"truth": ((found["targets"] >= 0.5) ^ wrong).astype(np.int8)}
+
+
+def evaluate_on_truth(found):
+    every_cell = np.ones(found["truth"].shape, bool)
+    return metrics.evaluate(found["truth"], every_cell, found["scores"], classes=CLASSES)
+
+
 def scored(exp, conf, seed, found, **changes):
     """A run folder whose results.json is that of its predictions.npz."""
     value = metrics.evaluate(found["targets"], found["mask"], found["scores"], classes=CLASSES)
+    if "truth" in found:
+        every_cell = np.ones(found["truth"].shape, bool)
+        changes["truth"] = {
+            "sha256": "ef" * 32,
+            "metrics": evaluate_on_truth(found),
+            "constant_baselines": metrics.constant_baselines(
+                found["truth"], every_cell, classes=CLASSES
+            ),
+        }
     folder = make_run(exp, conf, seed, metrics=value, clips=len(found["clips"]), **changes)
     np.savez_compressed(folder / "predictions.npz", **found)
     record_files(folder)
@@ -51,7 +72,7 @@ def test_f1_is_that_of_metrics_for_every_resample():
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, 24, (50, 24))
     weights = np.stack([np.bincount(one, minlength=24) for one in drawn]).astype(float)
-    fast = compare.macro_f1(compare.cells(found, 0.5), weights)
+    fast = bootstrap.macro_f1(bootstrap.cells(found, 0.5), weights)
     assert np.isnan(fast[:, 2]).any()
     for one, values in zip(drawn, fast, strict=True):
         slow = metrics.evaluate(
@@ -120,6 +141,114 @@ def test_intervals_are_those_of_a_plain_bootstrap(tmp_path):
     assert got["seeds"] == [0, 1] and got["macro_f1"]["difference"] == pytest.approx(
         np.mean(list(got["by_seed"].values()))
     )
+
+
+def make_tables(exp, shifts, clips=24, noise=0.6):
+    """Runs of confs on two seeds, with truth; {conf: the predictions of each seed}."""
+    made = {}
+    for conf, shift in shifts.items():
+        made[conf] = [with_truth(arrays(seed + shift, clips, noise)) for seed in (0, 1)]
+        for seed, predictions in enumerate(made[conf]):
+            scored(exp, conf, seed, predictions)
+    (table,), _ = results.read(exp)
+    return table, made
+
+
+def test_a_table_is_compared_as_by_a_plain_bootstrap_on_the_truth(tmp_path):
+    shifts = {"ast_linear": 10, "ast_unet": 20, "ast_noise": 30}
+    table, made = make_tables(tmp_path / "synthetic", shifts)
+    comparison = compare.compare_with_reference(table, "ast_linear", resamples=40, seed=3)
+    values = {conf: [] for conf in made}
+    for drawn in np.random.default_rng(3).integers(0, 24, (40, 24)):
+        for conf, runs in made.items():
+            samples = [{key: run[key][drawn] for key in ("truth", "scores")} for run in runs]
+            values[conf].append(np.mean([evaluate_on_truth(each)["macro_f1"] for each in samples]))
+    assert comparison.labels == schema.TRUTH and not comparison.problems
+    for conf in made:
+        assert comparison.errors[conf] == pytest.approx(np.std(values[conf], ddof=1))
+    assert comparison.differences.keys() == {"ast_unet", "ast_noise"}
+    for conf, difference in comparison.differences.items():
+        expected = np.array(values[conf]) - values["ast_linear"]
+        bounds = pytest.approx(np.percentile(expected, [2.5, 97.5]))
+        assert (difference.low, difference.high) == bounds
+        means = [
+            np.mean([evaluate_on_truth(run)["macro_f1"] for run in made[name]])
+            for name in (conf, "ast_linear")
+        ]
+        assert difference.value == pytest.approx(means[0] - means[1])
+
+
+def test_a_table_shows_the_truth_the_sampling_error_and_what_differs(tmp_path):
+    exp = tmp_path / "synthetic"
+    make_tables(exp, {"ast_linear": 10, "ast_noise": 30}, clips=60)
+    table, _ = make_tables(exp, {"ast_unet": 20}, clips=60, noise=0.1)
+    page = tables.blocks(table)
+    grid = next(block for block in page if isinstance(block, tables.Grid))
+    lines = {line[0]: dict(zip(grid.headings, line, strict=True)) for line in grid.lines}
+    assert lines["ast_unet"][tables.DIFFERENCE].endswith("] *")
+    assert lines["ast_noise"][tables.DIFFERENCE].endswith("]")
+    assert lines["ast_linear"][tables.DIFFERENCE] == "-"
+    assert float(lines["ast_linear"][tables.ERROR]) > 0
+    expected = table.only(["ast_unet"]).methods[0].scores(schema.TRUTH, "auroc")
+    assert lines["ast_unet"]["truth AUROC %"].startswith(f"{100 * np.mean(expected):.1f} ± ")
+    text = tables.text(page)
+    assert max(map(len, text.splitlines())) <= tables.WIDTH
+    explained, _, shown = " ".join(text.split()).partition("ast_unet")
+    for word in ("Holm", "Sampling error", "180 cells", "minus that of ast_linear", "Kendall"):
+        assert word in explained
+    assert "truth mAP" in shown or "truth mAP" in explained
+
+
+def test_kendall_tau_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    first, second = np.random.default_rng(0).random((2, 9))
+    expected = stats.kendalltau(first, second).statistic
+    assert compare.kendall_tau(first, second) == pytest.approx(expected)
+    assert compare.kendall_tau(first, first) == 1
+
+
+def test_other_references_change_the_differences_alone(tmp_path):
+    table, _ = make_tables(tmp_path / "synthetic", {"ast_linear": 10, "ast_unet": 20})
+    there = compare.compare_with_reference(table, "ast_linear", resamples=20)
+    back = compare.compare_with_reference(table, "ast_unet", resamples=20)
+    assert there.errors == back.errors
+    assert there.differences["ast_unet"].value == -back.differences["ast_linear"].value
+    none = compare.compare_with_reference(table, "missing", resamples=20)
+    assert none.errors == there.errors and not none.differences
+
+
+def test_a_run_without_the_truth_has_no_difference_and_is_named(tmp_path):
+    scored(tmp_path / "synthetic", "ast_linear", 0, with_truth(arrays(0)))
+    scored(tmp_path / "synthetic", "ast_unet", 0, arrays(1))
+    scored(tmp_path / "synthetic", "ast_noise", 0, with_truth(arrays(2)))
+    (table,), _ = results.read(tmp_path / "synthetic")
+    comparison = compare.compare_with_reference(table, "ast_linear", resamples=20)
+    assert comparison.differences.keys() == {"ast_noise"}
+    (problem,) = comparison.problems
+    assert "ast_unet" in problem and "stage score" in problem
+    comparison = compare.compare_with_reference(table, "ast_unet", resamples=20)
+    assert comparison.errors.keys() == {"ast_linear", "ast_noise"} and not comparison.differences
+
+
+def test_a_run_on_another_truth_is_left_out(tmp_path):
+    for conf in ("ast_linear", "ast_unet"):
+        scored(tmp_path / "synthetic", conf, 0, with_truth(arrays(0)))
+    odd = scored(tmp_path / "synthetic", "ast_noise", 0, with_truth(arrays(0)))
+    run_folder = RunFolder(odd)
+    changed = run_folder.read_results()
+    changed["truth"]["sha256"] = "00" * 32
+    run_folder.write_results(changed)
+    (table,), (reason,) = results.read(tmp_path / "synthetic")
+    assert table.confs == ["ast_linear", "ast_unet"]
+    assert reason.startswith(f"{odd / 'results.json'}: truth.sha256")
+
+
+def test_instruments_have_their_truth_in_the_csv(tmp_path):
+    table, made = make_tables(tmp_path / "synthetic", {"ast_unet": 0})
+    line = list(csv.DictReader(tables.per_instrument([table]).splitlines()))[-1]
+    values = [evaluate_on_truth(run)["per_instrument"]["voice"] for run in made["ast_unet"]]
+    assert int(line["truth_present"]) == values[0]["present"]
+    assert float(line["truth_ap_mean"]) == pytest.approx(np.mean([each["ap"] for each in values]))
 
 
 def test_clips_are_paired_by_name_and_only_common_seeds_count(tmp_path):
@@ -194,8 +323,9 @@ def test_no_common_seed_and_stale_or_missing_predictions_are_refused(tmp_path):
 def test_the_script_compares(tmp_path):
     exp = tmp_path / "exp" / "synthetic"
     for seed in (0, 1):
-        scored(exp, "ast_linear", seed, arrays(seed))
-        scored(exp, "ast_linear+input.norm=none", seed, arrays(seed + 10, noise=0.1))
+        scored(exp, "ast_linear", seed, with_truth(arrays(seed)))
+        better = with_truth(arrays(seed + 10, noise=0.1))
+        scored(exp, "ast_linear+input.norm=none", seed, better)
     done = run("--exp", exp, "--compare", "ast_linear", "ast_linear+input.norm=none")
     assert done.returncode == 0, done.stderr
     assert (
@@ -205,8 +335,10 @@ def test_the_script_compares(tmp_path):
     stem = "clean.tiny.compare.ast_linear.ast_linear+input.norm=none"
     found = json.loads((exp / "figures" / f"{stem}.json").read_text())
     assert found["macro_f1"]["low"] > 0 and set(found["per_instrument"]) == set(CLASSES)
+    on_truth = json.loads((exp / "figures" / f"{stem}.truth.json").read_text())
+    assert on_truth["macro_f1"] != found["macro_f1"] and "on the truth" in done.stdout
     assert {path.name for path in (exp / "figures").iterdir()} == {
-        f"{stem}.{kind}" for kind in ("png", "pdf", "json")
+        f"{name}.{kind}" for name in (stem, f"{stem}.truth") for kind in ("png", "pdf", "json")
     }
     wrong = run("--exp", exp, "--compare", "ast_linear", "ast_lineal+input.norm=none")
     assert (
@@ -215,3 +347,5 @@ def test_the_script_compares(tmp_path):
         and wrong.stderr.count("\n") == 1
     )
     assert run("--exp", exp).returncode == 2
+    wrong = run("--exp", exp, "--out", exp / "RESULTS.md", "--reference", "ast_lineal")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "ast_linear" in wrong.stderr

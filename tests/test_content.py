@@ -121,6 +121,16 @@ def replace_audio(project, i=11):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def write_truth(project, flipped):
+    """A second table, of the test clips, that contradicts the label of one of them."""
+    lines = ["path,low,high"]
+    for i, split in enumerate(SPLITS):
+        if split == "test":
+            low = (i % 2) ^ (i == flipped)
+            lines.append(f"audio/{i}.wav,{low},{1 - low}")
+    (project.root / "songs.truth.csv").write_text("\n".join(lines) + "\n")
+
+
 def flip(path, place=None):
     """Flip one bit of a file."""
     data = bytearray(path.read_bytes())
@@ -415,3 +425,26 @@ def test_a_corpus_that_was_moved_is_the_same_corpus(project):
         assert project.stage(name) == 0
     changed = {path.name for path, time in times(project).items() if before.get(path) != time}
     assert changed <= {".lock", manifest.HASHES}
+
+
+def test_the_truth_is_scored_and_trains_nothing(project):
+    before = project.results()
+    assert "truth" not in before and "truth" not in before["made_from"]
+    write_truth(project, flipped=9)
+    assert project.stage("prepare") == 0
+    assert project.keeps("train")
+    assert not project.keeps("score") and project.keeps("score")
+    results = project.results()
+    clips, classes = manifest.read(project.data)
+    test = [clip for clip in clips if clip.split == "test"]
+    assert results["made_from"]["truth"] == manifest.truth_sha256(test)
+    assert results["truth"]["sha256"] == results["made_from"]["truth"]
+    assert results["metrics"] == before["metrics"]
+    counts = results["truth"]["metrics"]["per_instrument"]["low"]
+    assert (counts["present"], counts["absent"]) == (1, 2)
+    with np.load(project.run().predictions) as arrays:
+        np.testing.assert_array_equal(arrays["truth"], manifest.truth(test, classes))
+    write_truth(project, flipped=11)
+    assert project.stage("prepare") == 0
+    assert project.keeps("train") and not project.keeps("score")
+    assert project.results()["truth"] != results["truth"]

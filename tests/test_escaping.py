@@ -143,8 +143,8 @@ def scored(tmp_path):
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # of names that long
 def test_tables_show_names_as_text(scored, tmp_path):
     (table,) = scored
-    assert all(line.isprintable() for line in tables.text(table).split("\n"))
-    document = tables.document({table.corpus: scored})
+    assert all(line.isprintable() for line in tables.text(tables.blocks(table)).split("\n"))
+    document = tables.document({table.corpus: [tables.blocks(table)]})
     assert all(line.isprintable() for line in document.split("\n"))
     cells = csv.reader(io.StringIO(tables.per_instrument(scored), newline=""))
     assert not any(cell.startswith(("=", "+", "@")) for row in cells for cell in row)

@@ -204,7 +204,7 @@ def test_long_names_of_bars_do_not_touch(tmp_path):
         renderer = drawn(figure)
     boxes = [label.get_window_extent(renderer) for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    assert max(map(len, tables.text(table, [study]).splitlines())) <= tables.WIDTH
+    assert max(map(len, tables.text(tables.blocks(table, [study])).splitlines())) <= tables.WIDTH
 
 
 def test_a_study_keeps_its_order_and_names_what_is_missing(tmp_path):
@@ -221,18 +221,20 @@ def test_a_study_keeps_its_order_and_names_what_is_missing(tmp_path):
     (study,) = studies.parse(known, "studies.yaml", requested=["norm"])
     table = only(exp, entries(ast_linear="AST-BS"))
     assert study.table(table).confs == ["ast_linear+input.norm=none", "ast_linear"]
-    text = tables.text(table, [study])
+    text = tables.text(tables.blocks(table, [study]))
     assert max(map(len, text.splitlines())) <= tables.WIDTH
     assert "Which norm?" in text and "Not run: missing+a=b." in text
     text = text.partition("Study norm")[2]
     (variant,) = lines_of(text, "ast_linear+input.norm=none")
     (plain,) = lines_of(text, "AST-BS (ast_linear)")
     assert plain[-1] == "-" and variant[-1][0] in "+-" and "[" in variant[-1]
-    assert "#### Study norm: Which norm?" in tables.markdown(table, [study])
+    assert "#### Study norm: Which norm?" in tables.markdown(tables.blocks(table, [study]))
     assert names(plots.draw(table, [study])) == ALWAYS | {"curves", "study.norm"}
     other = {"x": {"question": "?", "confs": ["ast_linear", "ast_cnn"]}}
     other = studies.parse(other, "f", requested=["x"])[0]
-    assert other.table(table) is None and "Study x" not in tables.markdown(table, [other])
+    assert other.table(table) is None and "Study x" not in tables.markdown(
+        tables.blocks(table, [other])
+    )
 
 
 def test_a_study_is_shown_if_asked_for_or_complete(tmp_path):
@@ -249,7 +251,7 @@ def test_a_study_is_shown_if_asked_for_or_complete(tmp_path):
             {name: x | {"figure": "bars"} for name, x in known.items()}, "f", requested
         )
         drawn = {name for name in names(plots.draw(table, parsed)) if name.startswith("study.")}
-        page = tables.markdown(table, parsed)
+        page = tables.markdown(tables.blocks(table, parsed))
         assert drawn == {f"study.{name}" for name in known if f"Study {name}:" in page}
         return drawn
 
@@ -266,11 +268,11 @@ def test_predictions_that_are_damaged_cost_a_study_one_difference(tmp_path):
     about = {"question": "?", "confs": ["ast_linear", "ast_unet", "ast_noise"]}
     (study,) = studies.parse({"x": about | {"against": "ast_linear"}}, "f")
     table = study.table(only(tmp_path / "synthetic"))
-    grid, notes = tables.with_differences(study, table, tables.accuracy(table, spread=False))
+    grid, paragraphs = tables.accuracy_with_comparison(table, study.against)
     assert [line[-1] for line in grid.lines[2:4]] == ["-", "-"] and "[" in grid.lines[4][-1]
-    _, note = notes
+    note = paragraphs[-1]
     assert "ast_unet" in note and str(bad) in note
-    assert str(bad) in tables.markdown(table, [study])
+    assert str(bad) in tables.markdown(tables.blocks(table, [study]))
 
 
 @pytest.mark.parametrize(

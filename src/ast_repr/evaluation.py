@@ -2,7 +2,8 @@
 
 Writes predictions.npz, results.json and, for a reprogrammer, example.npz into the run folder.
 results.json holds the sha256 of all that it was made from (checkpoints, config, manifest, classes,
-weights); a run is evaluated again if any of that, or a file of its results, has changed.
+weights); a run is evaluated again if any of that, or a file of its results, has changed. If the
+corpus knows the truth of its test split, the run is evaluated on it as well.
 """
 
 import subprocess
@@ -72,11 +73,14 @@ class Evaluator:
         model, _ = inference.restore(best, self.weights, allow)
         model = model.to(self.device)
         scores = self._scores(model, test, conf.feature.name, feature, state, str(run))
-        files = [run.history, *self._write_arrays(run, model, test, scores, conf)]
+        truth = self._truth(test)
+        files = [run.history, *self._write_arrays(run, model, test, scores, truth, conf)]
         if conf.select.split == SPLIT:
             files.append(best)
         results = describe(conf, state["about"], history)
         results |= self._measure(test, scores)
+        if truth is not None:
+            results["truth"] = self._measure_truth(truth, scores)
         results["command"] = run.read_command()
         results["commit"] = commit()
         results["made_from"] = made_from
@@ -85,7 +89,7 @@ class Evaluator:
         return summarise(results)
 
     def _made_from(self, state, conf, feature):
-        return {
+        made_from = {
             "checkpoints": state["hashes"],
             "config": identity.of_values(conf.to_dict()),
             "manifest": conf.run.manifest_sha256,
@@ -93,6 +97,22 @@ class Evaluator:
             "weights": conf.run.weights_sha256,
             "feature": feature.spec(),
         }
+        if self._clips_with_truth:
+            made_from["truth"] = manifest.truth_sha256(self._clips_with_truth)
+        return made_from
+
+    @property
+    def _clips_with_truth(self):
+        """The clips of the test split, if the truth of all of them is known; otherwise none."""
+        clips = [clip for clip in self.clips if clip.split == SPLIT]
+        return clips if all(clip.truth for clip in clips) else []
+
+    def _truth(self, test):
+        """The truth (N, K) of the clips in `test`; None if it is not known."""
+        by_name = {clip.clip: clip for clip in self._clips_with_truth}
+        if not by_name:
+            return None
+        return manifest.truth([by_name[name] for name in test.names], self.classes)
 
     def _test_clips(self, name, feature):
         if name not in self.cache:
@@ -132,7 +152,7 @@ class Evaluator:
         atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
         return history
 
-    def _write_arrays(self, run, model, test, scores, conf):
+    def _write_arrays(self, run, model, test, scores, truth, conf):
         """Write predictions.npz and, for a reprogrammer, example.npz; return their paths."""
         predictions = {
             "clips": np.array(test.names),
@@ -141,6 +161,8 @@ class Evaluator:
             "targets": test.targets.numpy(),
             "mask": test.mask.numpy(),
         }
+        if truth is not None:
+            predictions["truth"] = truth
         arrays = {run.predictions: predictions}
         if conf.reprogrammer.name != "none":
             arrays[run.example] = example(model, test, self.classes, self.device)
@@ -160,6 +182,14 @@ class Evaluator:
             "classes": self.classes,
             "metrics": metrics.evaluate(targets, mask, scores, THRESHOLD, self.classes),
             "constant_baselines": metrics.constant_baselines(targets, mask, self.classes),
+        }
+
+    def _measure_truth(self, truth, scores):
+        every_cell = np.ones(truth.shape, bool)
+        return {
+            "sha256": manifest.truth_sha256(self._clips_with_truth),
+            "metrics": metrics.evaluate(truth, every_cell, scores, THRESHOLD, self.classes),
+            "constant_baselines": metrics.constant_baselines(truth, every_cell, self.classes),
         }
 
 

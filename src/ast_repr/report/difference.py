@@ -32,7 +32,8 @@ def draw(table: Table, comparison: dict) -> Figure:
     axes.set_yticks(places, ["all instruments", *(name for name, _ in parts)])
     axes.set(
         xlabel=escaping.figure(
-            f"difference of macro-F1, points: {comparison['b']} - {comparison['a']}"
+            f"difference of macro-F1 on the {comparison['labels']}, points: "
+            f"{comparison['b']} - {comparison['a']}"
         ),
         ylim=(places[-1] + 0.7, -0.9),
     )

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from . import difference, instruments, learning_curves, overview, study_figures, style
 from .results import Table
+from .schema import TRUTH
 from .studies import Study
 
 STUDY = {"bars": study_figures.bars, "labels": study_figures.labels}
@@ -55,6 +56,8 @@ def draw(
 def draw_difference(table: Table, comparison: dict) -> tuple[str, Figure]:
     """Draw what `compare.compare` returns; (stem of the file, figure)."""
     name = f"compare.{comparison['a']}.{comparison['b']}"
+    if comparison["labels"] == TRUTH:
+        name += ".truth"
     with matplotlib.rc_context(style.STYLE):
         return stem(table, name), difference.draw(table, comparison)
 

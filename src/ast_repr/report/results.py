@@ -61,6 +61,10 @@ class Run:
     def __getitem__(self, key: str) -> Any:
         return self.results[key]
 
+    def scored_on(self, labels: str) -> dict[str, Any] | None:
+        """The metrics and constant baselines on OBSERVED or TRUTH; None if that is not known."""
+        return self.results if labels == schema.OBSERVED else self.results.get("truth")
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Read the arrays of an .npz of the run folder.
 
@@ -136,6 +140,15 @@ class Method:
         """`results[keys[0]][keys[1]]...` of each run, in order of seeds."""
         return [_dig(run.results, keys) for run in self.runs]
 
+    def scores(self, labels: str, metric: str) -> list[float | None]:
+        """The values of one of `metrics`."""
+        return [values[metric] for values in self.metrics(labels)]
+
+    def metrics(self, labels: str) -> list[dict[str, Any]]:
+        """The metrics on OBSERVED or TRUTH of the runs that were evaluated on it."""
+        scored = [run.scored_on(labels) for run in self.runs]
+        return [part["metrics"] for part in scored if part]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -152,6 +165,19 @@ class Table:
     @property
     def runs(self) -> list[Run]:
         return [run for method in self.methods for run in method.runs]
+
+    def scored_on(self, labels: str) -> dict[str, Any] | None:
+        """Same as that of the first run which was evaluated on these labels; None if none was."""
+        for run in self.runs:
+            scored = run.scored_on(labels)
+            if scored:
+                return scored
+        return None
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether a run was evaluated on the truth too."""
+        return self.scored_on(schema.TRUTH) is not None
 
     @property
     def confs(self) -> list[str]:
@@ -318,10 +344,11 @@ def _methods(runs, entries, left_out):
     for conf_runs in _by_conf(runs).values():
         comparable += _agreeing(conf_runs, SAME_FOR_SEEDS, left_out)
     comparable = _agreeing(comparable, SAME_FOR_TABLE, left_out)
+    with_truth = [run for run in comparable if run.scored_on(schema.TRUTH)]
+    comparable = _agreeing_part(comparable, with_truth, ["truth.sha256"], left_out)
     # Pre-trained weights under one name are one file; random ones differ from seed to seed.
     pretrained = [run for run in comparable if is_pretrained(run)]
-    others = [run for run in comparable if not is_pretrained(run)]
-    comparable = _agreeing(pretrained, ["backbone.sha256"], left_out) + others
+    comparable = _agreeing_part(comparable, pretrained, ["backbone.sha256"], left_out)
     methods = []
     for conf, conf_runs in _by_conf(comparable).items():
         conf_runs.sort(key=lambda run: run["seed"])
@@ -366,6 +393,12 @@ def _agreeing(runs, keys, left_out):
             )
         runs = kept
     return runs
+
+
+def _agreeing_part(runs, part, keys, left_out):
+    """The runs, less those of `part` that `_agreeing` leaves out."""
+    rest = [run for run in runs if run not in part]
+    return _agreeing(part, keys, left_out) + rest
 
 
 def _dig(value: Any, keys: Sequence[str]) -> Any:

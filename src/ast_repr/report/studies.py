@@ -4,7 +4,7 @@ normalisation:
   question: Is it reprogramming or re-normalisation?
   confs: [ast_linear, ast_linear+input.norm=none]    # in this order
   figure: bars        # or labels: macro-F1 against the fraction of training labels; optional
-  against: ast_linear    # optional: the difference of each from this one, with its interval
+  against: ast_linear    # the others are compared with this one; default: the report's reference
 
 A study is shown if all of its confs were run, or if it was asked for, by its name or by that of a
 variant in it.
@@ -28,7 +28,7 @@ class Study:
     """A question and the confs that answer it, in order.
 
     Attributes:
-        against: the conf that the others are compared with.
+        against: the conf that the others are compared with; None for the report's reference.
         requested: whether it was asked for.
     """
 

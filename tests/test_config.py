@@ -257,3 +257,10 @@ def test_a_saved_config_comes_back_and_differences_are_named(folder):
         "reprogrammer.width: None -> 2",
         "train.epochs: 9 -> 5",
     ]
+
+
+@pytest.mark.parametrize("study", ["confz: [plain]", "confs: plain", "confs: [[plain]]", "5"])
+def test_a_study_without_a_list_of_confs_is_named(study, folder):
+    (folder / "studies.yaml").write_text(f"norm: {{{study}}}\n" if ":" in study else "norm: 5\n")
+    with pytest.raises(config.ConfigError, match=r"studies\.yaml: norm"):
+        config.select(folder, "plain")

@@ -59,7 +59,7 @@ def build(conf, backbone_file, clips):
 
 
 @pytest.mark.parametrize(
-    "name", [name for study in config.studies(SHIPPED).values() for name in study["confs"]]
+    "name", [name for confs in config.studies(SHIPPED).values() for name in confs]
 )
 def test_every_variant_of_a_study_is_a_conf(name):
     assert config.select(SHIPPED, name) == [name]
@@ -130,7 +130,7 @@ def test_parameter_counts_at_the_size_of_ast_base(base_file):
 
 
 def test_there_is_a_conf_for_every_reprogrammer():
-    variants = [name for study in config.studies(SHIPPED).values() for name in study["confs"]]
+    variants = [name for confs in config.studies(SHIPPED).values() for name in confs]
     assert {config.load(SHIPPED, name).reprogrammer.name for name in [*CONFS, *variants]} == set(
         REPROGRAMMERS
     )

@@ -38,10 +38,20 @@ class ConfigError(ValueError):
     """A conf that does not exist or makes no sense: a usage error."""
 
 
-def studies(folder: str | Path) -> dict[str, dict]:
-    """Read studies.yaml, if there is one: {name: {"question": ..., "confs": [...], ...}}."""
+def studies(folder: str | Path) -> dict[str, list[str]]:
+    """Read the confs of each study in studies.yaml, if there is one.
+
+    Raises:
+        ConfigError: the file is not YAML, or a study has no list of confs.
+    """
     path = Path(folder) / STUDIES
-    return read(path) if path.is_file() else {}
+    confs = {}
+    for name, study in (read(path) if path.is_file() else {}).items():
+        listed = study.get("confs") if isinstance(study, dict) else None
+        if not typecheck.matches(listed, list[str]):
+            raise ConfigError(f"{path}: {name}: no list of confs; expected confs: [A, B, ...]")
+        confs[name] = listed
+    return confs
 
 
 def select(folder: str | Path, wanted: str) -> list[str]:
@@ -54,8 +64,7 @@ def select(folder: str | Path, wanted: str) -> list[str]:
             section.key=value.
     """
     known = choices.confs(folder)
-    groups = {name: study["confs"] for name, study in studies(folder).items()}
-    groups["all"] = known
+    groups = studies(folder) | {"all": known}
     chosen = []
     for name in wanted.split(","):
         if name.strip():

@@ -1,5 +1,5 @@
-# The stages of every recipe. A recipe's run.sh declares the array `recipe` (corpora, backbones,
-# configs; the first is the default) and sources this in a separate bash. Without a folder conf,
+# The stages of every recipe. A recipe's run.sh declares the array `recipe` (corpora, the first
+# of which is the default, and configs) and sources this in a separate bash. Without a folder conf,
 # a recipe uses the configs of openmic.
 set -euo pipefail
 export PYTHONUTF8=1 # text and file names are UTF-8, whatever the locale
@@ -21,7 +21,7 @@ stage_fetch() { # sets name, corpus_root, weights, and the corpus and backbone t
     IFS=$'\t' read -r -u "$selection" corpus name corpus_root backbone weights
     experiments=exp/$name
     [[ $protocol == clean ]] || experiments+=-$protocol
-    config_options+=(--conf-dir "$conf_dir" --corpus "$corpus")
+    config_options+=(--conf-dir "$conf_dir" --corpus "$corpus" --backbone "$backbone")
     [[ $corpus_root != data/openmic-2018 ]] || prepare_options+=(--genuine)
 }
 
@@ -43,13 +43,13 @@ stage_extract() {
 stage_train() {
     log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
     run "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" \
-        --backbone "$backbone" --weights "$weights" "${train_options[@]}"
+        --weights "$weights" "${train_options[@]}"
 }
 
 stage_score() {
     log "score: $experiments"
     run "$root/src/score.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" \
-        --backbone "$backbone" --weights "$weights" "${score_options[@]}"
+        --weights "$weights" "${score_options[@]}"
 }
 
 stage_report() {

@@ -20,6 +20,7 @@ from pathlib import Path
 from ast_repr import choices, escaping, options
 
 STAGES = ("fetch", "prepare", "extract", "train", "score", "report")
+BACKBONES = Path(__file__).parents[1] / "pretrained_models" / "index.yaml"
 NEED_CONFIGS = ("prepare", "extract", "train")  # run only after a check of the configs
 
 CORPUS_EXAMPLES = """\
@@ -62,7 +63,6 @@ def parse_recipe(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     parser.add_argument("--corpora", required=True, type=lambda text: text.split(","))
-    parser.add_argument("--backbones", required=True, type=lambda text: text.split(","))
     parser.add_argument("--conf", required=True, help="configs to run by default")
     parser.add_argument("--conf-dir", required=True)
     parser.add_argument("--called-from", required=True, type=Path, help="the user's directory")
@@ -79,7 +79,9 @@ def option_groups(recipe: argparse.Namespace) -> list[tuple]:
             ("corpus", add_corpus, ["fetch"]),
             ("built-in corpus", options.add_clips_option, ["fetch", "prepare"]),
         ]
-    add_backbone = partial(options.add_backbone_options, backbones=recipe.backbones)
+    add_backbone = partial(
+        options.add_backbone_options, backbones=["auto", *choices.keys(BACKBONES)]
+    )
     return [
         *corpus,
         ("backbone", add_backbone, ["fetch"]),

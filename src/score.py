@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
 
 def parse() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__)
-    cli.add_conf_options(parser)
+    cli.add_conf_options(parser, for_runs=True)
     cli.add_allow_option(parser)
     cli.add_run_options(parser)
     return parser

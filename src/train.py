@@ -202,7 +202,7 @@ def read_config(run: RunFolder) -> dict | None:
 
 def parse():
     parser = cli.parser(__doc__)
-    cli.add_conf_options(parser)
+    cli.add_conf_options(parser, for_runs=True)
     cli.add_run_options(parser)
     add_training_options(parser)
     return parser

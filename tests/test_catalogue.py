@@ -78,7 +78,7 @@ def test_a_failed_download_says_what_to_do_by_hand(entry, hub):
 
 
 def test_the_shipped_files_are_those_of_the_catalogue():
-    shipped = [entry for entry in map(pretrained.find, pretrained.names()) if entry.hub is None]
+    shipped = [entry for entry in map(pretrained.find, pretrained.names()) if entry.url is None]
     assert shipped
     for entry in shipped:
         entry.fetch()

@@ -4,6 +4,10 @@ The files in tests/data were made with TensorFlow 2.21 and librosa 0.11: `musicn
 the graphs of the package musicnn 0.1.0 on the patches of `patches()`.
 """
 
+import hashlib
+import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +16,29 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ast_repr import features
-from ast_repr.backbones import musicnn, tensorflow_bundle
+from ast_repr import config, features, model_spec, pretrained
+from ast_repr.backbones import musicnn, musicnn_weights, tensorflow_bundle, weights
+from ast_repr.classifier import build_model
+from ast_repr.heads import labelmap
+from ast_repr.settings import RunIdentity
 
 DATA = Path(__file__).parent / "data"
+CONF_DIR = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+TAGGERS = ("musicnn_msd", "musicnn_mtt")
+CONFS = [
+    "ast_linear",
+    "ast_linear_random",
+    "ast_linear_raw",
+    "ast_labelmap",
+    "ast_zero_shot",
+    "ast_cnn",
+    "ast_unet",
+    "ast_unet_residual",
+    "ast_noise",
+    "ast_adversarial",
+    "ast_patch",
+    "ast_finetune",
+]
 INDEX = (DATA / "tensorflow.index").read_bytes()
 TENSORS = (DATA / "tensorflow.data").read_bytes()
 
@@ -140,3 +163,136 @@ def test_the_embedding_is_chosen():
         musicnn.Musicnn(embedding="front")
     with pytest.raises(ValueError, match="128"):
         musicnn.Musicnn(mels=128)
+
+
+@pytest.fixture(scope="module")
+def random_file(tmp_path_factory):
+    """Weights with random values, and as source classes the tags of MagnaTagATune that are used."""
+    path = tmp_path_factory.mktemp("musicnn") / "random.safetensors"
+    tags = sorted(sum(pretrained.zero_shot("musicnn_mtt")["names"].values(), []))
+    weights.save(random_network(mean=0.4, std=0.8, n_source=len(tags)), path, tags)
+    return path
+
+
+def downloaded(name):
+    entry = pretrained.find(name)
+    if not entry.is_available:
+        pytest.skip(f"{entry.file} is not there; source run.sh --backbone {name} downloads it")
+    return entry
+
+
+def test_a_file_gives_the_network_back(random_file):
+    header = weights.read_header(random_file)
+    assert header["layout"] == "ast_repr"
+    assert (header["mean"], header["std"]) == (0.4, 0.8)
+    network = musicnn.Musicnn(**header["dims"], mean=header["mean"], std=header["std"])
+    weights.load(network, random_file)
+    expected = random_network(n_source=header["dims"]["n_source"])
+    assert weights.fingerprint(network) == weights.fingerprint(expected)
+    with pytest.raises(weights.WeightsError, match="source_head"):
+        weights.load(musicnn.Musicnn(n_source=3), random_file)
+
+
+def test_weights_of_another_network_are_refused(random_file, tiny_ast):
+    with pytest.raises(weights.WeightsError, match="not the weights of this backbone"):
+        weights.load(tiny_ast(), random_file)
+
+
+@pytest.mark.parametrize("name", CONFS)
+def test_the_confs_of_ast_run_on_it(name, random_file):
+    conf = config.load(CONF_DIR, name, network="musicnn")
+    plain = config.load(CONF_DIR, name)
+    assert (conf.backbone.name, conf.feature.name) == ("musicnn", "musicnn_mel")
+    assert conf.backbone.weights == plain.backbone.weights
+    assert conf.backbone.finetune == plain.backbone.finetune
+    run = RunIdentity("corpus", "", [], "musicnn_mtt", "", name, seed=0)
+    classes = ["cello", "guitar", "voice"]
+    feature = features.build(**conf.feature.to_dict())
+    spec = model_spec.from_config(
+        replace(conf, run=run), classes, feature, None, "musicnn_mtt", random_file
+    )
+    assert spec["backbone"]["options"]["mean"] == 0.4
+    model = build_model(classes, **spec).eval()
+    logits = model(torch.rand(1, *feature.shape))
+    assert logits.shape == (1, 3) and logits.isfinite().all()
+    if name == "ast_unet_residual":  # the gradient reaches the reprogrammer, and only that
+        logits.sum().backward()
+        assert all(p.grad is None for p in model.backbone.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in model.reprogrammer.parameters())
+
+
+def test_confs_without_a_pre_trained_network_stay_as_they_are():
+    for name in ("cnn_only", "attention", "forest"):
+        assert config.load(CONF_DIR, name, network="musicnn") == config.load(CONF_DIR, name)
+
+
+def test_a_setting_chooses_the_embedding():
+    settings = ["backbone.embedding=penultimate"]
+    conf = config.load(CONF_DIR, "ast_linear_random", settings=settings, network="musicnn")
+    assert conf.backbone.options == {"embedding": "penultimate"}
+    assert conf.backbone.weights == "random"
+
+
+def test_the_catalogue_knows_the_network_of_each_backbone():
+    assert pretrained.network("musicnn_msd") == "musicnn"
+    assert {pretrained.network(name) for name in ("ast_tiny_synth", "a file of mine", None)} == {
+        "ast"
+    }
+
+
+def test_the_package_is_downloaded_by_its_hash_and_converted_once(tmp_path, monkeypatch):
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    entry = replace(pretrained.find("musicnn_msd"), bytes=None, sha256=sha256)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    asked = []
+
+    def pip(command, **_):
+        requirements = Path(command[command.index("--requirement") + 1]).read_text()
+        asked.append((requirements, {"--require-hashes", "--no-deps"} <= set(command)))
+        Path(command[command.index("--dest") + 1], "musicnn.whl").write_bytes(b"a wheel")
+        return subprocess.CompletedProcess(command, 0)
+
+    def convert(wheel, name, path):
+        assert (wheel.read_bytes(), name) == (b"a wheel", "musicnn_msd")
+        path.write_bytes(b"weights")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(musicnn_weights, "convert_wheel", convert)
+    entry.fetch()
+    entry.fetch()
+    assert asked == [(f"musicnn==0.1.0 --hash=sha256:{entry.package['sha256']}\n", True)]
+
+
+def test_without_a_connection_one_line_says_what_to_do(tmp_path, monkeypatch):
+    entry = pretrained.find("musicnn_msd")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    for option in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS"):
+        monkeypatch.setenv(f"PIP_{option}", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RuntimeError, match=r"musicnn/0\.1\.0.*copy .*musicnn_msd\.safetensors"):
+        entry.fetch()
+    assert not entry.path.exists()
+
+
+@pytest.mark.parametrize("name", TAGGERS)
+def test_the_weights_tag_as_tensorflow_does(name):
+    entry = downloaded(name)
+    entry.verify()
+    header = weights.read_header(entry.path)
+    network = musicnn.Musicnn(**header["dims"], mean=header["mean"], std=header["std"])
+    weights.load(network, entry.path).eval()
+    with torch.no_grad():
+        _, penultimate, logits = network.tag(patches())
+    expected = np.load(DATA / "musicnn.npz")
+    model = name.removeprefix("musicnn_")
+    np.testing.assert_allclose(logits.numpy(), expected[f"{model}_logits"], atol=1e-4)
+    np.testing.assert_allclose(penultimate.numpy(), expected[f"{model}_pen"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TAGGERS)
+def test_the_instruments_are_tags(name):
+    tags = weights.read_header(downloaded(name).path)["source_classes"]
+    names = pretrained.zero_shot(name)["names"]
+    assert len(set(tags)) == 50
+    assert all(labelmap.groups(names, list(names), tags))

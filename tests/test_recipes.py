@@ -87,6 +87,8 @@ def recipe(tmp_path):
         shutil.copy(ROOT / "src" / name, project / "src" / name)
     for stage in (*STAGES, "check"):
         (project / "src" / f"{stage}.py").write_text(STUB)
+    (project / "pretrained_models").mkdir()
+    shutil.copy(ROOT / "pretrained_models" / "index.yaml", project / "pretrained_models")
     (project / "pyproject.toml").write_text(PYPROJECT)
     return project / "egs" / "openmic"
 
@@ -198,8 +200,8 @@ USAGE_ERRORS = [
 
 def refuse(corpora, words, message):
     """Assert that the options of a recipe are refused with a message."""
-    recipe = ["--name", "openmic", "--corpora", corpora, "--backbones", "auto,ast_tiny_synth"]
-    recipe += ["--conf", "ast_linear", "--conf-dir", str(CONFS), "--called-from", "/"]
+    recipe = ["--name", "openmic", "--corpora", corpora, "--conf", "ast_linear"]
+    recipe += ["--conf-dir", str(CONFS), "--called-from", "/"]
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         options.main([*recipe, "--", *shlex.split(words)])
 
@@ -284,12 +286,12 @@ def test_options_reach_the_stages_that_use_them(recipe, env):
     for stage in ("check", "extract", "train", "score"):
         assert called[stage]["--conf"] == ["ast_linear"]
         assert called[stage]["--corpus"] == ["synthetic"]
+        assert called[stage]["--backbone"] == ["ast_tiny_synth"]
         assert called[stage]["--protocol"] == ["paper"]
         assert called[stage]["--set"] == ["train.epochs=2", "a.b=c=d"]
     for stage in ("train", "score"):
         assert called[stage]["--exp"] == ["exp/synthetic-paper"]
         assert called[stage]["--seeds"] == ["0,1"] and called[stage]["--device"] == ["cpu"]
-        assert called[stage]["--backbone"] == ["ast_tiny_synth"]
         assert called[stage]["--weights"] == ["tiny.safetensors"]
     training = {"--ngpu": ["4"], "--jobs": ["3"], "--features-in": ["disk"]}
     training |= {"--recompute": [], "--overwrite": []}

@@ -6,7 +6,6 @@ if (return 0 2>/dev/null); then source "$(dirname -- "${BASH_SOURCE[0]:-${(%):-%
 
 recipe=(
     --corpora custom
-    --backbones auto,ast_tiny_synth,ast_audioset
     --conf ast_linear,ast_unet,ast_unet_residual
 )
 source "$(dirname -- "${BASH_SOURCE[0]}")/../recipe.sh"

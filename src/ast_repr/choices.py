@@ -13,7 +13,7 @@ from pathlib import Path
 
 FEATURE_STORAGE = ("auto", "device", "memory", "disk")  # where training keeps features
 NOT_CONFS = ("base", "studies", "published")
-OVERLAYS = ("protocol_", "corpus_")  # prefixes of files that are merged into any conf
+OVERLAYS = ("protocol_", "corpus_", "backbone_")  # prefixes of files that are merged into any conf
 
 
 def unknown(kind: str, name: object, choices: Iterable) -> str:
@@ -37,8 +37,11 @@ def protocols(folder: str | Path) -> list[str]:
 
 
 def studies(folder: str | Path) -> list[str]:
-    """List the studies of a folder of confs: the top-level keys of studies.yaml."""
+    """List the studies of a folder of confs."""
     path = Path(folder) / "studies.yaml"
-    if not path.is_file():
-        return []
+    return keys(path) if path.is_file() else []
+
+
+def keys(path: Path) -> list[str]:
+    """List the top-level keys of a YAML file, without a parser of YAML."""
     return re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)

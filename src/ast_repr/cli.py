@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
-from . import atomic, config, escaping, options
+from . import atomic, config, escaping, options, pretrained
 from .config import ConfigError
 from .options import Parser, UsageError, between, seeds
 from .registry import is_outside
@@ -65,11 +65,17 @@ def parser(doc: str) -> Parser:
     return parser
 
 
-def add_conf_options(parser: Parser) -> None:
-    """Add the choice of configs and what is merged with them."""
+def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
+    """Add the choice of configs and what is merged with them; runs need a backbone."""
     parser.add_argument("--conf-dir", required=True, help="folder of the configs")
     parser.add_argument(
         "--corpus", help="conf/corpus_<name>.yaml, if it exists, is merged before each config"
+    )
+    parser.add_argument(
+        "--backbone",
+        required=for_runs,
+        help="name of the backbone in the catalogue and in tables; conf/backbone_<network>.yaml is "
+        "merged over confs of AST if it is another network",
     )
     options.add_config_options(parser)
 
@@ -81,10 +87,11 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict:
         args: with the options of `add_conf_options`.
         lacking: features that the corpus does not carry.
     """
+    network = pretrained.network(args.backbone)
     resolved = {}
     for name in config.select(args.conf_dir, args.conf):
         resolved[name] = config.load(
-            args.conf_dir, name, args.corpus, args.protocol, args.set, lacking
+            args.conf_dir, name, args.corpus, args.protocol, args.set, lacking, network
         )
     return resolved
 
@@ -95,10 +102,7 @@ def add_run_options(parser: Parser) -> None:
         "--data", required=True, help="folder with the manifest and the feature store"
     )
     parser.add_argument("--exp", required=True, help="folder of the run folders")
-    parser.add_argument(
-        "--backbone", required=True, help="name of the backbone in tables and in the catalogue"
-    )
-    parser.add_argument("--weights", required=True, help="its weight file")
+    parser.add_argument("--weights", required=True, help="weight file of the backbone")
     options.add_run_options(parser)
 
 

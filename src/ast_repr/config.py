@@ -11,6 +11,9 @@ sections of a conf are merged only in some cases:
     without_vggish: {...}             if the corpus has no VGGish features
     paper: {...}                      with protocol paper, over protocol_paper.yaml
 
+With a pre-trained network other than AST, backbone_<network>.yaml is merged over the confs of AST;
+their choice of weights, and whether they are trained, stays.
+
 A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`. A study (studies.yaml)
 is a list of confs and variants that answer one question; its name stands for all of them.
 """
@@ -26,6 +29,7 @@ from .settings import Config
 BASE = "base.yaml"
 STUDIES = "studies.yaml"
 CONDITIONAL = ("without_vggish", "paper")
+AST = "ast"  # the pre-trained network of the confs
 MOVED = {
     "row": "the name in tables stands in published.yaml, under `name`",
     "published": "published results stand in published.yaml",
@@ -92,14 +96,16 @@ def load(
     protocol: str = "clean",
     settings: Iterable[str] = (),
     lacking: Collection[str] = (),
+    network: str = AST,
 ) -> Config:
     """Resolve a conf or variant.
 
     Merged are, in this order: base.yaml, the corpus' overlay if there is one, the conf's chain of
-    bases, the protocol's overlay, then the settings of the variant and `settings`.
+    bases, the network's overlay, the protocol's, then the settings of the variant and `settings`.
 
     Args:
         lacking: features that the corpus lacks ("vggish"); the section without_<feature> is merged.
+        network: the pre-trained one, which takes the place of AST.
 
     Raises:
         ConfigError: unreadable, or an unknown key, a wrong type, range or choice; the key is named.
@@ -115,6 +121,8 @@ def load(
     config = overlay(config, conf)
     for feature in lacking:
         config = overlay(config, conditional[f"without_{feature}"])
+    if network != AST:
+        config = _with_network(config, folder / f"backbone_{network}.yaml")
     if protocol != "clean":
         config = overlay(config, _protocol(folder, protocol))
         config = overlay(config, conditional.get(protocol, {}))
@@ -197,6 +205,15 @@ def _chain(path, seen=()):
     if path in seen:
         raise ConfigError(f"{path}: is its own base, through {', '.join(p.name for p in seen)}")
     return overlay(_chain(path.with_name(base), (*seen, path)), conf)
+
+
+def _with_network(config, path):
+    """Merge the overlay of a pre-trained network, if the config's backbone is AST."""
+    backbone = config.get("backbone")
+    if not isinstance(backbone, dict) or backbone.get("name") != AST:
+        return config
+    above = read(path)
+    return overlay(config, above | {"backbone": backbone | above["backbone"]})
 
 
 def _protocol(folder, name):

@@ -173,15 +173,16 @@ def from_config(
 
 
 def _backbone_options(section, feature, weights):
-    """Keywords of the backbone's constructor; those of an AST are in the header of its weights."""
+    """Keywords of the backbone's constructor, some from the header of pre-trained weights."""
     shape = {"frames": feature.frames, "mels": feature.bins}
     statistics = {"mean": feature.mean, "std": feature.std}
-    if section.name == "ast":
+    dims = {}
+    if section.name in backbones.PRETRAINED:
         header = backbones.weights.read_header(weights)
+        dims = header["dims"]
         for key in statistics:
             statistics[key] = header.get(key, statistics[key])
-        return header["dims"] | shape | statistics
-    return section.options | shape | statistics
+    return dims | section.options | shape | statistics
 
 
 def maps_by_name(conf: Config) -> bool:

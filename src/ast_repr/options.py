@@ -143,7 +143,7 @@ def add_backbone_options(parser, backbones: Sequence[str]) -> None:
         choices=backbones,
         default=backbones[0],
         help="auto: ast_audioset if it is on disk or --corpus openmic asks for it, otherwise "
-        "ast_tiny_synth (default: %(default)s)",
+        "ast_tiny_synth; pretrained_models/README.md describes each (default: %(default)s)",
     )
     parser.add_argument(
         "--backbone-file",

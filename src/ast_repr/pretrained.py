@@ -5,6 +5,9 @@ It does not import torch, so that fetching starts at once.
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +42,8 @@ class Entry:
     labels: str | None
     dims: dict
     licence: str
+    network: str = "ast"
+    package: dict | None = None
 
     @property
     def path(self) -> Path:
@@ -51,7 +56,9 @@ class Entry:
 
     @property
     def url(self) -> str | None:
-        """Address of the file on the Hugging Face hub; None if it is shipped."""
+        """Address of the file on the Hugging Face hub, or of its package; None if it is shipped."""
+        if self.package is not None:
+            return "https://pypi.org/project/{name}/{version}/".format(**self.package)
         if self.hub is None:
             return None
         return "https://huggingface.co/{repo}/resolve/{revision}/{file}".format(**self.hub)
@@ -62,17 +69,20 @@ class Entry:
         return self.path.is_file() and self.bytes in (None, self.path.stat().st_size)
 
     def fetch(self) -> None:
-        """Download the file unless it exists, and verify it.
+        """Download the file, or make it from its package, unless it exists, and verify it.
 
         Raises:
             RuntimeError: it cannot be downloaded.
             ValueError, OSError: as `verify`.
         """
-        if self.hub is not None:
+        if self.url is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):  # others wait, and find the file
                 if not self.path.is_file():
-                    self._download()
+                    if self.package is None:
+                        self._download()
+                    else:
+                        self._convert()
         self.verify()
 
     def _download(self):
@@ -95,6 +105,33 @@ class Entry:
         os.replace(file, self.path)
         shutil.rmtree(folder)
 
+    def _convert(self):
+        # Imports torch, and is needed here only.
+        from .backbones import musicnn_weights
+
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+            wheel = self._download_wheel(Path(folder))
+            musicnn_weights.convert_wheel(wheel, self.name, self.path)
+
+    def _download_wheel(self, folder):
+        """Download the package's wheel into `folder`, verified by pip; nothing is installed."""
+        requirements = folder / "requirements.txt"
+        atomic.write_text(
+            requirements, "{name}=={version} --hash=sha256:{sha256}\n".format(**self.package)
+        )
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+        pip += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        pip += ["--dest", folder, "--requirement", requirements]
+        run = subprocess.run(pip, capture_output=True, encoding="utf-8", errors="replace")
+        if run.returncode:
+            reason = (run.stderr.strip().splitlines() or ["pip failed"])[-1]
+            raise RuntimeError(
+                f"{self.url}: cannot be downloaded ({reason}); try again with a connection, "
+                f"or copy {self.path} from a machine that has it"
+            )
+        (wheel,) = folder.glob("*.whl")
+        return wheel
+
     def verify(self) -> None:
         """Compare the file with the known sha256; 346 MB take a third of a second.
 
@@ -104,7 +141,7 @@ class Entry:
         """
         path = os.path.relpath(self.path)
         remedy = f"it is part of the repository: git checkout {path}"
-        if self.hub is not None:
+        if self.url is not None:
             remedy = f"delete it and run the stage `fetch`, which downloads {self.url}"
         if not self.path.is_file():
             raise ValueError(f"{path}: missing; {remedy}")
@@ -144,6 +181,11 @@ def find(name: str) -> Entry:
     if name not in index:
         raise ValueError(registry.unknown("backbone", name, index))
     return Entry(name, **index[name])
+
+
+def network(name: str | None) -> str:
+    """Return the architecture of a backbone; one that is not in the catalogue is an AST."""
+    return find(name).network if name in names() else "ast"
 
 
 def zero_shot(name: str) -> dict:

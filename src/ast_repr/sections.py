@@ -39,8 +39,10 @@ def _check_backbone(section: Backbone, entry):
             f"option {min(section.options)!r} of backbone 'ast': its dimensions are those of its "
             "weights; expected only weights, finetune"
         )
-    if section.name == "ast" and section.weights == "none":
-        raise ValueError("option weights of backbone 'ast': none; expected pretrained or random")
+    if section.name in backbones.PRETRAINED and section.weights == "none":
+        raise ValueError(
+            f"option weights of backbone {section.name!r}: none; expected pretrained or random"
+        )
     options = {"name": entry, **section.options}
     _check(backbones.BACKBONES, "backbone", options, ("frames", "mels", "mean", "std"))
 

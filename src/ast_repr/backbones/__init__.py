@@ -1,7 +1,8 @@
 """Backbones: the model that is reprogrammed, (B, 1, T, F) -> Output(embedding, source_logits).
 
-"ast" is pre-trained. The others replace it in baselines without a source model and have no source
-classes: `pool` and `summary` have no parameters, `frame_network` is trained from scratch.
+"ast" and "musicnn" are pre-trained. The others replace them in baselines without a source model and
+have no source classes: `pool` and `summary` have no parameters, `frame_network` is trained from
+scratch.
 """
 
 from typing import Any
@@ -12,21 +13,25 @@ from .. import registry
 from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
 from .frame_network import FrameNetwork
+from .musicnn import Musicnn
 from .output import Output
 from .pool import Pool
 from .summary import Summary
 
 BACKBONES = {
     "ast": AudioTransformer,
+    "musicnn": Musicnn,
     "pool": Pool,
     "summary": Summary,
     "frame_network": FrameNetwork,
 }
+PRETRAINED = ("ast", "musicnn")  # their sizes and statistics are in the header of their weights
 
 __all__ = [
     "AUDIOSET_MEAN",
     "AUDIOSET_STD",
     "BACKBONES",
+    "PRETRAINED",
     "Output",
     "build",
     "cpu_kernels",

@@ -58,6 +58,7 @@ class Musicnn(nn.Module):
                 f"musicnn: input of {frames} frames and {mels} bands; expected at least {PATCH} "
                 f"frames and {MELS} bands, as the feature musicnn_mel has them"
             )
+        self.dims = {"frames": frames, "mels": mels, "embedding": embedding, "n_source": n_source}
         self.mean = mean
         self.std = std
         self.embedding = embedding

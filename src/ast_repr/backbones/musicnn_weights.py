@@ -8,10 +8,11 @@ import ast
 import io
 import re
 import zipfile
+from pathlib import Path
 
 import torch
 
-from . import tensorflow_bundle
+from . import tensorflow_bundle, weights
 from .musicnn import FILTERS, Musicnn
 
 MODELS = {
@@ -27,6 +28,15 @@ OF_NORM = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+
+
+def convert_wheel(wheel: Path, name: str, path: Path) -> None:
+    """Write the network `name` of the wheel to `path`, in the layout of this project.
+
+    The same wheel gives the same bytes.
+    """
+    network, labels = from_wheel(wheel.read_bytes(), name)
+    weights.save(network, path, labels)
 
 
 def from_wheel(wheel: bytes, name: str) -> tuple[Musicnn, list[str]]:

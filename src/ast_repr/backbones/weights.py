@@ -1,6 +1,6 @@
-"""Weights of AST from a file in any known layout: strict, checked, without running code from it.
+"""Weights of a backbone from a file: strict, checked, without running code from it.
 
-Three layouts of keys are read and a fourth is also written:
+Three layouts of AST are read, and a fourth, of any backbone, is also written:
     author        the authors' `.pth`: `module.v.blocks.N.attn.qkv.*`, `module.mlp_head.{0,1}.*`
     hub           the hub's safetensors: `encoder.layer.N.attention.attention.query.*`,
     transformers  transformers >= 5 in memory: `layers.N.attention.q_proj.*`,
@@ -75,14 +75,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """Read the dims and the layout of a weight file.
 
     Returns:
-        dict: `layout`, `dims` (keywords of `backbones.build("ast")`) and, in files of this project,
+        dict: `layout`, `dims` (keywords of `backbones.build`) and, in files of this project,
         `mean`, `std` and `source_classes`.
 
     Raises:
-        WeightsError: missing, truncated, malicious, or not an AST.
+        WeightsError: missing, truncated, malicious, or not the weights of a backbone.
     """
     metadata, tensors = _read(path)
-    layout, state = _canonical(path, tensors)
+    layout, state = _canonical(path, metadata, tensors)
     if layout != "ast_repr":
         return {"layout": layout, "dims": _infer_dims(path, state)}
     try:
@@ -101,9 +101,9 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
         WeightsError: the file is missing, truncated or malicious, or its tensors do not match the
             backbone or hold NaN or infinity; keys are named.
     """
-    _, tensors = _read(path)
+    metadata, tensors = _read(path)
     _refuse_not_finite(path, tensors)
-    _, state = _canonical(path, tensors)
+    _, state = _canonical(path, metadata, tensors)
     expected = backbone.state_dict()
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
@@ -112,7 +112,8 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
             f"{path}: not the weights of this backbone; missing: {_few(missing)}; "
             f"unexpected: {_few(extra)}"
         )
-    state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
+    if "pos_embed" in state:
+        state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
     misshapen = []
     for name, tensor in expected.items():
         shape = tuple(state[name].shape)
@@ -245,9 +246,11 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
-def _canonical(path: str | Path, tensors: Tensors) -> tuple[str, Tensors]:
+def _canonical(
+    path: str | Path, metadata: Mapping[str, str], tensors: Tensors
+) -> tuple[str, Tensors]:
     """Return the layout, and the tensors under this project's names, with q, k and v joined."""
-    layout = _layout(tensors)
+    layout = "ast_repr" if "ast_repr" in metadata else _layout(tensors)
     if layout == "ast_repr":
         return layout, dict(tensors)
     state = {}

@@ -198,10 +198,10 @@ def _describe_backbone(about, conf):
     backbone = about["backbone"]
     spec = about["spec"]["backbone"]
     state = "fine-tuned" if spec["finetune"] else "frozen"
-    if spec["name"] != "ast":
+    if conf["backbone"]["weights"] == "none":
         return f"none; in its place {markdown_code(json.dumps(conf['backbone']))}"
     if not backbone["file"]:
-        return f"an AST with random weights, drawn with the seed, {state}"
+        return f"{spec['name']} with random weights, drawn with the seed, {state}"
     text = f"{markdown_code(backbone['name'])}, {state}"
     text += f", file of sha256 {markdown_code(str(backbone['file_sha256']))}"
     if backbone["url"]:

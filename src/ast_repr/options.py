@@ -238,7 +238,8 @@ def add_training_options(parser) -> None:
     parser.add_argument(
         "--recompute",
         action="store_true",
-        help="activation checkpointing in the backbone: less memory, 20 to 45 %% more time on a CPU",
+        help="activation checkpointing in the backbone: less memory, 20 to 45 %% more time "
+        "on a CPU",
     )
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the backbone: for GPUs"

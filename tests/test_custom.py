@@ -289,7 +289,7 @@ def test_check_lists_problems_of_table_and_audio_and_counts(folder, read, capsys
     out, err = capsys.readouterr()
     assert "row 8: flute is '9'" in out
     assert "row 8: g.wav: no such audio file" in out
-    assert err == f"error: {folder}/songs.csv: 2 problems, listed above; mend and check again\n"
+    assert err.startswith(f"error: {folder}/songs.csv: 2 problems") and err.count("\n") == 1
 
 
 def test_check_counts_splits_groups_and_classes(folder, read, capsys):

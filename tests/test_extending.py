@@ -31,7 +31,8 @@ class Gain(nn.Module):
 
 @pytest.fixture
 def source(tmp_path):
-    """A copy of src/."""
+    """A copy of src/, beside the catalogue of weights."""
+    (tmp_path / "pretrained_models").symlink_to(ROOT / "pretrained_models")
     return shutil.copytree(
         ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
     )

@@ -130,7 +130,8 @@ def plain(network, x):
         layers.append(values)
     joined = torch.cat(layers, dim=1)
     pooled = torch.stack([joined.amax(dim=2), joined.mean(dim=2)], dim=2).flatten(1)
-    hidden = functional.relu(network.dense(norm(network.pool_norm, pooled)))
+    pooled = norm(network.pool_norm, pooled)
+    hidden = functional.relu(network.dense(pooled))
     penultimate = norm(network.dense_norm, hidden)
     return pooled, penultimate, network.source_head(penultimate)
 

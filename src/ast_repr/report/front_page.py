@@ -14,7 +14,6 @@ from .results import Run
 BEGIN = "<!-- table: written by src/report.py --readme -->\n"
 END = "<!-- end of table -->"
 SECONDS = 5.0  # of the clip that are shown
-FRAMES_PER_SECOND = 100
 TRAINED_COLOUR = "#D55E00"
 FROZEN_COLOUR = "0.45"
 OUTLIERS = 0.5  # per cent at each end that the colour scale leaves out
@@ -48,9 +47,10 @@ def draw_overview(run: Run) -> Figure:
     frozen = run["total_parameters"] - trained
     figure = Figure(figsize=(style.WIDTH, 1.9), layout="constrained")
     panels = figure.subplots(1, 5, width_ratios=[1.5, 0.9, 1.5, 0.9, 0.9])
-    _draw_log_mel(panels[0], before, "log-mel of a clip")
+    frames = round(SECONDS * style.frames_per_second(run["feature"]))
+    _draw_log_mel(panels[0], before[:frames], "log-mel of a clip")
     _draw_box(panels[1], "reprogrammer\n(trained)", TRAINED_COLOUR)
-    _draw_log_mel(panels[2], after, "reprogrammed log-mel")
+    _draw_log_mel(panels[2], after[:frames], "reprogrammed log-mel")
     _draw_box(panels[3], f"pre-trained AST\n(frozen)\n{frozen:,}\nparameters", FROZEN_COLOUR)
     _draw_box(panels[4], "label mapping\n(trained)", TRAINED_COLOUR)
     figure.suptitle(f"{trained:,} of {trained + frozen:,} parameters are trained", fontsize=9)
@@ -58,7 +58,7 @@ def draw_overview(run: Run) -> Figure:
 
 
 def _draw_log_mel(axes: Axes, values: np.ndarray, title: str) -> None:
-    shown = values[: round(SECONDS * FRAMES_PER_SECOND)].astype(np.float32)
+    shown = values.astype(np.float32)
     low, high = np.percentile(shown, [OUTLIERS, 100 - OUTLIERS])
     axes.imshow(shown.T, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto")
     axes.set_title(title, fontsize=8)

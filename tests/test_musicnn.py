@@ -12,13 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from helpers import run_script
 from torch import nn
 from torch.nn import functional
 
-from ast_repr import config, features, model_spec, pretrained
+import extract
+import prepare
+import score
+import train
+from ast_repr import config, features, inference, model_spec, pretrained
 from ast_repr.backbones import musicnn, musicnn_weights, tensorflow_bundle, weights
 from ast_repr.classifier import build_model
+from ast_repr.commands import export
 from ast_repr.heads import labelmap
 from ast_repr.settings import RunIdentity
 
@@ -123,7 +130,8 @@ def plain(network, x):
         layers.append(values)
     joined = torch.cat(layers, dim=1)
     pooled = torch.stack([joined.amax(dim=2), joined.mean(dim=2)], dim=2).flatten(1)
-    hidden = functional.relu(network.dense(norm(network.pool_norm, pooled)))
+    pooled = norm(network.pool_norm, pooled)
+    hidden = functional.relu(network.dense(pooled))
     penultimate = norm(network.dense_norm, hidden)
     return pooled, penultimate, network.source_head(penultimate)
 
@@ -296,3 +304,32 @@ def test_the_instruments_are_tags(name):
     names = pretrained.zero_shot(name)["names"]
     assert len(set(tags)) == 50
     assert all(labelmap.groups(names, list(names), tags))
+
+
+def test_a_trained_model_predicts_and_is_exported(random_file, tmp_path):
+    """From a CSV to predictions of the run and of what is exported of it."""
+    rate = 16_000
+    lines = ["path,split,guitar"]
+    for number, split in enumerate(["train", "train", "valid", "valid", "test", "test"]):
+        pitch = 300 + 900 * (number % 2)
+        wave = 0.4 * np.sin(2 * np.pi * pitch * np.arange(rate) / rate)
+        soundfile.write(tmp_path / f"{number}.wav", wave, rate)
+        lines.append(f"{number}.wav,{split},{number % 2}")
+    (tmp_path / "songs.csv").write_text("\n".join(lines))
+    data = ["--data", tmp_path / "data"]
+    confs = ["--conf-dir", CONF_DIR, "--conf", "ast_linear", "--backbone", "musicnn_mtt"]
+    runs = [*data, *confs, "--exp", tmp_path / "exp", "--weights", random_file, "--device", "cpu"]
+    custom = ["--corpus", "custom", "--root", tmp_path / "songs.csv"]
+    assert run_script(prepare, *data, *custom) == 0
+    assert run_script(extract, *data, *confs) == 0
+    assert run_script(train, *runs, "--set", "train.epochs=2") == 0
+    assert run_script(score, *runs, "--set", "train.epochs=2") == 0
+    run = tmp_path / "exp" / "ast_linear" / "seed0"
+    exported = tmp_path / "exported"
+    assert run_script(export, run, exported, "--merge") == 0
+    assert "musicnn" in (exported / "README.md").read_text()
+    predictions = []
+    for path in (run, exported):
+        (song,) = inference.load(path).predict(tmp_path / "5.wav")
+        predictions.append(song.probabilities)
+    np.testing.assert_allclose(*predictions, atol=1e-6)

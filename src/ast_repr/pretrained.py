@@ -185,7 +185,9 @@ def find(name: str) -> Entry:
 
 def network(name: str | None) -> str:
     """Return the architecture of a backbone; one that is not in the catalogue is an AST."""
-    return find(name).network if name in names() else "ast"
+    if name is None or name not in names():
+        return "ast"
+    return find(name).network
 
 
 def zero_shot(name: str) -> dict:

@@ -33,8 +33,9 @@ class Musicnn(nn.Module):
     Args:
         frames, mels: size of the input (T, F).
         mean, std: of the log-mel; the network gets (x - mean) / (2 std).
-        embedding: "pooled", maximum and mean over time of the front and middle layers (1,506
-            values), or "penultimate", the last layer before the tags (200).
+        embedding: "pooled", maximum and mean over time of the front and middle layers, normalised
+            as the next layer gets them (1,506 values), or "penultimate", the last layer before the
+            tags (200).
         n_source: number of tags.
 
     Raises:
@@ -92,7 +93,8 @@ class Musicnn(nn.Module):
             patches: (B, 1, T, 96).
 
         Returns:
-            pooled layers (B, 1506), penultimate layer (B, 200), logits of the tags (B, S).
+            pooled layers, normalised (B, 1506), penultimate layer (B, 200), logits of the tags
+            (B, S).
         """
         x = self.input_norm(patches)
         front = torch.cat([layer(x) for layer in self.front], dim=1)
@@ -101,7 +103,8 @@ class Musicnn(nn.Module):
         third = self.middle[2](second) + second
         layers = torch.cat([front, first, second, third], dim=1)  # (B, 753, T)
         pooled = torch.stack([layers.amax(dim=2), layers.mean(dim=2)], dim=2).flatten(1)
-        penultimate = self.dense_norm(functional.relu(self.dense(self.pool_norm(pooled))))
+        pooled = self.pool_norm(pooled)
+        penultimate = self.dense_norm(functional.relu(self.dense(pooled)))
         return pooled, penultimate, self.source_head(penultimate)
 
 

@@ -121,7 +121,7 @@ def analyse(
         AudioError: the file cannot be read.
     """
     seconds = audio.duration(path)
-    log_mel = timeline.LongLogMel()
+    log_mel = timeline.LongLogMel(model.about["feature"]["name"])
     surest = None
 
     def on_window(window):
@@ -143,13 +143,16 @@ def draw_before_after(
 ) -> Figure:
     """Draw a window's log-mel before and after the reprogrammer, without padding."""
     seconds = window.end_s - window.start_s
-    frames = max(round(seconds * timeline.FRAMES_PER_SECOND) - timeline.CUT, 1)
+    feature = model.about["feature"]["name"]
+    frames = max(round(seconds * style.frames_per_second(feature)) - timeline.CUT, 1)
     before, after = model.reprogram_feature(torch.from_numpy(window.feature)[None])
     model_line = escaping.figure(f"{info.conf}, seed {info.seed}")
     song_line = escaping.figure(f"{name}, {span(window)}")
     title = f"{model_line}\n{song_line}"
     with matplotlib.rc_context(style.STYLE):
-        return before_after.draw(before[0, 0, :frames], after[0, 0, :frames], info.norm, title)
+        return before_after.draw(
+            before[0, 0, :frames], after[0, 0, :frames], info.norm, title, feature
+        )
 
 
 def span(window: inference.WindowPrediction) -> str:

@@ -23,6 +23,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -96,7 +97,7 @@ def predict_songs(
         failed: list to which the errors of files are added.
         pictures: the picture's path for each file; empty for none.
     """
-    log_mels = defaultdict(timeline.LongLogMel)
+    log_mels = defaultdict(partial(timeline.LongLogMel, model.about["feature"]["name"]))
 
     def on_window(window):
         bar.set_description_str(f"file {window.index + 1} of {len(paths)}", refresh=False)

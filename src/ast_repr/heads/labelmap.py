@@ -51,8 +51,8 @@ class LabelMap(nn.Module):
             raise ValueError(unknown("activation of labelmap", activation, ACTIVATIONS))
         if not n_source:
             raise ValueError(
-                "labelmap: the backbone has no source classes; use a pre-trained one, "
-                "or another head"
+                "labelmap: the backbone has no source classes; "
+                "use a pre-trained one, or another head"
             )
         self.kind = kind
         self.activation = activation

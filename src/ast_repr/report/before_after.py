@@ -6,17 +6,19 @@ from matplotlib.figure import Figure
 from .. import escaping
 from . import style
 
-FRAMES_PER_SECOND = 100  # of the log-mel
 OUTLIERS = 0.5  # per cent at each end that a colour scale leaves out
 LEAST = 1e-6  # range of a colour scale
 
 
-def draw(before: np.ndarray, after: np.ndarray, norm: str, title: str) -> Figure:
+def draw(
+    before: np.ndarray, after: np.ndarray, norm: str, title: str, feature: str = "logmel"
+) -> Figure:
     """Draw the input of the reprogrammer, its output, and the difference, on separate scales.
 
     Args:
         before, after: log-mels (T, F).
         norm: of the input, as in results.json.
+        feature: its name, which decides the scale of time.
     """
     before = before.astype(np.float32)
     after = after.astype(np.float32)
@@ -28,25 +30,26 @@ def draw(before: np.ndarray, after: np.ndarray, norm: str, title: str) -> Figure
     else:
         unit = f"log-mel, normalised\n({escaping.figure(norm)})"
         changed = "normalised log-mel"
+    seconds = len(before) / style.frames_per_second(feature)
     padding = np.ptp(before, axis=1) == 0  # would dominate the colour scales
     shown = ~padding if not padding.all() else padding
     low, high = np.percentile(before[shown], [OUTLIERS, 100 - OUTLIERS])
-    _draw_panel(panels[0], before, "cividis", low, high, unit)
+    _draw_panel(panels[0], before, "cividis", low, high, unit, seconds)
     panels[0].set_title("before the reprogrammer")
     low, high = np.percentile(after[shown], [OUTLIERS, 100 - OUTLIERS])
-    _draw_panel(panels[1], after, "cividis", low, high, f"reprogrammed\n{changed}")
+    _draw_panel(panels[1], after, "cividis", low, high, f"reprogrammed\n{changed}", seconds)
     panels[1].set_title("after: the input of the backbone")
     difference = after - before
     reach = np.abs(np.percentile(difference[shown], [OUTLIERS, 100 - OUTLIERS])).max()
-    _draw_panel(panels[2], difference, "PuOr_r", -reach, reach, f"change in\n{changed}")
+    _draw_panel(panels[2], difference, "PuOr_r", -reach, reach, f"change in\n{changed}", seconds)
     panels[2].set_title("difference: after - before")
     panels[2].set_xlabel("time, s")
     figure.suptitle(title, fontsize=9)
     return figure
 
 
-def _draw_panel(panel, values, colours, low, high, label):
-    extent = (0, len(values) / FRAMES_PER_SECOND, -0.5, values.shape[1] - 0.5)
+def _draw_panel(panel, values, colours, low, high, label, seconds):
+    extent = (0, seconds, -0.5, values.shape[1] - 0.5)
     image = panel.imshow(
         values.T,
         cmap=colours,

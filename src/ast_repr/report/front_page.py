@@ -9,7 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from .. import atomic
 from . import style
-from .before_after import FRAMES_PER_SECOND, OUTLIERS
+from .before_after import OUTLIERS
 from .results import Run
 
 BEGIN = "<!-- table: written by src/report.py --readme -->\n"
@@ -47,9 +47,10 @@ def draw_overview(run: Run) -> Figure:
     frozen = run["total_parameters"] - trained
     figure = Figure(figsize=(style.WIDTH, 1.9), layout="constrained")
     panels = figure.subplots(1, 5, width_ratios=[1.5, 0.9, 1.5, 0.9, 0.9])
-    _draw_log_mel(panels[0], before, "log-mel of a clip")
+    frames = round(SECONDS * style.frames_per_second(run["feature"]))
+    _draw_log_mel(panels[0], before[:frames], "log-mel of a clip")
     _draw_box(panels[1], "reprogrammer\n(trained)", TRAINED_COLOUR)
-    _draw_log_mel(panels[2], after, "reprogrammed log-mel")
+    _draw_log_mel(panels[2], after[:frames], "reprogrammed log-mel")
     _draw_box(panels[3], f"pre-trained AST\n(frozen)\n{frozen:,}\nparameters", FROZEN_COLOUR)
     _draw_box(panels[4], "label mapping\n(trained)", TRAINED_COLOUR)
     figure.suptitle(f"{trained:,} of {trained + frozen:,} parameters are trained", fontsize=9)
@@ -57,7 +58,7 @@ def draw_overview(run: Run) -> Figure:
 
 
 def _draw_log_mel(axes: Axes, values: np.ndarray, title: str) -> None:
-    shown = values[: round(SECONDS * FRAMES_PER_SECOND)].astype(np.float32)
+    shown = values.astype(np.float32)
     low, high = np.percentile(shown, [OUTLIERS, 100 - OUTLIERS])
     axes.imshow(shown.T, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto")
     axes.set_title(title, fontsize=8)

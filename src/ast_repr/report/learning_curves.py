@@ -52,7 +52,7 @@ def example(method: Method, run: Run) -> Figure:
     instruments = ", ".join(map(escaping.plain, str(arrays["instruments"]).split(",")))
     clip = style.wrapped(f"clip {arrays['clip']}: {instruments}", 100)
     title = f"{escaping.figure(method.name)}, seed {run['seed']}\n{clip}"
-    return before_after.draw(arrays["before"], arrays["after"], run["norm"], title)
+    return before_after.draw(arrays["before"], arrays["after"], run["norm"], title, run["feature"])
 
 
 def _draw_panel(panel, method):

@@ -45,8 +45,14 @@ STYLE = {
     "pdf.fonttype": 42,
     "hatch.linewidth": 0.5,
 }
+FRAMES_PER_SECOND = {"musicnn_mel": 62.5}  # of features; the others have 100
 WIDTH = 7.2  # inches: a page of A4 within its margins
 GRID = {"color": "0.9", "linewidth": 0.6}
+
+
+def frames_per_second(feature: str) -> float:
+    """Frames per second of a feature, by its name."""
+    return FRAMES_PER_SECOND.get(feature, 100.0)
 
 
 class Look(NamedTuple):

@@ -11,8 +11,8 @@ from .. import atomic
 from ..report import style
 from .predictions import DisplayOptions, FilePrediction, format_timestamp
 
-FRAMES_PER_SECOND = 100  # of the log-mel
-CUT = 2  # frames less than seconds * FRAMES_PER_SECOND: 25 ms windows end with the sound
+CUT = 2  # frames less than the seconds have: 25 ms windows end with the sound
+SHORTEST = 0.01  # seconds of the time axis
 DPI = 150
 COLUMNS = 2000  # at most, in a picture
 INSTRUMENTS = 20  # at most, in a picture
@@ -23,9 +23,13 @@ class LongLogMel:
     """The log-mel of a file of any length, added window by window.
 
     It has at most COLUMNS columns, each the mean of `step` neighbouring frames.
+
+    Args:
+        feature: its name, which decides the scale of time.
     """
 
-    def __init__(self):
+    def __init__(self, feature: str = "logmel"):
+        self.rate = style.frames_per_second(feature)
         self.step = 1
         self.sums = None
         self.counts = np.zeros(COLUMNS)
@@ -34,8 +38,8 @@ class LongLogMel:
         """Add a window's log-mel (T, F), without the frames beyond its end."""
         if self.sums is None:
             self.sums = np.zeros((COLUMNS, log_mel.shape[1]))
-        log_mel = log_mel[: max(round((end_s - start_s) * FRAMES_PER_SECOND) - CUT, 0)]
-        frames = round(start_s * FRAMES_PER_SECOND) + np.arange(len(log_mel))
+        log_mel = log_mel[: max(round((end_s - start_s) * self.rate) - CUT, 0)]
+        frames = round(start_s * self.rate) + np.arange(len(log_mel))
         while len(frames) and frames[-1] // self.step >= COLUMNS:
             self.step *= 2
             self.sums = _halved(self.sums)
@@ -89,7 +93,7 @@ def _draw_log_mel(figure, axes, song, log_mel):
     values = log_mel.columns
     if len(values):
         low, high = np.nanpercentile(values, [OUTLIERS, 100 - OUTLIERS])
-        extent = (0, len(values) * log_mel.step / FRAMES_PER_SECOND, -0.5, values.shape[1] - 0.5)
+        extent = (0, len(values) * log_mel.step / log_mel.rate, -0.5, values.shape[1] - 0.5)
         image = axes.imshow(
             values.T,
             cmap="cividis",
@@ -103,7 +107,7 @@ def _draw_log_mel(figure, axes, song, log_mel):
         figure.colorbar(
             image, ax=axes, label="log-mel energy\n(natural log)", extend="both", pad=0.01
         )
-    axes.set(xlabel="time", ylabel="mel band", xlim=(0, max(song.seconds, 1 / FRAMES_PER_SECOND)))
+    axes.set(xlabel="time", ylabel="mel band", xlim=(0, max(song.seconds, SHORTEST)))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda seconds, _: format_timestamp(max(seconds, 0)))
@@ -116,9 +120,7 @@ def edges(song: FilePrediction) -> np.ndarray:
     Each point in time has the colour of the window whose middle is nearest.
     """
     middles = song.times.mean(axis=1)
-    return np.concatenate(
-        [[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, 1 / FRAMES_PER_SECOND)]]
-    )
+    return np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, SHORTEST)]])
 
 
 def save(figure: Figure, path: str | Path) -> None:

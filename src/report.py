@@ -161,7 +161,7 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
 
 def write_front_page(readme: Path, table: results.Table, reference: str) -> None:
     """Write a table, and the picture of a reprogrammed clip, for the README."""
-    front_page.insert_table(readme, tables.accuracy_text(table, reference))
+    front_page.insert_table(readme, tables.accuracy_markdown(table, reference))
     with_example = [run for run in table.main.runs if run.has_example]
     if with_example:
         figure = front_page.draw_overview(with_example[-1])

@@ -34,7 +34,7 @@ def insert_table(readme: Path, table: str) -> None:
     end = page.find(END, start)
     if start < 0 or end < 0:
         raise ReadmeError(f"{readme}: no place for the table; expected {BEGIN.strip()} and {END}")
-    page = f"{page[: start + len(BEGIN)]}```\n{table}\n```\n{page[end:]}"
+    page = f"{page[: start + len(BEGIN)]}{table}\n{page[end:]}"
     atomic.write_text(readme, page)
 
 

@@ -317,11 +317,11 @@ def text(page: Iterable[Block]) -> str:
     return "\n\n".join(parts)
 
 
-def accuracy_text(table: Table, reference: str | None = REFERENCE) -> str:
-    """Format the accuracy of a table's methods for the terminal, without explanations."""
+def accuracy_markdown(table: Table, reference: str | None = REFERENCE) -> str:
+    """Format the terminal's columns of accuracy as Markdown, without explanations."""
     scores, _ = accuracy_with_comparison(table.main, reference)
-    grid, _ = _fitted(scores.escaped(escaping.terminal))
-    return _aligned(grid)
+    grid, _ = _fitted(scores)
+    return _piped(grid.escaped(escaping.markdown))
 
 
 def markdown(page: Iterable[Block]) -> str:

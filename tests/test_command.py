@@ -142,3 +142,17 @@ def test_want_of_memory_and_endless_nesting_are_one_line(fail, word, capsys):
         cli.run(lambda args: fail(), cli.parser("doc"), [])
     message = capsys.readouterr().err
     assert left.value.code == 1 and message.count("\n") == 1 and word in message
+
+
+def test_ctrl_c_in_the_import_of_an_extension_is_one_line(start):
+    process = start(
+        WAITING.replace(
+            "    try:\n",
+            "    import signal\n    try:\n        try:\n            signal.raise_signal(2)\n"
+            "        except KeyboardInterrupt as error:\n"
+            "            raise ImportError('initialization failed') from error\n",
+        ),
+        wait=False,
+    )
+    assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 130

@@ -187,11 +187,14 @@ def _call(main: Callable, parser: Parser, argv: Sequence[str]) -> int:
         main(parser.parse_args(argv))
         if sys.stdout is not None:
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _complain("interrupted", 128 + signal.SIGINT)
-    except _Terminated as error:
-        return _complain("terminated", 128 + error.args[0])
-    except EXPECTED as error:
+    except (KeyboardInterrupt, _Terminated) as error:
+        return _end(error)
+    except Exception as error:
+        signalled = _signalled(error)
+        if signalled is not None:
+            return _end(signalled)
+        if not isinstance(error, EXPECTED):
+            raise
         if "--debug" in argv:
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):  # such as `| head`
@@ -200,6 +203,20 @@ def _call(main: Callable, parser: Parser, argv: Sequence[str]) -> int:
         usage = isinstance(error, (UsageError, ConfigError))
         return _complain(f"error: {one_line(error)}", 2 if usage else 1)
     return 0
+
+
+def _end(signalled: BaseException) -> int:
+    """Say how a signal has ended the command, and return the exit code."""
+    if isinstance(signalled, KeyboardInterrupt):
+        return _complain("interrupted", 128 + signal.SIGINT)
+    return _complain("terminated", 128 + signalled.args[0])
+
+
+def _signalled(error: BaseException | None) -> BaseException | None:
+    """Find the signal behind an error: an extension's import turns it into an ImportError."""
+    while error is not None and not isinstance(error, (KeyboardInterrupt, _Terminated)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 @contextlib.contextmanager

@@ -204,9 +204,12 @@ def _trace(network, features):
 
 def _package(name):
     try:
-        return importlib.import_module(name)
+        package = importlib.import_module(name)
     except ImportError as error:
         raise GraphError(
             f"the package {name} is not installed, expected for ONNX; install the extra `onnx`, "
             "in a copy of the repository: pip install '.[onnx]'"
         ) from error
+    if name == "onnxruntime":
+        package.disable_telemetry_events()  # nothing leaves the machine unasked
+    return package

@@ -227,7 +227,7 @@ def test_another_kind_of_device_has_files_of_its_own(tiny_dims, backbone_at, tin
     assert names[0] != names[1] == names[2]
 
 
-def test_edited_code_of_a_network_makes_it_compute_anew(
+def test_edited_code_of_a_network_is_computed_again(
     tiny_dims, backbone_at, tiny_clips, tmp_path, monkeypatch
 ):
     monkeypatch.syspath_prepend(tmp_path)

@@ -104,7 +104,7 @@ def test_a_call_that_hangs_or_dies_is_noticed(faults):
 
 def test_a_command_and_the_processes_that_outlive_it_are_found(faults, tmp_path):
     _, _, processes = faults
-    running = processes.Running(["bash", "-c", "sleep 60 & exit 3"], {}, tmp_path)
+    running = processes.Running(["bash", "-c", "sleep 60 & sleep 0.5; exit 3"], {}, tmp_path)
     finished = running.wait(timeout=20)
     assert finished.code == 3
     assert not finished.hang

@@ -278,3 +278,11 @@ def test_a_pipe_is_refused_rather_than_waited_for(suffix, tmp_path):
     os.mkfifo(pipe)
     with pytest.raises(ValueError, match="a pipe"):
         inference.load(pipe)
+
+
+@pytest.mark.parametrize("suffix", inference.SUFFIXES)
+def test_a_git_lfs_pointer_is_no_model(suffix, tmp_path):
+    pointer = tmp_path / f"model{suffix}"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 9\n")
+    with pytest.raises(ValueError, match=f"model{suffix}: a Git LFS pointer.*git lfs pull"):
+        inference.load(pointer)

@@ -220,7 +220,7 @@ def _waveform(
     for block in _resampled(blocks):
         if missing and not damaged:
             break
-        yield np.clip(block, -1.0, 1.0)
+        yield np.clip(block, -1.0, 1.0, out=block)
     if missing and not damaged:
         raise AudioError(f"{path}: {_describe(missing)}; expected all of it, get the file again")
     if missing:
@@ -314,7 +314,10 @@ def _block(
 ) -> tuple[float, int, np.ndarray]:
     """Convert a frame that begins at sample `start` to an item of `_seconds`."""
     rate, _, _, peak = kind
-    return start / rate, rate, _downmix(_to_float(frame) / np.float32(max(peak, 1.0)), path)
+    samples = _to_float(frame)
+    if peak > 1:
+        samples /= np.float32(peak)
+    return start / rate, rate, _downmix(samples, path)
 
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
@@ -329,12 +332,17 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
         full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
     else:
         full_scale = 1.0
-    return samples.astype(np.float32, order="C") / np.float32(full_scale)
+    samples = samples.astype(np.float32, order="C")
+    if full_scale != 1:
+        samples /= np.float32(full_scale)
+    return samples
 
 
 def _downmix(samples: np.ndarray, path: Path) -> np.ndarray:
     """Average (channels, n) to (n,), or take the strongest channel if they cancel."""
-    mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
+    mono = samples[0]
+    if len(samples) > 1:
+        mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are not finite numbers")
     if len(samples) > 1:

@@ -288,6 +288,8 @@ def load(
         )
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
+    if path.exists():
+        weights.refuse_pointer(path)
     if path.suffix == ".onnx":
         graph = onnx.Graph(path)
         with _naming(path):

@@ -175,7 +175,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], Tensors]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weight file")
-    _refuse_pointer(path)
+    refuse_pointer(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -205,13 +205,13 @@ def _read(path: str | Path) -> tuple[dict[str, str], Tensors]:
     return {}, state
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
     """Refuse the text of three lines that Git LFS leaves in place of a file."""
     with open(path, "rb") as file:
         start = file.read(len(LFS_POINTER))
     if start == LFS_POINTER:
         raise WeightsError(
-            f"{path}: a Git LFS pointer, expected the weights that it stands for; "
+            f"{path}: a Git LFS pointer, expected the file that it stands for; "
             "run `git lfs pull` where it was cloned, or download the file itself"
         )
 

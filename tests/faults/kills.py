@@ -65,6 +65,7 @@ def run(workshop: Workshop, counts: dict[str, int], rng: random.Random) -> Tally
         trials = _gone_on if stage in SLOW else _begun_again
         for trial in trials(workshop, stage, counts.get(stage, 0), rng):
             tally.add(trial)
+        tally.show(stage)
     return tally
 
 

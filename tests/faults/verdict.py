@@ -53,6 +53,11 @@ class Tally:
         if not trial.good and wrong <= SHOWN:
             print(f"  {self.campaign}: {_describe(trial)}", file=sys.stderr, flush=True)
 
+    def show(self, group: str) -> None:
+        """Print the figures of a finished group on stderr, before the campaign's own table."""
+        if group in self.groups():
+            print(f"  {group}: {_counts(self.figures(group))}", file=sys.stderr, flush=True)
+
     def figures(self, group: str | None = None) -> dict[str, int]:
         """Counts of all trials, or of one group's; what is not counted is under "by nature"."""
         trials = [trial for trial in self.trials if group in (None, trial.group)]

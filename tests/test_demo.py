@@ -351,7 +351,7 @@ def test_a_browser_shows_a_song_another_model_and_an_error(browser, server, soun
 
     browser.get(server)
     upload(sound)
-    text = wait_for_text("What the reprogrammer changes")
+    text = wait_for_text("Before and after the reprogrammer")
     assert re.search(r"Instruments: .*\nProbabilities over the whole song \(0:25\)", text)
     sizes = browser.execute_script(
         "return [...document.querySelectorAll('#predictions img')].map(i => i.naturalWidth)"

@@ -15,6 +15,7 @@ from ast_repr import cli, escaping
 from ast_repr.export import model_card
 from ast_repr.inference import FilePrediction
 from ast_repr.report import plots, published, results, style, tables
+from ast_repr.settings import Config
 from ast_repr.viewer import page, predictions
 from ast_repr.viewer import timeline as song
 
@@ -158,7 +159,8 @@ def test_tables_show_names_as_text(scored, tmp_path):
 
 
 def test_a_model_card_shows_names_as_text(tmp_path):
-    conf = CONFIG | {"run": CONFIG["run"] | {"corpus": "a|b\n<b>", "conf": "c`d|"}}
+    names = {"corpus": "a|b\n<b>", "conf": "c`d|"}
+    config = Config.from_dict(CONFIG | {"run": CONFIG["run"] | names})
     about = {
         "classes": NAMES,
         "trainable_parameters": 1,
@@ -175,7 +177,7 @@ def test_a_model_card_shows_names_as_text(tmp_path):
     }
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
     results = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
-    text = model_card.render(about, conf, results, False, False).split("---\n", 2)[2]
+    text = model_card.render(about, config, results, False, False).split("---\n", 2)[2]
     assert "It is built from `mine.Own`" in text
     assert all(line.isprintable() for line in text.split("\n"))
     markdown_it = pytest.importorskip("markdown_it")

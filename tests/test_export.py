@@ -37,17 +37,8 @@ IDENTITY = {
     "weights_sha256": "ab" * 32,
     "seed": 0,
 }
-CONFIG = {
-    "protocol": "clean",
-    "input": {"norm": "backbone"},
-    "reprogrammer": {"name": "unet", "residual": True},
-    "backbone": {"name": "ast", "weights": "pretrained", "finetune": False},
-    "head": {"name": "embedding"},
-    "method": {"name": "supervised"},
-    "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
-    "train": {"label_fraction": 1.0},
-    "run": IDENTITY | {"conf": "ast_unet"},
-}
+CONFIG = config.load(CONFS, "ast_unet_residual", "synthetic").to_dict()
+CONFIG["run"] = IDENTITY | {"conf": "ast_unet"}
 
 
 def scores(value):

@@ -107,10 +107,12 @@ def test_weights_of_another_backbone_are_refused(run, tiny_ast, spread):
     assert np.isfinite(inference.load(folder, backbone_file=moved)(sound(0.1))).all()
 
 
-def test_a_model_of_features_that_come_with_the_corpus_hears_nothing(run):
+def test_a_model_of_features_that_come_with_the_corpus_takes_no_audio(run):
     model, about = inference.restore(run[0] / "best.valid.macro_f1.pt")
+    about["feature"] = {"name": "vggish"}
+    about["spec"]["backbone"]["options"] |= {"frames": 10, "mels": 128}
     with pytest.raises(ValueError, match="trained on vggish, .*take a model trained on logmel"):
-        inference.TorchPredictor(model, about | {"feature": {"name": "vggish"}})
+        inference.TorchPredictor(model, about)
 
 
 def test_the_threshold_is_the_one_in_the_file(run):

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors, numbers, strings and lists of them, complete or absent.
+"""Checkpoints: tensors and plain values, complete or absent.
 
 A checkpoint is the zip archive that `torch.save` writes, with the sha256 of its content as the
 archive's comment: any flipped bit is detected, and `torch.load` reads the file as usual. Reading
@@ -22,7 +22,7 @@ COMMENT = struct.pack("<H", SEAL_BYTES)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written; the message names the file and the remedy."""
+    """A checkpoint that cannot be read or written."""
 
 
 def save(path: str | Path, state: dict) -> None:
@@ -83,8 +83,7 @@ def seal(archive: io.BytesIO) -> None:
 def parse(data: bytes) -> dict:
     """Parse the bytes of `dump`; other bytes raise exceptions of any kind."""
     content = memoryview(data)[:-SEAL_BYTES]
-    comment = data[-SEAL_BYTES:]
-    if comment != PREFIX + identity.of_bytes(content).encode():
+    if data[-SEAL_BYTES:] != PREFIX + identity.of_bytes(content).encode():
         raise ValueError("its sha256 is not that of its content")
     refuse_compressed(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -9,7 +9,6 @@ use it.
 import copy
 from collections.abc import Collection, Iterable
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import backbones, heads, reprogrammers
+from .model_spec import NORMS
 from .registry import resolve, unknown
-
-NORMS = ("backbone", "none")
 
 
 class Reprogrammed(nn.Module):
@@ -48,7 +46,7 @@ class Reprogrammed(nn.Module):
         self.mean, self.std = norm
         if not self.std > 0:
             raise ValueError(
-                f"input norm: a standard deviation of {self.std}; expected one above 0"
+                f"input norm: a standard deviation of {self.std}, expected one above 0"
             )
         self.reprogrammer = reprogrammer
         self.backbone = backbone
@@ -77,11 +75,10 @@ class Reprogrammed(nn.Module):
     @property
     def head_only(self) -> bool:
         """True if only the head is trained: its input can then be computed once per clip."""
-        trained = any(p.requires_grad for p in self.reprogrammer.parameters())
-        updates_statistics = any(
-            isinstance(m, nn.BatchNorm2d) and m.training for m in self.reprogrammer.modules()
-        )
-        return not (self.finetune or trained or updates_statistics)
+        if self.finetune or any(p.requires_grad for p in self.reprogrammer.parameters()):
+            return False
+        norms = [m for m in self.reprogrammer.modules() if isinstance(m, nn.BatchNorm2d)]
+        return not any(norm.training for norm in norms)  # in training they update statistics
 
     @torch.no_grad()
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
@@ -103,14 +100,17 @@ class Reprogrammed(nn.Module):
 
         These are kilobytes unless the backbone is fine-tuned.
         """
-        trained = ("reprogrammer.", "head.")
-        if self.finetune:
-            trained += ("backbone.",)
         state = self.state_dict()
-        return {name: state[name] for name in state if name.startswith(trained)}
+        if self.finetune:
+            return state
+        return {name: state[name] for name in state if not name.startswith("backbone.")}
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load a `trainable_state_dict`; ValueError names missing or unexpected keys."""
+        """Load a `trainable_state_dict`.
+
+        Raises:
+            ValueError: keys are missing or unexpected.
+        """
         differing = sorted(self.trainable_state_dict().keys() ^ state.keys())
         if differing:
             raise ValueError(
@@ -120,10 +120,7 @@ class Reprogrammed(nn.Module):
 
 
 class HeadOnlyModel(nn.Module):
-    """Head of a Reprogrammed, trained on cached outputs of `Reprogrammed.head_input`.
-
-    (B, D) or (B, S) -> logits (B, K).
-    """
+    """Head of a Reprogrammed, trained on cached outputs of `Reprogrammed.head_input`."""
 
     def __init__(self, model: Reprogrammed):
         super().__init__()
@@ -131,7 +128,7 @@ class HeadOnlyModel(nn.Module):
         self.head = model.head
 
     def forward(self, head_input: torch.Tensor) -> torch.Tensor:
-        """Input of the head -> logits (B, K)."""
+        """(B, D) or (B, S), the head's input -> logits (B, K)."""
         empty = backbones.Output(embedding=None, source_logits=None)
         return self.head(empty._replace(**{self.head.input_key: head_input}))
 
@@ -144,7 +141,7 @@ class HeadOnlyModel(nn.Module):
         return HeadOnlyModel(self.model.copy_with_shared_backbone())
 
     def trainable_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the state of the whole model, see `Reprogrammed.trainable_state_dict`."""
+        """Return the trainable state of the whole model."""
         return self.model.trainable_state_dict()
 
     def load_trainable_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -216,7 +213,7 @@ def multiply_accumulates(model: nn.Module, shape: tuple[int, ...]) -> int:
     return counter.get_total_flops() // 2
 
 
-def _sdpa_flops(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+def _sdpa_flops(q, k, v, *args, **kwargs):
     return sdpa_flop_count(q, k, v)
 
 

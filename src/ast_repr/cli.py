@@ -23,31 +23,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
 from . import atomic, config, escaping, options, pretrained
 from .config import ConfigError
-from .options import Parser, UsageError, between, seeds
+from .options import Parser, UsageError
+from .options import between as between
 from .registry import is_outside
-
-__all__ = [
-    "Parser",
-    "UsageError",
-    "add_allow_option",
-    "add_conf_options",
-    "add_run_options",
-    "between",
-    "confs",
-    "guard_imports",
-    "one_line",
-    "parser",
-    "refuse_missing",
-    "run",
-    "seeds",
-    "warn",
-]
 
 # Errors caused by the user, files, network, disk or memory.
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError)
@@ -59,7 +43,7 @@ LISTED = 10  # unusable clips
 
 
 def parser(doc: str) -> Parser:
-    """Make a parser described by a script's docstring, with the option that all scripts have."""
+    """Make a parser from a script's docstring, with the option that all scripts have."""
     parser = Parser(doc)
     options.add_debug_option(parser)
     return parser
@@ -81,10 +65,9 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
 
 
 def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict:
-    """Resolve the chosen configs and variants: {name: config}.
+    """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
     Args:
-        args: with the options of `add_conf_options`.
         lacking: features that the corpus does not carry.
     """
     network = pretrained.network(args.backbone)
@@ -132,11 +115,10 @@ def outside_class(text: str) -> str:
 
 
 def refuse_missing(reasons: Sequence[str], allowed: int) -> None:
-    """Refuse more clips without usable audio than --allow-missing says.
+    """Refuse more clips without usable audio than --allow-missing allows.
 
     Args:
-        reasons: why each of these clips is unusable.
-        allowed: number of clips that may be left out.
+        reasons: a line per unusable clip.
 
     Raises:
         ValueError: there are more; the first of them are printed.
@@ -152,8 +134,8 @@ def refuse_missing(reasons: Sequence[str], allowed: int) -> None:
     )
 
 
-class _Terminated(BaseException):
-    """A signal that asks this process to end; `args` holds its number."""
+class _Terminated(KeyboardInterrupt):
+    """A request to end other than Ctrl-C; `args` holds the signal's number."""
 
 
 def guard_imports() -> None:
@@ -174,25 +156,23 @@ def run(main: Callable, parser: Parser, argv: Sequence[str] | None = None) -> No
     try:
         with _signals():
             code = _call(main, parser, argv)
-    except (KeyboardInterrupt, _Terminated) as error:  # just before the call, or just after it
-        number = error.args[0] if isinstance(error, _Terminated) else signal.SIGINT
-        code = _complain("terminated", 128 + number)
+    except KeyboardInterrupt as error:  # just before the call, or just after it
+        code = _end(error)
     if code:
         sys.exit(code)
 
 
-def _call(main: Callable, parser: Parser, argv: Sequence[str]) -> int:
+def _call(main, parser, argv):
     """Call `main` and return the exit code; errors are printed in one line."""
     try:
         main(parser.parse_args(argv))
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (KeyboardInterrupt, _Terminated) as error:
-        return _end(error)
-    except Exception as error:
-        signalled = _signalled(error)
-        if signalled is not None:
-            return _end(signalled)
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        interrupt = _find_interrupt(error)
+        if interrupt is not None:
+            return _end(interrupt)
         if not isinstance(error, EXPECTED):
             raise
         if "--debug" in argv:
@@ -200,27 +180,26 @@ def _call(main: Callable, parser: Parser, argv: Sequence[str]) -> int:
         if isinstance(error, BrokenPipeError):  # such as `| head`
             _give_up_output()
             return 128 + signal.SIGPIPE
-        usage = isinstance(error, (UsageError, ConfigError))
-        return _complain(f"error: {one_line(error)}", 2 if usage else 1)
-    return 0
+        is_usage = isinstance(error, (UsageError, ConfigError))
+        return _complain(f"error: {one_line(error)}", 2 if is_usage else 1)
 
 
-def _end(signalled: BaseException) -> int:
-    """Say how a signal has ended the command, and return the exit code."""
-    if isinstance(signalled, KeyboardInterrupt):
-        return _complain("interrupted", 128 + signal.SIGINT)
-    return _complain("terminated", 128 + signalled.args[0])
-
-
-def _signalled(error: BaseException | None) -> BaseException | None:
-    """Find the signal behind an error: an extension's import turns it into an ImportError."""
-    while error is not None and not isinstance(error, (KeyboardInterrupt, _Terminated)):
+def _find_interrupt(error):
+    """Find the interrupt behind an error: an extension's import turns it into an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error
 
 
+def _end(interrupt):
+    """Say how a signal has ended the command, and return the exit code."""
+    if isinstance(interrupt, _Terminated):
+        return _complain("terminated", 128 + interrupt.args[0])
+    return _complain("interrupted", 128 + signal.SIGINT)
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def _signals():
     """Raise KeyboardInterrupt for Ctrl-C and _Terminated for other requests to end.
 
     Ignored signals stay ignored.
@@ -229,11 +208,8 @@ def _signals() -> Iterator[None]:
     def terminate(number, frame):
         raise _Terminated(number)
 
-    handlers = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: terminate,
-        signal.SIGHUP: terminate,
-    }
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGHUP), terminate)
+    handlers[signal.SIGINT] = signal.default_int_handler
     previous = {}
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -256,7 +232,7 @@ def one_line(error: Exception) -> str:
     return text
 
 
-def _text(error: Exception) -> str:
+def _text(error):
     text = str(error) or type(error).__name__
     if _out_of_memory(error):
         return f"out of memory ({text}); use smaller batches or fewer processes"
@@ -264,20 +240,16 @@ def _text(error: Exception) -> str:
         return f"nested too deeply ({text}); expected plain settings and tables"
     if not isinstance(error, OSError) or error.strerror is None:
         return text
-    file = f"{error.filename}: " if error.filename is not None else ""
+    text = error.strerror
     if error.errno in DISK_FULL:
-        return (
-            f"{file}disk full ({error.strerror}); "
-            "free some space and run the same command again, completed work is kept"
-        )
-    if error.errno in NOT_ALLOWED:
-        return (
-            f"{file}{error.strerror}; change the permissions, or use a folder that you may write to"
-        )
-    return f"{file}{error.strerror}"
+        text = f"disk full ({text}); free some space and run the same command again, "
+        text += "completed work is kept"
+    elif error.errno in NOT_ALLOWED:
+        text += "; change the permissions, or use a folder that you may write to"
+    return text if error.filename is None else f"{error.filename}: {text}"
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error):
     """Recognise a failed allocation by Python or by PyTorch, on the CPU or a GPU."""
     return (
         isinstance(error, MemoryError)
@@ -292,7 +264,7 @@ def warn(line: str) -> None:
         print("warning:", escaping.terminal(" ".join(line.split())), file=sys.stderr)
 
 
-def _complain(message: str, code: int) -> int:
+def _complain(message, code):
     """Print a message to stderr and return the exit code."""
     if sys.stdout is not None:
         try:
@@ -304,6 +276,6 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _give_up_output() -> None:
+def _give_up_output():
     """Discard buffered output; otherwise Python tries to write it again when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

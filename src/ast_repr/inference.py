@@ -6,20 +6,20 @@
         print(song.path, song.probabilities)
 
 A model file may come from anybody: its description is checked before anything is built, and a class
-outside of the package is built only if the caller allows it by name.
+outside the package is built only if the caller allows it by name.
 """
 
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import atomic, audio, checkpoint, features, pretrained, registry, typecheck
+from . import atomic, audio, checkpoint, features, model_spec, pretrained, registry, typecheck
 from .backbones import weights
 from .classifier import Reprogrammed, build_model
 from .export import onnx, safetensors
@@ -69,7 +69,7 @@ class Predictor:
     """A trained model with the feature that it was trained on.
 
     Attributes:
-        about: the description stored with the model.
+        about: the description stored with the model; `spec`: its checked part.
         classes: names of the K classes, in the order of the outputs.
         threshold: the probability from which an instrument counts as present.
         feature: the module that computes the model's input.
@@ -80,14 +80,14 @@ class Predictor:
     """
 
     def __init__(self, about: dict, allow: Collection[str] = ()):
-        spec = ModelSpec.from_dict(about)
         self.about = about
-        self.classes = spec.classes
-        self.threshold = spec.threshold
-        self.feature = features.build(**registry.resolve("feature", spec.feature, allow))
+        self.spec = ModelSpec.from_dict(about)
+        self.classes = self.spec.classes
+        self.threshold = self.spec.threshold
+        self.feature = _build_feature(self.spec, allow)
         if hasattr(self.feature, "read"):
             raise ValueError(
-                f"model trained on {spec.feature['name']}, which comes with its corpus, "
+                f"model trained on {self.spec.feature['name']}, which comes with its corpus, "
                 "expected a model that takes audio; take a model trained on logmel"
             )
 
@@ -141,9 +141,6 @@ class Predictor:
 
         Memory does not grow with the length or number of files, and results do not depend on the
         batch size or other files. A window with an error is the last of its file.
-
-        Raises:
-            ValueError: `hop_s` or `batch_size` is out of range.
         """
         hop = round(hop_s * audio.SAMPLE_RATE)
         if hop < 1 or batch_size < 1:
@@ -152,15 +149,14 @@ class Predictor:
             )
         if isinstance(paths, (str, Path)):
             paths = [paths]
-        return self._windows(_cut(paths, hop, warn), batch_size)
+        return self._predict_batches(_cut(paths, hop, warn), batch_size)
 
-    def _windows(self, cut, batch_size):
-        """Predict (WindowPrediction, waveform) pairs of `_cut`, in batches."""
-        while batch := list(itertools.islice(cut, batch_size)):
-            waveforms = [waveform for _, waveform in batch if waveform is not None]
+    def _predict_batches(self, windows, batch_size):
+        """Predict the (WindowPrediction, waveform) pairs of `_cut`."""
+        while batch := list(itertools.islice(windows, batch_size)):
+            waveforms = [audio.fit(waveform) for _, waveform in batch if waveform is not None]
             if waveforms:
-                stacked = np.stack([audio.fit(waveform) for waveform in waveforms])
-                results = zip(*self._predict(stacked), strict=True)
+                results = zip(*self._predict(np.stack(waveforms)), strict=True)
             for window, waveform in batch:
                 if waveform is not None:
                     feature, probabilities = next(results)
@@ -216,11 +212,11 @@ class TorchPredictor(Predictor):
             ValueError: the waveforms (B, N) are not two-dimensional, empty, or longer than ten
                 seconds.
         """
-        window = _check_waveforms(waveforms)
-        samples = window.shape[1]
+        waveforms = _check_waveforms(waveforms)
+        samples = waveforms.shape[1]
         if samples > audio.CLIP_SAMPLES:
             raise ValueError(f"found {samples} samples, expected {audio.CLIP_SAMPLES} at most")
-        return self.reprogram_feature(self._compute_feature(window))
+        return self.reprogram_feature(self._compute_feature(waveforms))
 
     @torch.no_grad()
     def reprogram_feature(self, feature: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -244,10 +240,7 @@ class TorchPredictor(Predictor):
 
 
 class GraphPredictor(Predictor):
-    """A Predictor whose model is an ONNX graph, which onnxruntime runs on the CPU.
-
-    It has neither `embed` nor `reprogram`.
-    """
+    """A Predictor whose model is an ONNX graph; it has neither `embed` nor `reprogram`."""
 
     def __init__(self, graph: onnx.Graph, allow: Collection[str] = ()):
         super().__init__(graph.about, allow)
@@ -273,27 +266,14 @@ def load(
         backbone_file, allow: see `restore`.
 
     Raises:
-        ValueError: the model is missing or cannot be read, or is not what it says it is.
+        ValueError: the model is missing, cannot be read, or differs from its description.
         OSError: a run folder has no best checkpoint.
     """
-    path = pretrained.shipped_model() if path is None else Path(path)
-    if path.is_dir():
-        exported = [path / name for name in EXPORTED if (path / name).is_file()]
-        path = exported[0] if exported else RunFolder(path).best_checkpoint()
-    elif path.suffix not in SUFFIXES:
-        found = "another kind of file" if path.exists() else "nothing there"
-        raise ValueError(
-            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what `ast-repr "
-            "export` wrote; name one of these"
-        )
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
-    if path.exists():
-        weights.refuse_pointer(path)
+    path = _find_model(pretrained.shipped_model() if path is None else Path(path))
     if path.suffix == ".onnx":
         graph = onnx.Graph(path)
         with _naming(path):
-            _read_spec(graph.about, allow)
+            _build_feature(ModelSpec.from_dict(graph.about), allow)
         predictor = GraphPredictor(graph, allow)
     else:
         model, about = restore(path, backbone_file, allow)
@@ -312,11 +292,11 @@ def restore(
         path: a checkpoint of the trainer, or a .safetensors of `ast-repr export`.
         backbone_file: the backbone's weights, if the file does not hold them; default: the file
             used in training, or one beside the exported file, or the catalogue's.
-        allow: names of classes outside of the package that the model may be built from, such as
+        allow: names of classes outside the package that the model may be built from, such as
             "mine.Gain". Their modules are imported, which runs code.
 
     Returns:
-        (model, about): `about` is the description stored with it, and a "threshold".
+        (model, the description stored with it).
 
     Raises:
         ValueError: the file or the weights cannot be read, the file names a class that is not
@@ -325,11 +305,12 @@ def restore(
     path = Path(path)
     state = safetensors.load(path) if path.suffix == ".safetensors" else checkpoint.load(path)
     with _naming(path):
-        spec = _read_spec(_get(state, "about"), allow)
-        learned = _get(state, "learned")
-        for name, tensor in learned.items():
-            if not isinstance(name, str) or not _is_plain(tensor):
-                raise SpecError("found something other than plain tensors under 'learned'")
+        about = model_spec.lookup(state, "about", dict)
+        learned = model_spec.lookup(state, "learned", dict)
+        spec = ModelSpec.from_dict(about)
+        _build_feature(spec, allow)
+        if not all(isinstance(name, str) and _is_plain(learned[name]) for name in learned):
+            raise SpecError("found something other than plain tensors under 'learned'")
         merged = any(name.startswith("backbone.") for name in learned)
         _rehearse(spec, learned, merged, allow)
     file = None
@@ -340,21 +321,25 @@ def restore(
         _load_tensors(model, learned, merged)
     if not spec.backbone.finetune:
         _check_backbone(model, spec, file, path)
-    return model.eval(), state["about"] | {"threshold": spec.threshold}
+    return model.eval(), about
 
 
-def _check_backbone(model, spec, file, path):
-    """Refuse frozen tensors other than those of the training."""
-    sha256 = weights.fingerprint(model.backbone)
-    if sha256 == spec.backbone_sha256:
-        return
-    remedy = "pass the right file"
-    if file is None:
-        remedy = "random weights are drawn otherwise here; export the run with --merge"
-    raise weights.WeightsError(
-        f"{file or path}: the backbone's tensors have sha256 {sha256[:12]}..., the model "
-        f"was trained on {spec.backbone_sha256[:12]}...; {remedy}"
-    )
+def _find_model(path):
+    """Find the model file that a path given to `load` stands for."""
+    if path.is_dir():
+        exported = [path / name for name in EXPORTED if (path / name).is_file()]
+        path = exported[0] if exported else RunFolder(path).best_checkpoint()
+    elif path.suffix not in SUFFIXES:
+        found = "another kind of file" if path.exists() else "nothing there"
+        raise ValueError(
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what `ast-repr "
+            "export` wrote; name one of these"
+        )
+    if path.exists():
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
+        weights.refuse_pointer(path)
+    return path
 
 
 @contextmanager
@@ -371,9 +356,8 @@ def _naming(path):
         ) from error
 
 
-def _read_spec(about, allow):
-    """Read the ModelSpec of a description whose feature is computed here as it was there."""
-    spec = ModelSpec.from_dict(about)
+def _build_feature(spec, allow):
+    """Build the feature of a model, and refuse one that differs from the model's."""
     feature = features.build(**registry.resolve("feature", spec.feature, allow))
     frames = spec.backbone.options["frames"]
     mels = spec.backbone.options["mels"]
@@ -382,15 +366,15 @@ def _read_spec(about, allow):
             f"found a network for {frames} frames of {mels} bands under a feature of "
             f"{feature.frames} frames of {feature.bins}"
         )
-    here = feature.spec()
-    there = here if spec.feature_spec is None else spec.feature_spec
-    for key in {**here, **there}:
-        if there.get(key) != here.get(key):
+    settings = feature.spec()
+    exported = settings if spec.feature_spec is None else spec.feature_spec
+    for key in {**settings, **exported}:
+        if exported.get(key) != settings.get(key):
             raise SpecError(
-                f"found the front end's {key} {typecheck.shown(there.get(key))}, "
-                f"expected {here.get(key)!r}"
+                f"found the front end's {key} {typecheck.shown(exported.get(key))}, "
+                f"expected {settings.get(key)!r}"
             )
-    return spec
+    return feature
 
 
 def _is_plain(value):
@@ -399,12 +383,6 @@ def _is_plain(value):
         and value.layout is torch.strided
         and not (value.is_quantized or value.is_complex())
     )
-
-
-def _get(state, key):
-    if not isinstance(state, dict) or not isinstance(state.get(key), dict):
-        raise SpecError(f"found no {key!r}")
-    return state[key]
 
 
 def _rehearse(spec, learned, merged, allow):
@@ -445,18 +423,29 @@ def _find_backbone(path, backbone):
             f"{path}: names {backbone.file!r} as its backbone, expected a file beside it; "
             "pass the right one (--backbone-file)"
         )
-    if file.is_file():
-        return file
-    try:
-        known = pretrained.find(backbone.source).path
-    except (OSError, ValueError):  # no catalogue, or the backbone is not in it
-        known = None
-    if known and known.is_file():
-        return known
-    places = f"{file} or {known}" if known else file
+    places = [file]
+    with suppress(OSError, ValueError):  # no catalogue, or the backbone is not in it
+        places.append(pretrained.find(backbone.source).path)
+    for place in places:
+        if place.is_file():
+            return place
     raise weights.WeightsError(
-        f"{path}: no weights of the backbone {backbone.source}, expected at {places}; "
-        "pass their file (--backbone-file), or put it there"
+        f"{path}: no weights of the backbone {backbone.source}, expected at "
+        f"{' or '.join(map(str, places))}; pass their file (--backbone-file), or put it there"
+    )
+
+
+def _check_backbone(model, spec, file, path):
+    """Refuse frozen tensors other than those of the training."""
+    sha256 = weights.fingerprint(model.backbone)
+    if sha256 == spec.backbone_sha256:
+        return
+    remedy = "pass the right file"
+    if file is None:
+        remedy = "random weights are drawn otherwise here; export the run with --merge"
+    raise weights.WeightsError(
+        f"{file or path}: the backbone's tensors have sha256 {sha256[:12]}..., the model "
+        f"was trained on {spec.backbone_sha256[:12]}...; {remedy}"
     )
 
 

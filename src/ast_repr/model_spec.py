@@ -25,7 +25,7 @@ class SpecError(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """The value of JSON in a model file.
+    """Parse the JSON of a model file.
 
     Raises:
         SpecError: it is not JSON, or longer or deeper than that of any model.
@@ -36,6 +36,23 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"found no plain JSON: {error}") from error
+
+
+def lookup(values: Any, key: str, annotation: Any, section: str = "") -> Any:
+    """Return `values[key]`, which must have the annotated type.
+
+    Raises:
+        SpecError: `values` is no dict, the key is missing, or its value has another type.
+    """
+    if not isinstance(values, dict) or key not in values:
+        raise SpecError(f"found no {section + key!r}, expected {typecheck.expected(annotation)}")
+    value = values[key]
+    if not typecheck.matches(value, annotation):
+        raise SpecError(
+            f"{section}{key}: found {typecheck.shown(value)}, "
+            f"expected {typecheck.expected(annotation)}"
+        )
+    return value
 
 
 @dataclass(frozen=True)
@@ -59,14 +76,14 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model and the feature that it reads; each section is {"name": of the class, its options}.
+    """A model and its feature; each section is {"name": of the class, its options}.
 
     Attributes:
         classes: K names, in the order of the outputs.
         norm: "backbone", "none" or [mean, std], see `classifier.Reprogrammed`.
-        threshold: the probability from which on an instrument is called present.
+        threshold: the probability from which an instrument counts as present.
         backbone_sha256: of the frozen tensors, see `backbones.weights.fingerprint`.
-        feature_spec: what decided the feature's values where the model was exported, or None.
+        feature_spec: the feature's settings at the time of the export; None in a checkpoint.
     """
 
     classes: list[str]
@@ -80,45 +97,43 @@ class ModelSpec:
     feature_spec: dict | None
 
     @classmethod
-    def from_dict(cls, about: Any) -> "ModelSpec":
-        """The spec in what a checkpoint or an exported file says `about` its model.
+    def from_dict(cls, about: dict[str, Any]) -> "ModelSpec":
+        """Read the spec from the description `about` that a checkpoint or an exported file holds.
 
         Raises:
             SpecError: a value is missing, of another type, or out of range.
         """
-        about = {"threshold": THRESHOLD, "feature_spec": None} | _get(
-            {"about": about}, "about", dict
-        )
-        parts = _get(about, "spec", dict)
-        backbone = _get(parts, "backbone", dict)
+        about = {"threshold": THRESHOLD, "feature_spec": None} | about
+        parts = lookup(about, "spec", dict)
+        backbone = lookup(parts, "backbone", dict)
         spec = cls(
-            classes=_get(about, "classes", list[str]),
+            classes=lookup(about, "classes", list[str]),
             feature=_section(about, "feature"),
-            norm=_get(parts, "norm", str | list[float]),
+            norm=lookup(parts, "norm", str | list[float]),
             reprogrammer=_section(parts, "reprogrammer"),
             backbone=BackboneSpec(
-                name=_get(backbone, "name", str),
+                name=lookup(backbone, "name", str),
                 options=_options(backbone, "options"),
-                source=_get(backbone, "source", str),
-                file=_get(backbone, "file", str | None),
-                seed=_get(backbone, "seed", int),
-                finetune=_get(backbone, "finetune", bool),
+                source=lookup(backbone, "source", str),
+                file=lookup(backbone, "file", str | None),
+                seed=lookup(backbone, "seed", int),
+                finetune=lookup(backbone, "finetune", bool),
             ),
             head=_section(parts, "head"),
-            threshold=_get(about, "threshold", float),
-            backbone_sha256=_get(about, "backbone_sha256", str),
-            feature_spec=_get(about, "feature_spec", dict | None),
+            threshold=lookup(about, "threshold", float),
+            backbone_sha256=lookup(about, "backbone_sha256", str),
+            feature_spec=lookup(about, "feature_spec", dict | None),
         )
         _check_classes(spec.classes)
         _check_norm(spec.norm)
         _check_range("threshold", spec.threshold, 0, 1)
         _check_range("seed", spec.backbone.seed, 0, typecheck.LARGEST)
         for side in ("frames", "mels"):
-            _check_range(side, _get(spec.backbone.options, side, int), 1, LONGEST_SIDE)
+            _check_range(side, lookup(spec.backbone.options, side, int), 1, LONGEST_SIDE)
         return spec
 
     def sections(self) -> dict:
-        """The sections by kind, in which names of classes stand."""
+        """Return the sections that name classes, by kind."""
         return {
             "feature": self.feature,
             "reprogrammer": self.reprogrammer,
@@ -127,7 +142,7 @@ class ModelSpec:
         }
 
     def build(self, file: str | PurePath | None) -> dict:
-        """Keywords of `classifier.build_model`, with the backbone's weights in `file`."""
+        """Return keywords of `classifier.build_model`, with the backbone's weights in `file`."""
         return {
             "norm": self.norm,
             "reprogrammer": self.reprogrammer,
@@ -137,7 +152,7 @@ class ModelSpec:
 
 
 def from_config(
-    conf: Config, classes: list[str], feature, clips, backbone: str, weights: str | Path
+    config: Config, classes: list[str], feature, clips, backbone: str, weights_file: str | Path
 ) -> dict:
     """Derive the keywords of `classifier.build_model` from a run's resolved config.
 
@@ -145,52 +160,53 @@ def from_config(
         classes: K names.
         feature: from `features.build`.
         clips: dataset.Clips of the training split, for input norm "corpus".
-        backbone: its name in the catalogue; `weights`: its file.
+        backbone: its name in the catalogue.
+        weights_file: the backbone's file.
 
     Raises:
         ValueError: the head needs source classes by name, and some classes have none.
     """
-    norm = conf.input.norm
+    norm = config.input.norm
     if norm == "corpus":
         norm = clips.mean_and_deviation()
-    head = conf.head.to_dict()
-    if maps_by_name(conf):
-        head |= source_groups(classes, backbone, weights)
-    is_pretrained = conf.backbone.weights == "pretrained"
+    head = config.head.to_dict()
+    if maps_by_name(config):
+        head |= source_groups(classes, backbone, weights_file)
+    is_pretrained = config.backbone.weights == "pretrained"
     return {
         "norm": norm,
-        "reprogrammer": conf.reprogrammer.to_dict(),
+        "reprogrammer": config.reprogrammer.to_dict(),
         "head": head,
         "backbone": {
-            "name": conf.backbone.name,
-            "options": _backbone_options(conf.backbone, feature, weights),
+            "name": config.backbone.name,
+            "options": _backbone_options(config.backbone, feature, weights_file),
             "source": backbone,
-            "file": str(Path(weights).resolve()) if is_pretrained else None,
-            "seed": conf.run.seed,
-            "finetune": conf.backbone.finetune,
+            "file": str(Path(weights_file).resolve()) if is_pretrained else None,
+            "seed": config.run.seed,
+            "finetune": config.backbone.finetune,
         },
     }
 
 
-def _backbone_options(section, feature, weights):
+def _backbone_options(section, feature, weights_file):
     """Keywords of the backbone's constructor, some from the header of pre-trained weights."""
     shape = {"frames": feature.frames, "mels": feature.bins}
     statistics = {"mean": feature.mean, "std": feature.std}
     dims = {}
     if section.name in backbones.PRETRAINED:
-        header = backbones.weights.read_header(weights)
+        header = backbones.weights.read_header(weights_file)
         dims = header["dims"]
         for key in statistics:
             statistics[key] = header.get(key, statistics[key])
     return dims | section.options | shape | statistics
 
 
-def maps_by_name(conf: Config) -> bool:
+def maps_by_name(config: Config) -> bool:
     """Whether a config's head finds its classes among the source's by their names."""
-    return conf.head.options.get("kind") == "names"
+    return config.head.options.get("kind") == "names"
 
 
-def source_groups(classes: list[str], backbone: str, weights: str | Path) -> dict:
+def source_groups(classes: list[str], backbone: str, weights_file: str | Path) -> dict:
     """Find the source classes that mean each class, as options of the head.
 
     Raises:
@@ -199,24 +215,15 @@ def source_groups(classes: list[str], backbone: str, weights: str | Path) -> dic
     table = pretrained.zero_shot(backbone)
     labels = pretrained.find(backbone).source_classes()
     if not labels:
-        labels = backbones.weights.read_header(weights)["source_classes"]
+        labels = backbones.weights.read_header(weights_file)["source_classes"]
     return {
         "groups": heads.labelmap.groups(table["names"], classes, labels),
         "activation": table["activation"],
     }
 
 
-def _get(values, key, annotation, where=""):
-    if key not in values:
-        raise SpecError(f"found no {where + key!r}, expected {typecheck.expected(annotation)}")
-    if not typecheck.matches(values[key], annotation):
-        found = typecheck.shown(values[key])
-        raise SpecError(f"{where}{key}: found {found}, expected {typecheck.expected(annotation)}")
-    return values[key]
-
-
 def _options(values, key):
-    options = _get(values, key, dict)
+    options = lookup(values, key, dict)
     if not typecheck.matches(list(options), list[str]):
         raise SpecError(f"{key}: found {typecheck.shown(options)}, expected options by name")
     return options
@@ -224,7 +231,7 @@ def _options(values, key):
 
 def _section(values, key):
     section = _options(values, key)
-    _get(section, "name", str, f"{key}.")
+    lookup(section, "name", str, f"{key}.")
     return section
 
 

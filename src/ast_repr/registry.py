@@ -25,7 +25,7 @@ def is_outside(name: str) -> bool:
 
 
 def outside(sections: Mapping[str, Any]) -> set[str]:
-    """Collect the names of classes outside the package from the sections of a config.
+    """Collect the names of classes outside the package from {kind: section}.
 
     >>> outside({"head": {"name": "mine.Head"}, "method": {"name": "supervised"}, "row": None})
     {'mine.Head'}
@@ -102,24 +102,18 @@ def check(
     _check_options(kind, _name_of(name), parameters, options, given)
 
 
-def _find(kind: str, entries: Mapping[str, Callable], name: str | type) -> Callable:
+def _find(kind, entries, name):
     entry = name if inspect.isclass(name) else entries.get(name)
     if entry is None:
         raise ValueError(unknown(kind, name, entries))
     return entry
 
 
-def _name_of(name: str | type) -> str:
+def _name_of(name):
     return f"{name.__module__}.{name.__qualname__}" if inspect.isclass(name) else name
 
 
-def _check_options(
-    kind: str,
-    name: str,
-    parameters: Mapping[str, inspect.Parameter],
-    options: Mapping[str, Any],
-    given: Collection[str],
-) -> None:
+def _check_options(kind, name, parameters, options, given):
     """Refuse unknown options, options of the wrong type, and missing ones."""
     for key, value in options.items():
         if key not in parameters:
@@ -135,7 +129,7 @@ def _check_options(
         raise ValueError(f"{kind} {name!r} needs: {', '.join(missing)}")
 
 
-def _import(kind: str, name: str) -> type:
+def _import(kind, name):
     module, _, attribute = name.rpartition(".")
     try:
         entry = getattr(importlib.import_module(module), attribute, None)

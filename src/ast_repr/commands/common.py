@@ -1,11 +1,27 @@
-"""Functions that several commands share."""
+"""Options and functions that several commands share."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import escaping, pretrained, run_folder
+from .. import cli, escaping, pretrained, run_folder
 from ..inference import Predictor
+
+
+def add_model_options(parser: cli.Parser) -> None:
+    """Add the options that let a model be built from its file."""
+    parser.add_argument(
+        "--backbone-file",
+        type=Path,
+        metavar="FILE",
+        help="the backbone's weights, if they are not where the model looks for them",
+    )
+    cli.add_allow_option(parser)
+
+
+def add_device_option(parser: cli.Parser) -> None:
+    """Add the choice of a device."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def say(line: str) -> None:
@@ -23,11 +39,7 @@ def find_checkout() -> Path | None:
 
 
 def load_default(load: Callable[[Path], Predictor]) -> Predictor:
-    """Load the best finished run of the checkout, or else the shipped model, and say which.
-
-    Args:
-        load: function from a path to a Predictor.
-    """
+    """Load the best finished run of the checkout, or else the shipped model, and say which."""
     checkout = find_checkout()
     reason = "this is not a checkout of the repository"
     if checkout is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .. import cli, devices, inference, manifest, pretrained, run_folder
 from . import demo_page
-from .common import find_checkout, say
+from .common import add_device_option, find_checkout, say
 
 CACHED_MODELS = 4
 EXAMPLES = 3
@@ -79,9 +79,14 @@ def find_models(exp: Path | None, checkout: Path | None, load) -> dict[str, demo
 
 def info_of_run(results: dict) -> demo_page.ModelInfo:
     """Collect the facts about a run from its results."""
-    keys = ("conf", "seed", "corpus", "protocol", "norm")
-    facts = {key: results[key] for key in keys}
-    return demo_page.ModelInfo(**facts, macro_f1=results["metrics"]["macro_f1"])
+    return demo_page.ModelInfo(
+        conf=results["conf"],
+        seed=results["seed"],
+        corpus=results["corpus"],
+        protocol=results["protocol"],
+        norm=results["norm"],
+        macro_f1=results["metrics"]["macro_f1"],
+    )
 
 
 def find_examples(checkout: Path) -> list[str]:
@@ -110,5 +115,5 @@ def parse() -> cli.Parser:
         help="default: the first free one from 7860",
     )
     cli.add_allow_option(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device_option(parser)
     return parser

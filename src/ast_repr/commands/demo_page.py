@@ -1,6 +1,6 @@
 """The demo's web page: a song and a model in, instruments, timeline and spectrograms out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class DemoApp:
     load: Callable[[str], inference.TorchPredictor]
 
     def answer(self, song: str | None, path: str, progress: Callable) -> str:
-        """Render HTML of a song's prediction by the model in `path`, or of what went wrong."""
+        """Render a song's prediction by the model in `path`, or the error, as HTML."""
         if song is None:
             return page.note("The instruments of your song will appear here.")
         name = Path(song).name
@@ -74,35 +74,43 @@ class DemoApp:
             model = self.load(path)
             prediction, log_mel, surest = analyse(model, song, progress, warnings.append)
             progress(1, desc="drawing")
-            sections = list(self._sections(model, self.models[path], prediction, log_mel, surest))
+            html = render(model, self.models[path], prediction, log_mel, surest)
         except cli.EXPECTED as error:
             line = cli.one_line(error).replace(escaping.terminal(song), escaping.terminal(name))
             return page.problem(line)
         problems = [page.problem(line.replace(song, name)) for line in warnings]
-        return "".join([*problems, *sections])
+        return "".join(problems) + html
 
-    def _sections(self, model, info, prediction, log_mel, surest) -> Iterator[str]:
-        view = predictions.DisplayOptions(model.classes, model.threshold)
-        yield page.instruments(prediction, view)
-        yield page.picture(
-            timeline.draw(prediction, view, log_mel),
-            "Timeline",
-            "Each instrument's probability in windows of ten seconds, above the log-mel.",
+
+def render(
+    model: inference.TorchPredictor,
+    info: ModelInfo,
+    prediction: inference.FilePrediction,
+    log_mel: timeline.LongLogMel,
+    surest: inference.WindowPrediction,
+) -> str:
+    """Render the results of `analyse` as HTML."""
+    view = predictions.DisplayOptions(model.classes, model.threshold)
+    network = "transformer" if model.spec.backbone.name == "ast" else "classifier"
+    title = "Before and after the reprogrammer"
+    if model.spec.reprogrammer["name"] == "none":
+        text = f"This model has no reprogrammer: the {network} receives the log-mel as it is."
+        before_and_after = page.section(title, text)
+    else:
+        text = (
+            f"{span(surest)}, where the model is most certain of an instrument: the "
+            f"{network} receives the second spectrogram instead of the first."
         )
-        spec = model.about["spec"]
-        network = "transformer" if spec["backbone"]["name"] == "ast" else "classifier"
-        title = "What the reprogrammer changes"
-        if spec["reprogrammer"]["name"] == "none":
-            text = f"This model has no reprogrammer: the {network} receives the log-mel as it is."
-            yield page.section(title, text)
-        else:
-            text = (
-                f"{span(surest)}, where the model is most certain of an instrument: the "
-                f"{network} receives the second spectrogram instead of the first."
-            )
-            figure = draw_before_after(model, info, surest, Path(prediction.path).name)
-            yield page.picture(figure, title, text)
-        yield page.section("How far to trust the results", limits(info, model))
+        figure = draw_before_after(model, info, surest, Path(prediction.path).name)
+        before_and_after = page.picture(figure, title, text)
+    text = "Each instrument's probability in windows of ten seconds, above the log-mel."
+    sections = [
+        page.instruments(prediction, view),
+        page.picture(timeline.draw(prediction, view, log_mel), "Timeline", text),
+        before_and_after,
+        page.section("How far to trust the results", limits(info, model)),
+    ]
+    return "".join(sections)
 
 
 def analyse(
@@ -115,13 +123,13 @@ def analyse(
         warn: called with a line if the file is damaged or exceeds +-1.
 
     Returns:
-        Its prediction, its log-mel, and the window with the largest probability.
+        (its prediction, its log-mel, the window with the largest probability).
 
     Raises:
         AudioError: the file cannot be read.
     """
     seconds = audio.duration(path)
-    log_mel = timeline.LongLogMel(model.about["feature"]["name"])
+    log_mel = timeline.LongLogMel(model.spec.feature["name"])
     surest = None
 
     def on_window(window):
@@ -143,7 +151,7 @@ def draw_before_after(
 ) -> Figure:
     """Draw a window's log-mel before and after the reprogrammer, without padding."""
     seconds = window.end_s - window.start_s
-    feature = model.about["feature"]["name"]
+    feature = model.spec.feature["name"]
     frames = max(round(seconds * style.frames_per_second(feature)) - timeline.CUT, 1)
     before, after = model.reprogram_feature(torch.from_numpy(window.feature)[None])
     model_line = escaping.figure(f"{info.conf}, seed {info.seed}")
@@ -200,8 +208,8 @@ def build(app: DemoApp, examples: list[str]):
                 output = gradio.HTML(app.answer(None, "", None), elem_id="predictions")
         default = gradio.Progress()
 
-        def answer(path, folder, progress=default):
-            return app.answer(path, folder, progress)
+        def answer(song, path, progress=default):
+            return app.answer(song, path, progress)
 
         gradio.on(
             [song.change, model.change],
@@ -216,11 +224,7 @@ def build(app: DemoApp, examples: list[str]):
 
 
 def import_gradio():
-    """Import gradio.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Import gradio; ValueError if it is not installed."""
     try:
         import gradio
     except ImportError as error:
@@ -243,23 +247,16 @@ class LocalOnly:
 
     async def __call__(self, scope, receive, send):
         """Serve a request of the page, and refuse others."""
-        if scope["type"] == "lifespan" or _is_local(scope):
-            await self.app(scope, receive, send)
-        else:
-            await self.refuse(scope, receive, send)
-
-    @staticmethod
-    async def refuse(scope, receive, send):
-        """Answer that the page is for this computer."""
         from starlette.responses import PlainTextResponse
         from starlette.websockets import WebSocketClose
 
-        if scope["type"] == "websocket":
-            response = WebSocketClose()
-        else:
+        response = self.app
+        if scope["type"] != "lifespan" and not _is_local(scope):
             address = f"http://{ADDRESS}:{scope['server'][1]}/"
             text = f"This page is for this computer alone: open {address}\n"
             response = PlainTextResponse(text, status_code=403)
+            if scope["type"] == "websocket":
+                response = WebSocketClose()
         await response(scope, receive, send)
 
 
@@ -268,10 +265,10 @@ def _is_local(scope):
     port = scope["server"][1]
     suffix = "" if port == 80 else f":{port}"
     hosts = [value.decode("latin-1") for key, value in scope["headers"] if key == b"host"]
-    origins = [value.decode("latin-1") for key, value in scope["headers"] if key == b"origin"]
+    origins = {value.decode("latin-1") for key, value in scope["headers"] if key == b"origin"}
     if len(hosts) != 1 or hosts[0] not in (f"{ADDRESS}{suffix}", f"localhost{suffix}"):
         return False
-    return all(origin == f"http://{hosts[0]}" for origin in origins)
+    return origins <= {f"http://{hosts[0]}"}
 
 
 def launch(blocks, port: int | None) -> str:
@@ -280,7 +277,6 @@ def launch(blocks, port: int | None) -> str:
     Raises:
         OSError: the port is in use.
     """
-    themes = import_gradio().themes
     from starlette.middleware import Middleware  # comes with gradio
 
     try:
@@ -296,7 +292,7 @@ def launch(blocks, port: int | None) -> str:
             run_history=False,
             app_kwargs={"middleware": [Middleware(LocalOnly)]},
             css=page.CSS,
-            theme=themes.Default(**FONTS),
+            theme=import_gradio().themes.Default(**FONTS),
         )
     except OSError as error:
         ports = port or "from 7860 to 7959"

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 from .. import atomic, cli, inference
-from ..export import hub, model_card, onnx, safetensors
-from ..export.description import describe
+from ..export import description, hub, model_card, onnx, safetensors
 from ..run_folder import RunFolder
+from .common import add_model_options
 
 MODEL, GRAPH = inference.EXPORTED
 CARD = "README.md"
@@ -29,26 +29,28 @@ def main(args) -> None:
     """Export the best checkpoint of a run."""
     run = RunFolder(args.run)
     checkpoint = run.best_checkpoint()
-    model, about = inference.restore(checkpoint, args.backbone_file, args.allow_class)
-    model_card.check(about, checkpoint)
-    # A Predictor refuses a model that takes no audio.
-    feature = inference.TorchPredictor(model, about, allow=args.allow_class).feature
+    predictor = inference.load(checkpoint, "cpu", args.backbone_file, args.allow_class)
+    model = predictor.model
+    feature = predictor.feature
+    config = model_card.read_config(predictor.about, checkpoint)
     results = model_card.read_results(run)
     merged = args.merge or model.finetune
-    metadata = describe(about, feature.spec(), results, merged)
-    check_output_folder(args.out, metadata["backbone"]["file"], args.overwrite)
+    about = description.describe(
+        predictor.about, config, predictor.threshold, feature.spec(), results, merged
+    )
+    backbone = about["spec"]["backbone"]["file"]
+    check_output_folder(args.out, about["backbone"]["file"], args.overwrite)
     graph = args.out / GRAPH
     graph.unlink(missing_ok=True)  # of an earlier export, perhaps of another model
     if args.onnx:
         print(f"{graph}: exporting and verifying, up to a minute ...", flush=True)
-        difference = onnx.save(graph, model, feature.shape, metadata)
+        difference = onnx.save(graph, model, feature.shape, about)
         print(f"{graph}: {size(graph)}, probabilities within {difference:.1e} of PyTorch's")
     tensors = model.state_dict() if merged else model.trainable_state_dict()
-    safetensors.save(args.out / MODEL, tensors, metadata)
-    atomic.write_text(args.out / inference.LABELS, "\n".join(about["classes"]) + "\n")
-    card = model_card.render(metadata, about["config"], results, merged, args.onnx)
+    safetensors.save(args.out / MODEL, tensors, about)
+    atomic.write_text(args.out / inference.LABELS, "\n".join(predictor.classes) + "\n")
+    card = model_card.render(about, config, results, merged, args.onnx)
     atomic.write_text(args.out / CARD, card)
-    backbone = metadata["spec"]["backbone"]["file"]
     needs = f"needs {backbone} beside it" if backbone else "self-contained"
     print(f"{args.out / MODEL}: {size(args.out / MODEL)}, {needs}")
     hint = "read it before you share the model"
@@ -80,14 +82,19 @@ def check_output_folder(folder: Path, backbone: str | None, overwrite: bool) -> 
     atomic.refuse_to_replace([folder / name for name in FILES], overwrite)
 
 
-def push(folder: Path, repo: str, unasked: bool) -> None:
+def push(folder: Path, repo: str, agreed: bool) -> None:
     """Upload the exported files to a public repository of the Hugging Face hub.
 
+    Args:
+        folder: the folder of the export.
+        repo: the repository's name, "user/name".
+        agreed: upload without asking.
+
     Raises:
-        RuntimeError: the user has not agreed, or the upload failed.
+        RuntimeError: the user does not agree, or the upload failed.
     """
     files = [folder / name for name in FILES if (folder / name).is_file()]
-    if not unasked:
+    if not agreed:
         listed = ", ".join(f"{path.name} ({size(path)})" for path in files)
         print(f"Upload {listed} to https://huggingface.co/{repo}, for everybody to see? [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -126,15 +133,8 @@ def parse() -> cli.Parser:
     parser.add_argument(
         "--push-to-hub",
         metavar="REPO",
-        help="then upload the files to this repository of the Hugging Face hub, USER/NAME; "
-        "asks first",
+        help="upload the files to this repository of the Hugging Face hub, USER/NAME; asks first",
     )
     parser.add_argument("--yes", action="store_true", help="upload without asking")
-    parser.add_argument(
-        "--backbone-file",
-        type=Path,
-        metavar="FILE",
-        help="the backbone's weights, if they are not where they were in training",
-    )
-    cli.add_allow_option(parser)
+    add_model_options(parser)
     return parser

@@ -17,7 +17,6 @@ followed. Any other file, such as a video with a sound track, can be named expli
 
 import contextlib
 import glob
-import itertools
 import os
 import re
 import sys
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from .. import atomic, audio, cli, devices, inference
 from ..viewer import predictions, timeline
-from .common import load_default, say
+from .common import add_device_option, add_model_options, load_default, say
 
 # Suffixes of the files taken from folders: audio in formats that FFmpeg decodes.
 # fmt: off
@@ -50,10 +49,8 @@ def main(args) -> None:
     if skipped:
         say(describe_skipped(skipped))
     pictures = name_pictures(paths, args.plot) if args.plot else {}
-    outputs = [*pictures.values()]
-    if args.output:
-        outputs.append(args.output)
-    atomic.refuse_to_replace(outputs, args.overwrite, inputs=paths)
+    outputs = [args.output] if args.output else []
+    atomic.refuse_to_replace([*outputs, *pictures.values()], args.overwrite, inputs=paths)
     device = devices.choose(args.device)
 
     def load(path):
@@ -66,38 +63,33 @@ def main(args) -> None:
         say(f"model: {args.model}")
     threshold = model.threshold if args.threshold is None else args.threshold
     view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline)
-    failed = []
-    with open_output(args.output) as out, tqdm(disable=None, unit="window", delay=1) as bar:
-        songs = predict_songs(model, paths, view, failed, pictures, bar, args)
-        for text in predictions.FORMATS[args.format](songs, view):
-            with tqdm.external_write_mode(out):
-                out.write(text)
-                out.flush()
-    if failed:
-        for reason in failed:
-            say(f"  {reason}")
+    errors = write_predictions(model, paths, view, pictures, args)
+    if errors:
+        for error in errors:
+            say(f"  {error}")
         raise audio.AudioError(
-            f"{len(failed)} of {len(paths)} files cannot be read, as listed above; "
+            f"{len(errors)} of {len(paths)} files cannot be read, as listed above; "
             "the others are done"
         )
 
 
-def predict_songs(
+def write_predictions(
     model: inference.Predictor,
     paths: list[Path],
     view: predictions.DisplayOptions,
-    failed: list[str],
     pictures: dict[Path, Path],
-    bar: tqdm,
     args,
-) -> Iterator[inference.FilePrediction]:
-    """Predict each path, in order, and draw the pictures.
+) -> list[str]:
+    """Predict each path, write the result as soon as it is known, and draw its picture.
 
     Args:
-        failed: list to which the errors of files are added.
-        pictures: the picture's path for each file; empty for none.
+        pictures: {path: that of its picture}; empty for none.
+
+    Returns:
+        The errors of files that cannot be read.
     """
-    log_mels = defaultdict(partial(timeline.LongLogMel, model.about["feature"]["name"]))
+    errors = []
+    log_mels = defaultdict(partial(timeline.LongLogMel, model.spec.feature["name"]))
 
     def on_window(window):
         bar.set_description_str(f"file {window.index + 1} of {len(paths)}", refresh=False)
@@ -105,23 +97,31 @@ def predict_songs(
         if pictures:
             log_mels[window.path].add(window.start_s, window.end_s, window.feature[0])
 
-    songs = model.predict(
-        paths, args.hop, args.aggregate, args.batch_size, on_window=on_window, warn=cli.warn
-    )
-    for path, song in zip(paths, songs, strict=True):
-        if song.error:
-            failed.append(song.error)
-        elif pictures:
-            timeline.save(timeline.draw(song, view, log_mels.pop(path)), pictures[path])
-        yield song
+    def predict():
+        songs = model.predict(
+            paths, args.hop, args.aggregate, args.batch_size, on_window=on_window, warn=cli.warn
+        )
+        for path, song in zip(paths, songs, strict=True):
+            if song.error:
+                errors.append(song.error)
+            elif pictures:
+                timeline.save(timeline.draw(song, view, log_mels.pop(path)), pictures[path])
+            yield song
+
+    with open_output(args.output) as out, tqdm(disable=None, unit="window", delay=1) as bar:
+        for text in predictions.FORMATS[args.format](predict(), view):
+            with tqdm.external_write_mode(out):
+                out.write(text)
+                out.flush()
+    return errors
 
 
 def collect_audio_files(arguments: list[str]) -> tuple[list[Path], list[Path]]:
     """Collect the files given, all audio below folders given, and the matches of patterns.
 
-    Links are followed; a file that can be reached in several ways is taken once. A path that does
-    not exist stays in the list, and so does a folder without audio: their errors are reported with
-    those of unreadable files.
+    A file that can be reached in several ways is taken once. A path that does not exist stays in
+    the list, and so does a folder without audio: their errors are reported with those of
+    unreadable files.
 
     Returns:
         (paths of audio files, paths of the other files in the folders).
@@ -178,17 +178,17 @@ def describe_skipped(paths: list[Path]) -> str:
 @contextlib.contextmanager
 def open_output(path: Path | None):
     """Open the standard output (None), a device or pipe, or a file that appears once complete."""
+    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     if path is None:
         # The name of a file may hold characters that the terminal cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
-        return
-    is_file = path.is_file() or not path.exists()
-    with (
-        atomic.replacing(path) if is_file else contextlib.nullcontext(path) as target,
-        open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as out,
-    ):
-        yield out
+    elif path.exists() and not path.is_file():
+        with open(path, "w", **options) as out:
+            yield out
+    else:
+        with atomic.replacing(path) as partial_path, open(partial_path, "w", **options) as out:
+            yield out
 
 
 def name_pictures(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
@@ -198,9 +198,10 @@ def name_pictures(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
     for path in paths:
         stem = re.sub(r"[^\w.+=-]+", "_", path.stem)[:60]
         name = stem
-        numbers = itertools.count(1)
+        number = 0
         while name in taken:
-            name = f"{stem}-{next(numbers)}"
+            number += 1
+            name = f"{stem}-{number}"
         taken.add(name)
         pictures[path] = folder / f"{name}.instruments.png"
     return pictures
@@ -216,13 +217,7 @@ def parse() -> cli.Parser:
         help="files, folders (all audio below them), patterns such as '*.mp3'",
     )
     parser.add_argument("--model", help="a run folder, a checkpoint, or an exported model")
-    parser.add_argument(
-        "--backbone-file",
-        type=Path,
-        metavar="FILE",
-        help="the backbone's weights, if they are not where the model looks for them",
-    )
-    cli.add_allow_option(parser)
+    add_model_options(parser)
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument(
         "--output",
@@ -268,5 +263,5 @@ def parse() -> cli.Parser:
         default=16,
         help="windows per forward pass; the results do not depend on it",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_device_option(parser)
     return parser

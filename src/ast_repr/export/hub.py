@@ -4,14 +4,9 @@ from pathlib import Path
 
 
 def push(files: list[Path], repo: str) -> str:
-    """Upload files of one folder to a repository, which is created if necessary.
+    """Upload files of one folder to the repository "user/name", and return its address.
 
-    Args:
-        files: the files.
-        repo: its name, "user/name".
-
-    Returns:
-        The repository's address.
+    The repository is created if necessary.
 
     Raises:
         RuntimeError: no network, not logged in, or refused by the hub.

@@ -9,9 +9,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import registry, typecheck
+from .. import registry
 from ..escaping import markdown, markdown_code
+from ..model_spec import lookup
 from ..run_folder import RunFolder
+from ..settings import Config
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 METRICS = {"macro_f1": "macro-F1", "positive_f1": "positive F1", "map": "mAP", "auroc": "AUROC"}
@@ -52,51 +54,27 @@ CORPORA = {
     ),
 }
 
-# Values that a card needs from a checkpoint, beyond its model's description.
-NEEDED = {
-    "trainable_parameters": int,
-    "total_parameters": int,
-    "config.protocol": str,
-    "config.input.norm": str,
-    "config.reprogrammer.name": str,
-    "config.head": dict,
-    "config.backbone": dict,
-    "config.method": dict,
-    "config.select.metric": str,
-    "config.select.split": str,
-    "config.train.label_fraction": float,
-    "config.run.corpus": str,
-    "config.run.conf": str,
-    "config.run.seed": int,
-    "config.run.weights_sha256": str | None,
-}
-
 
 class CardError(ValueError):
     """A run about which no card can be written; the message names the file and the remedy."""
 
 
-def check(about: dict, path: Path) -> None:
-    """Refuse a checkpoint, `path`, whose description lacks values of a card.
+def read_config(about: dict, path: Path) -> Config:
+    """Read the config in a checkpoint's description, and check the other values of a card.
 
     Raises:
         CardError: a value is missing, of another type, or not plain.
     """
-    for key, kind in NEEDED.items():
-        value = about
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not typecheck.matches(value, kind):
-            raise CardError(
-                f"{path}: {key}: found {typecheck.shown(value)}, "
-                f"expected {typecheck.expected(kind)}; train the run again"
-            )
     try:
-        json.dumps(about["config"])
+        for key in ("trainable_parameters", "total_parameters"):
+            lookup(about, key, int)
+        values = lookup(about, "config", dict)
+        lookup(values, "run", dict)
+        config = Config.from_dict(values)
+        json.dumps(values)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CardError(
-            f"{path}: config: {error}, expected plain values; train the run again"
-        ) from error
+        raise CardError(f"{path}: {error}; train the run again") from error
+    return config
 
 
 def read_results(run: RunFolder) -> dict | None:
@@ -111,12 +89,12 @@ def read_results(run: RunFolder) -> dict | None:
     return results
 
 
-def render(about: dict, conf: dict, results: dict | None, merged: bool, graph: bool) -> str:
+def render(about: dict, config: Config, results: dict | None, merged: bool, graph: bool) -> str:
     """Render the card.
 
     Args:
         about: the description in the exported file, see `description.describe`.
-        conf: the run's resolved config.
+        config: the run's config.
         results: the content of results.json.
         merged: whether the file holds the backbone's tensors.
         graph: whether model.onnx lies beside it.
@@ -124,27 +102,27 @@ def render(about: dict, conf: dict, results: dict | None, merged: bool, graph: b
     # Slow to import, and needed here only.
     from huggingface_hub import ModelCard
 
-    corpus = corpus_of(conf["run"]["corpus"])
+    corpus = corpus_of(config.run.corpus)
     systems = {}
     if results:
         systems["this model"] = results["metrics"]
         for name, scores in results["constant_baselines"].items():
             systems[name.replace("_", " ")] = scores
     card = ModelCard.from_template(
-        _metadata(about, conf, results, merged, corpus.name),
+        _metadata(about, config, results, merged, corpus.name),
         template_path=str(TEMPLATE),
         md=markdown,
         code=markdown_code,
         json=lambda value: markdown_code(json.dumps(value, ensure_ascii=False)),
         percent=lambda value: "-" if value is None else f"{100 * value:.1f}",
         about=about,
-        conf=conf,
+        config=config,
         results=results,
         systems=systems,
         metrics=METRICS,
         merged=merged,
         graph=graph,
-        backbone=_describe_backbone(about, conf),
+        backbone=_describe_backbone(about, config),
         outside=sorted(registry.outside({**about["spec"], "feature": about["feature"]})),
         corpus=markdown(corpus.name),
         limits=corpus.limits,
@@ -162,7 +140,7 @@ def corpus_of(name: str) -> Corpus:
     return CORPORA.get(family, Corpus(name, UNKNOWN, limits))
 
 
-def _metadata(about, conf, results, merged, corpus):
+def _metadata(about, config, results, merged, corpus):
     from huggingface_hub import EvalResult, ModelCardData
 
     licence = LICENCE
@@ -170,21 +148,20 @@ def _metadata(about, conf, results, merged, corpus):
         licence = about["backbone"]["licence"]
     evaluation = {}
     if results:
-        evaluation = {"metrics": list(METRICS), "model_name": conf["run"]["conf"]}
-        evaluation["eval_results"] = [
-            EvalResult(
-                task_type="audio-classification",
-                task_name="instrument recognition",
-                dataset_type=conf["run"]["corpus"],
-                dataset_name=corpus,
-                dataset_split=results["split"],
-                metric_type=key,
-                metric_name=name,
-                metric_value=results["metrics"][key],
-            )
-            for key, name in METRICS.items()
-            if results["metrics"][key] is not None
-        ]
+        evaluation = {"metrics": list(METRICS), "model_name": config.run.conf, "eval_results": []}
+        for key, name in METRICS.items():
+            if results["metrics"][key] is not None:
+                result = EvalResult(
+                    task_type="audio-classification",
+                    task_name="instrument recognition",
+                    dataset_type=config.run.corpus,
+                    dataset_name=corpus,
+                    dataset_split=results["split"],
+                    metric_type=key,
+                    metric_name=name,
+                    metric_value=results["metrics"][key],
+                )
+                evaluation["eval_results"].append(result)
     return ModelCardData(
         license=licence.lower(),
         library_name="ast_repr",
@@ -194,14 +171,13 @@ def _metadata(about, conf, results, merged, corpus):
     )
 
 
-def _describe_backbone(about, conf):
+def _describe_backbone(about, config):
     backbone = about["backbone"]
-    spec = about["spec"]["backbone"]
-    state = "fine-tuned" if spec["finetune"] else "frozen"
-    if conf["backbone"]["weights"] == "none":
-        return f"none; in its place {markdown_code(json.dumps(conf['backbone']))}"
+    state = "fine-tuned" if config.backbone.finetune else "frozen"
+    if config.backbone.weights == "none":
+        return f"none; in its place {markdown_code(json.dumps(config.backbone.to_dict()))}"
     if not backbone["file"]:
-        return f"{spec['name']} with random weights, drawn with the seed, {state}"
+        return f"{config.backbone.name} with random weights, drawn with the seed, {state}"
     text = f"{markdown_code(backbone['name'])}, {state}"
     text += f", file of sha256 {markdown_code(str(backbone['file_sha256']))}"
     if backbone["url"]:

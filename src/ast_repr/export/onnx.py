@@ -11,7 +11,6 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,18 +32,6 @@ class GraphError(ValueError):
     """A graph that cannot be written, read or run; the message says what to do."""
 
 
-class Probabilities(torch.nn.Module):
-    """A classifier followed by a sigmoid."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, F) -> (B, K)."""
-        return self.model(features).sigmoid()
-
-
 def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about: dict) -> float:
     """Write a graph that onnxruntime evaluates as PyTorch does the model.
 
@@ -58,15 +45,14 @@ def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about:
         The largest difference between probabilities in the verification.
 
     Raises:
-        GraphError: packages are missing, the model has no graph, or the graph computes something
-            else.
+        GraphError: a package is missing, the model has no graph, or the graph differs from it.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
     generator = torch.Generator().manual_seed(0)
     features = MEAN + STD * torch.randn(max(BATCHES), *shape, generator=generator)
     features[:, :, -PADDING:] = 0.0
-    program = _trace(Probabilities(model).eval(), features)
+    program = _trace(torch.nn.Sequential(model, torch.nn.Sigmoid()).eval(), features)
     difference = _verify(program, features)
     if not difference <= TOLERANCE:  # NaN is refused too
         raise GraphError(
@@ -90,9 +76,6 @@ class Graph:
     """A graph that `save` wrote, run by onnxruntime on the CPU.
 
     Nothing but this one file is read: no tensors from other files, no libraries of operators.
-
-    Args:
-        path: the file.
 
     Attributes:
         about: the plain values that are stored with it.
@@ -147,12 +130,12 @@ class Graph:
             GraphError: it is one.
         """
         nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
-        found = [(node.name, node.type, node.shape[1:]) for node in nodes]
+        signature = [(node.name, node.type, node.shape[1:]) for node in nodes]
         kind = "tensor(float)"
-        if found != [(INPUT, kind, list(shape)), (OUTPUT, kind, [classes])]:
+        if signature != [(INPUT, kind, list(shape)), (OUTPUT, kind, [classes])]:
             raise GraphError(
-                f"{self.path}: its graph is not what its metadata say: found "
-                f"{typecheck.shown(found)}, expected {list(shape)} features in and {classes} "
+                f"{self.path}: the graph contradicts its metadata: found "
+                f"{typecheck.shown(signature)}, expected {list(shape)} features in and {classes} "
                 "probabilities out; export it again"
             )
 
@@ -167,8 +150,8 @@ class Graph:
             ) from error
 
 
-def _verify(program: Any, features: torch.Tensor) -> float:
-    """Compare onnxruntime with PyTorch: the largest difference over several batch sizes."""
+def _verify(program, features):
+    """Compute the largest difference between onnxruntime and PyTorch over several batch sizes."""
     from torch.onnx import verification
 
     differences = []
@@ -186,7 +169,7 @@ def _trace(network, features):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            batch = {INPUT: {0: torch.export.Dim("batch")}}
+            batch = ({0: torch.export.Dim("batch")},)
             # Not strict, len(x) would be traced as a constant, and with it the batch size.
             traced = torch.export.export(network, (features,), dynamic_shapes=batch, strict=True)
             return torch.onnx.export(

@@ -50,7 +50,7 @@ def parser(doc: str) -> Parser:
 
 
 def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
-    """Add the choice of configs and what is merged with them; runs need a backbone."""
+    """Add the choice of configs and of settings merged with them; runs need a backbone."""
     parser.add_argument("--conf-dir", required=True, help="folder of the configs")
     parser.add_argument(
         "--corpus", help="conf/corpus_<name>.yaml, if it exists, is merged before each config"

@@ -23,6 +23,7 @@ from . import atomic, audio, checkpoint, features, model_spec, pretrained, regis
 from .backbones import weights
 from .classifier import Reprogrammed, build_model
 from .export import onnx, safetensors
+from .export.description import ExportError
 from .model_spec import ModelSpec, SpecError
 from .run_folder import RunFolder
 
@@ -332,13 +333,17 @@ def _find_model(path):
     elif path.suffix not in SUFFIXES:
         found = "another kind of file" if path.exists() else "nothing there"
         raise ValueError(
-            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or what `ast-repr "
-            "export` wrote; name one of these"
+            f"{path}: {found}, expected a run folder, a checkpoint (.pt), or an exported model; "
+            "name one of these"
         )
-    if path.exists():
-        if not path.is_file():  # opening a pipe would wait for ever
-            raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
+    if path.is_file():
         weights.refuse_pointer(path)
+    elif path.exists():  # opening a pipe would wait for ever
+        raise ValueError(f"{path}: a pipe or a device, expected a file; name another")
+    elif path.suffix != ".pt":
+        raise ExportError(
+            f"{path}: no such file, expected an exported model; make one by `ast-repr export`"
+        )
     return path
 
 
@@ -455,7 +460,7 @@ def _check_labels(path, classes):
         return
     names = atomic.read_text(path).rstrip("\n").split("\n")
     if names != classes:
-        raise safetensors.ReleaseError(
+        raise ExportError(
             f"{path}: found {', '.join(names)}; the model's classes are {', '.join(classes)}, "
             "in this order; put the right file there, or delete it"
         )

@@ -16,7 +16,7 @@ THRESHOLD = 0.5  # of a model file that stores none
 MOST_CLASSES = 10_000
 LONGEST_NAME = 1_000  # characters of a class's name
 LONGEST_SIDE = 100_000  # frames or bands of the input
-LONGEST_JSON = 10**7  # characters: ten thousand classes, and what each is mapped from
+LONGEST_JSON = 10**7  # characters: ten thousand classes, each with its source classes
 NORMS = ("backbone", "none")
 
 

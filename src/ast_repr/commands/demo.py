@@ -3,10 +3,10 @@
     ast-repr demo                        # prints the address to open
     ast-repr demo --exp my/exp --port 8000
 
-It shows the instruments with their probabilities, the song's timeline, and what the reprogrammer
-changes. The models are the finished runs of the checkout and the shipped one. The page is served to
-this computer only, no other page in the browser can use it, no audio leaves it, and nothing is
-fetched. Ctrl-C ends it. Needs the extra `demo`.
+It shows the instruments with their probabilities, the song's timeline, and the log-mel before and
+after the reprogrammer. The models are the finished runs of the checkout and the shipped one. The
+page is served to this computer only, no other page in the browser can use it, no audio leaves it,
+and nothing is fetched. Ctrl-C ends it. Needs the extra `demo`.
 """
 
 import os

@@ -7,7 +7,7 @@ from .. import cli, pretrained
 
 
 def main(args) -> None:
-    """Print one line per part."""
+    """Print a line for each."""
     for package in ("ast_repr", "torch"):
         print(f"{package} {_version(package)}")
     print(f"Python {platform.python_version()}")

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from .. import pretrained
+from .. import model_spec, pretrained
 from ..settings import Config
 
 KEPT = ("classes", "feature", "backbone_sha256", "trainable_parameters", "total_parameters")
+
+
+class ExportError(ValueError):
+    """An exported model that cannot be written, read or run."""
 
 
 def describe(
@@ -43,6 +47,29 @@ def describe(
             "macro_f1": results["metrics"]["macro_f1"] if results else None,
         },
     }
+
+
+def parse(path: Path, texts: dict[str, str], sha256: str, expected: str) -> dict:
+    """Parse the JSON texts of the description in the file `path`.
+
+    Args:
+        texts: {key: JSON}.
+        sha256: of the file's content; `expected`: the one stored in it.
+
+    Raises:
+        ExportError: the file has changed since it was written, or a text is no JSON.
+    """
+    if sha256 != expected:
+        raise ExportError(
+            f"{path}: content has sha256 {sha256[:12]}..., expected {expected[:12]}...: "
+            "changed or damaged; fetch or export it again"
+        )
+    try:
+        return {key: model_spec.parse_json(text) for key, text in texts.items()}
+    except model_spec.SpecError as error:
+        raise ExportError(
+            f"{path}: its description cannot be read ({error}); fetch or export it again"
+        ) from error
 
 
 def _source(backbone, sha256):

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import atomic, identity, model_spec, typecheck
+from .. import atomic, identity, typecheck
+from .description import ExportError, parse
 
 INPUT = "features"
 OUTPUT = "probabilities"
@@ -26,10 +27,6 @@ HASH_PLACEHOLDER = "0" * 64
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # Mean, deviation and padded frames of the random features of the verification.
 MEAN, STD, PADDING = -8.0, 5.0, 26
-
-
-class GraphError(ValueError):
-    """A graph that cannot be written, read or run; the message says what to do."""
 
 
 def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about: dict) -> float:
@@ -45,7 +42,7 @@ def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about:
         The largest difference between probabilities in the verification.
 
     Raises:
-        GraphError: a package is missing, the model has no graph, or the graph differs from it.
+        ExportError: a package is missing, the model has no graph, or the graph differs from it.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
@@ -55,7 +52,7 @@ def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about:
     program = _trace(torch.nn.Sequential(model, torch.nn.Sigmoid()).eval(), features)
     difference = _verify(program, features)
     if not difference <= TOLERANCE:  # NaN is refused too
-        raise GraphError(
+        raise ExportError(
             f"{path}: not written, its probabilities differ by {difference:.2g} from PyTorch's, "
             f"expected {TOLERANCE:g} at most"
         )
@@ -81,20 +78,14 @@ class Graph:
         about: the plain values that are stored with it.
 
     Raises:
-        GraphError: onnxruntime is not installed, or the file is missing, damaged or not written by
-            `save`.
+        ExportError: onnxruntime is not installed, or the file is damaged or not written by `save`.
+        OSError: it cannot be read.
     """
 
     def __init__(self, path: str | Path):
         onnxruntime = _package("onnxruntime")
         self.path = path
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise GraphError(
-                f"{path}: {error.strerror}, expected an exported model; "
-                "make one by `ast-repr export --onnx`"
-            ) from error
+        data = Path(path).read_bytes()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are reported here, in one line
         options.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
@@ -102,38 +93,24 @@ class Graph:
             self.session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
             metadata = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime has a class for each kind of damage
-            raise GraphError(
+            raise ExportError(
                 f"{path}: truncated or not an ONNX graph; fetch or export it again"
             ) from error
         expected = metadata.pop("sha256", "")
         if "classes" not in metadata or len(expected) != len(HASH_PLACEHOLDER):
-            raise GraphError(
-                f"{path}: a graph of another origin, expected what `ast-repr export --onnx` writes"
+            raise ExportError(
+                f"{path}: a graph of another origin; make one by `ast-repr export --onnx`"
             )
         sha256 = identity.of_bytes(data.replace(expected.encode(), HASH_PLACEHOLDER.encode()))
-        if sha256 != expected:
-            raise GraphError(
-                f"{path}: content has sha256 {sha256[:12]}..., expected {expected[:12]}...: "
-                "changed or damaged; fetch or export it again"
-            )
-        try:
-            self.about = {key: model_spec.parse_json(text) for key, text in metadata.items()}
-        except model_spec.SpecError as error:
-            raise GraphError(
-                f"{path}: its metadata are not readable ({error}); fetch or export it again"
-            ) from error
+        self.about = parse(path, metadata, sha256, expected)
 
     def expect(self, shape: tuple[int, int, int], classes: int) -> None:
-        """Refuse a graph for features of another shape (C, T, F) or another number of classes.
-
-        Raises:
-            GraphError: it is one.
-        """
+        """Refuse a graph for features of another shape (C, T, F) or number of classes."""
         nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
         signature = [(node.name, node.type, node.shape[1:]) for node in nodes]
         kind = "tensor(float)"
         if signature != [(INPUT, kind, list(shape)), (OUTPUT, kind, [classes])]:
-            raise GraphError(
+            raise ExportError(
                 f"{self.path}: the graph contradicts its metadata: found "
                 f"{typecheck.shown(signature)}, expected {list(shape)} features in and {classes} "
                 "probabilities out; export it again"
@@ -144,7 +121,7 @@ class Graph:
         try:
             return self.session.run([OUTPUT], {INPUT: features.numpy()})[0]
         except Exception as error:  # as above
-            raise GraphError(
+            raise ExportError(
                 f"{self.path}: onnxruntime cannot run it ({typecheck.shown(str(error))}); "
                 "export it again"
             ) from error
@@ -177,7 +154,7 @@ def _trace(network, features):
             )
     except RuntimeError as error:  # PyTorch's errors of both steps
         reason = str(error).strip().partition("\n")[0]
-        raise GraphError(
+        raise ExportError(
             f"this model has no ONNX graph ({type(error).__name__}: {reason}); "
             "export it without --onnx"
         ) from error
@@ -189,7 +166,7 @@ def _package(name):
     try:
         package = importlib.import_module(name)
     except ImportError as error:
-        raise GraphError(
+        raise ExportError(
             f"the package {name} is not installed, expected for ONNX; install the extra `onnx`, "
             "in a copy of the repository: pip install '.[onnx]'"
         ) from error

@@ -11,11 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 
-from .. import atomic, model_spec
-
-
-class ReleaseError(ValueError):
-    """A file that is not an exported model, or damaged; the message names it and the remedy."""
+from .. import atomic
+from .description import ExportError, parse
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
@@ -35,41 +32,25 @@ def load(path: Path) -> dict:
     """Read a model: {"learned": {name: tensor}, "about": its description}, as in a checkpoint.
 
     Raises:
-        ReleaseError: it is missing, truncated, changed since it was written, or another kind of
-            file.
+        ExportError: it is missing, damaged, or another kind of file.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError as error:
-        raise ReleaseError(
-            f"{path}: no such file, expected an exported model; make one by `ast-repr export`"
-        ) from error
     except (SafetensorError, OSError) as error:
-        raise ReleaseError(
+        raise ExportError(
             f"{path}: truncated or not a safetensors file ({error}); fetch or export it again"
         ) from error
     if not {"ast_repr", "sha256"} <= metadata.keys():
-        raise ReleaseError(
-            f"{path}: tensors without the header of an exported model, "
-            "expected what `ast-repr export` writes"
+        raise ExportError(
+            f"{path}: tensors without the header of an exported model; "
+            "make one by `ast-repr export`"
         )
-    sha256 = content_hash(metadata["ast_repr"], tensors)
-    expected = metadata["sha256"]
-    if sha256 != expected:
-        raise ReleaseError(
-            f"{path}: content has sha256 {sha256[:12]}..., expected {expected[:12]}...: "
-            "changed or damaged; fetch or export it again"
-        )
-    try:
-        about = model_spec.parse_json(metadata["ast_repr"])
-    except ValueError as error:
-        raise ReleaseError(
-            f"{path}: its header is not readable ({error}); fetch or export it again"
-        ) from error
-    return {"learned": tensors, "about": about}
+    text = metadata["ast_repr"]
+    sha256 = content_hash(text, tensors)
+    return {"learned": tensors} | parse(path, {"about": text}, sha256, metadata["sha256"])
 
 
 def content_hash(text: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -3,8 +3,7 @@
 Each format is a generator of pieces of text, so that the result of a file is out as soon as it is
 known. Instruments are sorted by probability, and those below the threshold left out; the timeline
 holds all of them. Probabilities have six digits; in silence they are 0, and files and windows are
-marked silent. Names are exact in JSON; in the table and in CSV, what a terminal would obey is
-escaped, and in CSV what a spreadsheet would compute begins with an apostrophe.
+marked silent. Names are exact in JSON, and escaped in the table and in CSV.
 """
 
 import csv

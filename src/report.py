@@ -27,7 +27,17 @@ import sys
 from pathlib import Path
 
 from ast_repr import atomic, choices, cli, escaping
-from ast_repr.report import compare, front_page, plots, published, results, studies, style, tables
+from ast_repr.report import (
+    compare,
+    front_page,
+    pages,
+    plots,
+    published,
+    results,
+    studies,
+    style,
+    tables,
+)
 from ast_repr.report.schema import OBSERVED, TRUTH
 
 
@@ -49,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     named = methods + (args.compare or [])
     if args.reference:
         named.append(args.reference)
-    reference = args.reference or tables.REFERENCE
+    reference = args.reference or pages.REFERENCE
     for name in named:
         if name not in confs:
             raise cli.UsageError(choices.unknown("method", name, confs))
@@ -109,13 +119,13 @@ def report(
     sections = {args.exp.resolve().name: exp_tables}
     if args.all_corpora:
         sections |= read_other_corpora(args.exp.resolve(), entries)
-    pages = {}
+    document = {}
     for folder, section in sections.items():
-        pages[folder] = [tables.blocks(table, known, reference) for table in section]
+        document[folder] = [pages.blocks(table, known, reference) for table in section]
     atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
-    atomic.write_text(args.out, tables.document(pages))
-    for page in pages[args.exp.resolve().name]:
-        print(f"\n{tables.text(page)}")
+    atomic.write_text(args.out, pages.document(document))
+    for page in document[args.exp.resolve().name]:
+        print(f"\n{pages.text(page)}")
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
 
@@ -161,7 +171,7 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
 
 def write_front_page(readme: Path, table: results.Table, reference: str) -> None:
     """Write a table, and the picture of a reprogrammed clip, for the README."""
-    front_page.insert_table(readme, tables.accuracy_markdown(table, reference))
+    front_page.insert_table(readme, pages.accuracy_markdown(table, reference))
     with_example = [run for run in table.main.runs if run.has_example]
     if with_example:
         figure = front_page.draw_overview(with_example[-1])
@@ -170,7 +180,7 @@ def write_front_page(readme: Path, table: results.Table, reference: str) -> None
 
 def check_is_ours(out: Path) -> None:
     """Refuse to write the page over a file that this script has not made."""
-    if out.is_file() and not out.read_bytes().startswith(tables.HEAD.encode()):
+    if out.is_file() and not out.read_bytes().startswith(pages.HEAD.encode()):
         raise cli.UsageError(
             f"{out}: not a page of results that was made here; name another file (--out)"
         )
@@ -213,7 +223,7 @@ def parse() -> argparse.ArgumentParser:
         "--reference",
         metavar="CONF",
         help="the method that the tables compare the others with, unless a study names one "
-        f"(default: {tables.REFERENCE}, if it was run)",
+        f"(default: {pages.REFERENCE}, if it was run)",
     )
     parser.add_argument(
         "--compare",

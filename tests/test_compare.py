@@ -8,7 +8,7 @@ import pytest
 from test_report import make_run, record_files, run
 
 from ast_repr import metrics
-from ast_repr.report import bootstrap, compare, results, schema, tables
+from ast_repr.report import bootstrap, compare, pages, results, schema, tables
 from ast_repr.run_folder import RunFolder
 
 CLASSES = ["accordion", "banjo", "voice"]
@@ -182,17 +182,17 @@ def test_a_table_shows_the_truth_the_sampling_error_and_what_differs(tmp_path):
     exp = tmp_path / "synthetic"
     make_tables(exp, {"ast_linear": 10, "ast_noise": 30}, clips=60)
     table, _ = make_tables(exp, {"ast_unet": 20}, clips=60, noise=0.1)
-    page = tables.blocks(table)
-    grid = next(block for block in page if isinstance(block, tables.Grid))
-    lines = {line[0]: dict(zip(grid.headings, line, strict=True)) for line in grid.lines}
+    page = pages.blocks(table)
+    accuracy = next(block for block in page if isinstance(block, list))
+    lines = {line["method"]: line for line in accuracy}
     assert lines["ast_unet"][tables.DIFFERENCE].endswith("] *")
     assert lines["ast_noise"][tables.DIFFERENCE].endswith("]")
     assert lines["ast_linear"][tables.DIFFERENCE] == "-"
     assert float(lines["ast_linear"][tables.ERROR]) > 0
     expected = table.only(["ast_unet"]).methods[0].scores(schema.TRUTH, "auroc")
     assert lines["ast_unet"]["truth AUROC %"].startswith(f"{100 * np.mean(expected):.1f} ± ")
-    text = tables.text(page)
-    assert max(map(len, text.splitlines())) <= tables.WIDTH
+    text = pages.text(page)
+    assert max(map(len, text.splitlines())) <= pages.WIDTH
     explained, _, shown = " ".join(text.split()).partition("ast_unet")
     for word in ("Holm", "Sampling error", "180 cells", "minus that of ast_linear", "Kendall"):
         assert word in explained

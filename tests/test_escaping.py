@@ -14,7 +14,7 @@ from test_report import make_run, scores
 from ast_repr import cli, escaping
 from ast_repr.export import model_card
 from ast_repr.inference import FilePrediction
-from ast_repr.report import plots, published, results, style, tables
+from ast_repr.report import pages, plots, published, results, style, tables
 from ast_repr.settings import Config
 from ast_repr.viewer import page, predictions
 from ast_repr.viewer import timeline as song
@@ -144,8 +144,8 @@ def scored(tmp_path):
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # of names that long
 def test_tables_show_names_as_text(scored, tmp_path):
     (table,) = scored
-    assert all(line.isprintable() for line in tables.text(tables.blocks(table)).split("\n"))
-    document = tables.document({table.corpus: [tables.blocks(table)]})
+    assert all(line.isprintable() for line in pages.text(pages.blocks(table)).split("\n"))
+    document = pages.document({table.corpus: [pages.blocks(table)]})
     assert all(line.isprintable() for line in document.split("\n"))
     cells = csv.reader(io.StringIO(tables.per_instrument(scored), newline=""))
     assert not any(cell.startswith(("=", "+", "@")) for row in cells for cell in row)

@@ -14,6 +14,7 @@ from ast_repr.report import (
     instruments,
     learning_curves,
     overview,
+    pages,
     plots,
     published,
     results,
@@ -39,6 +40,12 @@ LABELS = {
 def only(exp, known=None):
     (table,), _ = results.read(exp, known)
     return table
+
+
+def read_studies(folder, values, requested=()):
+    path = folder / "studies.yaml"
+    path.write_text(json.dumps(values))  # JSON is YAML
+    return studies.read(path, requested)
 
 
 def names(figures):
@@ -177,7 +184,7 @@ def test_a_line_per_conf_against_the_fraction_of_labels(tmp_path):
                 )
     table = only(tmp_path / "synthetic", entries(b="B name"))
     about = {"question": "How few?", "confs": table.confs, "figure": "labels"}
-    (study,) = studies.parse({"labels": about}, "f")
+    (study,) = read_studies(tmp_path, {"labels": about})
     with matplotlib.rc_context(style.STYLE):
         figure = study_figures.labels(study, study.table(table))
         renderer = drawn(figure)
@@ -198,13 +205,13 @@ def test_long_names_of_bars_do_not_touch(tmp_path):
     for k in range(6):
         make_run(tmp_path / "synthetic", f"ast_linear+train.epochs={k}+{long}")
     table = only(tmp_path / "synthetic")
-    (study,) = studies.parse({"x": {"question": "?", "confs": table.confs}}, "f")
+    (study,) = read_studies(tmp_path, {"x": {"question": "?", "confs": table.confs}})
     with matplotlib.rc_context(style.STYLE):
         figure = study_figures.bars(study, table)
         renderer = drawn(figure)
     boxes = [label.get_window_extent(renderer) for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    assert max(map(len, tables.text(tables.blocks(table, [study])).splitlines())) <= tables.WIDTH
+    assert max(map(len, pages.text(pages.blocks(table, [study])).splitlines())) <= pages.WIDTH
 
 
 def test_a_study_keeps_its_order_and_names_what_is_missing(tmp_path):
@@ -218,23 +225,22 @@ def test_a_study_keeps_its_order_and_names_what_is_missing(tmp_path):
         "figure": "bars",
     }
     known = {"norm": about | {"against": "ast_linear"}}
-    (study,) = studies.parse(known, "studies.yaml", requested=["norm"])
+    (study,) = read_studies(tmp_path, known, requested=["norm"])
     table = only(exp, entries(ast_linear="AST-BS"))
     assert study.table(table).confs == ["ast_linear+input.norm=none", "ast_linear"]
-    text = tables.text(tables.blocks(table, [study]))
-    assert max(map(len, text.splitlines())) <= tables.WIDTH
+    text = pages.text(pages.blocks(table, [study]))
+    assert max(map(len, text.splitlines())) <= pages.WIDTH
     assert "Which norm?" in text and "Not run: missing+a=b." in text
     text = text.partition("Study norm")[2]
     (variant,) = lines_of(text, "ast_linear+input.norm=none")
     (plain,) = lines_of(text, "AST-BS (ast_linear)")
     assert plain[-1] == "-" and variant[-1][0] in "+-" and "[" in variant[-1]
-    assert "#### Study norm: Which norm?" in tables.markdown(tables.blocks(table, [study]))
+    assert "#### Study norm: Which norm?" in pages.markdown(pages.blocks(table, [study]))
     assert names(plots.draw(table, [study])) == ALWAYS | {"curves", "study.norm"}
     other = {"x": {"question": "?", "confs": ["ast_linear", "ast_cnn"]}}
-    other = studies.parse(other, "f", requested=["x"])[0]
-    assert other.table(table) is None and "Study x" not in tables.markdown(
-        tables.blocks(table, [other])
-    )
+    (other,) = read_studies(tmp_path, other, requested=["x"])
+    assert other.table(table) is None
+    assert "Study x" not in pages.markdown(pages.blocks(table, [other]))
 
 
 def test_a_study_is_shown_if_asked_for_or_complete(tmp_path):
@@ -247,11 +253,10 @@ def test_a_study_is_shown_if_asked_for_or_complete(tmp_path):
     table = only(tmp_path / "synthetic")
 
     def shown(requested):
-        parsed = studies.parse(
-            {name: x | {"figure": "bars"} for name, x in known.items()}, "f", requested
-        )
+        with_bars = {name: about | {"figure": "bars"} for name, about in known.items()}
+        parsed = read_studies(tmp_path, with_bars, requested)
         drawn = {name for name in names(plots.draw(table, parsed)) if name.startswith("study.")}
-        page = tables.markdown(tables.blocks(table, parsed))
+        page = pages.markdown(pages.blocks(table, parsed))
         assert drawn == {f"study.{name}" for name in known if f"Study {name}:" in page}
         return drawn
 
@@ -266,13 +271,14 @@ def test_predictions_that_are_damaged_cost_a_study_one_difference(tmp_path):
     bad = tmp_path / "synthetic" / "ast_unet" / "seed0" / "predictions.npz"
     bad.write_bytes(b"PK")
     about = {"question": "?", "confs": ["ast_linear", "ast_unet", "ast_noise"]}
-    (study,) = studies.parse({"x": about | {"against": "ast_linear"}}, "f")
+    (study,) = read_studies(tmp_path, {"x": about | {"against": "ast_linear"}})
     table = study.table(only(tmp_path / "synthetic"))
-    grid, paragraphs = tables.accuracy_with_comparison(table, study.against)
-    assert [line[-1] for line in grid.lines[2:4]] == ["-", "-"] and "[" in grid.lines[4][-1]
-    note = paragraphs[-1]
+    page = pages.blocks(table, [study])
+    differences = [line[tables.DIFFERENCE] for line in page[-2]]
+    assert differences[2:4] == ["-", "-"] and "[" in differences[4]
+    note = page[-3]
     assert "ast_unet" in note and str(bad) in note
-    assert str(bad) in tables.markdown(tables.blocks(table, [study]))
+    assert str(bad) in pages.markdown(page)
 
 
 @pytest.mark.parametrize(
@@ -288,9 +294,9 @@ def test_predictions_that_are_damaged_cost_a_study_one_difference(tmp_path):
         ({"question": "?", "confs": ["a", "b"], "against": "c"}, "against"),
     ],
 )
-def test_wrong_studies_are_named(about, key):
-    with pytest.raises(studies.StudyError, match=f"^studies.yaml: x.*{key}"):
-        studies.parse({"x": about}, "studies.yaml")
+def test_wrong_studies_are_named(about, key, tmp_path):
+    with pytest.raises(ValueError, match=f"studies.yaml: x.*{key}"):
+        read_studies(tmp_path, {"x": about})
 
 
 def test_the_script_makes_the_same_bytes_twice(tmp_path):

@@ -6,7 +6,7 @@ clips, not that of seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,18 @@ class Difference:
 
     Attributes:
         low, high: bounds of the interval.
-        p: of the hypothesis that there is no difference.
         significant: whether it differs, by Holm's correction over the methods of the table.
     """
 
     value: float
     low: float
     high: float
-    p: float
-    significant: bool = False
+    significant: bool
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What resampling the test clips shows of the methods of a table.
+    """Sampling errors and differences of the methods of a table.
 
     Attributes:
         labels: OBSERVED or TRUTH, on which macro-F1 is computed.
@@ -64,29 +62,33 @@ def compare_with_reference(
     """
     labels = TRUTH if table.has_truth else OBSERVED
     cells, problems = _read_table(table, reference, labels)
-    samples = {}
-    if cells:
-        macro_f1 = bootstrap.resampled(list(cells.values()), resamples, seed)[:, :, -1]
-        samples = dict(zip(cells, macro_f1, strict=True))
+    samples = _resample(cells, resamples, seed)
     errors = {}
-    differences = {}
-    for method in table.methods:
-        conf = method.conf
-        seeds = [number for name, number in samples if name == conf]
-        if not seeds:
-            continue
-        mean = np.mean([samples[conf, number] for number in seeds], axis=0)
+    intervals = {}
+    p_values = []
+    for conf, by_seed in samples.items():
+        mean = np.mean(list(by_seed.values()), axis=0)
         if np.isnan(mean).all():
             continue
         errors[conf] = float(np.nanstd(mean, ddof=1))
-        paired = [number for number in seeds if (reference, number) in samples]
-        if paired and conf != reference:
-            values = [_macro_f1(cells[conf, number]) for number in paired]
-            base = [_macro_f1(cells[reference, number]) for number in paired]
-            by_seed = [samples[conf, number] - samples[reference, number] for number in paired]
-            value = np.mean(values) - np.mean(base)
-            differences[conf] = _difference(value, np.mean(by_seed, axis=0))
-    return Comparison(labels, errors, _marked(differences), problems)
+        paired = by_seed.keys() & samples.get(reference, {}).keys()
+        if not paired or conf == reference:
+            continue
+        values = []
+        sampled = []
+        for number in sorted(paired):
+            value = bootstrap.macro_f1(cells[conf][number])[0, -1]
+            values.append(value - bootstrap.macro_f1(cells[reference][number])[0, -1])
+            sampled.append(by_seed[number] - samples[reference][number])
+        sampled = np.mean(sampled, axis=0)
+        low, high = bootstrap.interval(sampled)
+        intervals[conf] = (float(np.mean(values)), float(low), float(high))
+        p_values.append(bootstrap.p_value(sampled[~np.isnan(sampled)]))
+    differences = {}
+    significant = bootstrap.holm(p_values)
+    for (conf, interval), is_significant in zip(intervals.items(), significant, strict=True):
+        differences[conf] = Difference(*interval, is_significant)
+    return Comparison(labels, errors, differences, problems)
 
 
 def compare(
@@ -112,28 +114,26 @@ def compare(
             f"{a.conf} and {b.conf} have no macro-F1 to compare: no class of the split "
             f"{a['split']!r} has labels of both kinds, present and absent; label more clips there"
         )
-    pairs = _pairs(a, b)
-    reference = pairs[0][0].arrays(PREDICTIONS)
-    cells_a = [read_cells(run, reference, labels) for run, _ in pairs]
-    cells_b = [read_cells(run, reference, labels) for _, run in pairs]
-    values_a = np.concatenate([bootstrap.macro_f1(marks) for marks in cells_a])
-    values_b = np.concatenate([bootstrap.macro_f1(marks) for marks in cells_b])
-    samples = bootstrap.resampled(cells_a + cells_b, resamples, seed)
-    low, high = bootstrap.interval((samples[len(pairs) :] - samples[: len(pairs)]).mean(0))
-    means = zip(values_a.mean(0), values_b.mean(0), low, high, strict=True)
+    runs_a, runs_b = _paired_runs(a, b)
+    common = runs_a[0].arrays(PREDICTIONS)
+    cells = [read_cells(run, common, labels) for run in runs_a + runs_b]
+    values_a, values_b = np.split(np.concatenate(list(map(bootstrap.macro_f1, cells))), 2)
+    samples_a, samples_b = np.split(bootstrap.resampled(cells, resamples, seed), 2)
+    columns = {"a": values_a.mean(0), "b": values_b.mean(0)}
+    columns["difference"] = columns["b"] - columns["a"]
+    columns["low"], columns["high"] = bootstrap.interval((samples_b - samples_a).mean(0))
     parts = []
-    for value_a, value_b, least, most in means:
-        part = {"a": value_a, "b": value_b, "difference": value_b - value_a}
-        part |= {"low": least, "high": most}
-        parts.append({key: None if np.isnan(x) else float(x) for key, x in part.items()})
-    seeds = [run["seed"] for run, _ in pairs]
+    for index in range(len(a["classes"]) + 1):
+        part = {key: float(values[index]) for key, values in columns.items()}
+        parts.append({key: None if np.isnan(value) else value for key, value in part.items()})
+    seeds = [run["seed"] for run in runs_a]
     differences = values_b[:, -1] - values_a[:, -1]
     return {
         "a": a.conf,
         "b": b.conf,
         "labels": labels,
         "seeds": seeds,
-        "clips": len(reference["clips"]),
+        "clips": len(common["clips"]),
         "resamples": resamples,
         "level": LEVEL,
         "macro_f1": parts[-1],
@@ -145,8 +145,6 @@ def compare(
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     """Compute Kendall's tau-a of two rankings, from -1 (reversed) to 1 (the same order).
 
-    It is the share of pairs in the same order minus that of pairs in opposite orders.
-
     >>> round(kendall_tau([1, 2, 3], [1, 3, 2]), 3)
     0.333
     """
@@ -156,7 +154,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def sentence(comparison: dict[str, Any]) -> str:
-    """Describe what `compare` returns in one line, in points (per cent of macro-F1)."""
+    """Describe the result of `compare` in one line, in points (per cent of macro-F1)."""
     overall = comparison["macro_f1"]
     excludes = overall["low"] > 0 or overall["high"] < 0
     numbers = ", ".join(map(str, comparison["seeds"]))
@@ -211,59 +209,51 @@ def _read_table(table, reference, labels):
     """Read the cells of the runs of a table.
 
     Returns:
-        (cells, problems): {(conf, seed): cells} in the order of the reference's clips; methods
-        whose predictions cannot be used are left out, and a sentence of `problems` says why.
+        (cells, problems): {conf: {seed: cells}} in the order of one run's clips; methods whose
+        predictions cannot be used are left out, and a sentence of `problems` says why.
     """
-    methods = table.only([reference]).methods
-    methods += [method for method in table.methods if method.conf != reference]
+    others = [conf for conf in table.confs if conf != reference]
     cells = {}
     problems = []
     common = None  # arrays of the run whose clips and labels all others must have
-    for method in methods:
+    for method in table.only([reference, *others]).methods:
         try:
             first = common or method.runs[0].arrays(PREDICTIONS)
-            read = {
-                (method.conf, run["seed"]): read_cells(run, first, labels) for run in method.runs
+            cells[method.conf] = {
+                run["seed"]: read_cells(run, first, labels) for run in method.runs
             }
         except ResultsError as error:
             problems.append(f"No interval for {method.conf}: {error}.")
-            continue
-        cells |= read
-        common = first
+        else:
+            common = first
     return cells, problems
 
 
-def _macro_f1(cells: np.ndarray) -> float:
-    """Macro-F1 of the clips as they are."""
-    return bootstrap.macro_f1(cells)[0, -1]
+def _resample(cells, resamples, seed):
+    """Compute macro-F1 (resamples,) of each run on the same samples: {conf: {seed: values}}."""
+    runs = [marks for by_seed in cells.values() for marks in by_seed.values()]
+    if not runs:
+        return {}
+    macro_f1 = bootstrap.resampled(runs, resamples, seed)[:, :, -1]
+    samples = {}
+    for conf, by_seed in cells.items():
+        samples[conf] = dict(zip(by_seed, macro_f1, strict=False))
+        macro_f1 = macro_f1[len(by_seed) :]
+    return samples
 
 
-def _difference(value: float, samples: np.ndarray) -> Difference:
-    low, high = bootstrap.interval(samples)
-    p = bootstrap.p_value(samples[~np.isnan(samples)])
-    return Difference(float(value), float(low), float(high), p)
-
-
-def _marked(differences: dict[str, Difference]) -> dict[str, Difference]:
-    """Mark the differences that are significant by Holm's correction."""
-    rejected = bootstrap.holm([difference.p for difference in differences.values()])
-    marked = {}
-    for (conf, difference), significant in zip(differences.items(), rejected, strict=True):
-        marked[conf] = replace(difference, significant=significant)
-    return marked
-
-
-def _pairs(a: Method, b: Method) -> list[Sequence[Run]]:
-    """The runs of both methods, by common seed."""
-    runs_a = {run["seed"]: run for run in a.runs}
-    runs_b = {run["seed"]: run for run in b.runs}
-    common = sorted(runs_a.keys() & runs_b.keys())
-    if not common:
+def _paired_runs(a: Method, b: Method) -> tuple[list[Run], list[Run]]:
+    """The runs of both methods that have a common seed, in order of seeds."""
+    seeds_a = [run["seed"] for run in a.runs]
+    seeds_b = [run["seed"] for run in b.runs]
+    runs_a = [run for run in a.runs if run["seed"] in seeds_b]
+    runs_b = [run for run in b.runs if run["seed"] in seeds_a]
+    if not runs_a:
         raise ResultsError(
-            f"no seed in common: {a.conf} has {', '.join(map(str, runs_a))} and "
-            f"{b.conf} has {', '.join(map(str, runs_b))}; run the missing with --seeds"
+            f"no seed in common: {a.conf} has {', '.join(map(str, seeds_a))} and "
+            f"{b.conf} has {', '.join(map(str, seeds_b))}; run the missing with --seeds"
         )
-    return [(runs_a[number], runs_b[number]) for number in common]
+    return runs_a, runs_b
 
 
 def _differ(run: Run, problem: str) -> ResultsError:

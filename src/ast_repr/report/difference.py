@@ -14,15 +14,14 @@ OVERALL = {"color": "black", "marker": "D"}
 
 
 def draw(table: Table, comparison: dict) -> Figure:
-    """Draw what `compare.compare` returns: the mean, then each instrument, largest first."""
+    """Draw the result of `compare.compare`: the mean, then each instrument, largest first."""
     parts = []
     for name, part in comparison["per_instrument"].items():
         if part["difference"] is not None:
             parts.append((style.plain(name), part))
     parts.sort(key=lambda item: -item[1]["difference"])
     overall = comparison["macro_f1"]
-    figure = Figure(figsize=(style.WIDTH, 1.5 + 0.2 * len(parts)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = style.new_figure(1.5 + 0.2 * len(parts))
     axes.axvline(0, color="0.3", linewidth=1)
     axes.axvspan(100 * overall["low"], 100 * overall["high"], color="0.92", zorder=0)
     _draw_interval(axes, 0, overall, OVERALL)

@@ -1,4 +1,4 @@
-"""What the repository's README shows of the main job: its table, and the method in one picture."""
+"""The table of the main job in the repository's README, and a picture of the method."""
 
 from pathlib import Path
 

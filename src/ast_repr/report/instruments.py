@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from .. import escaping
 from . import style
 from .results import KINDS, Table
-from .schema import BASELINES
+from .schema import BASELINES, OBSERVED
 
 MOST = 6  # methods that bars can show legibly
 
@@ -31,7 +31,7 @@ def chosen(table: Table, confs: Sequence[str] = ()) -> Table:
         methods = [method for method in table.main.methods if method.kind == kind]
         methods.sort(key=lambda method: method.published is None)
         first += methods[:1]
-        if kind == "reprogrammed AST":
+        if kind == "reprogrammed backbone":
             reprogrammed += methods[1:]
         else:
             others += methods[1:]
@@ -69,12 +69,11 @@ def heatmap(table: Table) -> Figure:
     names = table["classes"]
     rows = []
     for method in table.methods:
-        means, _ = style.per_instrument(method.values("metrics"), names)
+        means, _ = style.per_instrument(method.metrics(OBSERVED), names)
         rows.append(np.append(style.percent(method.runs).mean(), means))
     values = np.array(rows)
     decimals = 1 if len(names) <= 12 else 0  # what fits
-    figure = Figure(figsize=(style.WIDTH, 1.9 + 0.26 * len(values)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = style.new_figure(1.9 + 0.26 * len(values))
     low = np.nanmin(values)
     high = np.nanmax(values)
     axes.set_facecolor("0.85")  # an instrument without labels
@@ -102,7 +101,7 @@ def _draw_panel(panel, table, names):
     places = np.arange(len(names))
     for index, method in enumerate(table.methods):
         look = style.look(index)
-        means, deviations = style.per_instrument(method.values("metrics"), names)
+        means, deviations = style.per_instrument(method.metrics(OBSERVED), names)
         panel.barh(
             places - 0.4 + (index + 0.5) * height,
             means,
@@ -116,7 +115,8 @@ def _draw_panel(panel, table, names):
             label=style.wrapped(method.label, 55),
         )
     for baseline, label in BASELINES.items():
-        means, _ = style.per_instrument([table["constant_baselines"][baseline]], names)
+        scores = table.baseline_metrics(baseline, OBSERVED)
+        means, _ = style.per_instrument(scores, names)
         ends = (places - 0.43, places + 0.43)
         panel.vlines(means, *ends, "white", linewidth=2.4, zorder=4)
         line = style.BASELINE_LINES[baseline]

@@ -20,8 +20,7 @@ def boxes(table: Table) -> Figure:
     Published runs are shown if they are on the table's corpus.
     """
     methods = table.methods
-    figure = Figure(figsize=(style.WIDTH, 1.3 + 0.34 * len(methods)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = style.new_figure(1.3 + 0.34 * len(methods))
     extra = []
     for place, method in enumerate(methods):
         _draw_box(axes, place, method)
@@ -48,9 +47,7 @@ def boxes(table: Table) -> Figure:
 
 def accuracy_vs_parameters(table: Table) -> Figure:
     """Draw macro-F1 (mean, deviation over seeds) against trained parameters, logarithmic."""
-    count = len(table.methods)
-    figure = Figure(figsize=(style.WIDTH, 3.9 + 0.09 * count), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = style.new_figure(3.9 + 0.09 * len(table.methods))
     trained = [method["trainable_parameters"] for method in table.methods]
     least = min(filter(None, trained), default=1)
     for index, method in enumerate(table.methods):

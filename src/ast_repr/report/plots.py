@@ -54,10 +54,9 @@ def draw(
 
 
 def draw_difference(table: Table, comparison: dict) -> tuple[str, Figure]:
-    """Draw what `compare.compare` returns; (stem of the file, figure)."""
-    name = f"compare.{comparison['a']}.{comparison['b']}"
-    if comparison["labels"] == TRUTH:
-        name += ".truth"
+    """Draw the result of `compare.compare`; (stem of the file, figure)."""
+    ending = ".truth" if comparison["labels"] == TRUTH else ""
+    name = f"compare.{comparison['a']}.{comparison['b']}{ending}"
     with matplotlib.rc_context(style.STYLE):
         return stem(table, name), difference.draw(table, comparison)
 

@@ -1,26 +1,26 @@
 """Names of methods, and published results to show beside one's own, from conf/published.yaml.
 
 ast_unet:
-  name: AST-URP
-  description: reprogrammed by a U-Net
+  name: "{network}-URP"
+  description: a U-Net before the frozen {network}
   published: {macro_f1: [81.4, 82.0], source: ..., corpus: OpenMIC-2018, protocol: ...}
 
-`{feature}` in a name becomes the run's feature. A conf without an entry, and every variant, goes by
-the name of its conf.
+In names and descriptions, `{feature}` and `{network}` become those of the run, and
+`{network_in_full}` the network's full name. A conf without an entry, and every variant, goes by the
+name of its conf.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import records, yaml_file
+from . import conf_file
 
 CORPORA = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: its name in publications
 TEST_SPLITS = {(5_085, 10_522): "OpenMIC-2018"}  # (clips, observed labels) of a copy
 FEATURES = {"logmel": "log-mel", "vggish": "VGGish"}
-
-
-class PublishedError(ValueError):
-    """An unusable published.yaml; the message names the file and the key."""
+NETWORK = "ast"  # of the published results
+NETWORKS = {NETWORK: "AST"}
+NETWORKS_IN_FULL = {NETWORK: "Audio Spectrogram Transformer (AST)"}
 
 
 @dataclass(frozen=True)
@@ -40,44 +40,41 @@ class Published:
     protocol: str
     trainable_parameters: float | None = None
 
+    @property
+    def footnote(self) -> str:
+        return f"Published on {self.corpus}; protocol: {self.protocol}; source: {self.source}"
+
 
 @dataclass(frozen=True)
 class Entry:
-    """What published.yaml holds of a conf."""
+    """The name, description and published results of a conf."""
 
     name: str
     description: str | None = None
     published: Published | None = None
 
-    def name_with(self, feature: str) -> str:
-        """The method's name, for runs on a feature.
+    def of_run(self, feature: str, network: str) -> "Entry":
+        """The entry with the names of a run's feature and network.
 
-        >>> Entry("RF ({feature})").name_with("logmel")
+        >>> Entry("RF ({feature})").of_run("logmel", "ast").name
         'RF (log-mel)'
         """
-        return self.name.replace("{feature}", FEATURES.get(feature, feature))
+        words = {
+            "{feature}": FEATURES.get(feature, feature),
+            "{network}": NETWORKS.get(network, network),
+            "{network_in_full}": NETWORKS_IN_FULL.get(network, network),
+        }
+        name = self.name
+        description = self.description or ""
+        for placeholder, word in words.items():
+            name = name.replace(placeholder, word)
+            description = description.replace(placeholder, word)
+        return replace(self, name=name, description=description)
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """Read the entries of confs.
-
-    Raises:
-        PublishedError: the file is not YAML, or an entry has an unknown or missing key or a value
-            of another type.
-    """
-    try:
-        values = yaml_file.read(path)
-    except yaml_file.YamlError as error:
-        raise PublishedError(str(error)) from error
-    if not isinstance(values, dict):
-        raise PublishedError(f"{path}: expected entries by the name of their conf")
-    entries = {}
-    for conf, entry in values.items():
-        try:
-            entries[str(conf)] = records.build(Entry, entry, str(conf))
-        except records.RecordError as error:
-            raise PublishedError(f"{path}: {error}") from error
-    return entries
+    """Read the entries, by conf; raises as `conf_file.read`."""
+    return conf_file.read(path, Entry)
 
 
 def name_of_corpus(corpus: str, clips: int, observed: int) -> str | None:

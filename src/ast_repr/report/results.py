@@ -2,14 +2,14 @@
 
 A run folder is exp/<corpus>/<conf>/seed<k>/ with results.json, history.jsonl, predictions.npz and,
 for some, example.npz; <conf> may be a variant such as ast_unet+input.norm=corpus. A table holds the
-runs of one corpus, protocol and backbone; methods without AST stand in it too. One bad run never
-hides another: what cannot be used is left out, with a sentence that says why.
+runs of one corpus, protocol and backbone, and those without a backbone. A run that cannot be used
+is left out, with a sentence that says why, and does not hide the others.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import identity
+from .. import identity, pretrained
 from ..run_folder import RunFolder
-from . import schema
-from .published import Entry, Published, name_of_corpus
+from .published import NETWORK, Entry, Published, name_of_corpus
+from .schema import OBSERVED, REQUIRED, TRUTH
 
-KINDS = ("without AST", "frozen AST", "reprogrammed AST", "fine-tuned AST")  # in a table's order
-SAME_FOR_SEEDS = [  # of a conf
+# In the order of a table.
+KINDS = ("no backbone", "frozen backbone", "reprogrammed backbone", "fine-tuned backbone")
+# Dotted keys of results.json.
+SAME_FOR_SEEDS = (
     "norm",
     "feature",
     "reprogrammer",
@@ -34,8 +36,10 @@ SAME_FOR_SEEDS = [  # of a conf
     "selection.split",
     "selection.metric",
     "selection.mode",
-]
-SAME_FOR_TABLE = ["split", "clips", "observed", "threshold", "classes"]
+)
+SAME_FOR_TABLE = ("split", "clips", "observed", "threshold", "classes", "truth.sha256")
+# Pre-trained weights under one name are one file; random ones differ from seed to seed.
+SAME_IF_PRETRAINED = "backbone.sha256"
 
 
 class ResultsError(ValueError):
@@ -63,7 +67,12 @@ class Run:
 
     def scored_on(self, labels: str) -> dict[str, Any] | None:
         """The metrics and constant baselines on OBSERVED or TRUTH; None if that is not known."""
-        return self.results if labels == schema.OBSERVED else self.results.get("truth")
+        return self.results if labels == OBSERVED else self.results.get("truth")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the run has a pre-trained backbone."""
+        return self["backbone"]["weights"] not in ("random", "none")
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Read the arrays of an .npz of the run folder.
@@ -102,7 +111,7 @@ class Method:
     @property
     def name(self) -> str:
         """The name in published.yaml, or the conf's; it tells if the frozen weights are random."""
-        name = self.entry.name_with(self["feature"]) if self.entry else self.conf
+        name = self.entry.name if self.entry else self.conf
         if self["backbone"]["weights"] == "random" and "random" not in name.lower():
             name += ", random frozen weights"
         return name
@@ -113,7 +122,7 @@ class Method:
         return f"{self.name} ({self.conf})" if self.entry else self.name
 
     @property
-    def stem(self) -> str:
+    def base_conf(self) -> str:
         """The conf that a variant is of; a plain conf itself."""
         return self.conf.partition("+")[0]
 
@@ -128,26 +137,25 @@ class Method:
     @property
     def kind(self) -> str:
         """One of KINDS. Fine-tuned means that more than half of all parameters are trained."""
+        without, frozen, reprogrammed, finetuned = KINDS
         if self["backbone"]["weights"] == "none":
-            return "without AST"
+            return without
         if self["trainable_parameters"] > self["total_parameters"] / 2:
-            return "fine-tuned AST"
-        if self["reprogrammer"] == "none":
-            return "frozen AST"
-        return "reprogrammed AST"
+            return finetuned
+        return frozen if self["reprogrammer"] == "none" else reprogrammed
 
-    def values(self, *keys: str) -> list:
-        """`results[keys[0]][keys[1]]...` of each run, in order of seeds."""
-        return [_dig(run.results, keys) for run in self.runs]
-
-    def scores(self, labels: str, metric: str) -> list[float | None]:
-        """The values of one of `metrics`."""
-        return [values[metric] for values in self.metrics(labels)]
+    def mean(self, key: str) -> float:
+        """The mean over runs of a number in results.json, by its dotted key."""
+        return mean(_value(run, key) for run in self.runs)
 
     def metrics(self, labels: str) -> list[dict[str, Any]]:
         """The metrics on OBSERVED or TRUTH of the runs that were evaluated on it."""
         scored = [run.scored_on(labels) for run in self.runs]
         return [part["metrics"] for part in scored if part]
+
+    def scores(self, labels: str, metric: str) -> list[float | None]:
+        """The values of one of `metrics`."""
+        return [values[metric] for values in self.metrics(labels)]
 
 
 @dataclass(frozen=True)
@@ -174,10 +182,15 @@ class Table:
                 return scored
         return None
 
+    def baseline_metrics(self, baseline: str, labels: str) -> list[dict[str, Any]]:
+        """The metrics of a constant baseline; empty if no run was evaluated on these labels."""
+        scored = self.scored_on(labels)
+        return [scored["constant_baselines"][baseline]] if scored else []
+
     @property
     def has_truth(self) -> bool:
         """Whether a run was evaluated on the truth too."""
-        return self.scored_on(schema.TRUTH) is not None
+        return self.scored_on(TRUTH) is not None
 
     @property
     def confs(self) -> list[str]:
@@ -194,11 +207,16 @@ class Table:
         return replace(self, methods=[methods[conf] for conf in confs if conf in methods])
 
     def published(self, method: Method) -> Published | None:
-        """What was published of a method on this table's corpus."""
-        corpus = name_of_corpus(self.corpus, self["clips"], self["observed"])
-        if method.published is None or method.published.corpus != corpus:
+        """The published results of a method on this table's corpus.
+
+        None if they are of another network: publications speak of AST.
+        """
+        if method.published is None:
             return None
-        return method.published
+        if method["backbone"]["weights"] != "none" and pretrained.network(self.backbone) != NETWORK:
+            return None
+        corpus = name_of_corpus(self.corpus, self["clips"], self["observed"])
+        return method.published if method.published.corpus == corpus else None
 
     @property
     def title(self) -> str:
@@ -249,9 +267,8 @@ def read(
             runs.append(_run(folder, left_out))
         except ResultsError as error:
             left_out.append(str(error))
-    runs = _of_corpus(exp, runs, left_out)
     groups: dict[tuple, list[Run]] = {}
-    for run in runs:
+    for run in _of_corpus(exp.name, runs, left_out):
         key = (run["corpus"], run["protocol"], run["backbone"]["name"])
         groups.setdefault(key, []).append(run)
     tables = []
@@ -261,20 +278,20 @@ def read(
     return tables, left_out
 
 
-def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
-    """Compute (mean, standard deviation with n - 1, n) of the values that are not None.
+def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Compute mean and standard deviation (n - 1) of the values that are not None.
 
-    Mean and deviation are None if there are too few values.
+    Either is None if there are too few values.
 
     >>> mean_std([1.0, 3.0, None])
-    (2.0, 1.4142135623730951, 2)
+    (2.0, 1.4142135623730951)
     >>> mean_std([1.0])
-    (1.0, None, 1)
+    (1.0, None)
     """
     known = [value for value in values if value is not None]
     average = mean(known) if known else None
     deviation = stdev(known) if len(known) > 1 else None
-    return average, deviation, len(known)
+    return average, deviation
 
 
 def _run(folder, left_out):
@@ -286,7 +303,7 @@ def _run(folder, left_out):
     results = files.read_results()
     if results is None:
         raise _damaged(path, "damaged")
-    missing = [key for key in schema.REQUIRED if key not in results]
+    missing = [key for key in REQUIRED if key not in results]
     if missing:
         raise _damaged(path, f"of an earlier version, without {', '.join(missing)}")
     if (results["conf"], f"seed{results['seed']}") != path.parts[-3:-1]:
@@ -318,47 +335,42 @@ def _damaged(path, reason):
     return ResultsError(text)
 
 
-def _of_corpus(exp, runs, left_out):
+def _of_corpus(folder, runs, left_out):
     """The runs whose corpus is the folder's; the others were copied there and are left out.
 
     In a folder of another name than any run's corpus, all runs stay.
     """
-    kept = []
-    others = []
-    for run in runs:
-        names = (run["corpus"], f"{run['corpus']}-{run['protocol']}")
-        (kept if exp.name in names else others).append(run)
-    if not kept:
+    at_home = [
+        run for run in runs if folder in (run["corpus"], f"{run['corpus']}-{run['protocol']}")
+    ]
+    if not at_home:
         return runs
-    for run in others:
-        left_out.append(
-            f"{RunFolder(run.folder).results}: is of corpus {run['corpus']}, protocol "
-            f"{run['protocol']}, expected {exp.name} as its folder says; move it to its own"
-        )
-    return kept
+    for run in runs:
+        if run not in at_home:
+            left_out.append(
+                f"{RunFolder(run.folder).results}: is of corpus {run['corpus']}, protocol "
+                f"{run['protocol']}, expected {folder} as its folder says; move it to its own"
+            )
+    return at_home
 
 
 def _methods(runs, entries, left_out):
     """The methods of a table's runs, less those that are not comparable with most of the others."""
     comparable = []
     for conf_runs in _by_conf(runs).values():
-        comparable += _agreeing(conf_runs, SAME_FOR_SEEDS, left_out)
-    comparable = _agreeing(comparable, SAME_FOR_TABLE, left_out)
-    with_truth = [run for run in comparable if run.scored_on(schema.TRUTH)]
-    comparable = _agreeing_part(comparable, with_truth, ["truth.sha256"], left_out)
-    # Pre-trained weights under one name are one file; random ones differ from seed to seed.
-    pretrained = [run for run in comparable if is_pretrained(run)]
-    comparable = _agreeing_part(comparable, pretrained, ["backbone.sha256"], left_out)
+        for key in SAME_FOR_SEEDS:
+            conf_runs = _agreeing(conf_runs, key, left_out)
+        comparable += conf_runs
+    for key in (*SAME_FOR_TABLE, SAME_IF_PRETRAINED):
+        comparable = _agreeing(comparable, key, left_out)
     methods = []
     for conf, conf_runs in _by_conf(comparable).items():
-        conf_runs.sort(key=lambda run: run["seed"])
-        methods.append(Method(conf, conf_runs, entries.get(conf)))
+        entry = entries.get(conf)
+        if entry:
+            first = conf_runs[0]
+            entry = entry.of_run(first["feature"], pretrained.network(first["backbone"]["name"]))
+        methods.append(Method(conf, sorted(conf_runs, key=lambda run: run["seed"]), entry))
     return sorted(methods, key=_order)
-
-
-def is_pretrained(run: Run) -> bool:
-    """Whether the run has a pre-trained backbone."""
-    return run["backbone"]["weights"] not in ("random", "none")
 
 
 def _by_conf(runs):
@@ -373,35 +385,38 @@ def _order(method):
     return KINDS.index(method.kind), method["trainable_parameters"], weights, method.conf
 
 
-def _agreeing(runs, keys, left_out):
-    """The runs that have the most frequent value of each key; the others are left out."""
-    for key in keys:
-        values = [json.dumps(_dig(run.results, key.split("."))) for run in runs]
-        if len(set(values)) < 2:
+def _agreeing(runs, key, left_out):
+    """The runs with the most frequent value of a key, or none; the others are left out."""
+    values = [_compared(run, key) for run in runs]
+    counts = Counter(value for value in values if value is not None)
+    if len(counts) < 2:
+        return runs
+    ((expected, _),) = counts.most_common(1)
+    reference = runs[values.index(expected)].folder
+    kept = []
+    for run, value in zip(runs, values, strict=True):
+        if value in (expected, None):
+            kept.append(run)
             continue
-        ((expected, _),) = Counter(values).most_common(1)
-        reference = runs[values.index(expected)].folder
-        kept = []
-        for run, value in zip(runs, values, strict=True):
-            if value == expected:
-                kept.append(run)
-                continue
-            left_out.append(
-                f"{RunFolder(run.folder).results}: {key} is {value}, expected {expected} as in "
-                f"{reference}: not comparable; delete the folder of the two that is out of date "
-                "and run: source run.sh"
-            )
-        runs = kept
-    return runs
+        left_out.append(
+            f"{RunFolder(run.folder).results}: {key} is {value}, expected {expected} as in "
+            f"{reference}: not comparable; delete the folder of the two that is out of date "
+            "and run: source run.sh"
+        )
+    return kept
 
 
-def _agreeing_part(runs, part, keys, left_out):
-    """The runs, less those of `part` that `_agreeing` leaves out."""
-    rest = [run for run in runs if run not in part]
-    return _agreeing(part, keys, left_out) + rest
+def _compared(run, key):
+    """A run's value of a dotted key as JSON; None if the key is not for this run."""
+    if key == SAME_IF_PRETRAINED and not run.is_pretrained:
+        return None
+    if key == "truth.sha256" and not run.scored_on(TRUTH):
+        return None
+    return json.dumps(_value(run, key))
 
 
-def _dig(value: Any, keys: Sequence[str]) -> Any:
-    for key in keys:
+def _value(run, dotted_key):
+    value = run.results
+    for key in dotted_key.split("."):
         value = value[key]
     return value

@@ -3,8 +3,6 @@
 OBSERVED = "observed labels"
 TRUTH = "truth"  # of a corpus that knows every cell
 BASELINES = {"always_absent": "always absent", "always_present": "always present"}
-METRICS = ("macro_f1", "positive_f1", "map", "auroc")  # in tables
-TRUTH_METRICS = ("macro_f1", "map", "auroc")
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "ap", "auroc")
 # Keys without which a run cannot be reported; results of an earlier version may lack some.
 REQUIRED = (

@@ -15,12 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .. import records, yaml_file
+from ..records import RecordError
+from . import conf_file
 from .results import Table
-
-
-class StudyError(ValueError):
-    """An unusable study; the message names the file, the study, and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -62,34 +59,15 @@ def read(path: Path, requested: Collection[str] = ()) -> list[Study]:
         requested: names of studies, confs and variants that were asked for.
 
     Raises:
-        StudyError: the file is not YAML, or not as described above.
+        YamlError, RecordError: as `conf_file.read`; or a study compares too few confs, one twice,
+            or with none of its own.
     """
-    try:
-        return parse(yaml_file.read(path), path, requested)
-    except yaml_file.YamlError as error:
-        raise StudyError(str(error)) from error
-
-
-def parse(values: object, source: object, requested: Collection[str] = ()) -> list[Study]:
-    """Build studies from the values of a YAML file; see `read`.
-
-    Args:
-        source: the file's name, for messages.
-    """
-    if not isinstance(values, dict):
-        raise StudyError(f"{source}: holds a {type(values).__name__}, expected studies by name")
     studies = []
-    for name, value in values.items():
-        name = str(name)
-        try:
-            study = records.build(Study, value, name)
-        except records.RecordError as error:
-            raise StudyError(f"{source}: {error}") from error
+    for name, study in conf_file.read(path, Study).items():
         if len(study.confs) < 2 or len(set(study.confs)) < len(study.confs):
-            raise StudyError(f"{source}: {name}.confs: expected two or more, each once")
+            raise RecordError(f"{path}: {name}.confs: expected two or more, each once")
         if study.against not in (None, *study.confs):
-            raise StudyError(f"{source}: {name}.against: expected one of its confs")
-        variants = {conf for conf in study.confs if "+" in conf}
-        is_requested = not {name, *variants}.isdisjoint(requested)
-        studies.append(replace(study, name=name, requested=is_requested))
+            raise RecordError(f"{path}: {name}.against: expected one of its confs")
+        names = {name, *(conf for conf in study.confs if "+" in conf)}
+        studies.append(replace(study, name=name, requested=not names.isdisjoint(requested)))
     return studies

@@ -17,14 +17,13 @@ def bars(study: Study, table: Table) -> Figure:
 
     Variants of one conf have one colour.
     """
-    stems = list(dict.fromkeys(method.stem for method in table.methods))
+    base_confs = list(dict.fromkeys(method.base_conf for method in table.methods))
     names = [style.wrapped(method.label, 44) for method in table.methods]
     lines = max(name.count("\n") + 1 for name in names)
     pitch = max(0.3, 0.15 * lines)  # inches
-    figure = Figure(figsize=(style.WIDTH, 1.2 + pitch * len(names)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = style.new_figure(1.2 + pitch * len(names))
     for place, method in enumerate(table.methods):
-        look = style.look(stems.index(method.stem))
+        look = style.look(base_confs.index(method.base_conf))
         runs = style.percent(method.runs)
         bar = {"color": look.colour, "hatch": look.hatch, "alpha": 0.55}
         axes.barh(place, runs.mean(), 0.7, edgecolor="white", linewidth=0, **bar)
@@ -52,11 +51,10 @@ def labels(study: Study, table: Table) -> Figure:
 
     The legend has the order of the lines' right ends.
     """
-    figure = Figure(figsize=(style.WIDTH, 4.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = style.new_figure(4.4)
     lines = []
-    for index, stem in enumerate(dict.fromkeys(method.stem for method in table.methods)):
-        methods = [method for method in table.methods if method.stem == stem]
+    for index, conf in enumerate(dict.fromkeys(method.base_conf for method in table.methods)):
+        methods = [method for method in table.methods if method.base_conf == conf]
         methods.sort(key=lambda method: method["label_fraction"])
         fractions = 100 * np.array([method["label_fraction"] for method in methods])
         means = np.array([style.percent(method.runs).mean() for method in methods])

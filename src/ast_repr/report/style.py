@@ -25,16 +25,16 @@ LINES = ["-", "--", ":"]  # the next one once the colours are used up
 HATCHES = ["", "////", "...."]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 KIND_COLOURS = {
-    "without AST": "#E69F00",
-    "frozen AST": "#000000",
-    "reprogrammed AST": "#0072B2",
-    "fine-tuned AST": "#CC79A7",
+    "no backbone": "#E69F00",
+    "frozen backbone": "#000000",
+    "reprogrammed backbone": "#0072B2",
+    "fine-tuned backbone": "#CC79A7",
 }
 KIND_MARKERS = {
-    "without AST": "s",
-    "frozen AST": "o",
-    "reprogrammed AST": "^",
-    "fine-tuned AST": "D",
+    "no backbone": "s",
+    "frozen backbone": "o",
+    "reprogrammed backbone": "^",
+    "fine-tuned backbone": "D",
 }
 BASELINE_LINES = {"always_absent": "-", "always_present": (0, (2, 1))}
 DOT = {"markersize": 4.5, "markeredgewidth": 0.6, "markeredgecolor": "white"}
@@ -62,6 +62,12 @@ class Look(NamedTuple):
     line: str
     hatch: str
     marker: str
+
+
+def new_figure(height: float) -> tuple[Figure, Axes]:
+    """An empty figure of the page's width, with one pair of axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 @contextmanager
@@ -121,8 +127,8 @@ def per_instrument(scores: Sequence[dict], names: Sequence[str]) -> tuple[np.nda
     """
     statistics = []
     for name in names:
-        mean, std, _ = mean_std(score["per_instrument"][name]["macro_f1"] for score in scores)
-        statistics.append([mean, std])
+        values = [score["per_instrument"][name]["macro_f1"] for score in scores]
+        statistics.append(mean_std(values))
     means, deviations = 100 * np.array(statistics, dtype=float).T  # float makes None NaN
     return means, deviations
 

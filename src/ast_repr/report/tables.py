@@ -1,235 +1,97 @@
-"""Tables as text for a terminal, Markdown for RESULTS.md, and CSV per instrument.
+"""Tables of results: accuracy, complexity, and a CSV per instrument.
 
-Each corpus, protocol and backbone has two: accuracy, and complexity (parameters,
-multiply-accumulates, time), both without variants; then an accuracy table for each study. Numbers
-are percentages, mean ± standard deviation (n - 1) over seeds. Accuracy is measured on the observed
-labels and, if it is known, on the truth; macro-F1 is compared with that of a reference method.
-Published numbers have a column if they were obtained on the table's corpus.
+Numbers are percentages, mean ± standard deviation (n - 1) over seeds. Accuracy is measured on the
+observed labels and, if it is known, on the truth; macro-F1 is compared with that of a reference
+method. Published results have a column if they were obtained on the table's corpus.
 """
 
 import csv
 import io
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-from tabulate import SEPARATING_LINE, tabulate
+from collections.abc import Iterable, Sequence
 
 from .. import escaping
 from .bootstrap import LEVEL, RESAMPLES, SIGNIFICANCE
-from .compare import Comparison, Difference, compare_with_reference, kendall_tau
-from .published import Published
-from .results import Table, is_pretrained, mean_std
-from .schema import BASELINES, METRICS, OBSERVED, PER_INSTRUMENT, TRUTH, TRUTH_METRICS
-from .studies import Study
+from .compare import Comparison, kendall_tau
+from .results import Table, mean_std
+from .schema import BASELINES, OBSERVED, PER_INSTRUMENT, TRUTH
 
-WIDTH = 120  # columns of a terminal
-LEAST_WIDTH = 28  # of the first column
-REFERENCE = "ast_linear"  # the method that the others are compared with, by default
-ACCURACY = [
-    "method",
-    "norm",
-    "trained parameters",
-    "epoch",
-    "macro-F1 %",
-    "pos. F1 %",
-    "mAP %",
-    "AUROC %",
-]
-ON_TRUTH = ["truth macro-F1 %", "truth mAP %", "truth AUROC %"]
+Line = dict[str, str]  # of a table: its cells by heading
+TEXT_COLUMNS = ("method", "norm")
+OBSERVED_COLUMNS = {  # the metric of each heading
+    "macro-F1 %": "macro_f1",
+    "pos. F1 %": "positive_f1",
+    "mAP %": "map",
+    "AUROC %": "auroc",
+}
+TRUTH_COLUMNS = {"truth macro-F1 %": "macro_f1", "truth mAP %": "map", "truth AUROC %": "auroc"}
 ERROR = "sampling error"
 DIFFERENCE = "difference, points"
-# Columns that a terminal too narrow for all of them lacks, the first one first.
-DROPPED = ["pos. F1 %", "epoch", "truth AUROC %", "AUROC %", "mAP %", "norm", ERROR]
-COMPLEXITY = [
-    "method",
-    "trained parameters",
-    "total parameters",
-    "MAC per clip",
-    "s per epoch",
-    "epochs",
-    "training time",
-]
+PUBLISHED = "published macro-F1 %"
+PUBLISHED_PARAMETERS = "published trained parameters"
+OPTIONAL = (*TRUTH_COLUMNS, ERROR, DIFFERENCE, PUBLISHED, PUBLISHED_PARAMETERS)
 NONE = "-"
-COSTS = (
-    "MAC: multiply-accumulate operations of one clip's prediction. Training time is the mean over "
-    "seeds, on the machines that RESULTS.md lists."
-)
-HEAD = (
-    "# Results\n\nMade from the results.json of each run by the stage `report`; edits are lost.\n"
-)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table as strings: a cell per heading and line; the first `text_columns` hold text."""
-
-    headings: list[str]
-    lines: list[list[str]]
-    text_columns: int
-
-    def with_column(self, heading: str, cells: list[str]) -> "Grid":
-        """Add a column, unless there is nothing in it."""
-        if set(cells) <= {NONE}:
-            return self
-        lines = [[*line, cell] for line, cell in zip(self.lines, cells, strict=True)]
-        return replace(self, headings=[*self.headings, heading], lines=lines)
-
-    def without(self, heading: str) -> "Grid":
-        """Remove a column."""
-        place = self.headings.index(heading)
-        headings = self.headings[:place] + self.headings[place + 1 :]
-        lines = [line[:place] + line[place + 1 :] for line in self.lines]
-        text_columns = self.text_columns - int(place < self.text_columns)
-        return Grid(headings, lines, text_columns)
-
-    def escaped(self, escape: Callable[[str], str]) -> "Grid":
-        """Escape the columns that hold text."""
-        count = self.text_columns
-        lines = [[*map(escape, line[:count]), *line[count:]] for line in self.lines]
-        return replace(self, lines=lines)
-
-    @property
-    def alignment(self) -> list[str]:
-        numbers = len(self.headings) - self.text_columns
-        return ["left"] * self.text_columns + ["right"] * numbers
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading between blocks."""
-
-    text: str
-    level: int
-
-
-def accuracy(table: Table) -> Grid:
-    """Fill the accuracy table: the constant baselines, then the methods."""
-    lines = []
-    baselines = table.scored_on(OBSERVED)["constant_baselines"]
-    for baseline, name in BASELINES.items():
-        scores = [_percent([baselines[baseline][key]]) for key in METRICS]
-        lines.append([name, NONE, "0", NONE, *scores])
-    for method in table.methods:
-        epoch, _, _ = mean_std(method.values("selection", "epoch"))
-        line = [method.label, method["norm"], f"{method['trainable_parameters']:,}"]
-        line.append(f"{round(epoch, 1):g}")
-        for key in METRICS:
-            line.append(_percent(method.scores(OBSERVED, key), count=key == METRICS[0]))
-        lines.append(line)
-    grid = Grid(ACCURACY, lines, 2)
-    if table.has_truth:
-        baselines = table.scored_on(TRUTH)["constant_baselines"]
-        for heading, key in zip(ON_TRUTH, TRUTH_METRICS, strict=True):
-            cells = [_percent([baselines[baseline][key]]) for baseline in BASELINES]
-            cells += [_percent(method.scores(TRUTH, key)) for method in table.methods]
-            grid = grid.with_column(heading, cells)
-    return grid
-
-
-def complexity(table: Table) -> Grid:
-    """Fill the complexity table."""
-    lines = []
-    for method in table.methods:
-        total, _, _ = mean_std(method.values("total_parameters"))
-        seconds, _, _ = mean_std(method.values("seconds_per_epoch"))
-        epochs, _, _ = mean_std(method.values("epochs"))
-        time, _, _ = mean_std(method.values("train_seconds"))
-        lines.append(
-            [
-                method.label,
-                f"{method['trainable_parameters']:,}",
-                f"{round(total):,}",
-                _magnitude(method["macs"]),
-                f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
-                f"{round(epochs, 1):g}",
-                _duration(time),
-            ]
-        )
-    return Grid(COMPLEXITY, lines, 1)
-
-
-def with_published(table: Table, scores: Grid, costs: Grid) -> tuple[Grid, Grid, list[str]]:
-    """Add columns of published numbers to the accuracy and complexity tables.
-
-    Returns:
-        (accuracy, complexity, footnotes)
-    """
-    notes: list[str] = []
-    macro_f1 = [NONE] * len(BASELINES)
-    parameters = []
-    for method in table.methods:
-        published = table.published(method)
-        macro_f1.append(NONE)
-        parameters.append(NONE)
-        if published is None:
-            continue
-        note = _footnote(published, notes)
-        average, _, count = mean_std(published.macro_f1)
-        macro_f1[-1] = f"{average:.1f} ({count}) {note}"
-        if published.trainable_parameters is not None:
-            parameters[-1] = f"{published.trainable_parameters:.3f} M {note}"
-    scores = scores.with_column("published macro-F1 %", macro_f1)
-    costs = costs.with_column("published trained parameters", parameters)
-    return scores, costs, notes
-
-
-def with_comparison(table: Table, scores: Grid, comparison: Comparison) -> Grid:
-    """Add the sampling errors, and the differences from the reference, to an accuracy table."""
-    errors = [NONE] * len(BASELINES)
-    differences = [NONE] * len(BASELINES)
-    for method in table.methods:
-        error = comparison.errors.get(method.conf)
-        errors.append(NONE if error is None else f"{100 * error:.1f}")
-        difference = comparison.differences.get(method.conf)
-        differences.append(NONE if difference is None else _points(difference))
-    return scores.with_column(ERROR, errors).with_column(DIFFERENCE, differences)
-
-
-def accuracy_with_comparison(table: Table, reference: str | None) -> tuple[Grid, list[str]]:
-    """Fill the accuracy table with the comparison of its methods with one of them.
+def accuracy(table: Table, comparison: Comparison, footnotes: Sequence[str] = ()) -> list[Line]:
+    """Fill the accuracy table: the constant baselines, then the methods.
 
     Args:
-        reference: its conf; the table may lack it.
-
-    Returns:
-        (table, paragraphs that explain the added columns and say what they lack)
+        footnotes: see `footnotes`; without them, no published results are shown.
     """
-    comparison = compare_with_reference(table, reference)
-    scores = with_comparison(table, accuracy(table), comparison)
-    paragraphs = []
-    if ERROR in scores.headings:
-        paragraphs.append(
-            f"Sampling error: bootstrap standard error, over test clips, of macro-F1 on the "
-            f"{comparison.labels}, in points; ± is the standard deviation over seeds."
-        )
-    if DIFFERENCE in scores.headings:
-        paragraphs.append(
-            f"Difference: macro-F1 on the {comparison.labels} minus that of {reference}, paired by "
-            f"seed and clip, with a {LEVEL} % bootstrap interval over the test clips "
-            f"({RESAMPLES:,} resamples). *: it differs from zero after Holm's correction for the "
-            f"number of differences, {len(comparison.differences)} (chance of a false mark in the "
-            f"table: at most {100 * SIGNIFICANCE:g} %)."
-        )
-    return scores, paragraphs + _agreement(table) + comparison.problems
-
-
-def _agreement(table):
-    """A paragraph on whether observed labels and the truth rank methods alike."""
-    observed = []
-    truth = []
+    lines = []
+    for baseline, name in BASELINES.items():
+        line = {"method": name, "norm": NONE, "trained parameters": "0", "epoch": NONE}
+        observed = table.baseline_metrics(baseline, OBSERVED)
+        line |= _scores(observed, table.baseline_metrics(baseline, TRUTH))
+        lines.append(line | {ERROR: NONE, DIFFERENCE: NONE, PUBLISHED: NONE})
     for method in table.methods:
-        on_labels, _, _ = mean_std(method.scores(OBSERVED, "macro_f1"))
-        on_truth, _, _ = mean_std(method.scores(TRUTH, "macro_f1"))
-        if on_labels is not None and on_truth is not None:
-            observed.append(on_labels)
-            truth.append(on_truth)
-    if len(truth) < 3:
-        return []
-    return [
-        f"Macro-F1 on the observed labels and on the truth rank the {len(truth)} methods with "
-        f"Kendall's tau {kendall_tau(observed, truth):.2f} (1: the same order, -1: reversed)."
-    ]
+        line = {
+            "method": method.label,
+            "norm": method["norm"],
+            "trained parameters": f"{method['trainable_parameters']:,}",
+            "epoch": f"{round(method.mean('selection.epoch'), 1):g}",
+        }
+        line |= _scores(method.metrics(OBSERVED), method.metrics(TRUTH), count=True)
+        error = comparison.errors.get(method.conf)
+        line[ERROR] = NONE if error is None else f"{100 * error:.1f}"
+        line[DIFFERENCE] = _points(comparison.differences.get(method.conf))
+        line[PUBLISHED] = NONE
+        published = table.published(method)
+        if published and footnotes:
+            average, _ = mean_std(published.macro_f1)
+            mark = _mark(footnotes, published.footnote)
+            line[PUBLISHED] = f"{average:.1f} ({len(published.macro_f1)}) {mark}"
+        lines.append(line)
+    return _without_empty_columns(lines)
+
+
+def complexity(table: Table, footnotes: Sequence[str] = ()) -> list[Line]:
+    """Fill the complexity table: parameters, multiply-accumulate operations (MAC), time."""
+    lines = []
+    for method in table.methods:
+        seconds = method.mean("seconds_per_epoch")
+        line = {
+            "method": method.label,
+            "trained parameters": f"{method['trainable_parameters']:,}",
+            "total parameters": f"{round(method.mean('total_parameters')):,}",
+            "MAC per clip": _magnitude(method["macs"]),
+            "s per epoch": f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
+            "epochs": f"{round(method.mean('epochs'), 1):g}",
+            "training time": _duration(method.mean("train_seconds")),
+            PUBLISHED_PARAMETERS: NONE,
+        }
+        published = table.published(method)
+        if published and footnotes and published.trainable_parameters is not None:
+            mark = _mark(footnotes, published.footnote)
+            line[PUBLISHED_PARAMETERS] = f"{published.trainable_parameters:.3f} M {mark}"
+        lines.append(line)
+    return _without_empty_columns(lines)
+
+
+def footnotes(table: Table) -> list[str]:
+    """List the sources of the published results beside a table's methods."""
+    published = [table.published(method) for method in table.methods]
+    return list(dict.fromkeys(results.footnote for results in published if results))
 
 
 def explanations(table: Table) -> list[str]:
@@ -270,89 +132,36 @@ def explanations(table: Table) -> list[str]:
     ]
 
 
-Block = Heading | str | Grid | Table
-
-
-def blocks(
-    table: Table, studies: Iterable[Study] = (), reference: str | None = REFERENCE
-) -> list[Block]:
-    """Compose what a page shows of a table: headings, paragraphs, and grids.
-
-    A Table stands for where it comes from (commands, weights, machines).
-
-    Args:
-        reference: the conf that the others are compared with; a study may name another.
-    """
-    page: list[Block] = [Heading(table.title, 3), *explanations(table)]
-    if table.main.methods:
-        scores, paragraphs = accuracy_with_comparison(table.main, reference)
-        scores, costs, notes = with_published(table.main, scores, complexity(table.main))
-        page += [*paragraphs, scores, COSTS, costs, *notes, table.main]
-    for study in studies:
-        shown = study.table(table)
-        if shown is None:
-            continue
-        page.append(Heading(f"Study {study.name}: {study.question}", 4))
-        missing = study.missing(shown)
-        if missing:
-            page.append(f"Not run: {', '.join(missing)}.")
-        scores, paragraphs = accuracy_with_comparison(shown, study.against or reference)
-        page += [*paragraphs, scores, shown]
-    return page
-
-
-def text(page: Iterable[Block]) -> str:
-    """Format `blocks` for the terminal, at most WIDTH columns."""
-    parts = []
-    for block in page:
-        if isinstance(block, Heading):
-            parts.append(escaping.terminal(block.text))
-        elif isinstance(block, Grid):
-            grid, dropped = _fitted(block.escaped(escaping.terminal))
-            parts.append(_aligned(grid))
-            if dropped:
-                parts.append(f"Not shown for lack of width: {', '.join(dropped)}; see RESULTS.md.")
-        elif isinstance(block, str):
-            parts.append(textwrap.fill(escaping.terminal(block), WIDTH))
-    return "\n\n".join(parts)
-
-
-def accuracy_markdown(table: Table, reference: str | None = REFERENCE) -> str:
-    """Format the terminal's columns of accuracy as Markdown, without explanations."""
-    scores, _ = accuracy_with_comparison(table.main, reference)
-    grid, _ = _fitted(scores)
-    return _piped(grid.escaped(escaping.markdown))
-
-
-def markdown(page: Iterable[Block]) -> str:
-    """Format `blocks` as Markdown."""
-    parts = []
-    for block in page:
-        if isinstance(block, Heading):
-            parts.append(f"{'#' * block.level} {escaping.markdown(block.text)}")
-        elif isinstance(block, Grid):
-            parts.append(_piped(block.escaped(escaping.markdown)))
-        elif isinstance(block, str):
-            parts.append(escaping.markdown(block))
-        else:
-            parts += [_commands(block), _provenance(block)]
-    return "\n\n".join(parts)
-
-
-def document(sections: Mapping[str, Sequence[Sequence[Block]]]) -> str:
-    """Compose RESULTS.md.
-
-    Args:
-        sections: the `blocks` of each table of each corpus, by the name of its folder in exp/.
-    """
-    parts = [HEAD.rstrip("\n")]
-    for folder, pages in sections.items():
-        parts.append(f"## {escaping.markdown(folder)}")
-        parts += [markdown(page) for page in pages]
-        figures = escaping.markdown_code(f"exp/{folder}/figures/")
-        instruments = escaping.markdown_code(f"exp/{folder}/per_instrument.csv")
-        parts.append(f"Figures: {figures}; per instrument: {instruments}.")
-    return "\n\n".join(parts) + "\n"
+def comparison_notes(table: Table, comparison: Comparison, reference: str | None) -> list[str]:
+    """Explain sampling errors and differences, and name the methods without them."""
+    paragraphs = []
+    if comparison.errors:
+        paragraphs.append(
+            f"Sampling error: bootstrap standard error, over test clips, of macro-F1 on the "
+            f"{comparison.labels}, in points; ± is the standard deviation over seeds."
+        )
+    if comparison.differences:
+        paragraphs.append(
+            f"Difference: macro-F1 on the {comparison.labels} minus that of {reference}, paired by "
+            f"seed and clip, with a {LEVEL} % bootstrap interval over the test clips "
+            f"({RESAMPLES:,} resamples). *: it differs from zero after Holm's correction for the "
+            f"number of differences, {len(comparison.differences)} (chance of a false mark in the "
+            f"table: at most {100 * SIGNIFICANCE:g} %)."
+        )
+    observed = []
+    truth = []
+    for method in table.methods:
+        on_labels, _ = mean_std(method.scores(OBSERVED, "macro_f1"))
+        on_truth, _ = mean_std(method.scores(TRUTH, "macro_f1"))
+        if on_labels is not None and on_truth is not None:
+            observed.append(on_labels)
+            truth.append(on_truth)
+    if len(truth) > 2:
+        paragraphs.append(
+            f"Macro-F1 on the observed labels and on the truth rank the {len(truth)} methods with "
+            f"Kendall's tau {kendall_tau(observed, truth):.2f} (1: the same order, -1: reversed)."
+        )
+    return paragraphs + comparison.problems
 
 
 def per_instrument(tables: Iterable[Table]) -> str:
@@ -360,53 +169,62 @@ def per_instrument(tables: Iterable[Table]) -> str:
 
     Columns that begin with "truth" are on the truth, the others on the observed labels.
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["corpus", "protocol", "backbone", "conf", "method", "instrument", "seeds"]
-    head += _csv_headings("")
-    head += _csv_headings("truth_")
-    writer.writerow(head)
+    rows = []
     for table in tables:
-        place = [table.corpus, table.protocol, table.backbone]
         for baseline, name in BASELINES.items():
-            observed = [table.scored_on(OBSERVED)["constant_baselines"][baseline]]
-            truth = []
-            if table.has_truth:
-                truth = [table.scored_on(TRUTH)["constant_baselines"][baseline]]
-            keys = [*place, baseline, name]
-            writer.writerows(_csv_lines(keys, table["classes"], "", observed, truth))
+            observed = table.baseline_metrics(baseline, OBSERVED)
+            truth = table.baseline_metrics(baseline, TRUTH)
+            rows += _rows_of_csv(table, baseline, name, None, observed, truth)
         for method in table.methods:
             observed = method.metrics(OBSERVED)
             truth = method.metrics(TRUTH)
-            keys = [*place, method.conf, method.name]
             seeds = len(method.runs)
-            writer.writerows(_csv_lines(keys, table["classes"], seeds, observed, truth))
+            rows += _rows_of_csv(table, method.conf, method.name, seeds, observed, truth)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()
 
 
-def _csv_headings(prefix):
-    headings = [f"{prefix}present", f"{prefix}absent"]
-    for metric in PER_INSTRUMENT:
-        headings += [f"{prefix}{metric}_mean", f"{prefix}{metric}_std"]
-    return headings
+def _rows_of_csv(table, conf, method, seeds, observed, truth):
+    for instrument in table["classes"]:
+        row = {
+            "corpus": table.corpus,
+            "protocol": table.protocol,
+            "backbone": table.backbone,
+            "conf": conf,
+            "method": method,
+            "instrument": instrument,
+            "seeds": seeds,
+        }
+        for prefix, scores in (("", observed), ("truth_", truth)):
+            values = [score["per_instrument"][instrument] for score in scores]
+            for count in ("present", "absent"):
+                row[f"{prefix}{count}"] = values[0][count] if values else None
+            for metric in PER_INSTRUMENT:
+                average, deviation = mean_std(value[metric] for value in values)
+                row[f"{prefix}{metric}_mean"] = average
+                row[f"{prefix}{metric}_std"] = deviation
+        yield {heading: escaping.csv_cell(value) for heading, value in row.items()}
 
 
-def _csv_lines(keys, classes, seeds, observed, truth):
-    for name in classes:
-        keys_of_line = [escaping.csv_cell(key) for key in (*keys, name)]
-        yield [*keys_of_line, seeds, *_csv_values(name, observed), *_csv_values(name, truth)]
+def _scores(observed, truth, count=False):
+    """The cells of accuracy, from the metrics of some runs; `count` adds how many they are."""
+    cells = {}
+    for heading, key in OBSERVED_COLUMNS.items():
+        cells[heading] = _percent([metrics[key] for metrics in observed])
+    for heading, key in TRUTH_COLUMNS.items():
+        cells[heading] = _percent([metrics[key] for metrics in truth])
+    if count and cells["macro-F1 %"] != NONE:
+        cells["macro-F1 %"] += f" ({len(observed)})"
+    return cells
 
 
-def _csv_values(name, scores):
-    """The values of an instrument below `_csv_headings`; empty without scores."""
-    if not scores:
-        return [None] * len(_csv_headings(""))
-    values = [score["per_instrument"][name] for score in scores]
-    line = [values[0]["present"], values[0]["absent"]]
-    for metric in PER_INSTRUMENT:
-        average, deviation, _ = mean_std(value[metric] for value in values)
-        line += [average, deviation]
-    return line
+def _without_empty_columns(lines):
+    """Remove the optional columns in which there is nothing."""
+    empty = [key for key in OPTIONAL if all(line.get(key, NONE) == NONE for line in lines)]
+    return [{key: cell for key, cell in line.items() if key not in empty} for line in lines]
 
 
 def _list(items):
@@ -432,40 +250,32 @@ def _selection(selection):
     return f"the best by {metric}"
 
 
-def _percent(values, count=False):
-    """Format fractions in per cent: the mean, the deviation, and how many there are.
+def _percent(values):
+    """Format fractions in per cent: the mean and the deviation.
 
-    >>> _percent([0.7, 0.72], count=True), _percent([None])
-    ('71.0 ± 1.4 (2)', '-')
+    >>> _percent([0.7, 0.72]), _percent([None])
+    ('71.0 ± 1.4', '-')
     """
-    average, deviation, n = mean_std(values)
+    average, deviation = mean_std(values)
     if average is None:
         return NONE
     text = f"{100 * average:.1f}"
-    if deviation is not None:
-        text += f" ± {100 * deviation:.1f}"
-    return f"{text} ({n})" if count else text
+    return text if deviation is None else f"{text} ± {100 * deviation:.1f}"
 
 
-def _points(difference: Difference) -> str:
+def _points(difference):
     """Format a difference in points, with its interval and, if it is significant, a mark."""
-    numbers = (difference.value, difference.low, difference.high)
-    value, low, high = [f"{100 * number:+.1f}" for number in numbers]
+    if difference is None:
+        return NONE
     mark = " *" if difference.significant else ""
-    return f"{value} [{low}, {high}]{mark}"
-
-
-def _footnote(published: Published, notes: list[str]) -> str:
-    """The number, "[1]", of the footnote about the source of published numbers."""
-    note = (
-        f"Published on {published.corpus}; protocol: {published.protocol}; "
-        f"source: {published.source}"
+    return (
+        f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, "
+        f"{100 * difference.high:+.1f}]{mark}"
     )
-    texts = [text.partition(" ")[2] for text in notes]
-    if note not in texts:
-        notes.append(f"[{len(notes) + 1}] {note}")
-        texts.append(note)
-    return f"[{texts.index(note) + 1}]"
+
+
+def _mark(footnotes, footnote):
+    return f"[{footnotes.index(footnote) + 1}]"
 
 
 def _duration(seconds):
@@ -491,86 +301,3 @@ def _magnitude(count):
         return NONE
     power = min(4, (len(str(count)) - 1) // 3)
     return f"{count / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}".strip()
-
-
-def _fitted(grid: Grid) -> tuple[Grid, list[str]]:
-    """Drop columns until a grid fits the terminal; return it and what it lacks."""
-    dropped = []
-    for heading in DROPPED:
-        if _width(grid) <= WIDTH:
-            break
-        if heading in grid.headings:
-            grid = grid.without(heading)
-            dropped.append(heading.removesuffix(" %"))
-    return grid, dropped
-
-
-def _width(grid):
-    """The width of a grid for the terminal, whose first column may be wrapped."""
-    first, *others = _widths(grid)
-    return min(first, LEAST_WIDTH) + sum(others) + 2 * len(others)
-
-
-def _aligned(grid):
-    """Format a grid for the terminal: headings and the first column wrap."""
-    widths = _widths(grid)
-    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:]))
-    headings = [_wrapped(*cell) for cell in zip(grid.headings, widths, strict=True)]
-    lines = [[_wrapped(line[0], widths[0]), *line[1:]] for line in grid.lines]
-    # As a heading of tabulate's own, each would be padded by two columns.
-    return tabulate(
-        [headings, SEPARATING_LINE, *lines],
-        tablefmt="simple",
-        colalign=grid.alignment,
-        disable_numparse=True,
-    )
-
-
-def _widths(grid):
-    """The width of each column, with its heading's words on separate lines."""
-    widths = []
-    for column, heading in enumerate(grid.headings):
-        cells = [line[column] for line in grid.lines]
-        widths.append(max(map(len, [*cells, *heading.split()])))
-    return widths
-
-
-def _piped(grid):
-    """Format a grid as Markdown."""
-    return tabulate(
-        grid.lines,
-        grid.headings,
-        tablefmt="pipe",
-        colalign=grid.alignment,
-        disable_numparse=True,
-    )
-
-
-def _wrapped(text, width):
-    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
-
-
-def _commands(table):
-    """Markdown: the commands that started a table's runs."""
-    commands = dict.fromkeys(run["command"] for run in table.runs)
-    return "\n".join(["```", *map(escaping.terminal, commands), "```"])
-
-
-def _provenance(table):
-    """Markdown: the frozen weights, machines, versions and commits behind a table."""
-    lines = set()
-    for run in table.runs:
-        if is_pretrained(run):
-            sha256 = run["backbone"]["sha256"] or "unknown"
-            lines.add(f"frozen weights: {table.backbone}, sha256 {sha256}")
-    lines = sorted(lines)
-    machines: dict[str, set[str]] = {}
-    for run in table.runs:
-        machine = "{device}, {cores} cores, {platform}, Python {python}, torch {torch}".format(
-            **run["machine"]
-        )
-        machine += f", commit {run['commit'] or 'unknown'}"
-        machines.setdefault(machine, set()).add(run["conf"])
-    for machine, confs in machines.items():
-        lines.append(f"{machine} ({', '.join(sorted(confs))})" if len(machines) > 1 else machine)
-    return "\n".join(f"- {escaping.markdown(line)}" for line in lines)

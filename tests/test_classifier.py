@@ -1,4 +1,4 @@
-"""The freeze policy, tested both ways; normalisation of the input; what a checkpoint holds."""
+"""The freeze policy, tested both ways; normalisation of the input; the trained state of a checkpoint."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_only_reprogrammer_and_head_change_in_training(kind, head, tiny_ast):
         {n: p.detach().clone() for n, p in model.named_parameters()},
     )
     reached = set()
-    for _ in range(2):  # layers that start at zero gate what is behind them during the first step
+    for _ in range(2):  # layers that start at zero gate later ones during the first step
         step(model, optimizer)
         reached |= {
             name

@@ -172,7 +172,7 @@ def test_an_error_is_one_line_without_the_path_of_the_upload(app, unet, sound, t
     assert 'class="problem"' in html and "Traceback" not in html and html.count("<p") == 1
 
 
-def test_names_are_text_and_what_is_below_the_threshold_is_named():
+def test_names_are_text_and_the_likeliest_below_the_threshold_is_named():
     song = inference.FilePrediction("x", 1.0, None, None, np.array([0.2, 0.4]))
     html = page.instruments(song, predictions.DisplayOptions(["<i>", "snare_drum"], 0.5))
     assert "most likely: snare drum" in html and "&lt;i&gt;" in html and "present" not in html
@@ -307,7 +307,7 @@ def test_the_served_page_predicts_a_song(server, sound):
 
 @pytest.fixture
 def browser():
-    """Headless Chromium that finds no other computer and writes down what it asks for."""
+    """Headless Chromium that reaches no other computer and logs its requests."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra `test-heavy`")
     if not (BROWSER and DRIVER):
         pytest.skip("needs Chromium and its driver (Debian: apt install chromium chromium-driver)")

@@ -182,7 +182,7 @@ def test_files_are_small_and_know_no_paths(graphed, tmp_path):
         assert str(folder).encode() not in content
 
 
-def test_an_earlier_export_is_replaced_only_when_asked(exported, scored, tmp_path, capsys):
+def test_an_earlier_export_is_replaced_only_on_request(exported, scored, tmp_path, capsys):
     (exported / "model.onnx").write_bytes(b"of the earlier one")
     (exported / "README.md").write_text("edited")
     code, _, err = call(capsys, export, scored, exported, "--merge")
@@ -288,7 +288,7 @@ def test_a_damaged_graph_is_named(damage, expected, small_graph, tmp_path):
         inference.load(tmp_path / "model.onnx")
 
 
-def test_class_names_beside_the_model_must_be_its_own(graphed):
+def test_class_names_beside_the_model_must_be_the_models(graphed):
     labels = graphed / "labels.txt"
     labels.write_bytes(b"bass\r\nflute\r\nvoice")  # as an editor elsewhere would leave it
     inference.load(graphed)
@@ -393,7 +393,7 @@ def test_a_missing_package_is_named(small_graph, monkeypatch):
         inference.load(small_graph)
 
 
-def test_what_cannot_be_exported_is_named(scored, backbone_file, spread, tmp_path, capsys):
+def test_a_run_that_cannot_be_exported_is_named(scored, backbone_file, spread, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     for out in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):

@@ -1,4 +1,4 @@
-"""Model files that mean harm: whatever their form, nothing is run, and one line says why."""
+"""Hostile model files of every form: nothing in them runs, and one line refuses them."""
 
 import copy
 import io
@@ -50,7 +50,7 @@ DELETED = object()
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
-    """A folder on Python's path with the module `planted`; it says what was run."""
+    """A folder on Python's path with the module `planted`, which leaves files when it runs."""
     folder = tmp_path / "path"
     folder.mkdir()
     (folder / "planted.py").write_text(MODULE)
@@ -60,7 +60,7 @@ def planted(tmp_path, monkeypatch):
 
 
 def was_run(folder):
-    """Names of what the module in `folder` has done."""
+    """Names of the files that the module in `folder` has left."""
     return {path.name for path in folder.iterdir()} - {"planted.py", "__pycache__"}
 
 
@@ -178,7 +178,7 @@ def test_no_class_of_a_model_file_is_run_unasked(form, section, name, model_file
 
 @pytest.mark.slow
 def test_the_script_itself_runs_nothing(model_file, planted, tmp_path):
-    """The attack as it was reported, in a process of its own."""
+    """The attack as it was reported, in a separate process."""
     marker = planted / "touched"
     feature = {"name": "subprocess.Popen", "args": ["touch", str(marker)]}
     path = model_file("safetensors", {"feature": feature})
@@ -215,7 +215,7 @@ def test_an_allowed_class_predicts_and_is_exported(run, planted, tell, tmp_path)
 
 
 HUGE = 10**12
-DAMAGE = [  # (dotted key, value, what the line names)
+DAMAGE = [  # (dotted key, value, part of the message)
     ("feature", DELETED, "'feature'"),
     ("feature", [], "feature"),
     ("feature", {"frames": 1024}, "feature.name"),

@@ -1,4 +1,4 @@
-"""Trained models as functions of waveforms and files; whose weights they take."""
+"""Trained models as functions of waveforms and files; the weights of their backbones."""
 
 import os
 
@@ -78,7 +78,7 @@ def test_one_sample_is_enough(run):
 
 
 @pytest.mark.parametrize("shape", [(16_000,), (0, 16_000), (2, 0), (1, 1, 16_000)])
-def test_what_is_no_batch_of_waveforms_is_refused(shape, run):
+def test_waveforms_of_another_shape_are_refused(shape, run):
     with pytest.raises(ValueError, match=r"shape \(B, N\) with at least one sample, found"):
         inference.load(run[0])(np.zeros(shape, np.float32))
 
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_trained_model_is_named(state, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["labels.txt", "song.wav", "ast_unet"])
-def test_what_can_be_no_model_is_named(name, tmp_path):
+def test_a_path_that_is_no_model_is_named(name, tmp_path):
     with pytest.raises(
         ValueError, match=f"{name}: nothing there, expected a run folder, a checkpoint"
     ):

@@ -81,7 +81,7 @@ def test_every_rate_channel_count_and_format_is_read(tell, assert_predicted, tmp
     for name, codec in codecs.items():
         encode(folder / "deeper" / name, noise(1, 22_050, 2), 22_050, codec)
     (folder / "cover.jpg").write_bytes(b"no audio")
-    (folder / "._one.mp3").write_bytes(b"what a Mac leaves behind")
+    (folder / "._one.mp3").write_bytes(b"metadata of a Mac")
     code, out, err = tell(folder, *JSONL)
     found = rows(out)
     assert code == 0 and len(found) == 20 and "1 file " in err and "cover.jpg" in err
@@ -109,7 +109,7 @@ def test_short_silent_and_loud_files_are_read(tell, assert_predicted, tmp_path):
     assert set(rows(out)[str(paths["silent"])].values()) == {0.0}
 
 
-def test_what_is_silent_has_no_instruments_and_says_so(tell, tmp_path):
+def test_silence_has_no_instruments_and_is_marked(tell, tmp_path):
     sound = np.concatenate([noise(10), np.zeros((10 * RATE, 1)), noise(10)])
     soundfile.write(tmp_path / "partly.wav", sound, RATE)
     soundfile.write(tmp_path / "silent.flac", np.zeros((12 * RATE, 2)), RATE)
@@ -425,7 +425,7 @@ def test_a_file_is_written_whole_or_not_at_all(tell, tmp_path, monkeypatch):
     ) == 1
 
 
-def test_what_is_no_file_is_written_to_and_not_replaced(tell, tmp_path):
+def test_a_pipe_is_written_to_and_not_replaced(tell, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -438,7 +438,7 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tell, tmp_path):
     )
 
 
-def test_files_that_are_there_are_replaced_only_when_asked(tell, tmp_path):
+def test_existing_files_are_replaced_only_on_request(tell, tmp_path):
     song, table = tmp_path / "song.wav", tmp_path / "found.csv"
     picture = tmp_path / "song.instruments.png"
     soundfile.write(song, noise(0.1), RATE)

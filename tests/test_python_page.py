@@ -1,4 +1,4 @@
-"""The examples of egs/python.md print what the page says."""
+"""The examples of egs/python.md print the output that the page shows."""
 
 import doctest
 from pathlib import Path

@@ -57,7 +57,7 @@ def test_every_registry_builds_an_allowed_class():
 
 @pytest.mark.parametrize("package", [backbones, features, reprogrammers, methods, heads])
 def test_a_registry_by_itself_imports_nothing(package):
-    """Whatever a file may say, options that sound like permission included."""
+    """Options that sound like permission change nothing."""
     needed = {heads: {"n_classes": 2}, methods: {"model": None}}.get(package, {})
     with pytest.raises(ValueError, match="unknown .*valid: "):
         package.build("foreign_module.Own", **needed, allow=["foreign_module.Own"])

@@ -1,4 +1,4 @@
-"""The freeze policy, tested both ways; normalisation of the input; the trained state of a checkpoint."""
+"""The freeze policy, tested both ways; normalisation of the input; the trained state."""
 
 import pytest
 import torch

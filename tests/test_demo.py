@@ -173,7 +173,9 @@ def test_an_error_is_one_line_without_the_path_of_the_upload(app, unet, sound, t
 
 
 def test_names_are_text_and_the_likeliest_below_the_threshold_is_named():
-    song = inference.FilePrediction("x", 1.0, None, None, np.array([0.2, 0.4]))
+    song = inference.FilePrediction(
+        "x", 1.0, probabilities=np.array([0.2, 0.4]), silent=np.array([False])
+    )
     html = page.instruments(song, predictions.DisplayOptions(["<i>", "snare_drum"], 0.5))
     assert "most likely: snare drum" in html and "&lt;i&gt;" in html and "present" not in html
 

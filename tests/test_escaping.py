@@ -91,7 +91,8 @@ def told():
     """A prediction whose file and classes have the names; the last class is the likeliest."""
     values = np.linspace(0.1, 0.9, len(NAMES))
     window = np.array([[0.0, 10.0]])
-    return FilePrediction(NAMES[0] + NAMES[1], 10.0, window, values[None], values)
+    silent = np.array([False])
+    return FilePrediction(NAMES[0] + NAMES[1], 10.0, window, values[None], values, silent)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.95])

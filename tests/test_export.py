@@ -415,12 +415,14 @@ class FakeApi:
     """Stands in for huggingface_hub.HfApi."""
 
     def __init__(self):
+        self.repos = []
         self.uploaded = []
         self.error = None
 
     def create_repo(self, repo, exist_ok):
         if self.error:
             raise self.error
+        self.repos.append(repo)
         return f"https://huggingface.co/{repo}"
 
     def upload_folder(self, repo_id, folder_path, allow_patterns, commit_message):
@@ -450,9 +452,11 @@ def test_nothing_is_uploaded_unasked(
     assert ("[y/N]" in out) == (not options)
     if uploads:
         assert code == 0 and "https://huggingface.co/me/model" in out
+        assert api.repos == ["me/model"]
         assert api.uploaded == ["README.md", "labels.txt", "model.safetensors"]
     else:
-        assert code == 1 and "--yes" in err and not api.uploaded
+        assert code == 1 and "--yes" in err and err.count("\n") == 1
+        assert not api.repos and not api.uploaded
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

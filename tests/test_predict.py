@@ -319,6 +319,7 @@ SONGS = [
         np.array([[0, 10], [2.5, 12.5]]),
         np.array([[0.2, 0.8, 0.5], [0.1, 0.6, 0.7]]),
         np.array([0.15, 0.7, 0.6]),
+        np.array([False, False]),
     ),
     inference.FilePrediction("b\n.wav", error="broken"),
     inference.FilePrediction(
@@ -327,6 +328,7 @@ SONGS = [
         np.array([[0, 1.0]]),
         np.array([[0.1, 0.2, 0.49999999]]),
         np.array([0.1, 0.2, 0.49999999]),
+        np.array([False]),
     ),
 ]
 

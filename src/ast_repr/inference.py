@@ -57,13 +57,13 @@ class FilePrediction:
     times: np.ndarray | None = None  # (W, 2), start and end of each window in seconds
     timeline: np.ndarray | None = None  # (W, K), probabilities in each window
     probabilities: np.ndarray | None = None  # (K,), aggregated over the windows
-    silent: np.ndarray | None = None  # (W,) bool; None if no window is silent
+    silent: np.ndarray | None = None  # (W,) bool
     error: str | None = None
 
     @property
     def is_silent(self) -> bool:
         """Whether all windows are silent."""
-        return self.silent is not None and bool(self.silent.all())
+        return bool(self.silent.all())
 
 
 class Predictor:

@@ -25,15 +25,17 @@ BATCHES = (1, 3)  # batch sizes of the verification
 HASH_PLACEHOLDER = "0" * 64
 # Where onnxruntime looks for tensors that a graph keeps in other files.
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-# Mean, deviation and padded frames of the random features of the verification.
-MEAN, STD, PADDING = -8.0, 5.0, 26
+# Random features of the verification.
+MEAN = -8.0
+STD = 5.0
+PADDED_FRAMES = 26
 
 
 def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about: dict) -> float:
-    """Write a graph that onnxruntime evaluates as PyTorch does the model.
+    """Write a graph, verified to give the model's probabilities under onnxruntime.
 
     Args:
-        path: the file; if anything goes wrong it stays as it was.
+        path: the file, replaced only by a verified graph.
         model: (B, C, T, F) -> logits (B, K), in eval mode on the CPU.
         shape: (C, T, F) of one clip.
         about: plain values to store with it, "classes" among them.
@@ -48,7 +50,7 @@ def save(path: Path, model: torch.nn.Module, shape: tuple[int, int, int], about:
         _package(name)
     generator = torch.Generator().manual_seed(0)
     features = MEAN + STD * torch.randn(max(BATCHES), *shape, generator=generator)
-    features[:, :, -PADDING:] = 0.0
+    features[:, :, -PADDED_FRAMES:] = 0.0
     program = _trace(torch.nn.Sequential(model, torch.nn.Sigmoid()).eval(), features)
     difference = _verify(program, features)
     if not difference <= TOLERANCE:  # NaN is refused too

@@ -60,11 +60,12 @@ def table(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str
             continue
         lines = [f"{name} ({format_timestamp(song.seconds)})"]
         shown = view.shown(song.probabilities)
-        for instrument, value in shown:
-            lines.append(f"  {value:.2f}  {escaping.terminal(instrument)}")
         if song.is_silent:
-            lines = [lines[0], "  silent, no instrument"]
-        elif not shown:
+            lines.append("  silent, no instrument")
+        elif shown:
+            for instrument, value in shown:
+                lines.append(f"  {value:.2f}  {escaping.terminal(instrument)}")
+        else:
             instrument, value = view.ranked(song.probabilities)[0]
             likeliest = f"{escaping.terminal(instrument)} ({value:.2f})"
             lines.append(f"  nothing from {view.threshold:g} on; the most likely: {likeliest}")
@@ -169,9 +170,8 @@ def format_timestamp(seconds: float) -> str:
 
 def _windows(song):
     """Start and end in seconds, probabilities and silence of each window."""
-    times = np.round(song.times, 3)
-    silent = np.zeros(len(times), bool) if song.silent is None else song.silent
-    return zip(*times.T.tolist(), song.timeline, silent.tolist(), strict=True)
+    starts, ends = np.round(song.times, 3).T.tolist()
+    return zip(starts, ends, song.timeline, song.silent.tolist(), strict=True)
 
 
 def _rounded(probabilities):

@@ -31,7 +31,6 @@ from . import atomic, config, escaping, options, pretrained
 from .config import ConfigError
 from .options import Parser, UsageError
 from .options import between as between
-from .registry import is_outside
 
 # Errors caused by the user, files, network, disk or memory.
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError)
@@ -96,22 +95,9 @@ def add_allow_option(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="MODULE.CLASS",
-        type=outside_class,
+        type=options.matching(r"[^\W\d]\w*(\.[^\W\d]\w*)+", "module.Class, such as mine.Gain"),
         help="a custom class that the model may be built from; may be repeated",
     )
-
-
-def outside_class(text: str) -> str:
-    """Parse the option's value, a name of the form "module.Class".
-
-    >>> outside_class("mine.Gain")
-    'mine.Gain'
-    """
-    if not is_outside(text):
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, expected module.Class, such as mine.Gain"
-        )
-    return text
 
 
 def refuse_missing(reasons: Sequence[str], allowed: int) -> None:

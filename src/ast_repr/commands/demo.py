@@ -64,13 +64,11 @@ def find_models(exp: Path | None, checkout: Path | None, load) -> dict[str, demo
     runs = run_folder.finished(folders)
     if exp is not None and not runs:
         raise ValueError(f"{exp}: no finished run; name a folder that has one, or leave --exp out")
-    models = {}
     best, _ = run_folder.load_best(runs, lambda path: load(str(path)), say)
     if best is not None:
         say(f"model: {best.folder}, {best.describe()}")
-        models[str(best.folder)] = info_of_run(best.results)
-    for run in runs:
-        models.setdefault(str(run.folder), info_of_run(run.results))
+        runs.insert(0, best)
+    models = {str(run.folder): info_of_run(run.results) for run in runs}
     if exp is None:
         shipped = str(pretrained.shipped_model())
         models[shipped] = demo_page.ModelInfo(**load(shipped).about["run"], shipped=True)

@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import helpers
 import pytest
-from conftest import restore_signals
 
 from ast_repr import cli
 
@@ -22,17 +20,14 @@ def start(tmp_path):
     def begin(code, wait=True, **options):
         script = tmp_path / "script.py"
         script.write_text(code)
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(
+        process = helpers.start(
             [sys.executable, script],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(SOURCE)},
-            **{"preexec_fn": restore_signals} | streams | options,
+            **options,
         )
-        end = time.monotonic() + 60
-        while wait and not (tmp_path / "ready").exists():
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.01)
+        if wait:
+            helpers.wait_until((tmp_path / "ready").exists, process)
         return process
 
     return begin

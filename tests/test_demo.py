@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import restore_signals
-from helpers import call
+from helpers import call, start
 
 from ast_repr import checkpoint, inference, pretrained, run_folder
 from ast_repr.commands import demo, demo_page
@@ -254,18 +252,10 @@ def server(exp, tmp_path):
     pytest.importorskip("gradio", reason="needs the extra `demo`")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, SCRIPT, "--exp", exp, "--port", str(port), "--device", "cpu"]
+    command = [sys.executable, SCRIPT, "--exp", exp, "--port", port, "--device", "cpu"]
     copies = tmp_path / "copies"
     copies.mkdir()
-    env = os.environ | {"TMPDIR": str(copies)}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=restore_signals,
-        env=env,
-    )
+    process = start(command, env=os.environ | {"TMPDIR": str(copies)})
     try:
         yield re.search(r"http://127.0.0.1:\d+/", process.stdout.readline())[0]
         process.send_signal(signal.SIGINT)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import restore_signals
+from helpers import fail_in_second, start, wait_until
 
 import train as stage
 from ast_repr import checkpoint, cli, distributed, features, manifest, methods
@@ -120,6 +119,7 @@ def flatten(value):
     return torch.as_tensor([] if value is None else value).double().flatten()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_give_what_one_gives(name, finished):
     alone, shared = (checkpoint.load(folder / name / "last.pt") for folder in finished)
@@ -150,17 +150,12 @@ def test_every_process_takes_the_same_steps_and_every_row_counts_once(micro_batc
         assert total.item() == pytest.approx(batch.features.double().sum().item())
 
 
-def fail(group, device, tasks):
-    if group.process_index == 1:
-        raise ValueError("found this, expected that")
-    group.wait_for_everyone()
-
-
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others():
     started = time.monotonic()
     with pytest.raises(ValueError, match="^found this, expected that$"):
-        distributed.run(fail, [], [[CPU, CPU]])
-    assert time.monotonic() - started < 60
+        distributed.run(fail_in_second, [], [[CPU, CPU]])
+    assert time.monotonic() - started < 60  # and not TIMEOUT, two days
 
 
 @pytest.fixture(scope="module")
@@ -185,23 +180,15 @@ def options(tmp_path_factory, backbone_file):
     return [*options.split(), "--set", "train.batch_size=4"]
 
 
-def start(options, by=()):
-    line = [sys.executable, *by, ROOT / "src" / "train.py", *options]
-    return subprocess.Popen(
-        list(map(str, line)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=restore_signals,
-    )
+TRAIN = [sys.executable, ROOT / "src" / "train.py"]
 
 
 @pytest.mark.slow
 def test_torchrun_gives_what_one_process_gives(options, tmp_path):
     options = [*options, "--set", "train.epochs=2"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = start([*options, "--exp", tmp_path / "shared"], by=torchrun)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", TRAIN[-1], *options]
+    process = start([*command, "--exp", tmp_path / "shared"])
     cli.run(stage.main, stage.parse(), [*options, "--exp", str(tmp_path / "alone")])
     printed, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
@@ -218,12 +205,10 @@ def test_torchrun_gives_what_one_process_gives(options, tmp_path):
 @pytest.mark.slow
 def test_runs_go_side_by_side_until_ctrl_c_ends_them_in_one_line(options, tmp_path):
     more = ["--set", "train.epochs=100000", "--set", "train.patience=null"]
-    process = start([*options, *more, "--exp", tmp_path, "--seeds", "0,1", "--jobs", "2"])
+    more += ["--exp", tmp_path, "--seeds", "0,1", "--jobs", "2"]
+    process = start([*TRAIN, *options, *more])
     runs = [tmp_path / "ast_linear" / f"seed{seed}" / "last.pt" for seed in (0, 1)]
-    end = time.monotonic() + 120
-    while not all(run.exists() for run in runs):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: all(run.exists() for run in runs), process)
     os.killpg(process.pid, signal.SIGINT)
     # It returns when no process has standard error open any more.
     errors = process.communicate(timeout=60)[1]

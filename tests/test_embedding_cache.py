@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from helpers import plain_config
 
 from ast_repr import checkpoint, classifier, evaluation, features, inference, manifest
 from ast_repr.backbones import weights
 from ast_repr.data import feature_store
 from ast_repr.run_folder import RunFolder
-from ast_repr.settings import Config
 from ast_repr.training import embedding_cache, estimate, experiment, trainer
 
 CPU = torch.device("cpu")
@@ -308,39 +308,13 @@ def test_where_nothing_can_be_written_it_goes_without(
 
 
 def conf(seed=0):
-    values = {
-        "run": {
-            "conf": "own",
-            "seed": seed,
-            "corpus": "own",
-            "backbone": "tiny",
-            "classes": CLASSES,
-            "manifest_sha256": "a",
-            "weights_sha256": "b",
-        },
-        "feature": FEATURE,
-        "input": {"norm": "backbone"},
-        "augment": {"time": 0, "freq": 0, "fill": "mean"},
-        "reprogrammer": {"name": "none"},
-        "backbone": {"name": "ast", "weights": "pretrained"},
-        "head": {"name": "embedding"},
-        "method": {"name": "supervised"},
-        "optimizer": {"name": "sgd", "lr": 0.1},
-        "schedule": {"name": "constant"},
-        "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
-        "train": {
-            "epochs": 3,
-            "batch_size": 4,
-            "micro_batch": None,
-            "label_fraction": 1.0,
-            "probe_first": None,
-            "patience": None,
-            "clip_norm": None,
-            "precision": "float32",
-        },
-        "protocol": "clean",
-    }
-    return Config.from_dict(values)
+    return plain_config(
+        seed,
+        run={"classes": CLASSES},
+        feature=FEATURE,
+        input={"norm": "backbone"},
+        backbone={"name": "ast", "weights": "pretrained"},
+    )
 
 
 def run(folder, context, seed=0):
@@ -420,12 +394,12 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
 def test_an_estimate_neither_reads_nor_writes_it(corpus, backbone_at, tmp_path):
     data, clips = corpus
     context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at)
-    estimate.estimate(conf(), context, CPU)
+    estimate._try(conf(), context, CPU, estimate.STEPS, threads=1)
     assert not (data / "embeddings").exists()
     run(tmp_path / "a", context)
     for path in (data / "embeddings").iterdir():
         embedding_cache.save(path, embedding_cache.load(path)[0], 1e6)  # seconds that would be told
     there = {path: path.stat().st_mtime_ns for path in (data / "embeddings").iterdir()}
-    cost = estimate.estimate(conf(), context, CPU)
+    cost = estimate._try(conf(), context, CPU, estimate.STEPS, threads=1)
     assert {path: path.stat().st_mtime_ns for path in (data / "embeddings").iterdir()} == there
     assert 0 < cost.shared_s == cost.prepare_s < 1e5

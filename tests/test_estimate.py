@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import plain_config
 
 import train as stage
 from ast_repr import checkpoint, cli, distributed, manifest
-from ast_repr.settings import Config
 from ast_repr.training import estimate, experiment
 
 CLASSES = ["a", "b"]
@@ -24,45 +24,22 @@ def clips(train, valid):
 
 
 def conf(name="own", seed=0):
-    values = {
-        "protocol": "clean",
-        "run": {
-            "conf": name,
-            "seed": seed,
-            "corpus": "own",
-            "backbone": "none",
-            "classes": CLASSES,
-            "manifest_sha256": "a",
-            "weights_sha256": "b",
-        },
-        "feature": {"name": "logmel", "frames": 32, "bins": 16},
-        "input": {"norm": "none"},
-        "augment": {"time": 0, "freq": 0, "fill": "mean"},
-        "reprogrammer": {"name": "affine"},
-        "backbone": {"name": "pool", "cells": [4, 4]},
-        "head": {"name": "embedding"},
-        "method": {"name": "supervised"},
-        "optimizer": {"name": "sgd", "lr": 0.1},
-        "schedule": {"name": "constant"},
-        "select": {"split": "valid", "metric": "macro_f1", "mode": "max"},
-        "train": {
-            "epochs": 7,
-            "batch_size": 4,
-            "micro_batch": None,
-            "label_fraction": 1.0,
-            "probe_first": None,
-            "patience": 1,
-            "clip_norm": None,
-            "precision": "float32",
-        },
-    }
-    return Config.from_dict(values)
+    return plain_config(
+        seed,
+        name,
+        run={"backbone": "none"},
+        feature={"frames": 32, "bins": 16},
+        reprogrammer={"name": "affine"},
+        backbone={"name": "pool", "cells": [4, 4]},
+        train={"epochs": 7, "patience": 1},
+    )
 
 
 def context(train, valid):
     return experiment.RunContext("", clips(train, valid), CLASSES, "none", "none")
 
 
+@pytest.mark.slow
 def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cost = estimate.estimate(conf(), context(400, 40), torch.device("cpu"))

@@ -65,7 +65,7 @@ RESULTS = {
 
 @pytest.fixture
 def scored(run):
-    """The tiny run of conftest, with a config and results."""
+    """The shared tiny run, with a config and results."""
     path = run[0] / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)
     state["about"] |= {"config": CONFIG, "trainable_parameters": 5529, "total_parameters": 30_000}

@@ -6,17 +6,15 @@ A store is equal however it was made.
 import importlib
 import os
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import restore_signals
 
 from ast_repr import audio, cli, features, manifest
 from ast_repr.corpora import custom
@@ -200,19 +198,8 @@ def start(tmp_path):
     code = STAGE.format(source=str(ROOT / "src"), shard=SHARD)
 
     def begin(*options):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "--data", data, *OPTIONS, *options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=restore_signals,
-        )
-        deadline = time.monotonic() + 120
-        while not shards(data):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        process = helpers.start([sys.executable, "-c", code, "--data", data, *OPTIONS, *options])
+        helpers.wait_until(lambda: shards(data), process)
         return process, data
 
     return begin

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from conftest import restore_signals
+from helpers import start, wait_until
 
 from ast_repr import processes
 
@@ -58,22 +57,11 @@ def test_an_error_of_the_work_is_raised_as_it_is():
         list(pool.map(int, ["1", "x"]))
 
 
-def start(folder):
-    line = [sys.executable, ROOT / "src" / "prepare.py", "--corpus", "synthetic", "--nj", "2"]
-    line += ["--root", folder / "openmic-2018", "--data", folder, "--clips", "200"]
-    process = subprocess.Popen(
-        line,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=restore_signals,
-    )
-    end = time.monotonic() + 120
-    while not rendered(folder):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def start_prepare(folder):
+    command = [sys.executable, ROOT / "src" / "prepare.py", "--corpus", "synthetic", "--nj", "2"]
+    command += ["--root", folder / "openmic-2018", "--data", folder, "--clips", "200"]
+    process = start(command)
+    wait_until(lambda: rendered(folder), process)
     return process
 
 
@@ -102,7 +90,7 @@ def workers(pid):
     ],
 )
 def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_path):
-    process = start(tmp_path)
+    process = start_prepare(tmp_path)
     if how == "worker killed":
         os.kill(workers(process.pid)[-1], signal.SIGKILL)
     elif how == "killed":
@@ -123,15 +111,9 @@ def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_p
 
 @pytest.mark.slow
 def test_pretraining_ends_with_a_line_when_one_of_its_processes_is_killed(tmp_path):
-    line = [sys.executable, ROOT / "src" / "pretrain.py", "--out", tmp_path / "out.safetensors"]
-    process = subprocess.Popen(
-        [*line, "--data", tmp_path / "data", "--nj", "2"], stderr=subprocess.PIPE, text=True
-    )
-    end = time.monotonic() + 120
-    while len(workers(process.pid)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    command = [sys.executable, ROOT / "src" / "pretrain.py", "--out", tmp_path / "out.safetensors"]
+    process = start([*command, "--data", tmp_path / "data", "--nj", "2"])
+    wait_until(lambda: len(workers(process.pid)) == 2, process)
     os.kill(workers(process.pid)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import restore_signals
+from helpers import restore_signals, wait_until
 
 import options
 from ast_repr import choices, config
@@ -138,8 +138,7 @@ def start(command, cwd, env, tty=None):
     """Start a shell in a new process group that does not ignore Ctrl-C; `tty`: its terminal."""
 
     def become_leader():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nohup ignores the last
-            signal.signal(number, signal.SIG_DFL)
+        restore_signals()
         if tty is not None:
             fcntl.ioctl(tty, termios.TIOCSCTTY, 0)
 
@@ -429,18 +428,8 @@ def test_sigint_gives_130_and_no_stage_survives(recipe, env, command):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_recipe_that_is_ended_ends_its_stage(recipe, env, stage, number, code):
     (recipe / f"sleep_{stage}").touch()
-    shell = subprocess.Popen(
-        ["bash", "run.sh"],
-        cwd=recipe,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=restore_signals,
-    )
-    end = time.monotonic() + 30
-    while not (recipe / f"asleep_{stage}").exists():
-        assert time.monotonic() < end and shell.poll() is None
-        time.sleep(0.02)
+    shell = start(["bash", "run.sh"], recipe, env)
+    wait_until((recipe / f"asleep_{stage}").exists, shell)
     shell.send_signal(number)  # to the shell alone
     output = shell.communicate(timeout=30)[0]  # ends when no process has the pipe open any more
     assert shell.returncode == code and f"{stage} terminated".encode() in output

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from test_report import make_run, record_files, run
+from helpers import call
+from test_report import make_run, record_files
 
+import report
 from ast_repr import metrics
 from ast_repr.report import bootstrap, compare, pages, results, schema, tables
 from ast_repr.run_folder import RunFolder
@@ -100,7 +102,7 @@ def test_the_difference_by_hand(tmp_path):
         folder = make_run(tmp_path / "synthetic", conf, metrics=value, classes=CLASSES[:1])
         np.savez_compressed(folder / "predictions.npz", **found)
         record_files(folder)
-    got = compare.compare(*methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=50)
+    got = compare.compare(*methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=20)
     before = (2 / 3 + 4 / 5) / 2
     assert got["macro_f1"]["a"] == pytest.approx(before) and got["macro_f1"]["b"] == 1.0
     assert (
@@ -120,7 +122,7 @@ def test_intervals_are_those_of_a_plain_bootstrap(tmp_path):
     for (conf, seed), one in found.items():
         scored(tmp_path / "synthetic", conf, seed, one)
     got = compare.compare(
-        *methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=60, seed=3
+        *methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=20, seed=3
     )
     differences = []
     for drawn in np.random.default_rng(3).integers(0, 24, (60, 24)):
@@ -157,7 +159,7 @@ def make_tables(exp, shifts, clips=24, noise=0.6):
 def test_a_table_is_compared_as_by_a_plain_bootstrap_on_the_truth(tmp_path):
     shifts = {"ast_linear": 10, "ast_unet": 20, "ast_noise": 30}
     table, made = make_tables(tmp_path / "synthetic", shifts)
-    comparison = compare.compare_with_reference(table, "ast_linear", resamples=40, seed=3)
+    comparison = compare.compare_with_reference(table, "ast_linear", resamples=20, seed=3)
     values = {conf: [] for conf in made}
     for drawn in np.random.default_rng(3).integers(0, 24, (40, 24)):
         for conf, runs in made.items():
@@ -320,32 +322,32 @@ def test_no_common_seed_and_stale_or_missing_predictions_are_refused(tmp_path):
     assert other.is_dir()
 
 
-def test_the_script_compares(tmp_path):
+def test_the_script_compares(tmp_path, capsys):
     exp = tmp_path / "exp" / "synthetic"
     for seed in (0, 1):
         scored(exp, "ast_linear", seed, with_truth(arrays(seed)))
         better = with_truth(arrays(seed + 10, noise=0.1))
         scored(exp, "ast_linear+input.norm=none", seed, better)
-    done = run("--exp", exp, "--compare", "ast_linear", "ast_linear+input.norm=none")
-    assert done.returncode == 0, done.stderr
+    options = ["--exp", exp, "--compare", "ast_linear"]
+    code, out, err = call(capsys, report, *options, "ast_linear+input.norm=none")
+    assert code == 0, err
     assert (
-        "ast_linear+input.norm=none - ast_linear: +" in done.stdout
-        and "excludes zero (seeds 0, 1; 24 clips, 2,000 resamples)" in done.stdout
+        "ast_linear+input.norm=none - ast_linear: +" in out
+        and "excludes zero (seeds 0, 1; 24 clips, 2,000 resamples)" in out
     )
     stem = "clean.tiny.compare.ast_linear.ast_linear+input.norm=none"
     found = json.loads((exp / "figures" / f"{stem}.json").read_text())
     assert found["macro_f1"]["low"] > 0 and set(found["per_instrument"]) == set(CLASSES)
     on_truth = json.loads((exp / "figures" / f"{stem}.truth.json").read_text())
-    assert on_truth["macro_f1"] != found["macro_f1"] and "on the truth" in done.stdout
+    assert on_truth["macro_f1"] != found["macro_f1"] and "on the truth" in out
     assert {path.name for path in (exp / "figures").iterdir()} == {
         f"{name}.{kind}" for name in (stem, f"{stem}.truth") for kind in ("png", "pdf", "json")
     }
-    wrong = run("--exp", exp, "--compare", "ast_linear", "ast_lineal+input.norm=none")
+    code, _, err = call(capsys, report, *options, "ast_lineal+input.norm=none")
     assert (
-        wrong.returncode == 2
-        and "did you mean 'ast_linear+input.norm=none'?" in wrong.stderr
-        and wrong.stderr.count("\n") == 1
+        code == 2 and "did you mean 'ast_linear+input.norm=none'?" in err and err.count("\n") == 1
     )
-    assert run("--exp", exp).returncode == 2
-    wrong = run("--exp", exp, "--out", exp / "RESULTS.md", "--reference", "ast_lineal")
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "ast_linear" in wrong.stderr
+    assert call(capsys, report, "--exp", exp)[0] == 2
+    options = ["--exp", exp, "--out", exp / "RESULTS.md", "--reference", "ast_lineal"]
+    code, _, err = call(capsys, report, *options)
+    assert code == 2 and err.count("\n") == 1 and "ast_linear" in err

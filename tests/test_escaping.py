@@ -122,7 +122,7 @@ def test_figures_draw_names_as_text(told, tmp_path):
     log_mel = song.LongLogMel()
     log_mel.add(0, 10, np.random.default_rng(0).normal(size=(998, 8)))
     figure = song.draw(told, predictions.DisplayOptions(NAMES, 0.5), log_mel)
-    style.save(figure, tmp_path, "song")
+    style.save(figure, tmp_path, "song", ["png"])
     shown = {label.get_text().rpartition("  ")[0] for label in figure.axes[0].get_yticklabels()}
     assert style.plain(NAMES[-1]) in shown
 
@@ -156,7 +156,7 @@ def test_tables_show_names_as_text(scored, tmp_path):
     for body in re.findall(r"<tr>.*?</tr>", rendered, re.DOTALL):
         assert len(re.findall("<t[hd]", body)) in (7, 8)
     for stem, figure in plots.draw(table, [], []).items():
-        style.save(figure, tmp_path / "figures", stem)
+        style.save(figure, tmp_path / "figures", stem, ["pdf"])
 
 
 def test_a_model_card_shows_names_as_text(tmp_path):

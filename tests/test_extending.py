@@ -44,22 +44,16 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def python(source, *arguments):
-    run = subprocess.run([sys.executable, *arguments], cwd=source, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-def test_a_reprogrammer_is_one_file_and_its_entry_in_the_registry(source):
+def add_reprogrammer(source):
+    """One file, and its entry in the registry."""
     (source / "ast_repr" / "reprogrammers" / "gain.py").write_text(GAIN, encoding="utf-8")
     registry = source / "ast_repr" / "reprogrammers" / "__init__.py"
     replace(registry, "from .noise", "from .gain import Gain\nfrom .noise")
     replace(registry, '    "cnn": CNN,\n', '    "cnn": CNN,\n    "gain": Gain,\n')
-    variant = "ast_unet+reprogrammer.name=gain+reprogrammer.start=0.5"
-    python(source, "check.py", "--conf-dir", CONFS, "--conf", variant)
 
 
-def test_an_option_of_a_method_is_declared_and_used(source):
-    """Its declaration is a keyword of the constructor; a config sets it without further edits."""
+def add_method_option(source):
+    """A keyword of the constructor, and its use."""
     method = source / "ast_repr" / "methods" / "supervised.py"
     replace(
         method,
@@ -71,4 +65,16 @@ def test_an_option_of_a_method_is_declared_and_used(source):
         "        super().__init__(model)\n",
         "        super().__init__(model)\n        self.weight = weight\n",
     )
-    python(source, "check.py", "--conf-dir", CONFS, "--conf", "ast_unet+method.weight=0.5")
+
+
+@pytest.mark.slow
+def test_a_reprogrammer_and_a_method_option_need_no_further_edits(source):
+    add_reprogrammer(source)
+    add_method_option(source)
+    variants = [
+        "ast_unet+reprogrammer.name=gain+reprogrammer.start=0.5",
+        "ast_unet+method.weight=0.5",
+    ]
+    command = [sys.executable, "check.py", "--conf-dir", CONFS, "--conf", ",".join(variants)]
+    run = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -6,10 +6,12 @@ import json
 import matplotlib
 import numpy as np
 import pytest
+from helpers import call
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_compare import arrays, scored
 from test_report import PUBLISHED, entries, lines_of, make_run, record_files, run
 
+import report
 from ast_repr.report import (
     instruments,
     learning_curves,
@@ -299,7 +301,12 @@ def test_wrong_studies_are_named(about, key, tmp_path):
         read_studies(tmp_path, {"x": about})
 
 
-def test_the_script_makes_the_same_bytes_twice(tmp_path):
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_same_bytes_in_another_process(tmp_path, capsys):
     exp = tmp_path / "exp" / "synthetic"
     file = tmp_path / "studies.yaml"
     out = tmp_path / "RESULTS.md"
@@ -310,22 +317,20 @@ def test_the_script_makes_the_same_bytes_twice(tmp_path):
             )
     file.write_text(json.dumps(LABELS))  # JSON is YAML
     options = ["--exp", exp, "--out", out, "--conf-dir", tmp_path, "--methods", "ast_unet"]
-    written = []
-    for _ in range(2):
-        done = run(*options)
-        assert done.returncode == 0, done.stderr
-        written.append(
-            {path.name: path.read_bytes() for path in (exp / "figures").iterdir()}
-            | {out.name: out.read_bytes()}
-        )
-    assert written[0] == written[1]
-    assert names(
-        name.removesuffix(".png") for name in written[0] if name.endswith(".png")
-    ) == ALWAYS | {"curves", "study.labels"}
-    assert "Study labels: How few?" in done.stdout
-    assert "ast_linear+train.label_fraction=0.1" in done.stdout
-    wrong = run(*options[:-1], "ast_unte")
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "ast_unet" in wrong.stderr
+    code, printed, err = call(capsys, report, *options)
+    assert code == 0, err
+    first = files(exp / "figures") | files(tmp_path)
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    assert files(exp / "figures") | files(tmp_path) == first
+    assert names(name.removesuffix(".png") for name in first if name.endswith(".png")) == ALWAYS | {
+        "curves",
+        "study.labels",
+    }
+    assert "Study labels: How few?" in printed
+    assert "ast_linear+train.label_fraction=0.1" in printed
+    code, _, err = call(capsys, report, *options[:-1], "ast_unte")
+    assert code == 2 and err.count("\n") == 1 and "ast_unet" in err
     file.write_text("[")
-    wrong = run(*options)
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "YAML" in wrong.stderr
+    code, _, err = call(capsys, report, *options)
+    assert code == 1 and err.count("\n") == 1 and "YAML" in err

@@ -306,6 +306,7 @@ def test_the_instruments_are_tags(name):
     assert all(labelmap.groups(names, list(names), tags))
 
 
+@pytest.mark.slow
 def test_a_trained_model_predicts_and_is_exported(random_file, tmp_path):
     """From a CSV to predictions of the run and of what is exported of it."""
     rate = 16_000

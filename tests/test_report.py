@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import call
 
+import report
 from ast_repr import choices, identity
 from ast_repr.report import compare, pages, plots, published, results, schema, tables
 from ast_repr.run_folder import RunFolder
@@ -561,15 +563,16 @@ def run(*args, prelude=""):
     )
 
 
-def test_the_script_writes_everything_without_torch(tmp_path):
+@pytest.mark.slow
+def test_the_script_writes_everything_without_torch(tmp_path, capsys):
     make_run(tmp_path / "exp" / "synthetic", "ast_linear")
     make_run(tmp_path / "exp" / "synthetic", "ast_unet", 1)
     make_run(tmp_path / "exp" / "openmic", "ast_cnn", value=0.8)
     out = tmp_path / "RESULTS.md"
     prelude = "atexit.register(lambda: print('torch imported:', 'torch' in sys.modules))"
     exp = tmp_path / "exp" / "synthetic"
-    done = run("--exp", exp, "--out", exp / "RESULTS.md")
-    assert done.returncode == 0 and "\n## openmic\n" not in (exp / "RESULTS.md").read_text()
+    assert call(capsys, report, "--exp", exp, "--out", exp / "RESULTS.md")[0] == 0
+    assert "\n## openmic\n" not in (exp / "RESULTS.md").read_text()
     done = run("--exp", exp, "--all-corpora", "--out", out, prelude=prelude)
     assert done.returncode == 0, done.stderr
     assert "torch imported: False" in done.stdout
@@ -586,16 +589,17 @@ def test_the_script_writes_everything_without_torch(tmp_path):
     assert (tmp_path / "exp/synthetic/per_instrument.csv").stat().st_size > 0
 
 
-def test_a_page_that_was_not_made_here_is_not_replaced(tmp_path):
+def test_a_page_that_was_not_made_here_is_not_replaced(tmp_path, capsys):
     make_run(tmp_path / "exp" / "synthetic", "ast_linear")
     out = tmp_path / "notes.md"
     out.write_text("# Results\n\nof mine\n")
-    done = run("--exp", tmp_path / "exp" / "synthetic", "--out", out)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(out) in done.stderr
+    options = ["--exp", tmp_path / "exp" / "synthetic", "--out", out]
+    code, _, err = call(capsys, report, *options)
+    assert code == 2 and err.count("\n") == 1 and str(out) in err
     assert out.read_text() == "# Results\n\nof mine\n"
 
 
-def test_bad_runs_are_listed_and_the_others_reported(tmp_path):
+def test_bad_runs_are_listed_and_the_others_reported(tmp_path, capsys):
     make_run(tmp_path / "exp" / "synthetic", "ast_linear")
     bad = make_run(tmp_path / "exp" / "synthetic", "ast_unet") / "results.json"
     bad.write_text("{")
@@ -608,24 +612,21 @@ def test_bad_runs_are_listed_and_the_others_reported(tmp_path):
         tmp_path / "RESULTS.md",
         "--all-corpora",
     )
-    done = run(*options)
-    assert done.returncode == 0, done.stderr
-    assert "\nast_linear " in done.stdout and "ast_unet" not in done.stdout
-    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+    code, printed, err = call(capsys, report, *options)
+    assert code == 0, err
+    assert "\nast_linear " in printed and "ast_unet" not in printed
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [
         ["left out", str(path)] for path in (bad, elsewhere)
     ]
     bad.with_name("results.json").parents[2].joinpath("ast_linear/seed0/results.json").unlink()
-    done = run(*options)
-    assert done.returncode == 1 and done.stderr.count("left out: ") == 2
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    code, _, err = call(capsys, report, *options)
+    assert code == 1 and err.count("left out: ") == 2
+    assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_the_script_fails_with_one_line(tmp_path):
-    done = run("--exp", tmp_path / "exp" / "synthetic", "--out", tmp_path / "RESULTS.md")
-    assert done.returncode == 1
-    assert (
-        done.stderr.startswith("error: ")
-        and done.stderr.count("\n") == 1
-        and "no such folder" in done.stderr
-    )
+def test_the_script_fails_with_one_line(tmp_path, capsys):
+    options = ["--exp", tmp_path / "exp" / "synthetic", "--out", tmp_path / "RESULTS.md"]
+    code, _, err = call(capsys, report, *options)
+    assert code == 1
+    assert err.startswith("error: ") and err.count("\n") == 1 and "no such folder" in err
     assert not (tmp_path / "RESULTS.md").exists()

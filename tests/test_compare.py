@@ -125,7 +125,7 @@ def test_intervals_are_those_of_a_plain_bootstrap(tmp_path):
         *methods(tmp_path / "synthetic", "ast_linear", "ast_unet"), resamples=20, seed=3
     )
     differences = []
-    for drawn in np.random.default_rng(3).integers(0, 24, (60, 24)):
+    for drawn in np.random.default_rng(3).integers(0, 24, (20, 24)):
         value = {
             key: metrics.evaluate(one["targets"][drawn], one["mask"][drawn], one["scores"][drawn])[
                 "macro_f1"
@@ -161,7 +161,7 @@ def test_a_table_is_compared_as_by_a_plain_bootstrap_on_the_truth(tmp_path):
     table, made = make_tables(tmp_path / "synthetic", shifts)
     comparison = compare.compare_with_reference(table, "ast_linear", resamples=20, seed=3)
     values = {conf: [] for conf in made}
-    for drawn in np.random.default_rng(3).integers(0, 24, (40, 24)):
+    for drawn in np.random.default_rng(3).integers(0, 24, (20, 24)):
         for conf, runs in made.items():
             samples = [{key: run[key][drawn] for key in ("truth", "scores")} for run in runs]
             values[conf].append(np.mean([evaluate_on_truth(each)["macro_f1"] for each in samples]))

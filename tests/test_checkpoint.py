@@ -147,7 +147,7 @@ def test_a_kill_during_saving_leaves_a_whole_checkpoint(tmp_path):
         [sys.executable, "-c", SAVER, str(tmp_path / "last.pt"), str(KILLS)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": str(Path(checkpoint.__file__).parents[1]), "PATH": ""},
     )
     assert run.stdout.strip() == f"{KILLS} kills", run.stderr

@@ -165,7 +165,11 @@ def test_from_disk_no_more_than_one_window_is_read_ahead(many_shards):
     loaded, stored, _ = many_shards
     epoch = loaded.shuffled(4, seed=0, epoch=0)
     next(epoch)
-    time.sleep(0.2)
+    deadline = time.monotonic() + 60
+    while len(stored.reads) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)  # in which it would read more
     assert len(stored.reads) == 2
 
 

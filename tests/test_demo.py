@@ -213,7 +213,7 @@ def empty_page():
 
 def ask(port, path="/", method="GET", **headers):
     """Status of a request with these headers in place of the usual ones."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.putrequest(method, path, skip_host=True)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -270,7 +270,7 @@ def server(exp, tmp_path):
 @pytest.mark.slow
 def test_the_served_page_predicts_a_song(server, sound):
     """By the requests of gradio's own page, where there is no browser."""
-    client = pytest.importorskip("httpx").Client(base_url=server, timeout=60)
+    client = pytest.importorskip("httpx").Client(base_url=server, timeout=120)
     page_config = client.get("/config").json()
     (dropdown,) = [item for item in page_config["components"] if item["type"] == "dropdown"]
     models = [path for _, path in dropdown["props"]["choices"]]

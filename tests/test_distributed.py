@@ -211,7 +211,7 @@ def test_runs_go_side_by_side_until_ctrl_c_ends_them_in_one_line(options, tmp_pa
     wait_until(lambda: all(run.exists() for run in runs), process)
     os.killpg(process.pid, signal.SIGINT)
     # It returns when no process has standard error open any more.
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=240)[1]
     assert process.returncode == 130
     assert errors == "interrupted\n"
 

@@ -246,7 +246,7 @@ def test_a_writer_that_is_killed_leaves_only_whole_shards(tmp_path):
         [sys.executable, "-c", WRITER, str(tmp_path), str(KILLS)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": str(Path(feature_store.__file__).parents[2]), "PATH": ""},
     )
     assert run.stdout.strip() == f"{KILLS} kills", run.stderr

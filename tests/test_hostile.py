@@ -278,7 +278,7 @@ def test_a_description_that_makes_no_sense_is_refused_at_once(key, value, named,
     path = model_file("safetensors", {key: value})
     started = time.monotonic()
     err = refused(tell("--model", path), path.name, named)
-    assert time.monotonic() - started < 10 and len(err) < 5_000
+    assert time.monotonic() - started < 60 and len(err) < 5_000
 
 
 @pytest.mark.parametrize("form", ["pt", "onnx"])

@@ -110,7 +110,7 @@ def bash(command, cwd, env, *args):
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -157,7 +157,7 @@ def start(command, cwd, env, tty=None):
 
 def read_until(fd, text):
     """Read from `fd` up to and including `text`."""
-    seen, end = b"", time.monotonic() + 30
+    seen, end = b"", time.monotonic() + 120
     while text not in seen:
         assert time.monotonic() < end, seen
         seen += os.read(fd, 4096)
@@ -420,7 +420,7 @@ def test_sigint_gives_130_and_no_stage_survives(recipe, env, command):
     shell = start(["bash", "-c", command], recipe, env)
     read_until(shell.stdout.fileno(), b"asleep")
     os.killpg(shell.pid, signal.SIGINT)
-    output = shell.communicate(timeout=30)[0]  # ends when all processes of the group have ended
+    output = shell.communicate(timeout=120)[0]  # ends when all processes of the group have ended
     assert re.fullmatch(rb"\[\d+ s\] train interrupted; .*\nrc 130\n", output)
 
 
@@ -431,7 +431,7 @@ def test_a_recipe_that_is_ended_ends_its_stage(recipe, env, stage, number, code)
     shell = start(["bash", "run.sh"], recipe, env)
     wait_until((recipe / f"asleep_{stage}").exists, shell)
     shell.send_signal(number)  # to the shell alone
-    output = shell.communicate(timeout=30)[0]  # ends when no process has the pipe open any more
+    output = shell.communicate(timeout=120)[0]  # ends when no process has the pipe open any more
     assert shell.returncode == code and f"{stage} terminated".encode() in output
 
 

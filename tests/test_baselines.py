@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
 
 from ast_repr import backbones, features, heads, reprogrammers
 from ast_repr.backbones import Output
 from ast_repr.classifier import Reprogrammed
+from ast_repr.data.dataset import Batch
+from ast_repr.heads import logistic
 
 
 def noise(*shape, seed=0):
@@ -16,6 +21,15 @@ def noise(*shape, seed=0):
 
 def count(module):
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def batch(embeddings, targets=None, mask=None, K=4):
+    """A Batch, by default of random labels that are all observed."""
+    if targets is None:
+        targets = torch.rand(len(embeddings), K, generator=torch.Generator().manual_seed(2))
+    if mask is None:
+        mask = torch.ones(targets.shape, dtype=torch.bool)
+    return Batch(embeddings, targets, mask)
 
 
 def model(backbone, head, reprogrammer=None, frames=1024, mels=128, **options):
@@ -41,6 +55,7 @@ LINEAR = {"name": "embedding", "norm": False}
         (RELEASED, LINEAR, {"name": "cnn", "nonlinearity": "relu"}, {}, 2_621_480),
         ({"name": "frame_network"}, {"name": "attention"}, None, {"finetune": True}, 55_336),
         ({"name": "summary"}, {"name": "forest"}, None, {}, 0),
+        ({"name": "summary"}, {"name": "logistic"}, None, {}, 0),  # by gradients
     ],
 )
 def test_every_baseline_has_the_published_number_of_parameters(
@@ -83,14 +98,15 @@ def padded(real=5, frames=8, mels=3, seed=0):
 def test_summaries_leave_the_padding_out(mean, std, norm):
     x = padded()
     built = model(
-        {"name": "summary", "statistics": ["mean", "std"], "mean": mean, "std": std},
+        {"name": "summary", "statistics": ["mean", "std", "max"], "mean": mean, "std": std},
         {"name": "forest"},
         frames=8,
         mels=3,
         norm=norm,
     )
     heard = built.normalise(x)[:, 0, :5].numpy()
-    expected = np.concatenate([heard.mean(1), heard.std(1)], axis=1)  # numpy's is the population's
+    expected = [heard.mean(1), heard.std(1), heard.max(1)]  # numpy's std is the population's
+    expected = np.concatenate(expected, axis=1)
     np.testing.assert_allclose(built.head_input(x).numpy(), expected, rtol=0, atol=1e-5)
 
 
@@ -106,9 +122,8 @@ def test_the_mean_alone_is_the_mean_of_all_frames_where_none_is_padding():
 
 def test_a_clip_of_padding_alone_is_zero():
     x = torch.zeros(1, 1, 8, 3)
-    assert not backbones.build("summary", frames=8, mels=3, statistics=["mean", "std"])(
-        x
-    ).embedding.any()
+    summary = backbones.build("summary", frames=8, mels=3, statistics=["mean", "std", "max"])
+    assert not summary(x).embedding.any()
     assert not backbones.build("frame_network", frames=8, mels=3, steps=4, layers=0)(
         x
     ).embedding.any()
@@ -232,7 +247,7 @@ def test_the_attention_network_starts_as_published():
         ),
         (
             lambda: backbones.build("summary", statistics=[]),
-            "no statistics; expected some of mean, std",
+            "no statistics; expected some of mean, std, max",
         ),
         (
             lambda: backbones.build("frame_network", frames=8),
@@ -243,8 +258,16 @@ def test_the_attention_network_starts_as_published():
             r"expects an embedding of \(B, D, T\), found \(2, 4\)",
         ),
         (
-            lambda: heads.build("forest", 3).fit(noise(4, 2), noise(4, 2), noise(4, 2) > 0, 0),
-            r"forest: embeddings \(4, 2\), targets \(4, 2\)",
+            lambda: heads.build("logistic", 3, embed_dim=2, Cs=[]),
+            r"Cs \[\]; expected one or more numbers above 0",
+        ),
+        (
+            lambda: heads.build("logistic", 3, embed_dim=2, Cs=[0.1, 0]),
+            "expected one or more numbers above 0",
+        ),
+        (
+            lambda: heads.build("logistic", 3, embed_dim=2).fit(batch(noise(4, 2), K=3), None, 0),
+            "9 Cs and no validation split to choose by",
         ),
     ],
 )
@@ -289,9 +312,8 @@ def grown(openmic):
     reads = built.head_input(
         torch.from_numpy(vggish)[:, None].half().float()
     )  # the store's precision
-    built.head.fit(
-        reads[:200], torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]), seed=0
-    )
+    train = Batch(reads[:200], torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]))
+    built.head.fit(train, None, seed=0)
     return built.head, reads
 
 
@@ -348,9 +370,10 @@ def test_a_stored_forest_comes_back_into_an_empty_head(grown, tmp_path):
 def test_the_seed_decides_the_forest(openmic, grown):
     _, targets, mask = openmic
     reads = grown[1][:200]
+    train = Batch(reads, torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]))
     one, two, other = (heads.build("forest", n_classes=K, trees=5) for _ in range(3))
     for head, seed in ((one, 1), (two, 1), (other, 2)):
-        head.fit(reads, targets[:200], mask[:200], seed)
+        head.fit(train, None, seed)
     assert torch.equal(logits(one, reads), logits(two, reads)) and not torch.equal(
         logits(one, reads), logits(other, reads)
     )
@@ -366,8 +389,8 @@ def test_unobserved_targets_decide_nothing_and_lonely_sides_are_constant():
         targets[:, 3] == 0,
     )
     one, two = (heads.build("forest", n_classes=4, trees=7, max_depth=2) for _ in range(2))
-    one.fit(reads, targets, mask, seed=0)
-    two.fit(reads, torch.where(mask, targets, torch.nan), mask, seed=0)
+    one.fit(Batch(reads, targets, mask), None, seed=0)
+    two.fit(Batch(reads, torch.where(mask, targets, torch.nan), mask), None, seed=0)
     found = logits(one, reads).sigmoid()
     assert torch.equal(logits(one, reads), logits(two, reads))
     torch.testing.assert_close(
@@ -388,3 +411,75 @@ def test_a_tie_has_the_logit_zero():
         torch.tensor([[0, 1]], dtype=torch.int32),
     )
     assert logits(head, noise(3, 2)).tolist() == [[0.0]] * 3
+
+
+@pytest.fixture
+def labelled():
+    """Batches of training and validation clips; three classes, partly observed.
+
+    Embeddings have very different scales, and one dimension is constant.
+    """
+    x = noise(160, 20)
+    targets = (x @ noise(20, 3, seed=1) + 4 * noise(160, 3, seed=2)).sigmoid()
+    scale = torch.logspace(-2, 2, 20)
+    scale[7] = 0
+    whole = batch(x * scale + 3, targets, noise(160, 3, seed=3) > 0)
+    return Batch(*(part[:120] for part in whole)), Batch(*(part[120:] for part in whole))
+
+
+def pipelines(train, C):
+    """scikit-learn's own: standardise all training clips, then a regression per class."""
+    scaler = StandardScaler().fit(train.features.double())
+    regressions = []
+    for k in range(train.mask.shape[1]):
+        clips = train.mask[:, k]
+        present = train.targets[clips, k] >= 0.5
+        regression = LogisticRegression(C=C, max_iter=1000)
+        regressions.append(regression.fit(scaler.transform(train.features[clips]), present))
+    return scaler, regressions
+
+
+def test_the_logistic_head_is_scikit_learns_regression_of_least_validation_loss(labelled):
+    train, valid = labelled
+    expected = {}
+    losses = {}
+    for C in logistic.CS:
+        scaler, regressions = pipelines(train, C)
+        x = scaler.transform(valid.features)
+        probabilities = np.stack([each.predict_proba(x)[:, 1] for each in regressions], axis=1)
+        mask = valid.mask.numpy()
+        present = (valid.targets >= 0.5).numpy()
+        losses[C] = log_loss(present[mask], probabilities[mask])
+        expected[C] = probabilities
+    best = min(losses, key=losses.get)
+    assert logistic.CS[0] < best < logistic.CS[-1]
+    head = heads.build("logistic", n_classes=3, embed_dim=20)
+    assert not logits(head, valid.features).any()
+    head.fit(train, valid, seed=0)
+    found = logits(head, valid.features).sigmoid().numpy()
+    np.testing.assert_allclose(found, expected[best], rtol=0, atol=1e-4)
+    alone = heads.build("logistic", n_classes=3, embed_dim=20, Cs=[best])
+    alone.fit(train, None, seed=1)
+    assert torch.equal(logits(alone, valid.features), logits(head, valid.features))
+
+
+def test_the_logistic_head_ignores_unobserved_targets(labelled):
+    train, valid = labelled
+    nan = [each._replace(targets=each.targets.where(each.mask, torch.nan)) for each in labelled]
+    one = heads.build("logistic", n_classes=3, embed_dim=20)
+    two = heads.build("logistic", n_classes=3, embed_dim=20)
+    one.fit(train, valid, seed=0)
+    two.fit(*nan, seed=0)
+    assert torch.equal(logits(one, valid.features), logits(two, valid.features))
+
+
+def test_a_logistic_class_with_labels_of_one_kind_is_constant(labelled):
+    train, _ = labelled
+    mask = train.mask.clone()
+    mask[:, 0] = False
+    mask[:, 1] &= train.targets[:, 1] >= 0.5
+    head = heads.build("logistic", n_classes=3, embed_dim=20, Cs=[0.1])
+    head.fit(train._replace(mask=mask), None, seed=0)
+    found = logits(head, train.features)
+    assert (found[:, 0] == -logistic.CERTAIN).all() and (found[:, 1] == logistic.CERTAIN).all()
+    assert found[:, 2].std() > 0.1

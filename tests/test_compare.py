@@ -10,7 +10,7 @@ from test_report import make_run, record_files
 
 import report
 from ast_repr import metrics
-from ast_repr.report import bootstrap, compare, pages, results, schema, tables
+from ast_repr.report import bootstrap, compare, pages, published, results, schema, tables
 from ast_repr.run_folder import RunFolder
 
 CLASSES = ["accordion", "banjo", "voice"]
@@ -199,6 +199,33 @@ def test_a_table_shows_the_truth_the_sampling_error_and_what_differs(tmp_path):
     for word in ("Holm", "Sampling error", "180 cells", "minus that of ast_linear", "Kendall"):
         assert word in explained
     assert "truth mAP" in shown or "truth mAP" in explained
+
+
+def test_a_method_is_compared_with_its_control(tmp_path):
+    exp = tmp_path / "synthetic"
+    for conf, seed in (("ast_unet", 1), ("ast_linear", 2)):
+        scored(exp, conf, 0, with_truth(arrays(seed)))
+    known = {"ast_unet": published.Entry("AST-URP", control="ast_linear")}
+    (table,), _ = results.read(exp, known)
+    pair = table.only(["ast_linear", "ast_unet"]).methods
+    expected = compare.sentence(compare.compare(*pair, schema.TRUTH))
+    page = " ".join(pages.text(pages.blocks(table)).split())
+    assert f"AST-URP against its control, ast_linear: {expected}." in page
+    alone = pages.text(pages.blocks(table.only(["ast_unet"])))
+    assert "control" not in alone
+
+
+def test_a_run_that_ended_at_its_cap_is_marked(tmp_path):
+    make_run(tmp_path / "synthetic", "ast_unet", ended_at_cap=True)
+    make_run(tmp_path / "synthetic", "ast_linear", ended_at_cap=False)
+    make_run(tmp_path / "synthetic", "ast_noise")
+    (table,), _ = results.read(tmp_path / "synthetic")
+    page = pages.blocks(table)
+    accuracy = next(block for block in page if isinstance(block, list))
+    names = [line["method"] for line in accuracy]
+    assert names[2:] == ["ast_linear", "ast_unet †", "ast_noise"]
+    assert "†: training ended at its cap" in pages.text(page)
+    assert "†" not in pages.text(pages.blocks(table.only(["ast_linear", "ast_noise"])))
 
 
 def test_kendall_tau_is_that_of_scipy():

@@ -22,6 +22,7 @@ CONFS = (
     "ast_linear",
     "ast_unet_residual",
     "forest",
+    "logmel_statistics",
     "ast_zero_shot",
     "ast_linear+train.label_fraction=0.5",
 )
@@ -90,6 +91,7 @@ def test_the_table_and_the_files_are_there(finished):
         "AST-BS",
         "AST-URP, residual",
         "RF (log-mel)",
+        "log-mel statistics",
         "zero-shot",
         "macro-F1",
     ):
@@ -109,6 +111,16 @@ def test_the_table_and_the_files_are_there(finished):
     assert "AST-BS" in results
     assert "How few labels are enough?" in results
     assert {path.suffix for path in (exp / "figures").iterdir()} == {".png", ".pdf"}
+
+
+def test_a_run_that_ended_at_its_cap_of_epochs_says_so(finished):
+    recipe_folder, printed = finished
+    at_cap = {}
+    for conf in CONFS:
+        results = recipe_folder / "exp/synthetic-200" / conf / "seed0/results.json"
+        at_cap[conf] = json.loads(results.read_text())["ended_at_cap"]
+    assert at_cap == {conf: conf.startswith(NETWORKS) for conf in CONFS}
+    assert "†: training ended at its cap of epochs" in printed
 
 
 def test_only_data_and_experiments_are_written_and_no_temporary_files_stay(finished):

@@ -17,6 +17,7 @@ from ast_repr import checkpoint, choices, config, features, inference, model_spe
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.commands import export, predict
+from ast_repr.data.dataset import Batch
 from ast_repr.export import hub, onnx, safetensors
 from ast_repr.export.description import ExportError
 from ast_repr.run_folder import RunFolder
@@ -126,8 +127,10 @@ def make_run(folder, conf, backbone_file, spread):
     spread(model.head, 2)
     if hasattr(model.head, "fit"):
         rng = np.random.default_rng(0)
-        embeddings = rng.normal(-8, 4, (40, model.backbone.embed_dim))
-        model.head.fit(embeddings, rng.random((40, 20)), np.ones((40, 20), bool), 0)
+        embeddings = torch.from_numpy(rng.normal(-8, 4, (40, model.backbone.embed_dim))).float()
+        targets = torch.from_numpy(rng.random((40, 20)))
+        train = Batch(embeddings, targets, torch.ones(40, 20, dtype=torch.bool))
+        model.head.fit(train, train, seed=0)
     if model.finetune:
         spread(model.backbone, 3)
     about = {

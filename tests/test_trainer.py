@@ -253,21 +253,26 @@ def test_epochs_that_nobody_looked_at_are_not_chosen_and_do_not_stop_a_run():
 
 
 @pytest.mark.parametrize(
-    ("values", "patience", "over"),
+    ("values", "patience", "finished", "stopped_improving"),
     [
-        ([], 1, False),
-        ([0.1], 1, False),
-        ([0.1, 0.1], 1, True),
-        ([0.1, 0.2], 1, False),
-        ([0.3, 0.2, 0.2], 3, False),
-        ([0.3, 0.2, 0.2, 0.1], 3, True),
-        ([0.3, 0.2, 0.2], None, False),
-        ([0.1] * 4, None, False),
-        ([0.1, 0.2, 0.3, 0.4, 0.5], 2, True),
+        ([], 1, False, False),
+        ([0.1], 1, False, False),
+        ([0.1, 0.1], 1, True, True),
+        ([0.1, 0.2], 1, False, False),
+        ([0.3, 0.2, 0.2], 3, False, False),
+        ([0.3, 0.2, 0.2, 0.1], 3, True, True),
+        ([0.3, 0.2, 0.2], None, False, False),
+        ([0.1] * 4, None, False, False),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 2, True, False),
+        ([0.1, 0.2, 0.3, 0.2, 0.1], 2, True, True),
     ],
 )
-def test_a_run_is_finished_at_its_end_or_out_of_patience(values, patience, over):
-    assert trainer.finished(rows(*values), plan(epochs=5, patience=patience)) == over
+def test_a_run_is_finished_at_its_end_or_out_of_patience(
+    values, patience, finished, stopped_improving
+):
+    settings = plan(epochs=5, patience=patience)
+    assert trainer.finished(rows(*values), settings) == finished
+    assert trainer.stopped_improving(rows(*values), settings) == stopped_improving
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 5, 12, 50])

@@ -6,6 +6,6 @@ if (return 0 2>/dev/null); then source "$(dirname -- "${BASH_SOURCE[0]:-${(%):-%
 
 recipe=(
     --corpora custom
-    --conf ast_linear,ast_unet,ast_unet_residual
+    --conf logmel_statistics,ast_linear,ast_unet,ast_unet_residual
 )
 source "$(dirname -- "${BASH_SOURCE[0]}")/../recipe.sh"

@@ -229,6 +229,8 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     epochs = history[-1]["epoch"]
     seconds = sum(line["seconds"] for line in history)
     weights = conf.backbone.weights
+    was_validated = epochs > 0 and select.split != SPLIT
+    stopped_improving = trainer.stopped_improving(history, trainer.Plan.of(conf))
     return {
         "corpus": conf.run.corpus,
         "protocol": conf.protocol,
@@ -252,6 +254,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
             "value": chosen["valid"][select.metric],
         },
         "epochs": epochs,
+        "ended_at_cap": was_validated and not stopped_improving,
         "train_seconds": round(about["prepare_seconds"] + seconds, 3),
         "seconds_per_epoch": round(seconds / epochs, 3) if epochs else 0.0,
         "machine": about["device"],

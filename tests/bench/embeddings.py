@@ -104,7 +104,7 @@ def fit_head(model: HeadOnlyModel, train: dataset.Clips) -> np.ndarray:
     """Return the seconds of the only epoch of a head that is fitted at once."""
     batch = train.batch(torch.arange(len(train)))
     start = time.perf_counter()
-    model.head.fit(batch.features, batch.targets, batch.mask, 0)
+    model.head.fit(batch, None, 0)
     return np.array([time.perf_counter() - start])
 
 

@@ -1,4 +1,4 @@
-"""No source model: statistics over time, the input of OpenMIC-2018's random forests."""
+"""No source model: statistics over time, the input of the baselines without a network."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,17 @@ from ..registry import unknown
 from .output import Output
 from .padding import frame_mask
 
-STATISTICS = ("mean", "std")
+STATISTICS = ("mean", "std", "max")
 
 
 class Summary(nn.Module):
-    """Mean, or mean and standard deviation, of each bin over all frames except padding.
-
-    No parameters.
+    """Statistics of each bin over all frames except padding. No parameters.
 
     Args:
         frames, mels: size of the input (T, F).
         mean, std: statistics of the feature, for (x - mean) / (2 std).
-        statistics: "mean" and "std" (of the population), in the order of the embedding.
+        statistics: some of "mean", "std" (of the population) and "max", in the order of the
+            embedding.
 
     Raises:
         ValueError: no statistics, or unknown ones.
@@ -59,5 +58,8 @@ class Summary(nn.Module):
         if "std" in self.statistics:
             squares = weight * (x - mean[:, :, None]).square()
             values["std"] = (squares.sum(dim=2) / count).sqrt()
+        if "max" in self.statistics:
+            audible = x.masked_fill(weight == 0, -torch.inf).amax(dim=2)
+            values["max"] = audible.where(weight.amax(dim=2) > 0, 0)
         embedding = torch.cat([values[name] for name in self.statistics], dim=1)
         return Output(embedding.flatten(1), None)

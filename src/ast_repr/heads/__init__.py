@@ -10,12 +10,14 @@ from .attention import AttentionHead
 from .embedding import EmbeddingHead
 from .forest import ForestHead
 from .labelmap import LabelMap
+from .logistic import LogisticHead
 
 HEADS = {
     "embedding": EmbeddingHead,
     "labelmap": LabelMap,
     "attention": AttentionHead,
     "forest": ForestHead,
+    "logistic": LogisticHead,
 }
 
 __all__ = ["HEADS", "build", "labelmap"]

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-PRESENT = 0.5  # as in `manifest`, which networks do not import
+from .observed import per_class
+
 EPS = 1e-7  # probabilities are clamped to EPS..1 - EPS, so that their logits are finite
 MOST_TREES = 100_000
 DEEPEST = 1_000
@@ -58,39 +59,23 @@ class ForestHead(nn.Module):
         self.register_buffer("value", torch.full((1,), 0.5))
         self.register_buffer("roots", torch.zeros(n_classes, trees, dtype=torch.int32))
 
-    def fit(
-        self, embeddings: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, seed: int
-    ) -> None:
+    def fit(self, train: Any, valid: Any | None, seed: int) -> None:
         """Grow the forests, one per class, replacing the present ones.
 
-        A class with only one side observed gets the probability of that side, 0 or 1; an
+        A class with only one kind observed gets the probability of that kind, 0 or 1; an
         unobserved class gets 0.
 
         Args:
-            embeddings: (N, D).
-            targets, mask: (N, K) relevances, and True where they are observed.
+            train: a dataset.Batch of all training clips, with embeddings (N, D) as features.
+            valid: not used, nothing is chosen.
             seed: seed of every forest, as in the baseline.
-
-        Raises:
-            ValueError: shapes do not match.
         """
-        x = np.asarray(torch.as_tensor(embeddings).cpu())
-        targets = np.asarray(torch.as_tensor(targets).cpu())
-        mask = np.asarray(torch.as_tensor(mask).cpu()).astype(bool)
-        n_classes = len(self.roots)
-        if x.ndim != 2 or targets.shape != (len(x), n_classes) or mask.shape != targets.shape:
-            raise ValueError(
-                f"forest: embeddings {x.shape}, targets {targets.shape}, mask {mask.shape}; "
-                f"expected (N, D) and twice (N, {n_classes})"
-            )
         trees = []
         roots = []
         n_nodes = 0
-        for k in range(n_classes):
-            observed = mask[:, k]
-            present = targets[observed, k] >= PRESENT
+        for embeddings, present in per_class(train):
             if present.any() and not present.all():
-                grown = self._grow(x[observed], present, seed)
+                grown = self._grow(embeddings, present, seed)
             else:
                 grown = [_leaf(float(present.any()))] * self.trees
             starts = []

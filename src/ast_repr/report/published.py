@@ -47,10 +47,15 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """The name, description and published results of a conf."""
+    """The name, description and published results of a conf.
+
+    Attributes:
+        control: conf of the same training without the method's reprogrammer, if there is one.
+    """
 
     name: str
     description: str | None = None
+    control: str | None = None
     published: Published | None = None
 
     def of_run(self, feature: str, network: str) -> "Entry":

@@ -135,6 +135,16 @@ class Method:
         return self.entry.published if self.entry else None
 
     @property
+    def control(self) -> str | None:
+        """The conf of the same training without the method's reprogrammer."""
+        return self.entry.control if self.entry else None
+
+    @property
+    def ended_at_cap(self) -> bool:
+        """Whether a run ended at its cap of epochs before validation had stopped improving."""
+        return any(run.results.get("ended_at_cap", False) for run in self.runs)
+
+    @property
     def kind(self) -> str:
         """One of KINDS. Fine-tuned means that more than half of all parameters are trained."""
         without, frozen, reprogrammed, finetuned = KINDS

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from .. import escaping
 from .bootstrap import LEVEL, RESAMPLES, SIGNIFICANCE
-from .compare import Comparison, kendall_tau
-from .results import Table, mean_std
+from .compare import Comparison, compare, kendall_tau, sentence
+from .results import ResultsError, Table, mean_std
 from .schema import BASELINES, OBSERVED, PER_INSTRUMENT, TRUTH
 
 Line = dict[str, str]  # of a table: its cells by heading
@@ -30,6 +30,7 @@ PUBLISHED = "published macro-F1 %"
 PUBLISHED_PARAMETERS = "published trained parameters"
 OPTIONAL = (*TRUTH_COLUMNS, ERROR, DIFFERENCE, PUBLISHED, PUBLISHED_PARAMETERS)
 NONE = "-"
+AT_CAP = "†"
 
 
 def accuracy(table: Table, comparison: Comparison, footnotes: Sequence[str] = ()) -> list[Line]:
@@ -46,7 +47,7 @@ def accuracy(table: Table, comparison: Comparison, footnotes: Sequence[str] = ()
         lines.append(line | {ERROR: NONE, DIFFERENCE: NONE, PUBLISHED: NONE})
     for method in table.methods:
         line = {
-            "method": method.label,
+            "method": f"{method.label} {AT_CAP}" if method.ended_at_cap else method.label,
             "norm": method["norm"],
             "trained parameters": f"{method['trainable_parameters']:,}",
             "epoch": f"{round(method.mean('selection.epoch'), 1):g}",
@@ -161,7 +162,28 @@ def comparison_notes(table: Table, comparison: Comparison, reference: str | None
             f"Macro-F1 on the observed labels and on the truth rank the {len(truth)} methods with "
             f"Kendall's tau {kendall_tau(observed, truth):.2f} (1: the same order, -1: reversed)."
         )
-    return paragraphs + comparison.problems
+    if any(method.ended_at_cap for method in table.methods):
+        paragraphs.append(
+            f"{AT_CAP}: training ended at its cap of epochs before validation had stopped "
+            "improving; more epochs might raise the scores."
+        )
+    return paragraphs + _controls(table, comparison.labels) + comparison.problems
+
+
+def _controls(table, labels):
+    """A sentence about each method whose control is in the table, too."""
+    by_conf = {method.conf: method for method in table.methods}
+    sentences = []
+    for method in table.methods:
+        control = by_conf.get(method.control)
+        if control is None:
+            continue
+        try:
+            difference = sentence(compare(control, method, labels))
+        except ResultsError as error:
+            difference = f"no interval, {error}"
+        sentences.append(f"{method.name} against its control, {control.name}: {difference}.")
+    return sentences
 
 
 def per_instrument(tables: Iterable[Table]) -> str:

@@ -127,7 +127,7 @@ class Experiment:
             "feature": self.conf.feature.to_dict(),
             "spec": spec,
             "backbone_sha256": sha256,
-            "trainable_parameters": _count(model.trainable_parameters()),
+            "trainable_parameters": _count(_trained_parameters(model)),
             "total_parameters": _count(method.parameters()),
             "macs": macs or None,
             "prepare_seconds": round(trainee.seconds, 3),
@@ -136,7 +136,7 @@ class Experiment:
             "processes": self.group.num_processes,
             "features_in": place,
         }
-        print(f"{self.label}: {self.describe(about, len(splits['train']))}", flush=True)
+        print(f"{self.label}: {self.describe(trainee, about, len(splits['train']))}", flush=True)
         history = self.build_trainer(trainee, method, augment_fn, about).fit(
             trainee.splits["train"], trainee.splits.get("valid")
         )
@@ -244,7 +244,12 @@ class Experiment:
             trainee.model = HeadOnlyModel(model)
             trainee.splits = embedded
         if hasattr(model.head, "fit"):
-            trainee.seconds += head_only.fit(model.head, trainee.splits["train"], self.seed)
+            if not is_head_alone:
+                raise ValueError(
+                    f"head {self.conf.head.name} is fitted once, on fixed embeddings; expected no "
+                    "augmentation, and nothing before the head to train"
+                )
+            trainee.seconds += head_only.fit(model.head, trainee.splits, self.seed)
         return trainee
 
     def embed(
@@ -276,7 +281,7 @@ class Experiment:
     ) -> trainer.Trainer:
         """Build the trainer, without an optimiser if nothing is trained by gradient."""
         optimizer = None
-        if about["trainable_parameters"]:
+        if trainee.model.trainable_parameters():
             optimizer = optim.build(model=trainee.model, **self.conf.optimizer.to_dict())
         is_auto = self.conf.train.precision == "auto"
         return trainer.Trainer(
@@ -301,18 +306,18 @@ class Experiment:
 
         return SummaryWriter(self.run.path / "tensorboard")
 
-    def describe(self, about: dict, n_clips: int) -> str:
+    def describe(self, trainee: Trainee, about: dict, n_clips: int) -> str:
         """Return one line about what is about to be trained."""
-        trainable = about["trainable_parameters"]
         processes = ""
         if self.group.num_processes > 1:
             processes = f" in {self.group.num_processes} processes"
         epochs = "no epochs"
-        if trainable:
+        if trainee.model.trainable_parameters():
             epochs = f"{self.plan.epochs} epochs of {n_clips:,} clips at most"
+        trained = about["trainable_parameters"]
+        total = about["total_parameters"]
         return (
-            f"{trainable:,} trainable of {about['total_parameters']:,} parameters, "
-            f"on {self.device}{processes}, {epochs}"
+            f"{trained:,} trainable of {total:,} parameters, on {self.device}{processes}, {epochs}"
         )
 
 
@@ -332,6 +337,14 @@ def splits_of(clips: list[manifest.Clip], conf: Config) -> dict[str, list[manife
         "train": [clip for clip in clips if clip.split == "train"],
         "valid": [clip for clip in clips if clip.split == "valid"],
     }
+
+
+def _trained_parameters(model):
+    """The parameters that training determines, by gradients or by the head's `fit`."""
+    parameters = model.trainable_parameters()
+    if hasattr(model.head, "fit"):
+        parameters += model.head.parameters()
+    return parameters
 
 
 def _count(parameters):

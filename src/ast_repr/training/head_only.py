@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from .. import checkpoint, methods
 from ..classifier import HeadOnlyModel, Reprogrammed
@@ -90,9 +91,13 @@ def probe(
     return sum(row["seconds"] for row in history)
 
 
-def fit(head, clips: Clips, seed: int) -> float:
-    """Fit a head that is not trained by gradient; return the seconds it took."""
+def fit(head: nn.Module, splits: dict[str, Clips], seed: int) -> float:
+    """Fit a head that is not trained by gradients; return the seconds it took.
+
+    Args:
+        splits: from `embed`.
+    """
     started = time.monotonic()
-    batch = clips.batch(torch.arange(len(clips)))
-    head.fit(batch.features, batch.targets, batch.mask, seed)
+    whole = {name: clips.batch(torch.arange(len(clips))) for name, clips in splits.items()}
+    head.fit(whole["train"], whole.get("valid"), seed)
     return time.monotonic() - started

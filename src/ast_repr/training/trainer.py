@@ -409,11 +409,16 @@ def format_duration(seconds: float) -> str:
 
 
 def finished(history: list[dict], plan: Plan) -> bool:
-    """Whether the run has reached its last epoch, or `patience` epochs brought no better one."""
+    """Whether the run has reached its last epoch, or validation has stopped improving."""
     if len(history) >= plan.epochs:
         return True
     if history and history[-1]["epoch"] == 0:  # nothing to train
         return True
+    return stopped_improving(history, plan)
+
+
+def stopped_improving(history: list[dict], plan: Plan) -> bool:
+    """Whether the last `patience` epochs brought no better value on the validation split."""
     if plan.patience is None or plan.select.split == "test":
         return False
     chosen = best(history, plan.select)

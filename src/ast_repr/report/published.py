@@ -55,8 +55,8 @@ class Entry:
 
     name: str
     description: str | None = None
-    control: str | None = None
     published: Published | None = None
+    control: str | None = None
 
     def of_run(self, feature: str, network: str) -> "Entry":
         """The entry with the names of a run's feature and network.

@@ -26,7 +26,12 @@ from ast_repr.settings import Config
 CONFS = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 # Their models differ from those of others in no class of module.
 SAME_MODEL = {"ast_linear", "ast_linear_raw", "label_enhancement", "mean_teacher"}
-SAME_MODEL |= {"ast_unet_residual", "cnn_only_released"}
+SAME_MODEL |= {
+    "ast_unet_residual",
+    "cnn_only_released",
+    "ast_logistic_random",
+    "ast_patch_head_only",
+}
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 NAMES = ["bass", "flute", "voice"]  # classes of the run folder
 SOUND = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float32)

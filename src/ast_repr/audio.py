@@ -21,18 +21,18 @@ Damage
 
 import io
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import av
 import numpy as np
 import soxr
+from av.container import InputContainer
 
 from . import headers, ogg
 
@@ -59,7 +59,6 @@ OPTIONS = {
 }
 
 Warn = Callable[[str], None]
-Missing = list[tuple[float, float]]  # (start in seconds, seconds; 0 if unknown) of missing parts
 
 
 class AudioError(ValueError):
@@ -89,26 +88,34 @@ def decode(
         AudioError: the file is missing, empty, not audio, damaged, ends before `start_s`, or has
             non-finite samples.
     """
-    blocks = list(_waveform(Path(path), start_s, seconds, warn, damaged))
-    if not blocks:
-        raise AudioError(f"{path}: no samples at or after {start_s:g} s")
-    return np.concatenate(blocks)
+    return np.concatenate(list(stream(path, start_s, seconds, warn, damaged)))
 
 
 def stream(
-    path: str | Path, warn: Warn = warnings.warn, damaged: bool = False
+    path: str | Path,
+    start_s: float = 0.0,
+    seconds: float | None = None,
+    warn: Warn = warnings.warn,
+    damaged: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Decode a whole file in memory that does not grow with its length; see `decode`.
+    """Decode like `decode`, in memory that does not grow with the length of the file.
 
     Yields:
         consecutive parts (samples,) of the waveform, of different lengths, none empty.
     """
+    decoder = _Decoder(Path(path), start_s, warn)
     empty = True
-    for block in _waveform(Path(path), 0.0, None, warn, damaged):
+    for block in _resample_blocks(_cut(decoder.blocks(), start_s, seconds)):
+        if decoder.missing and not damaged:
+            break
         empty = False
-        yield block
+        yield np.clip(block, -1.0, 1.0, out=block)
+    if decoder.missing and not damaged:
+        raise AudioError(f"{path}: {decoder.damage()}; expected all of it, get the file again")
     if empty:
-        raise AudioError(f"{path}: too short: no samples at 16 kHz")
+        raise AudioError(f"{path}: no samples at or after {start_s:g} s")
+    if decoder.missing:
+        warn(f"{path}: {decoder.damage()}")
 
 
 def clip(
@@ -146,7 +153,6 @@ def complaint(
     warn: Warn = warnings.warn,
 ) -> str | None:
     """Return the reason why `clip`, with the same arguments, raises AudioError, or None."""
-    path = Path(path)
     try:
         clip(path, start_s, shortest_s, warn)
     except AudioError as error:
@@ -156,7 +162,7 @@ def complaint(
 
 def duration(path: str | Path) -> float:
     """Return the seconds of a file by decoding it, without missing parts."""
-    return sum(len(mono) / rate for _, rate, mono in _seconds(Path(path), 0.0, [], None))
+    return sum(len(mono) / rate for _, rate, mono in _Decoder(Path(path)).blocks())
 
 
 def is_silent(waveform: np.ndarray) -> bool:
@@ -208,59 +214,7 @@ def fit(waveform: np.ndarray, samples: int = CLIP_SAMPLES) -> np.ndarray:
     return np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
 
 
-# From decoded frames to the waveform; the last step comes first.
-
-
-def _waveform(
-    path: Path, start_s: float, seconds: float | None, warn: Warn, damaged: bool
-) -> Iterator[np.ndarray]:
-    """Yield the waveform of a part of a file in non-empty blocks."""
-    missing: Missing = []
-    blocks = _part(_seconds(path, start_s, missing, warn), start_s, seconds)
-    for block in _resampled(blocks):
-        if missing and not damaged:
-            break
-        yield np.clip(block, -1.0, 1.0, out=block)
-    if missing and not damaged:
-        raise AudioError(f"{path}: {_describe(missing)}; expected all of it, get the file again")
-    if missing:
-        warn(f"{path}: {_describe(missing)}")
-
-
-def _describe(missing: Missing) -> str:
-    total_s = sum(seconds for _, seconds in missing)
-    amount = f"{total_s:.2g} s" if total_s else "a part"
-    starts = ", ".join(f"{start_s:.1f} s" for start_s, _ in missing[:3])
-    more = f" and {len(missing) - 3} other places" if len(missing) > 3 else ""
-    return f"damaged: {amount} missing at {starts}{more}"
-
-
-def _resampled(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Resample (rate, mono) blocks to 16 kHz, without seams between those of one rate."""
-    resampler = None
-    last_rate = SAMPLE_RATE
-    for rate, mono in blocks:
-        if rate != last_rate:
-            yield from _flushed(resampler)
-            last_rate = rate
-            resampler = None
-            if rate != SAMPLE_RATE:
-                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-        block = mono if resampler is None else resampler.resample_chunk(mono)
-        if len(block):
-            yield block
-    yield from _flushed(resampler)
-
-
-def _flushed(resampler: soxr.ResampleStream | None) -> Iterator[np.ndarray]:
-    """Yield the samples that a resampler holds back until its input ends."""
-    if resampler is not None:
-        block = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        if len(block):
-            yield block
-
-
-def _part(
+def _cut(
     blocks: Iterable[tuple[float, int, np.ndarray]], start_s: float, seconds: float | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Cut (start in seconds, rate, mono) blocks to `seconds` from `start_s` on: (rate, mono)."""
@@ -275,49 +229,180 @@ def _part(
             return
 
 
-def _seconds(
-    path: Path, begin_s: float, missing: Missing, warn: Warn | None
-) -> Iterator[tuple[float, int, np.ndarray]]:
-    """Decode a file to mono, a second at a time: (start in seconds, rate, (samples,) float32).
+def _resample_blocks(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Resample (rate, mono) blocks to 16 kHz, without seams between those of one rate."""
+    resampler = None
+    last_rate = SAMPLE_RATE
+    for rate, mono in blocks:
+        if rate != last_rate:
+            yield from _flush(resampler)
+            last_rate = rate
+            resampler = None
+            if rate != SAMPLE_RATE:
+                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        block = mono if resampler is None else resampler.resample_chunk(mono)
+        if len(block):
+            yield block
+    yield from _flush(resampler)
 
-    Audio before `begin_s` may be skipped, and missing parts are appended to `missing`. Blocks end
-    at whole seconds of the file, so that they do not depend on `begin_s`; earlier only where the
-    audio or its format ends.
+
+def _flush(resampler: soxr.ResampleStream | None) -> Iterator[np.ndarray]:
+    """Yield the samples that a resampler holds back until its input ends."""
+    if resampler is not None:
+        block = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if len(block):
+            yield block
+
+
+class _Decoder:
+    """Decode a file to mono at its own rate, and note the parts that are missing.
+
+    Args:
+        path: the file.
+        begin_s: time before which audio may be skipped.
+        warn: called with a line that names the file, if its samples exceed +-1.
+
+    Attributes:
+        missing: (start in seconds, seconds; 0 if unknown) of each missing part so far.
+        end_s: end of the audio decoded so far.
+        peak: largest absolute sample of the file, if it may exceed 1.
     """
-    queue = av.AudioFifo()
-    kind = None
-    start = 0
-    end = 0
-    for index, frame, peak in _frames(path, begin_s, missing, warn):
-        next_kind = (frame.sample_rate, frame.layout.name, frame.format.name, peak)
-        if next_kind != kind or index != end:
-            if start < end:
-                yield _block(queue.read(), start, kind, path)
-            queue = av.AudioFifo()
-            kind = next_kind
-            start = index
-            end = index
-        frame.pts = None  # the queue would insist on timestamps without jitter
-        queue.write(frame)
-        end += frame.samples
-        rate = frame.sample_rate
-        while start // rate < end // rate:
-            count = rate - start % rate
-            yield _block(queue.read(count), start, kind, path)
-            start += count
-    if start < end:
-        yield _block(queue.read(), start, kind, path)
 
+    def __init__(self, path: Path, begin_s: float = 0.0, warn: Warn | None = None):
+        self.path = path
+        self.begin_s = begin_s
+        self.warn = warn
+        self.missing: list[tuple[float, float]] = []
+        self.end_s = 0.0
+        self.peak = 1.0
 
-def _block(
-    frame: av.AudioFrame, start: int, kind: tuple, path: Path
-) -> tuple[float, int, np.ndarray]:
-    """Convert a frame that begins at sample `start` to an item of `_seconds`."""
-    rate, _, _, peak = kind
-    samples = _to_float(frame)
-    if peak > 1:
-        samples /= np.float32(peak)
-    return start / rate, rate, _downmix(samples, path)
+    def damage(self) -> str:
+        """Describe the missing parts."""
+        total_s = sum(seconds for _, seconds in self.missing)
+        amount = f"{total_s:.2g} s" if total_s else "a part"
+        starts = ", ".join(f"{start_s:.1f} s" for start_s, _ in self.missing[:3])
+        others = len(self.missing) - 3
+        more = f" and {others} other places" if others > 0 else ""
+        return f"damaged: {amount} missing at {starts}{more}"
+
+    def blocks(self) -> Iterator[tuple[float, int, np.ndarray]]:
+        """Decode the file a second at a time: (start in seconds, rate, (samples,) float32).
+
+        Blocks end at whole seconds of the file, so that they do not depend on `begin_s`; earlier
+        only where the audio or its format ends.
+        """
+        queue = av.AudioFifo()
+        kind = None
+        start = 0
+        end = 0
+        next_second = 0
+        for index, frame in self._frames():
+            rate = frame.sample_rate
+            next_kind = (rate, frame.format.name, frame.layout.nb_channels)
+            if index != end or next_kind != kind:
+                if start < end:
+                    yield self._block(queue.read(), start)
+                queue = av.AudioFifo()
+                kind = next_kind
+                start = index
+                end = index
+                next_second = index - index % rate + rate
+            frame.pts = None  # the queue would insist on timestamps without jitter
+            queue.write(frame)
+            end += frame.samples
+            while end >= next_second:
+                yield self._block(queue.read(next_second - start), start)
+                start = next_second
+                next_second += rate
+        if start < end:
+            yield self._block(queue.read(), start)
+
+    def _block(self, frame: av.AudioFrame, start: int) -> tuple[float, int, np.ndarray]:
+        """Convert a frame that begins at sample `start` to an item of `blocks`."""
+        samples = _to_float(frame)
+        if self.peak > 1:
+            samples /= np.float32(self.peak)
+        mono = _downmix(samples)
+        if not np.isfinite(mono).all():
+            raise AudioError(f"{self.path}: holds samples that are not finite numbers")
+        return start / frame.sample_rate, frame.sample_rate, mono
+
+    def _frames(self) -> Iterator[tuple[int, av.AudioFrame]]:
+        """Decode the file to frames: (number of the first sample, frame).
+
+        A chained Ogg file is decoded stream by stream, since their rates may differ.
+        """
+        with _opened(self.path) as file:
+            links = ogg.links(file)
+            for link in links:
+                file.seek(link.begin)
+                part = io.BytesIO(file.read(link.end - link.begin)) if len(links) > 1 else file
+                known = len(self.missing)
+                try:
+                    yield from self._frames_of_link(part)
+                except AudioError:
+                    if link is links[0]:
+                        raise
+                    link.damaged = True
+                if link.damaged and len(self.missing) == known:
+                    self.missing.append((self.end_s, 0.0))  # no timestamp tells its length
+
+    def _frames_of_link(self, file: BinaryIO) -> Iterator[tuple[int, av.AudioFrame]]:
+        """Decode an open file that begins at `end_s`."""
+        with _container(self.path, file) as (container, stream):
+            if _is_float_pcm(stream):
+                self._find_peak()
+            start_s = self.end_s
+            skip_s = 0.0
+            if _is_seekable(stream):
+                skip_s = math.floor(self.begin_s) - start_s - PREROLL
+            due_s = None  # timestamp of the next sample
+            lost = False
+            for frame in _decoded_packets(container, stream, skip_s):
+                if frame is None:
+                    lost = True
+                    continue
+                rate = frame.sample_rate
+                if rate < LOWEST_RATE:
+                    raise AudioError(
+                        f"{self.path}: a rate of {rate} Hz, expected at least {LOWEST_RATE}"
+                    )
+                time_s = frame.time
+                late_s = 0.0
+                if due_s is not None and time_s is not None and time_s > due_s:
+                    late_s = time_s - due_s
+                if lost or late_s > JITTER:
+                    if self.end_s + late_s >= self.begin_s:
+                        self.missing.append((self.end_s, late_s))
+                    self.end_s += late_s
+                    lost = False
+                yield round(self.end_s * rate), frame
+                length_s = frame.samples / rate
+                self.end_s += length_s
+                due_s = None if time_s is None else time_s + length_s
+            if lost and self.end_s == start_s:
+                raise AudioError(
+                    f"{self.path}: not readable as audio (none of its packets can be decoded)"
+                )
+            if self.end_s < start_s + skip_s:
+                return  # the file ends before the wanted part
+            left_s = _stated_s(container, stream, file) - (self.end_s - start_s)
+            # A packet that is refused at the end is a tag if the audio has its full length.
+            if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
+                self.missing.append((self.end_s, max(0.0, left_s)))
+
+    def _find_peak(self) -> None:
+        with open(self.path, "rb") as file, _container(self.path, file) as (container, stream):
+            for frame in _decoded_packets(container, stream):
+                if frame is not None:
+                    samples = np.abs(_to_float(frame))
+                    peak = samples.max(where=np.isfinite(samples), initial=0.0)
+                    self.peak = max(self.peak, float(peak))
+        if self.peak > 1 and self.warn:
+            self.warn(
+                f"{self.path}: samples of up to {self.peak:.6g}, expected at most 1; "
+                "all are divided by it"
+            )
 
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
@@ -327,105 +412,30 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
         samples = samples.reshape(frame.samples, -1).T
     if samples.dtype == np.uint8:
         samples = samples.astype(np.int16) - 128
-        full_scale = 128.0
+        full_scale = 128
     elif samples.dtype.kind == "i":
-        full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        full_scale = 2 ** (8 * samples.dtype.itemsize - 1)
     else:
-        full_scale = 1.0
-    samples = samples.astype(np.float32, order="C")
-    if full_scale != 1:
+        full_scale = 1
+    samples = samples.astype(np.float32, order="C", copy=False)
+    if full_scale > 1:
         samples /= np.float32(full_scale)
     return samples
 
 
-def _downmix(samples: np.ndarray, path: Path) -> np.ndarray:
+def _downmix(samples: np.ndarray) -> np.ndarray:
     """Average (channels, n) to (n,), or take the strongest channel if they cancel."""
-    mono = samples[0]
-    if len(samples) > 1:
-        mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{path}: holds samples that are not finite numbers")
-    if len(samples) > 1:
-        powers = [np.dot(channel, channel) for channel in samples]
-        if np.dot(mono, mono) < CANCELLED * np.mean(powers):
-            return samples[np.argmax(powers)]
+    if len(samples) == 1:
+        return samples[0]
+    mono = reduce(np.add, samples) / len(samples)  # samples.mean(axis=0) takes far longer
+    powers = [np.dot(channel, channel) for channel in samples]
+    if np.dot(mono, mono) < CANCELLED * np.mean(powers):
+        return samples[np.argmax(powers)]
     return mono
 
 
-# Decoding by FFmpeg.
-
-
-def _frames(
-    path: Path, begin_s: float, missing: Missing, warn: Warn | None
-) -> Iterator[tuple[int, av.AudioFrame, float]]:
-    """Decode a file to (number of the first sample, frame, peak of the file if it may exceed 1).
-
-    A chained Ogg file is decoded stream by stream, since their rates may differ.
-    """
-    with _opened(path) as file:
-        if not ogg.is_ogg(file):
-            yield from _decoded(path, file, 0.0, begin_s, missing, warn)
-            return
-        links = ogg.links(file)
-        end_s = 0.0
-        for link in links:
-            file.seek(link.begin)
-            part = io.BytesIO(file.read(link.end - link.begin)) if len(links) > 1 else file
-            known = len(missing)
-            try:
-                for index, frame, peak in _decoded(path, part, end_s, begin_s, missing, warn):
-                    end_s = (index + frame.samples) / frame.sample_rate
-                    yield index, frame, peak
-            except AudioError:
-                if link is links[0]:
-                    raise
-                link.damaged = True
-            if link.damaged and len(missing) == known:
-                missing.append((end_s, 0.0))  # no timestamp tells how long the last page was
-
-
-def _decoded(
-    path: Path, file: BinaryIO, start_s: float, begin_s: float, missing: Missing, warn: Warn | None
-) -> Iterator[tuple[int, av.AudioFrame, float]]:
-    """Decode an open file that begins at `start_s`; see `_frames` and `_seconds`."""
-    with _container(path, file) as (container, stream):
-        peak = _peak(path) if _is_float_pcm(stream) else 1.0
-        if peak > 1 and warn:
-            warn(f"{path}: samples of up to {peak:.6g}, expected at most 1; all are divided by it")
-        skip_s = math.floor(begin_s) - start_s - PREROLL if _is_seekable(stream) else 0.0
-        position_s = start_s  # of the next sample
-        due_s = None  # timestamp of the next sample
-        lost = False
-        for frame in _decoded_packets(container, stream, skip_s):
-            if frame is None:
-                lost = True
-                continue
-            rate = frame.sample_rate
-            time_s = frame.time
-            if rate < LOWEST_RATE:
-                raise AudioError(f"{path}: a rate of {rate} Hz, expected at least {LOWEST_RATE}")
-            late_s = 0.0 if time_s is None or due_s is None else max(time_s - due_s, 0.0)
-            if lost or late_s > JITTER:
-                if position_s + late_s >= begin_s:
-                    missing.append((position_s, late_s))
-                position_s += late_s
-                lost = False
-            yield round(position_s * rate), frame, peak
-            length_s = frame.samples / rate
-            position_s += length_s
-            due_s = None if time_s is None else time_s + length_s
-        if lost and position_s == start_s:
-            raise AudioError(f"{path}: not readable as audio (none of its packets can be decoded)")
-        if position_s < start_s + skip_s:
-            return  # the file ends before the wanted part
-        left_s = _stated_s(container, stream, file) - (position_s - start_s)
-        # A packet that is refused at the end is a tag if the audio has its full length.
-        if left_s > TOLERANCE or (lost and not left_s < 1 / LOWEST_RATE):
-            missing.append((position_s, max(0.0, left_s)))
-
-
 def _decoded_packets(
-    container: Any, stream: av.AudioStream, skip_s: float
+    container: InputContainer, stream: av.AudioStream, skip_s: float = 0.0
 ) -> Iterator[av.AudioFrame | None]:
     """Yield the frames of a stream, and None in place of refused or skipped ones.
 
@@ -441,42 +451,19 @@ def _decoded_packets(
             skipped = True
             continue
         try:
-            frames = packet.decode()
+            frames = stream.codec_context.decode(packet)
         except av.FFmpegError:
             yield None
             continue
-        for frame in frames:
-            if skipped:
-                yield None
-                skipped = False
-            if first_s is None:
-                first_s = frame.time
-            yield frame
+        if frames and skipped:
+            yield None
+            skipped = False
+        if frames and first_s is None:
+            first_s = frames[0].time
+        yield from frames
 
 
-@contextmanager
-def _container(path: Path, file: BinaryIO) -> Iterator[tuple[Any, av.AudioStream]]:
-    """Open a file with FFmpeg: (container, its first audio stream)."""
-    try:
-        container = av.open(file, options=OPTIONS)
-    except av.FFmpegError as error:
-        raise AudioError(
-            f"{path}: not readable as audio ({error.strerror}); expected a format that FFmpeg reads"
-        ) from error
-    with container:
-        if not container.streams.audio:
-            raise AudioError(f"{path}: not readable as audio (a file of another kind)")
-        stream = container.streams.audio[0]
-        context = stream.codec_context
-        if context is None:
-            raise AudioError(f"{path}: not readable as audio (unknown codec); convert it to FLAC")
-        context.thread_count = 1  # callers work on many files at once
-        if context.codec.lossless and not context.name.startswith("pcm_"):
-            context.options = {"err_detect": "crccheck+explode"}
-        yield container, stream
-
-
-def _packets(container: Any, stream: av.AudioStream) -> Iterator[av.Packet | None]:
+def _packets(container: InputContainer, stream: av.AudioStream) -> Iterator[av.Packet | None]:
     """Yield the packets of a stream, and None in place of those that the demuxer refuses."""
     failures = 0
     while failures < DEMUXER_RETRIES:
@@ -497,28 +484,34 @@ def _end_s(packet: av.Packet) -> float:
     return float((packet.pts + packet.duration) * packet.time_base)
 
 
+@contextmanager
+def _container(path: Path, file: BinaryIO) -> Iterator[tuple[InputContainer, av.AudioStream]]:
+    """Open a file with FFmpeg: (container, its first audio stream)."""
+    try:
+        container = av.open(file, options=OPTIONS)
+    except av.FFmpegError as error:
+        raise AudioError(
+            f"{path}: not readable as audio ({error.strerror}); expected a format that FFmpeg reads"
+        ) from error
+    with container:
+        if not container.streams.audio:
+            raise AudioError(f"{path}: not readable as audio (a file of another kind)")
+        stream = container.streams.audio[0]
+        context = stream.codec_context
+        if context is None:
+            raise AudioError(f"{path}: not readable as audio (unknown codec); convert it to FLAC")
+        context.thread_count = 1  # callers work on many files at once
+        if context.codec.lossless and not context.name.startswith("pcm_"):
+            context.options = {"err_detect": "crccheck+explode"}
+        yield container, stream
+
+
 def _is_seekable(stream: av.AudioStream) -> bool:
     """True if decoding may begin anywhere and timestamps are exact to the sample."""
     if not stream.rate or not stream.codec_context.name.startswith(SEEKABLE):
         return False
     ticks_per_sample = 1 / (stream.time_base * stream.rate)
     return ticks_per_sample.denominator == 1
-
-
-def _stated_s(container: Any, stream: av.AudioStream, file: BinaryIO) -> float:
-    """Return the seconds that the header states, or slightly less; NaN if it states none."""
-    if container.format.name == "mp3":
-        frames = headers.mp3_frames(file)
-        samples = 1152 if stream.rate >= 32_000 else 576
-        return (frames - MP3_PADDING) * samples / stream.rate if frames else math.nan
-    if container.format.name == "matroska,webm":
-        alone = len(container.streams) == 1 and container.duration is not None
-        return container.duration / av.time_base if alone else math.nan
-    exact = stream.codec_context.codec.lossless or container.format.name.startswith("mov,")
-    if not exact or stream.duration is None:
-        return math.nan  # FFmpeg's estimate from the size of the file
-    seconds = float(stream.duration * stream.time_base)
-    return seconds / headers.wav_share(file) if container.format.name == "wav" else seconds
 
 
 def _is_float_pcm(stream: av.AudioStream) -> bool:
@@ -528,27 +521,31 @@ def _is_float_pcm(stream: av.AudioStream) -> bool:
     return known and context.format.name.startswith(("flt", "dbl"))
 
 
-def _peak(path: Path) -> float:
-    """Return the largest finite absolute sample of a file."""
-    peak = 0.0
-    with open(path, "rb") as file, _container(path, file) as (container, stream):
-        for frame in _decoded_packets(container, stream, 0.0):
-            if frame is not None:
-                samples = np.abs(_to_float(frame))
-                peak = max(peak, samples.max(where=np.isfinite(samples), initial=0.0))
-    return float(peak)
+def _stated_s(container: InputContainer, stream: av.AudioStream, file: BinaryIO) -> float:
+    """Return the seconds that the header states, or slightly less; NaN if it states none."""
+    name = container.format.name
+    if name == "mp3":
+        frames = headers.mp3_frames(file)
+        samples = 1152 if stream.rate >= 32_000 else 576
+        return (frames - MP3_PADDING) * samples / stream.rate if frames else math.nan
+    if name == "matroska,webm":
+        alone = len(container.streams) == 1 and container.duration is not None
+        return container.duration / av.time_base if alone else math.nan
+    exact = stream.codec_context.codec.lossless or name.startswith("mov,")
+    if not exact or stream.duration is None:
+        return math.nan  # FFmpeg's estimate from the size of the file
+    seconds = float(stream.duration * stream.time_base)
+    return seconds / headers.wav_share(file) if name == "wav" else seconds
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file; OSErrors become an AudioError."""
     try:
-        if path.is_symlink() and not path.exists():
-            raise AudioError(f"{path}: a link to a file that is not there ({os.readlink(path)})")
-        if path.exists() and not os.access(path, os.R_OK):
-            raise AudioError(f"{path}: may not be read; change its permissions")
         if path.is_dir():
             raise AudioError(f"{path}: a folder, expected an audio file or a folder with some")
+        if path.is_symlink() and not path.exists():
+            raise AudioError(f"{path}: a link to a file that is not there ({path.readlink()})")
         if not path.is_file():
             raise AudioError(f"{path}: no such audio file")
         if path.stat().st_size == 0:

@@ -4,6 +4,7 @@ FFmpeg drops a page with a wrong checksum without an error, and takes a chained 
 A page (RFC 3533, section 6) begins with "OggS" and carries a CRC-32 of all its bytes.
 """
 
+import io
 import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -31,17 +32,12 @@ class Link:
     damaged: bool = False
 
 
-def is_ogg(file: BinaryIO) -> bool:
-    """True if a binary file begins as Ogg does; the file is rewound."""
-    file.seek(0)
-    start = file.read(len(CAPTURE))
-    file.seek(0)
-    return start == CAPTURE
-
-
 def links(file: BinaryIO) -> list[Link]:
-    """List the streams of a binary file for which `is_ogg` holds."""
-    size = file.seek(0, 2)
+    """List the streams of a binary file; a file that is not Ogg counts as one."""
+    start = file.read(len(CAPTURE))
+    size = file.seek(0, io.SEEK_END)
+    if start != CAPTURE:
+        return [Link(0, size)]
     streams = [Link(0, size)]
     in_headers = True
     ended = False

@@ -11,17 +11,15 @@ if __name__ == "__main__":
 
 import argparse
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
-from ast_repr import atomic, cli, escaping, manifest, options
+from ast_repr import atomic, audio, cli, escaping, manifest, options
 from ast_repr.commands.check import check
 from ast_repr.corpora import custom, inspection, openmic, synthetic
 from ast_repr.corpora.inspection import LISTED
 from ast_repr.manifest import Clip, ManifestError
 
-# (clips, classes, function that maps clips to {name: what is wrong with its audio})
-Corpus = tuple[list[Clip], list[str], Callable[[list[Clip]], dict[str, str]]]
+Corpus = tuple[list[Clip], list[str], dict[str, str]]  # clips, classes, {clip: its source}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -35,12 +33,15 @@ def main(args: argparse.Namespace) -> None:
     args.data.mkdir(parents=True, exist_ok=True)
     atomic.sweep(args.data)
     read = read_custom if args.corpus == "custom" else read_openmic
-    clips, classes, find_unusable = read(args)
+    clips, classes, sources = read(args)
     clips = manifest.with_hashes(args.data, clips)
     previous = read_manifest(args.data)
-    usable = {(clip.sha256, clip.start_s) for clip in previous[0]} if previous else set()
-    unusable = find_unusable([c for c in clips if (c.sha256, c.start_s) not in usable])
-    clips = inspection.with_validation(drop_unusable(clips, unusable, args.allow_missing))
+    checked = {(clip.sha256, clip.start_s) for clip in previous[0]} if previous else set()
+    unchecked = [clip for clip in clips if (clip.sha256, clip.start_s) not in checked]
+    shortest_s = audio.SHORTEST_CLIP if args.corpus == "custom" else openmic.SHORTEST_SECONDS
+    unusable = inspection.unusable_audio(args.data, unchecked, cli.warn, shortest_s)
+    reasons = {name: f"{sources[name]}: {reason}" for name, reason in unusable.items()}
+    clips = inspection.with_validation(drop_unusable(clips, reasons, args.allow_missing))
     inspection.check_splits(args.root, clips)
     manifest.check(clips, classes)
     if args.corpus == "custom":
@@ -68,14 +69,8 @@ def read_openmic(args: argparse.Namespace) -> Corpus:
     clips, classes = openmic.clips(args.root, relative_to=args.data)
     if args.genuine:
         openmic.check_counts(clips)
-
-    def find_unusable(clips: list[Clip]) -> dict[str, str]:
-        reasons = {}
-        for name, reason in openmic.unreadable(args.root, clips, cli.warn):
-            reasons[name] = f"{openmic.audio_path(args.root, name)}: {reason}"
-        return reasons
-
-    return clips, classes, find_unusable
+    sources = {clip.clip: str(openmic.audio_path(args.root, clip.clip)) for clip in clips}
+    return clips, classes, sources
 
 
 def read_custom(args: argparse.Namespace) -> Corpus:
@@ -96,14 +91,8 @@ def read_custom(args: argparse.Namespace) -> Corpus:
             f"{min(LISTED, len(problems))} listed above; fix them; "
             f"python src/prepare.py --check {shlex.quote(str(args.root))} lists them all"
         )
-
-    def find_unusable(clips: list[Clip]) -> dict[str, str]:
-        reasons = {}
-        for name, reason in custom.unreadable(args.data, clips, cli.warn):
-            reasons[name] = inspection.line(table.rows[name], f"{name}: {reason}")
-        return reasons
-
-    return table.clips, table.classes, find_unusable
+    sources = {name: inspection.line(row, name) for name, row in table.rows.items()}
+    return table.clips, table.classes, sources
 
 
 def drop_unusable(clips: list[Clip], unusable: dict[str, str], allowed: int) -> list[Clip]:

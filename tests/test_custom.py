@@ -98,7 +98,7 @@ def test_quotes_empty_rows_and_delimiters_left_out_at_the_end(delimiter, folder,
     assert table.clips[0].clip == 'one, "two"; drei.wav'
     assert table.rows["b.wav"] == 4
     assert table.clips[1].labels == {"banjo": 0.75}
-    assert custom.unreadable(folder / "data", table.clips) == []
+    assert inspection.unusable_audio(folder / "data", table.clips) == {}
 
 
 def test_clips_of_one_file_differ_by_their_start_and_stay_together(read):
@@ -123,7 +123,7 @@ def test_names_that_are_not_latin_and_folders(folder, read):
     assert table.clips[0].clip == "lieder/песня 一.wav"
     manifest.write(folder / "data", table.clips, table.classes)
     assert manifest.read(folder / "data") == (table.clips, table.classes)
-    assert custom.unreadable(folder / "data", table.clips) == []
+    assert inspection.unusable_audio(folder / "data", table.clips) == {}
 
 
 def many(count, seed=0):
@@ -268,7 +268,7 @@ def test_bad_audio_is_listed_with_its_reason(folder, read):
         *("a.wav,,1", "b.wav,,1", "c.wav,,1", "d.wav,1,1", "e.wav,,1", "f.wav,0.95,1"),
         "x" * 300 + ",,1",
     )
-    reasons = dict(custom.unreadable(folder / "data", table.clips))
+    reasons = inspection.unusable_audio(folder / "data", table.clips)
     expected = {
         "a.wav": "no such",
         "b.wav": "empty",

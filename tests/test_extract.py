@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from ast_repr import audio, cli, features, manifest
-from ast_repr.corpora import custom
+from ast_repr.corpora import inspection
 from ast_repr.data import feature_store
 from ast_repr.manifest import Clip
 
@@ -161,7 +161,7 @@ def test_extraction_and_the_check_of_prepare_agree_on_late_clips(start_s, data, 
     clips, classes = manifest.read(data)
     clips[int(BAD)] = replace(clips[int(BAD)], start_s=start_s)
     manifest.write(data, clips, classes)
-    refused = dict(custom.unreadable(data, clips))
+    refused = inspection.unusable_audio(data, clips)
     assert list(refused) == ([BAD] if start_s > 0.9 else [])
     assert run(data, "--allow-missing", "1")[0] == 0
     left_out = feature_store.Store(data / "features" / "logmel").left_out

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from ast_repr import manifest
-from ast_repr.corpora import openmic
+from ast_repr.corpora import inspection, openmic
 from ast_repr.manifest import ManifestError
 
 # Of the published openmic-2018-metadata.csv.
@@ -204,8 +204,14 @@ def test_an_empty_table_is_named(file, corpus):
         read(corpus)
 
 
+def unusable(corpus):
+    """{clip: reason} of the clips whose audio is refused."""
+    clips, _ = openmic.clips(corpus, corpus)
+    return inspection.unusable_audio(corpus, clips, shortest_s=openmic.SHORTEST_SECONDS)
+
+
 def test_whole_audio_has_no_complaint(corpus):
-    assert openmic.unreadable(corpus, read(corpus)[0]) == []
+    assert unusable(corpus) == {}
 
 
 def cut(path):
@@ -248,6 +254,6 @@ def shorten(path):
 )
 def test_bad_audio_is_listed_with_its_reason(spoil, reason, corpus):
     spoil(openmic.audio_path(corpus, NAMES[1]))
-    [(name, found)] = openmic.unreadable(corpus, read(corpus)[0])
-    assert name == NAMES[1]
-    assert re.match(reason, found)
+    unusable_clips = unusable(corpus)
+    assert list(unusable_clips) == [NAMES[1]]
+    assert re.match(reason, unusable_clips[NAMES[1]])

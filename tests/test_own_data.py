@@ -14,7 +14,7 @@ from make_audio import mp3_with_cover, piped_flac
 
 import prepare
 from ast_repr import audio, manifest
-from ast_repr.corpora import custom, quality
+from ast_repr.corpora import custom, inspection, quality
 from ast_repr.manifest import Clip, ManifestError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,7 +167,7 @@ def test_accents_may_be_composed_or_not(slash, in_table, on_disk, folder):
     text = "\n".join(lines()).replace("clips/s00.wav", name.replace("/", slash))
     table = read(folder, unicodedata.normalize(in_table, text))
     assert table.problems == []
-    assert custom.unreadable(folder / "data", table.clips) == []
+    assert inspection.unusable_audio(folder / "data", table.clips) == {}
     assert table.clips[0].clip == unicodedata.normalize(on_disk, name)
 
 

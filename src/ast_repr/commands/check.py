@@ -31,7 +31,7 @@ def check(path: Path) -> None:
     if not problems:
         hashes = inspection.audio_hashes(clips, path.parent)
         warnings = inspection.find_warnings(clips, table.classes, hashes)
-    for name, reason in custom.unreadable(path.parent, table.clips, cli.warn):
+    for name, reason in inspection.unusable_audio(path.parent, table.clips, cli.warn).items():
         problems.append((table.rows[name], f"{name}: {reason}"))
     lines = [f"  note: {note}" for note in table.notes]
     lines += [f"  {inspection.line(*problem)}" for problem in problems]

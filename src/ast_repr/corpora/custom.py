@@ -23,13 +23,11 @@ import os
 import re
 import sys
 import unicodedata
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import audio, manifest
+from .. import manifest
 from ..manifest import Clip
 from ..registry import unknown
 from . import table
@@ -64,7 +62,7 @@ class Table:
 
 
 def read(path: str | Path, relative_to: str | Path) -> Table:
-    """Read a user's CSV. Errors in rows are collected, not raised; for audio see `unreadable`.
+    """Read a user's CSV. Errors in rows are collected, not raised; audio is not read.
 
     Args:
         path: the CSV.
@@ -74,7 +72,28 @@ def read(path: str | Path, relative_to: str | Path) -> Table:
         ManifestError: it is not text, or not a CSV.
         OSError: it cannot be read.
     """
-    (top, header), records, decimal_comma = _records(Path(path))
+    path = Path(path)
+    data = Path(relative_to).resolve()
+    clips, classes, rows, problems, notes = _read(path, data)
+    truth_path = path.with_suffix(".truth.csv")
+    if truth_path.is_file():
+        truth, reasons = _truth(truth_path, data, rows, classes)
+        problems += [(None, f"{truth_path.name}, {reason}") for reason in reasons]
+        clips = [replace(clip, truth=truth.get(clip.clip, {})) for clip in clips]
+    if clips or not problems:
+        problems += _conflicts(clips, rows)
+        if not any(clip.split for clip in clips):
+            clips = _with_splits(clips)
+        problems += _gaps(clips, classes)
+    problems.sort(key=lambda problem: problem[0] or math.inf)
+    return Table(clips, classes, rows, problems, notes)
+
+
+def _read(
+    path: Path, data: Path
+) -> tuple[list[Clip], list[str], dict[str, int], list[Problem], list[str]]:
+    """Read a CSV by itself: the attributes of a Table, in order."""
+    (top, header), records, decimal_comma = _records(path)
     columns, problems, notes = _columns(top, header, records)
     classes = [name for name in columns if name not in COLUMNS]
     if not classes:
@@ -82,16 +101,14 @@ def read(path: str | Path, relative_to: str | Path) -> Table:
     if "path" not in columns:
         names = ", ".join(filter(None, header)) or "nothing"
         problems.append((top, f"no column path; found {names}"))
-        return Table([], classes, {}, problems, notes)
-    folder = Path(path).parent.resolve()
-    data = Path(relative_to).resolve()
+        return [], classes, {}, problems, notes
     clips = []
     rows = {}
     for row, cells in records:
         texts = {}
         for name, column in columns.items():  # Excel omits delimiters at the end of rows
             texts[name] = cells[column] if column < len(cells) else ""
-        clip, reasons = _clip(texts, folder, data, decimal_comma)
+        clip, reasons = _clip(texts, path.parent.resolve(), data, decimal_comma)
         problems += [(row, reason) for reason in reasons]
         if clip.clip in rows:
             reason = f"the path and start of row {rows[clip.clip]}; expected each once"
@@ -99,62 +116,27 @@ def read(path: str | Path, relative_to: str | Path) -> Table:
         elif clip.clip:
             rows[clip.clip] = row
             clips.append(clip)
-    truth_path = Path(path).with_suffix(".truth.csv")
-    if truth_path.is_file():
-        truth, reasons = _truth(truth_path, folder, data, rows, classes)
-        problems += [(None, f"{truth_path.name}, {reason}") for reason in reasons]
-        clips = [replace(clip, truth=truth.get(clip.clip, {})) for clip in clips]
-    problems += _conflicts(clips, rows)
-    if not any(clip.split for clip in clips):
-        clips = _with_splits(clips)
-    problems += _gaps(clips, classes)
-    problems.sort(key=lambda problem: problem[0] or math.inf)
-    return Table(clips, classes, rows, problems, notes)
+    return clips, classes, rows, problems, notes
 
 
 def _truth(
-    path: Path, folder: Path, data: Path, clips: Iterable[str], classes: Sequence[str]
+    path: Path, data: Path, names: Container[str], classes: Sequence[str]
 ) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Read a table of truth: {clip: {class: 0 or 1}}, and what is wrong with it."""
-    (top, header), records, decimal_comma = _records(path)
-    columns, problems, _ = _columns(top, header, records)
+    """Read the truth of the clips called `names`: {clip: {class: 0 or 1}}, and its errors."""
+    clips, columns, rows, problems, _ = _read(path, data)
     reasons = [f"row {row}: {reason}" for row, reason in problems]
-    missing = {"path", *classes} - columns.keys()
+    missing = [name for name in classes if name not in columns]
     if missing:
-        return {}, [*reasons, f"row {top}: no column {', '.join(sorted(missing))}"]
+        return {}, [*reasons, f"no column {', '.join(missing)}"]
     truth = {}
-    for row, cells in records:
-        texts = {}
-        for name, column in columns.items():
-            texts[name] = cells[column] if column < len(cells) else ""
-        clip, more = _clip(texts, folder, data, decimal_comma)
-        reasons += [f"row {row}: {reason}" for reason in more]
-        if clip.clip not in clips:
-            reasons.append(f"row {row}: a clip that is in no row of the other table")
+    for clip in clips:
+        if clip.clip not in names:
+            reasons.append(f"row {rows[clip.clip]}: a clip that is in no row of the other table")
         elif any(clip.labels.get(name) not in (0, 1) for name in classes):
-            reasons.append(f"row {row}: expected 1 or 0 for each class")
+            reasons.append(f"row {rows[clip.clip]}: expected 1 or 0 for each class")
         else:
             truth[clip.clip] = {name: int(clip.labels[name]) for name in classes}
     return truth, reasons
-
-
-def unreadable(
-    folder: str | Path, clips: Sequence[Clip], warn: audio.Warn = warnings.warn
-) -> list[tuple[str, str]]:
-    """List the clips whose audio the stage `extract` could not read: (clip name, reason).
-
-    Their audio paths are relative to `folder`; `warn`: see `audio.decode`.
-    """
-    lines = []
-
-    def complaint(clip: Clip) -> str | None:
-        return audio.complaint(Path(folder) / clip.audio, clip.start_s, warn=lines.append)
-
-    with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(complaint, clips))
-    for line in dict.fromkeys(lines):  # a file may hold many clips
-        warn(line)
-    return [(clip.clip, reason) for clip, reason in zip(clips, reasons, strict=True) if reason]
 
 
 def _records(path: Path) -> tuple[Row, list[Row], bool]:
@@ -202,10 +184,12 @@ def _columns(
         if _is_index(name, index, records):
             notes.append("column 1, which has no name and numbers the rows, is ignored")
         elif not name:
-            row = _first_filled(records, index)
-            if row is not None:
+            filled = [
+                row for row, cells in records if any(map(str.strip, cells[index : index + 1]))
+            ]
+            if filled:
                 reason = f"a cell in column {index + 1}, which has no name"
-                problems.append((row, f"{reason}; expected none, or name the column"))
+                problems.append((filled[0], f"{reason}; expected none, or name the column"))
         elif name in columns:
             problems.append((top, f"column {name!r} comes twice; expected once"))
         elif _has_breaks(name):
@@ -226,14 +210,6 @@ def _is_index(name: str, index: int, records: Sequence[Row]) -> bool:
         return False
     cells = [cells[0].strip() for _, cells in records]
     return all(cell.isdecimal() for cell in cells) and len(set(cells)) == len(cells) > 0
-
-
-def _first_filled(records: Sequence[Row], index: int) -> int | None:
-    """Return the first row number with a non-empty cell in column `index`."""
-    for row, cells in records:
-        if len(cells) > index and cells[index].strip():
-            return row
-    return None
 
 
 def _clip(

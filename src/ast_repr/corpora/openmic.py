@@ -8,12 +8,10 @@ layout, with other classes or sizes.
 import json
 import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .. import atomic, audio
+from .. import atomic
 from ..manifest import Clip, ManifestError
 from ..registry import unknown
 from . import table
@@ -119,22 +117,6 @@ def check_counts(clips: Iterable[Clip]) -> None:
 def audio_path(root: str | Path, sample_key: str) -> Path:
     """Return the path of a clip's audio: audio/<first three characters>/<sample_key>.ogg."""
     return Path(root) / "audio" / sample_key[:3] / f"{sample_key}.ogg"
-
-
-def unreadable(
-    root: str | Path, clips: Sequence[Clip], warn: audio.Warn = warnings.warn
-) -> list[tuple[str, str]]:
-    """List the clips whose audio is missing, damaged, truncated or not audio: (name, reason).
-
-    All audio is decoded, which takes 20 ms per clip and core; `warn`: see `audio.decode`.
-    """
-
-    def complaint(clip: Clip) -> str | None:
-        return audio.complaint(audio_path(root, clip.clip), 0.0, SHORTEST_SECONDS, warn)
-
-    with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(complaint, clips))
-    return [(clip.clip, reason) for clip, reason in zip(clips, reasons, strict=True) if reason]
 
 
 def _classes(root: Path) -> list[str]:

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ast_repr import atomic, cli, features, manifest, options, registry
@@ -39,55 +40,51 @@ def extract(clips: list[manifest.Clip], settings: dict, args: argparse.Namespace
     allow = registry.outside({"feature": settings})  # the author of a config may name any class
     feature = features.build(**registry.resolve("feature", settings, allow))
     shards = split_into_shards(clips)
-    selected = dict(list(shards.items())[args.shard])
-    print_changes(folder, selected)
-    complete = set()
+    selected = dict(list(enumerate(shards))[args.shard])
+    print_changes(folder, selected.values())
+    todo = {}
     left_out = {}
     for index, shard in selected.items():
-        identities = manifest.identities(shard.values(), folder.name)
+        identities = manifest.identities(shard, folder.name)
         if feature_store.holds(folder, index, identities, feature.spec()):
-            complete.add(index)
             left_out |= feature_store.read_header(feature_store.shard_path(folder, index)).left_out
+        else:
+            todo[index] = shard
     if len(left_out) > args.allow_missing:  # they may have been fixed
-        complete = {index for index in complete if not selected[index].keys() & left_out.keys()}
+        for index, shard in selected.items():
+            if any(clip.clip in left_out for clip in shard):
+                todo[index] = shard
         left_out = {}
-    todo = {index: shard for index, shard in selected.items() if index not in complete}
     if todo:
-        fill(folder, args.data, feature, todo, args.nj, left_out, args.allow_missing)
+        allowed = args.allow_missing - len(left_out)
+        try:
+            left_out |= extraction.fill(folder, args.data, feature, todo, args.nj, allowed)
+        except extraction.SourceChangedError:
+            manifest.forget_hashes(args.data)  # the next `prepare` hashes all files again
+            raise
         cli.refuse_missing(list(left_out.values()), args.allow_missing)
     remove_surplus_shards(folder, len(shards))
     state = "" if todo else " is up to date"
-    stored = sum(len(shard) for shard in selected.values()) - len(left_out)
+    stored = sum(map(len, selected.values())) - len(left_out)
     print(f"{folder}{state}: {stored} clips")
 
 
-def split_into_shards(clips: list[manifest.Clip]) -> dict[int, dict[str, manifest.Clip]]:
-    """Split the clips into the shards of a store: {index: {name: clip}}."""
-    shards = {}
-    for number, clip in enumerate(clips):
-        shards.setdefault(number // feature_store.SHARD_CLIPS, {})[clip.clip] = clip
-    return shards
+def split_into_shards(clips: list[manifest.Clip]) -> list[list[manifest.Clip]]:
+    """Split the clips into the shards of a store."""
+    size = feature_store.SHARD_CLIPS
+    return [clips[first : first + size] for first in range(0, len(clips), size)]
 
 
-def print_changes(folder: Path, shards: dict[int, dict[str, manifest.Clip]]) -> None:
+def print_changes(folder: Path, shards: Iterable[list[manifest.Clip]]) -> None:
     """Print how many stored clips were computed from other audio than the manifest's."""
     expected = {}
-    for shard in shards.values():
-        expected |= manifest.identities(shard.values(), folder.name)
+    for shard in shards:
+        expected |= manifest.identities(shard, folder.name)
     changed = set()
     for header in feature_store.headers(folder):
         changed.update(header.changed(expected))
     if changed:
         print(f"{folder}: {len(changed)} clips have changed; their shards are computed again")
-
-
-def fill(folder: Path, data: Path, *rest) -> None:
-    """Compute shards; if a file has changed, let the next `prepare` hash all files again."""
-    try:
-        extraction.fill(folder, data, *rest)
-    except extraction.SourceChangedError:
-        manifest.forget_hashes(data)
-        raise
 
 
 def remove_surplus_shards(folder: Path, count: int) -> None:

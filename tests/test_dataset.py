@@ -28,10 +28,10 @@ def corpus(tmp_path):
     return clips, values, tmp_path
 
 
-@pytest.mark.parametrize("keep", ["memory", "disk"])
-def test_an_epoch_has_every_clip_once_with_its_own_features_and_labels(corpus, keep):
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_an_epoch_has_every_clip_once_with_its_own_features_and_labels(corpus, storage):
     clips, values, folder = corpus
-    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), keep)
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), storage)
     found = list(loaded.shuffled(8, seed=0, epoch=0))
     assert [len(batch.mask) for batch in found] == [8, 8, 4]
     order = (torch.cat([batch.features for batch in found])[:, 0, 0, 0] / 6).long()
@@ -44,10 +44,10 @@ def test_an_epoch_has_every_clip_once_with_its_own_features_and_labels(corpus, k
     )
 
 
-@pytest.mark.parametrize("keep", ["memory", "disk"])
-def test_the_order_depends_on_seed_and_epoch_alone(corpus, keep):
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_the_order_depends_on_seed_and_epoch_alone(corpus, storage):
     clips, _, folder = corpus
-    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), keep)
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), storage)
 
     def order(seed, epoch):
         return torch.cat([batch.features for batch in loaded.shuffled(20, seed, epoch)])[
@@ -101,7 +101,7 @@ def test_free_memory_is_a_part_of_the_memory():
 def test_an_unknown_storage_lists_the_valid_ones(corpus):
     clips, _, folder = corpus
     with pytest.raises(
-        ValueError, match="unknown place of features 'ram'.*valid: auto, device, disk, memory"
+        ValueError, match="unknown storage of features 'ram'.*valid: auto, device, disk, memory"
     ):
         dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), "ram")
 
@@ -193,8 +193,8 @@ def test_an_error_while_prefetching_is_raised(many_shards):
 def test_features_on_the_gpu_are_those_in_memory(corpus):
     clips, _, folder = corpus
     there, here = (
-        dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), keep, "cuda")
-        for keep in ("auto", "memory")
+        dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), storage, "cuda")
+        for storage in ("auto", "memory")
     )
     for one, other in zip(there.shuffled(8, 0, 0), here.shuffled(8, 0, 0), strict=True):
         assert one.features.device.type == "cuda"

@@ -139,7 +139,7 @@ def load(
     clips: Sequence[manifest.Clip],
     classes: Sequence[str],
     store: Store,
-    keep: str = "auto",
+    storage: str = "auto",
     device: torch.device | str = "cpu",
 ) -> Clips:
     """Load clips from a feature store.
@@ -147,15 +147,15 @@ def load(
     Args:
         clips, classes: see Clips.
         store: feature store of the clips.
-        keep: storage of the features: on the "device", in "memory", or on "disk"; "auto" takes the
-            first in which they fit.
+        storage: where features are kept: on the "device", in "memory", or on "disk"; "auto" takes
+            the first in which they fit.
         device: device on which they will be used.
 
     Raises:
         ValueError: unknown storage.
     """
-    if keep not in FEATURE_STORAGE:
-        raise ValueError(unknown("place of features", keep, FEATURE_STORAGE))
+    if storage not in FEATURE_STORAGE:
+        raise ValueError(unknown("storage of features", storage, FEATURE_STORAGE))
     device = torch.device(device)
     names = [clip.clip for clip in clips]
     shards = store.group_by_shard(names)
@@ -163,11 +163,11 @@ def load(
     def read(rows: Iterable[int]) -> torch.Tensor:
         return torch.from_numpy(store.read([names[row] for row in rows]))
 
-    if keep == "auto":
-        keep = choose_storage(len(names), store.shape, device)
-    if keep == "disk":
+    if storage == "auto":
+        storage = choose_storage(len(names), store.shape, device)
+    if storage == "disk":
         return Clips(clips, classes, read, shards)
-    target = device if keep == "device" else "cpu"
+    target = device if storage == "device" else "cpu"
     features = torch.empty((len(names), *store.shape), dtype=torch.float16, device=target)
     for rows in shards:
         features[rows[0] : rows[-1] + 1] = read(rows)

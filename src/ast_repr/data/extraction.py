@@ -7,8 +7,7 @@ sha256 of every source file must be that of the manifest.
 
 import math
 import mmap
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,10 @@ def fill(
     folder: Path,
     data: Path,
     feature: Any,
-    todo: Mapping[int, Mapping[str, manifest.Clip]],
+    todo: Mapping[int, Sequence[manifest.Clip]],
     nj: int,
-    left_out: dict[str, str],
     allowed: int,
-) -> None:
+) -> dict[str, str]:
     """Compute and write shards.
 
     If more clips than allowed are left out, all are still tried, but no shard that lacks one is
@@ -57,10 +55,12 @@ def fill(
         folder: the store.
         data: folder that the clips' paths are relative to.
         feature: feature of shape (C, T, F), as built by `features.build`.
-        todo: {shard index: {name: clip}}.
+        todo: {shard index: its clips}.
         nj: number of processes.
-        left_out: {name: reason}; clips without usable audio are added to it.
-        allowed: largest size of `left_out`.
+        allowed: number of clips that may be left out.
+
+    Returns:
+        {clip: reason} of the clips without usable audio.
 
     Raises:
         SourceChangedError: a file is not the one that the manifest was made from.
@@ -71,6 +71,7 @@ def fill(
     buffers = np.frombuffer(memory, np.float16).reshape(shape)
     chunk = max(1, feature_store.SHARD_CLIPS // (4 * nj))
     count = sum(map(len, todo.values()))
+    left_out = {}
     with (
         # forked: torch is imported once, and has no threads yet
         processes.pool(nj, _start_worker, (data, folder.name, feature, buffers), "fork") as pool,
@@ -78,33 +79,36 @@ def fill(
     ):
         jobs = []
         for turn, shard in enumerate(todo.values()):
-            jobs.append([(turn % 2, row, clip) for row, clip in enumerate(shard.values())])
+            jobs.append([(turn % 2, row, clip) for row, clip in enumerate(shard)])
         computed = _one_ahead(pool.map(_compute, job, chunksize=chunk) for job in jobs)
-        for turn, ((index, shard), reasons) in enumerate(zip(todo.items(), computed, strict=True)):
+        for turn, (index, reasons) in enumerate(zip(todo, computed, strict=True)):
+            rows = []
             lacking = {}
-            for name, reason in zip(shard, reasons, strict=True):
-                if reason:
-                    lacking[name] = reason
+            for row, reason in enumerate(reasons):
                 bar.update()
+                if reason is None:
+                    rows.append(row)
+                else:
+                    lacking[todo[index][row].clip] = reason
             left_out |= lacking
             if len(left_out) <= allowed or not lacking:
-                rows = [row for row, name in enumerate(shard) if name not in lacking]
-                buffer = buffers[turn % 2]
-                values = buffer[rows] if lacking else buffer[: len(rows)]  # a view needs no copy
-                identities = manifest.identities(shard.values(), folder.name)
+                values = buffers[turn % 2][rows]
+                identities = manifest.identities(todo[index], folder.name)
                 feature_store.write_shard(
                     folder, index, values, identities, feature.spec(), lacking
                 )
+    return left_out
 
 
 def _one_ahead(items: Iterable) -> Iterator:
     """Yield each item after the next one is made: a shard is computed while another is written."""
-    waiting = deque()
+    previous = None
     for item in items:
-        waiting.append(item)
-        if len(waiting) == 2:
-            yield waiting.popleft()
-    yield from waiting
+        if previous is not None:
+            yield previous
+        previous = item
+    if previous is not None:
+        yield previous
 
 
 def _start_worker(data: Path, feature_name: str, feature: Any, buffers: np.ndarray) -> None:
@@ -121,30 +125,29 @@ def _compute(job: tuple[int, int, manifest.Clip]) -> str | None:
     """
     number, row, clip = job
     path, sha256 = clip.source(_worker.data, _worker.feature_name)
+    reason = None
+    before = _sha256(path)
     try:
-        before = _sha256(path)
         value = _feature(clip)
-        after = _sha256(path)
     except (audio.AudioError, features.VGGishError) as error:
-        if path.is_file() and _sha256(path) != sha256:
-            raise _changed(path) from error
-        return str(error)
-    if before != sha256 or after != sha256:
-        raise _changed(path)
-    _worker.buffers[number, row] = value.half().numpy()
-    return None
+        reason = str(error)
+    unchanged = before == sha256 == _sha256(path)
+    if not unchanged and (reason is None or path.is_file()):
+        raise SourceChangedError(
+            f"{path}: changed since the stage `prepare`; run it again, then the stage `extract`"
+        )
+    if reason is None:
+        _worker.buffers[number, row] = value.half().numpy()
+    return reason
 
 
 def _feature(clip: manifest.Clip) -> torch.Tensor:
     path = _worker.data / clip.audio
     if hasattr(_worker.feature, "read"):  # the corpus carries it
         return _worker.feature.read(path)
-    waveform = audio.clip(path, clip.start_s, warn=_ignore)
+    # `prepare` has shown the warnings already.
+    waveform = audio.clip(path, clip.start_s, warn=lambda line: None)
     return _worker.feature(torch.from_numpy(waveform)[None])[0]
-
-
-def _ignore(line: str) -> None:
-    """Ignore a warning about audio, which the stage `prepare` has shown."""
 
 
 def _sha256(path: Path) -> str | None:
@@ -153,9 +156,3 @@ def _sha256(path: Path) -> str | None:
         return _worker.hashes.of(path)
     except OSError:
         return None
-
-
-def _changed(path: Path) -> SourceChangedError:
-    return SourceChangedError(
-        f"{path}: changed since the stage `prepare`; run it again, then the stage `extract`"
-    )

@@ -50,6 +50,13 @@ RUNS = {
     "label enhancement": ("none", "label_enhancement", None),
     "one, two, one": ("noise", "supervised", None),
 }
+SHORT = ["--set", "train.epochs=2", "--set", "train.precision=float32"]
+RUN = Path("ast_linear") / "seed0" / "last.pt"
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    # Without --multi_gpu, Accelerate starts one process on a CPU.
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+}
 RESUMED = "one, two, one"  # its epochs are made by one, two and one process
 
 
@@ -183,23 +190,27 @@ def options(tmp_path_factory, backbone_file):
 TRAIN = [sys.executable, ROOT / "src" / "train.py"]
 
 
+@pytest.fixture(scope="module")
+def alone(options, tmp_path_factory):
+    """What last.pt holds of a run of two epochs by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    cli.run(stage.main, stage.parse(), [*options, *SHORT, "--exp", str(folder)])
+    return checkpoint.load(folder / RUN)
+
+
 @pytest.mark.slow
-def test_torchrun_gives_what_one_process_gives(options, tmp_path):
-    options = [*options, "--set", "train.epochs=2"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc-per-node", "2", TRAIN[-1], *options]
-    process = start([*command, "--exp", tmp_path / "shared"])
-    cli.run(stage.main, stage.parse(), [*options, "--exp", str(tmp_path / "alone")])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_gives_what_one_process_gives(launcher, options, alone, tmp_path):
+    command = [sys.executable, *LAUNCHERS[launcher], TRAIN[-1], *options, *SHORT]
+    process = start([*command, "--exp", tmp_path])
     printed, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert printed.count("trainable") == 1  # the main process prints
-    run = Path("ast_linear") / "seed0" / "last.pt"
-    two = checkpoint.load(tmp_path / "shared" / run)
-    one = checkpoint.load(tmp_path / "alone" / run)
-    assert (two["about"]["processes"], one["about"]["processes"]) == (2, 1)
-    for shared, alone in zip(two["history"], one["history"], strict=True):
-        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-5)
-        assert shared["valid"] == pytest.approx(alone["valid"], abs=1e-5)
+    shared = checkpoint.load(tmp_path / RUN)
+    assert (shared["about"]["processes"], alone["about"]["processes"]) == (2, 1)
+    for two, one in zip(shared["history"], alone["history"], strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert two["valid"] == pytest.approx(one["valid"], abs=1e-5)
 
 
 @pytest.mark.slow

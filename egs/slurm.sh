@@ -21,11 +21,11 @@ recipe=(--corpus "$corpus" --backbone "$backbone" --conf "$conf" --seeds "$seeds
 
 bash run.sh "${recipe[@]}" --to extract  # on the first machine, as are score and report below
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
 srun --cpus-per-task "$SLURM_CPUS_PER_TASK" "$bin/torchrun" \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
-    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
+    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "${hosts[0]}:29500" \
     ../../src/train.py --data "data/$corpus" --exp "exp/$corpus" --conf-dir conf --corpus "$corpus" \
     --conf "$conf" --seeds "$seeds" --backbone "$backbone" --weights "$weights"
 

@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import argparse
 
-from ast_repr import cli, devices, evaluation, features, manifest, run_config
+from ast_repr import cli, config, devices, evaluation, features, manifest
 from ast_repr.run_folder import RunFolder
 from ast_repr.training import trainer
 
@@ -20,9 +20,7 @@ from ast_repr.training import trainer
 def main(args: argparse.Namespace) -> None:
     clips, classes = manifest.read(args.data)
     confs = cli.confs(args, lacking=features.lacking(clips))
-    runs = run_config.of_runs(
-        confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
-    )
+    runs = config.of_runs(confs, args.seeds, args.data, clips, classes, args.backbone, args.weights)
     device = devices.choose(args.device)
     evaluator = evaluation.Evaluator(args.data, clips, classes, args.weights, device)
     for conf in runs:
@@ -31,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{run}: skipped (not trained)")
             continue
         state = evaluation.read_state(run)
-        run_config.refuse_other(run, state["about"]["config"], conf)
+        config.refuse_other(run, state["about"]["config"], conf)
         evaluation.check_finished(run, state, trainer.Plan.of(conf))
         # A run may use the classes that this command's configs name, whatever its files hold.
         allow = conf.outside_classes | set(args.allow_class)

@@ -29,7 +29,6 @@ from ast_repr import (
     features,
     manifest,
     model_spec,
-    run_config,
 )
 from ast_repr.options import add_training_options
 from ast_repr.run_folder import RunFolder
@@ -47,9 +46,7 @@ def main(args):
         atomic.sweep(folder)
     confs = cli.confs(args, lacking=features.lacking(clips))
     confs = possible(confs, classes, args)
-    runs = run_config.of_runs(
-        confs, args.seeds, args.data, clips, classes, args.backbone, args.weights
-    )
+    runs = config.of_runs(confs, args.seeds, args.data, clips, classes, args.backbone, args.weights)
     device_groups = devices.device_groups(args.device, args.ngpu, args.jobs, len(runs))
     context = build_context(args, clips, classes)
     if args.dry_run:
@@ -178,10 +175,10 @@ def prepare_run_folder(run: RunFolder, conf: Config, overwrite: bool) -> None:
     state = trainer.read_last(run)
     saved = read_config(run)
     if state is not None:
-        run_config.refuse_other(run, state["about"]["config"], conf)
+        config.refuse_other(run, state["about"]["config"], conf)
         trainer.restore_copies(run, state)
     elif saved is not None:
-        run_config.refuse_other(run, saved, conf)
+        config.refuse_other(run, saved, conf)
     elif not run.is_empty():
         raise config.ConfigError(
             f"{run}: neither last.pt nor a readable config.yaml says how it was made; "

@@ -25,7 +25,7 @@ TOP_LEVEL = {
 NETWORKS = {"backbones", "reprogrammers", "heads"}
 DATA = {"data", "manifest", "corpora", "audio", "features"}
 # Only the scripts and commands know command lines and configs.
-FRONT = {"cli", "commands", "config", "options", "run_config"}
+FRONT = {"cli", "commands", "config", "options"}
 WITHOUT_TORCH = [
     "cli",
     "config",
@@ -36,7 +36,6 @@ WITHOUT_TORCH = [
     "pretrained",
     "processes",
     "report",
-    "run_config",
     "run_folder",
 ]
 STANDARD_LIBRARY_ONLY = ["choices", "escaping", "options"]

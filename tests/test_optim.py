@@ -68,7 +68,7 @@ def test_an_unknown_schedule_lists_what_there_is():
         match="unknown schedule 'cosin': did you mean 'cosine'. valid: constant, cosine, steps",
     ):
         factor("cosin", 0, 1)
-    with pytest.raises(TypeError, match="gama"):
+    with pytest.raises(ValueError, match="gama"):
         factor("steps", 0, 1, gama=0.5)
 
 

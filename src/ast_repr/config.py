@@ -1,4 +1,4 @@
-"""Configs: YAML files that hold only what differs from others.
+"""Configs: YAML files that hold only their differences from others.
 
     base: ast_linear.yaml             another conf, which this one is merged over
     reprogrammer: {name: unet, ...}   an entry of a registry by its name, with its keywords
@@ -16,15 +16,19 @@ their choice of weights, and whether they are trained, stays.
 
 A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`. A study (studies.yaml)
 is a list of confs and variants that answer one question; its name stands for all of them.
+
+The config of a run has a section "run" too, which identifies the run by content: its conf and seed,
+and the manifest, classes and weights that it is made from.
 """
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from . import atomic, choices, records, typecheck, yaml_file
+from . import atomic, choices, identity, manifest, pretrained, typecheck, yaml_file
 from .choices import unknown
-from .settings import Config
+from .settings import Config, RunIdentity
 
 BASE = "base.yaml"
 STUDIES = "studies.yaml"
@@ -49,8 +53,10 @@ def studies(folder: str | Path) -> dict[str, list[str]]:
         ConfigError: the file is not YAML, or a study has no list of confs.
     """
     path = Path(folder) / STUDIES
+    if not path.is_file():
+        return {}
     confs = {}
-    for name, study in (read(path) if path.is_file() else {}).items():
+    for name, study in read(path).items():
         listed = study.get("confs") if isinstance(study, dict) else None
         if not typecheck.matches(listed, list[str]):
             raise ConfigError(f"{path}: {name}: no list of confs; expected confs: [A, B, ...]")
@@ -70,9 +76,9 @@ def select(folder: str | Path, wanted: str) -> list[str]:
     known = choices.confs(folder)
     groups = studies(folder) | {"all": known}
     chosen = []
-    for name in wanted.split(","):
-        if name.strip():
-            chosen += groups.get(name.strip(), [name.strip()])
+    for name in map(str.strip, wanted.split(",")):
+        if name:
+            chosen += groups.get(name, [name])
     for name in chosen:
         stem, *settings = name.split("+")
         if stem not in known:
@@ -124,11 +130,52 @@ def load(
     if network != AST:
         config = _with_network(config, folder / f"backbone_{network}.yaml")
     if protocol != "clean":
-        config = overlay(config, _protocol(folder, protocol))
+        path = folder / f"protocol_{protocol}.yaml"
+        if not path.is_file():
+            raise ConfigError(unknown("protocol", protocol, choices.protocols(folder)))
+        config = overlay(config, read(path))
         config = overlay(config, conditional.get(protocol, {}))
     for setting in (*variations, *settings):
         config = overlay(config, _setting(setting))
     return build(config)
+
+
+def of_runs(
+    confs: dict[str, Config],
+    seeds: Iterable[int],
+    data: str | Path,
+    clips: list[manifest.Clip],
+    classes: list[str],
+    backbone: str,
+    weights: str | Path,
+) -> list[Config]:
+    """Make the config of each run: each conf with each seed.
+
+    Args:
+        confs: by name.
+        data: folder of the corpus; `clips` and `classes` are those of its manifest.
+        backbone: its name in the catalogue; `weights`: its file.
+
+    Raises:
+        ValueError: the weights are the catalogue's, and damaged.
+    """
+    pretrained.verify_weights(backbone, weights)
+    manifest_sha256 = manifest.content_sha256(clips, classes)
+    weights_sha256 = identity.of_file(weights)
+    configs = []
+    for name, conf in confs.items():
+        for seed in seeds:
+            run = RunIdentity(
+                corpus=Path(data).name,
+                manifest_sha256=manifest_sha256,
+                classes=classes,
+                backbone=backbone,
+                weights_sha256=weights_sha256,
+                conf=name,
+                seed=seed,
+            )
+            configs.append(replace(conf, run=run))
+    return configs
 
 
 def overlay(below: dict, above: dict) -> dict:
@@ -149,13 +196,13 @@ def build(values: dict) -> Config:
     Raises:
         ConfigError: an unknown key, a wrong type, or a value out of range; the key is named.
     """
-    keys = _flatten(values)
-    for old, remedy in MOVED.items():
-        if any(key == old or key.startswith(f"{old}.") for key in keys):
-            raise ConfigError(f"config {old}: {remedy}")
+    for key in _flatten(values):
+        for old, remedy in MOVED.items():
+            if f"{key}.".startswith(f"{old}."):
+                raise ConfigError(f"config {old}: {remedy}")
     try:
         return Config.from_dict(values)
-    except records.RecordError as error:
+    except typecheck.RecordError as error:
         raise ConfigError(f"config {error}") from error
 
 
@@ -168,7 +215,7 @@ def differences(saved: dict, config: Config) -> list[str]:
     """List the keys in which a saved config differs from this one, as "key: saved -> now".
 
     Args:
-        saved: what a file or a checkpoint holds.
+        saved: nested dicts, from a file or a checkpoint.
     """
     before = _flatten(saved)
     now = _flatten(config.to_dict())
@@ -177,6 +224,20 @@ def differences(saved: dict, config: Config) -> list[str]:
         if before.get(key) != now.get(key):
             differing.append(f"{key}: {before.get(key)!r} -> {now.get(key)!r}")
     return differing
+
+
+def refuse_other(folder: object, saved: dict, config: Config) -> None:
+    """Refuse a run that was trained with another config.
+
+    Raises:
+        ConfigError: the keys that differ are named.
+    """
+    differing = differences(saved, config)
+    if differing:
+        raise ConfigError(
+            f"{folder} was trained with a different config: {'; '.join(differing)}; "
+            "use that config, or pass --overwrite to retrain"
+        )
 
 
 def read(path: Path) -> dict:
@@ -214,13 +275,6 @@ def _with_network(config, path):
         return config
     above = read(path)
     return overlay(config, above | {"backbone": backbone | above["backbone"]})
-
-
-def _protocol(folder, name):
-    path = folder / f"protocol_{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(unknown("protocol", name, choices.protocols(folder)))
-    return read(path)
 
 
 def _setting(text):

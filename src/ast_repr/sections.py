@@ -1,16 +1,11 @@
-"""Check the registry sections of a conf before anything is computed.
+"""Check of the registry sections of a conf before anything is computed: all are built once."""
 
-What is quick to build is built, so that values out of range are refused as well; of the rest, names
-and keywords are compared with the constructors.
-"""
-
-from torch import nn
-
-from . import backbones, features, heads, methods, registry, reprogrammers
+from . import backbones, features, methods, model_spec, registry
+from .classifier import build_model
 from .settings import Backbone, Config
 from .training import optim
 
-KINDS = ("feature", "reprogrammer", "backbone", "head", "method")
+QUICK_AST = {"embed_dim": 8, "depth": 1, "num_heads": 1, "n_source": 2}
 
 
 def check(conf: Config) -> None:
@@ -19,21 +14,31 @@ def check(conf: Config) -> None:
     Raises:
         ValueError: the message lists the choices.
     """
-    kwargs = {}
-    for kind in KINDS:
-        section = getattr(conf, kind).to_dict()
-        kwargs[kind] = registry.resolve(kind, section, conf.outside_classes)
-    feature = features.build(**kwargs["feature"])
-    reprogrammers.build(frames=feature.frames, bins=feature.bins, **kwargs["reprogrammer"])
-    _check_backbone(conf.backbone, kwargs["backbone"]["name"])
-    given = ("n_classes", "embed_dim", "n_source", "groups", "activation")
-    _check(heads.HEADS, "head", kwargs["head"], given)
-    _check(methods.METHODS, "method", kwargs["method"], ("model",))
-    optim.build(model=_Trainable(), **conf.optimizer.to_dict())
-    _check(optim.SCHEDULES, "schedule", conf.schedule.to_dict(), ("epoch", "epochs"))
+    allow = conf.outside_classes
+    feature = features.build(**registry.resolve("feature", conf.feature.to_dict(), allow))
+    _check_backbone(conf.backbone)
+    options = {"frames": feature.frames, "mels": feature.bins, "mean": 0.0, "std": 1.0}
+    if conf.backbone.name == "ast":
+        options |= QUICK_AST
+    head = conf.head.to_dict()
+    if model_spec.maps_by_name(conf):
+        head["groups"] = [[0]]
+    backbone = {
+        "name": conf.backbone.name,
+        "options": conf.backbone.options | options,
+        "file": None,
+        "seed": 0,
+        "finetune": conf.backbone.finetune,
+    }
+    model = build_model(["class"], "none", conf.reprogrammer.to_dict(), backbone, head, allow)
+    method = registry.resolve("method", conf.method.to_dict(), allow, given=("model",))
+    methods.build(model=model, **method)
+    if model.trainable_parameters():
+        optim.build(model=model, **conf.optimizer.to_dict())
+    optim.factor(epoch=0.0, epochs=1, **conf.schedule.to_dict())
 
 
-def _check_backbone(section: Backbone, entry):
+def _check_backbone(section: Backbone):
     if section.name == "ast" and section.options:
         raise ValueError(
             f"option {min(section.options)!r} of backbone 'ast': its dimensions are those of its "
@@ -43,21 +48,3 @@ def _check_backbone(section: Backbone, entry):
         raise ValueError(
             f"option weights of backbone {section.name!r}: none; expected pretrained or random"
         )
-    options = {"name": entry, **section.options}
-    _check(backbones.BACKBONES, "backbone", options, ("frames", "mels", "mean", "std"))
-
-
-def _check(entries, kind, section, given):
-    options = dict(section)
-    registry.check(kind, entries, options.pop("name"), options, given)
-
-
-class _Trainable(nn.Module):
-    """The smallest model that an optimizer can be built for."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(1, 1)
-
-    def trainable_parameters(self):
-        return list(self.parameters())

@@ -1,20 +1,16 @@
-"""The settings of a run as typed values; egs/openmic/conf/base.yaml explains and sets every key.
+"""Typed settings of a run; egs/openmic/conf/base.yaml explains and sets every key.
 
-`config` reads them from files; what is below the scripts knows only these dataclasses.
+`config` reads them from files; modules below the scripts know only these dataclasses.
 """
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import records, registry, typecheck
-from .records import Range, number
+from . import registry, typecheck
+from .typecheck import Range, number
 
-OPTIONS = {  # of registry sections: ranges that the constructors do not check
-    "optimizer.lr": Range(0),
-    "optimizer.head_lr": Range(0),
-    "optimizer.weight_decay": Range(0),
-}
+OPTIMIZER_RANGES = dict.fromkeys(("lr", "head_lr", "weight_decay"), Range(0))
 
 
 @dataclass(frozen=True)
@@ -26,21 +22,28 @@ class Section:
 
     @classmethod
     def from_plain(cls, values: Any, where: str) -> "Section":
-        """Build a section from {"name": ..., its options}; see `records.build`."""
+        """Build a section from {"name": ..., its options}; see `typecheck.build`."""
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-            raise records.RecordError(
+            raise typecheck.RecordError(
                 f"{where}: {typecheck.shown(values)}; expected a section with a name and options"
             )
-        options = {key: value for key, value in values.items() if key != "name"}
-        for key, value in options.items():
-            numbers = OPTIONS.get(f"{where}.{key}")
-            if numbers is not None:
-                records.check(f"{where}.{key}", value, float | None, numbers)
-        return cls(values["name"], options)
+        options = dict(values)
+        fields = {}
+        for field in dataclasses.fields(cls):
+            if field.name in options and field.name != "options":
+                value = options.pop(field.name)
+                fields[field.name] = typecheck.check(f"{where}.{field.name}", value, field.type)
+        if where == "optimizer":
+            for key in options.keys() & OPTIMIZER_RANGES.keys():
+                numbers = OPTIMIZER_RANGES[key]
+                typecheck.check(f"{where}.{key}", options[key], float | None, numbers)
+        return cls(options=options, **fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """The section as in a file."""
-        return {"name": self.name, **self.options}
+        """Return the section as in a file."""
+        values = dict(vars(self))
+        options = values.pop("options")
+        return values | options
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,6 @@ class Backbone(Section):
 
     weights: Literal["pretrained", "random", "none"] = "none"
     finetune: bool = False
-
-    @classmethod
-    def from_plain(cls, values: Any, where: str) -> "Backbone":
-        """Build the section; see `Section.from_plain`."""
-        section = Section.from_plain(values, where)
-        options = dict(section.options)
-        weights = options.pop("weights", "none")
-        finetune = options.pop("finetune", False)
-        records.check(f"{where}.weights", weights, Literal["pretrained", "random", "none"])
-        records.check(f"{where}.finetune", finetune, bool)
-        return cls(section.name, options, weights, finetune)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The section as in a file."""
-        trained = {"weights": self.weights, "finetune": self.finetune}
-        return {"name": self.name, **trained, **self.options}
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Augment:
-    """SpecAugment: longest stripe in frames and in bands, and what fills it."""
+    """SpecAugment: longest stripe in frames and in bands, and the value that fills it."""
 
     time: int = number(0)
     freq: int = number(0)
@@ -154,7 +141,7 @@ class Config:
         Raises:
             RecordError: an unknown or missing key, a wrong type, or a value out of range.
         """
-        return records.build(cls, values)
+        return typecheck.build(cls, values)
 
     @property
     def outside_classes(self) -> set[str]:
@@ -162,14 +149,13 @@ class Config:
         return registry.outside(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as nested dicts of plain values, as in files and checkpoints."""
+        """Return the config as nested dicts of plain values, as in files and checkpoints."""
         values = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
             if isinstance(value, Section):
                 value = value.to_dict()
             elif dataclasses.is_dataclass(value):
                 value = dataclasses.asdict(value)
             if value is not None:
-                values[field.name] = value
+                values[name] = value
         return values

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TypeVar
 
-from .. import records, yaml_file
+from .. import typecheck, yaml_file
 
 T = TypeVar("T")
 
@@ -18,11 +18,11 @@ def read(path: Path, kind: type[T]) -> dict[str, T]:
     """
     values = yaml_file.read(path)
     if not isinstance(values, dict):
-        raise records.RecordError(f"{path}: a {type(values).__name__}, expected entries by name")
+        raise typecheck.RecordError(f"{path}: a {type(values).__name__}, expected entries by name")
     entries = {}
     for name, value in values.items():
         try:
-            entries[str(name)] = records.build(kind, value, str(name))
-        except records.RecordError as error:
-            raise records.RecordError(f"{path}: {error}") from error
+            entries[str(name)] = typecheck.build(kind, value, str(name))
+        except typecheck.RecordError as error:
+            raise typecheck.RecordError(f"{path}: {error}") from error
     return entries

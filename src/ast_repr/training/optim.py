@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from ..registry import unknown
+from .. import registry
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -34,7 +34,7 @@ def build(
             train.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
+        raise ValueError(registry.unknown("optimizer", name, OPTIMIZERS))
     if lr is None:
         raise ValueError(f"optimizer {name!r} needs: lr")
     head = [p for p in model.head.parameters() if p.requires_grad]
@@ -86,9 +86,7 @@ def factor(name: str, epoch: float, epochs: int, **options) -> float:
     """Compute the factor of the learning rate at `epoch` (fractional: epochs done) of `epochs`.
 
     Raises:
-        ValueError: an unknown name; the message lists the valid ones.
-        TypeError: an unknown option.
+        ValueError: an unknown name or option; the message lists the valid ones.
     """
-    if name not in SCHEDULES:
-        raise ValueError(unknown("schedule", name, SCHEDULES))
-    return SCHEDULES[name](epoch, epochs, **options)
+    keywords = {"epoch": epoch, "epochs": epochs, **options}
+    return registry.build("schedule", SCHEDULES, name, keywords)

@@ -1,5 +1,6 @@
 """The AST: equal to transformers' with the same weights, in every layout."""
 
+import json
 import re
 import shutil
 import sysconfig
@@ -195,6 +196,18 @@ def test_dims_that_shapes_cannot_tell_come_from_the_config_beside_the_file(tmp_p
     assert weights.read_header(path)["dims"] == ODD
     (tmp_path / "config.json").unlink()
     with pytest.raises(WeightsError, match="config.json"):
+        weights.read_header(path)
+
+
+def test_statistics_come_from_the_hub_s_preprocessor_beside_the_file(tmp_path, spread):
+    path, _ = in_layout("hub", tmp_path, spread)
+    assert "mean" not in weights.read_header(path)
+    config = {"feature_extractor_type": "ASTFeatureExtractor", "mean": -6.8, "std": 5.5}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    header = weights.read_header(path)
+    assert (header["mean"], header["std"]) == (-6.8, 5.5)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config | {"std": "wide"}))
+    with pytest.raises(WeightsError, match="preprocessor_config.json"):
         weights.read_header(path)
 
 

@@ -14,7 +14,7 @@ CONTENT = b"weights" * 50
 @pytest.fixture
 def entry(tmp_path, monkeypatch):
     """A backbone on the hub."""
-    fields = dict.fromkeys(("mean", "std", "layout", "labels", "dims", "licence"))
+    fields = dict.fromkeys(("labels", "licence"))
     fields |= {
         "file": "downloads/big.safetensors",
         "hub": {"repo": "me/big", "revision": "abc", "file": "model.safetensors"},
@@ -75,6 +75,12 @@ def test_a_failed_download_says_what_to_do_by_hand(entry, hub):
     with pytest.raises(RuntimeError, match=r"me/big.*cannot be downloaded.*big\.safetensors"):
         entry.fetch()
     assert not entry.path.exists()
+
+
+def test_statistics_are_those_of_the_catalogue_unless_the_file_has_them():
+    assert pretrained.statistics("ast_audioset") == {"mean": -4.2677393, "std": 4.5689974}
+    assert pretrained.statistics("ast_tiny_synth") == {}
+    assert pretrained.statistics("my_ast") == {}
 
 
 def test_the_shipped_files_are_those_of_the_catalogue():

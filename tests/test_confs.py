@@ -56,6 +56,18 @@ def build(conf, backbone_file, clips):
     return build_model(CLASSES, **spec), feature
 
 
+def test_a_backbone_is_normalised_as_the_catalogue_says(tiny_ast, tmp_path, monkeypatch):
+    path = tmp_path / "tiny.safetensors"
+    weights.save(tiny_ast(frames=1024, mels=128), path)
+    header = {"dims": weights.read_header(path)["dims"]}  # as of a file of the hub
+    monkeypatch.setattr(weights, "read_header", lambda path: header)
+    monkeypatch.setattr(pretrained, "statistics", lambda name: {"mean": -6.8, "std": 5.5})
+    conf = replace(config.load(SHIPPED, "ast_linear"), run=RUN)
+    spec = model_spec.from_config(conf, CLASSES, features.build("logmel"), None, "other", path)
+    options = spec["backbone"]["options"]
+    assert (options["mean"], options["std"]) == (-6.8, 5.5)
+
+
 @pytest.mark.parametrize(
     "name", [name for confs in config.studies(SHIPPED).values() for name in confs]
 )

@@ -54,27 +54,30 @@ def test_a_run_is_tried_and_nothing_is_left_behind(tmp_path, monkeypatch):
 def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
     tried = {}
 
-    def train(folder, conf, context, group, device):
-        tried.update(
-            {
-                split: len(own)
-                for split, own in context.memory[experiment.key(conf, context.keep)][0].items()
-            }
-        )
+    def train(trial):
+        splits, _ = trial.load_splits()
+        tried.update({split: len(clips) for split, clips in splits.items()})
         rows = [
             {"epoch": 1, "seconds": 100.0},
             {"epoch": 2, "seconds": 2.0},
         ]  # the first pays for what is done once
         about = {"prepare_seconds": 3.0, "shared_seconds": 2.0}
         state = {"history": rows, "about": about, "method": {}, "hashes": {}}
-        checkpoint.save(folder / "last.pt", state)
+        checkpoint.save(trial.run.last, state)
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(estimate.Trial, "train", train)
     cost = estimate._try(
         conf(), context(400, 40), torch.device("cpu"), estimate.STEPS, torch.get_num_threads()
     )
     assert tried == {"train": estimate.STEPS * 4, "valid": 2}
     assert (cost.epoch_s, cost.prepare_s, cost.shared_s) == (2.0 * 25, 3.0 * 25, 2.0 * 25)
+
+
+def test_a_method_s_first_stage_is_tried_too():
+    values = conf().to_dict()
+    values["method"] = {"name": "label_enhancement", "epochs": 3}
+    cost = estimate.estimate(Config.from_dict(values), context(40, 8), torch.device("cpu"))
+    assert cost.epochs == 7 and cost.epoch_s > 0
 
 
 def test_the_total_counts_once_what_seeds_share(monkeypatch, capsys):

@@ -244,7 +244,7 @@ def test_stage_one_takes_missing_labels_for_negatives_and_stage_two_prunes_the_l
     assert first.mask.all() and torch.equal(
         first.targets, torch.where(train.mask, train.targets, 0.0)
     )
-    assert not method.selectable(1) and method.selectable(2)
+    assert method.first_selectable == 2
     model.w.data.fill_(2.0)  # what stage one learned; scores rise with x
     second = method.start_epoch(2, train, own, CPU)
     # Missing in class a: clips 0, 2, 3 (x 3, 2, 0), of which round(1.5) = 2 go: 0 and 2.

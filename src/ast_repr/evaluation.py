@@ -147,7 +147,7 @@ class Evaluator:
                 model, _ = inference.restore(path, self.weights, allow)
                 scores = probabilities(model.to(self.device), test.batches(BATCH), self.device)
                 values = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), scores)
-                line["valid"] = {name: values[name] for name in metrics.SUMMARY}
+                line[SPLIT] = {name: values[name] for name in metrics.SUMMARY}
         chosen = run.epoch(trainer.best(history, select)["epoch"])
         atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
         return history
@@ -251,7 +251,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
         "selection": {
             **asdict(select),
             "epoch": chosen["epoch"],
-            "value": chosen["valid"][select.metric],
+            "value": chosen[select.split][select.metric],
         },
         "epochs": epochs,
         "ended_at_cap": was_validated and not stopped_improving,

@@ -179,7 +179,7 @@ def from_config(
         "head": head,
         "backbone": {
             "name": config.backbone.name,
-            "options": _backbone_options(config.backbone, feature, weights_file),
+            "options": _backbone_options(config.backbone, feature, backbone, weights_file),
             "source": backbone,
             "file": str(Path(weights_file).resolve()) if is_pretrained else None,
             "seed": config.run.seed,
@@ -188,16 +188,21 @@ def from_config(
     }
 
 
-def _backbone_options(section, feature, weights_file):
-    """Keywords of the backbone's constructor, some from the header of pre-trained weights."""
+def _backbone_options(section, feature, backbone, weights_file):
+    """Keywords of the backbone's constructor.
+
+    Those of a pre-trained one are in its file, or else in the catalogue; the statistics of an AST
+    that has them in neither are AudioSet's, which the feature has.
+    """
     shape = {"frames": feature.frames, "mels": feature.bins}
     statistics = {"mean": feature.mean, "std": feature.std}
     dims = {}
     if section.name in backbones.PRETRAINED:
         header = backbones.weights.read_header(weights_file)
         dims = header["dims"]
-        for key in statistics:
-            statistics[key] = header.get(key, statistics[key])
+        statistics |= pretrained.statistics(backbone)
+        for key in statistics.keys() & header.keys():
+            statistics[key] = header[key]
     return dims | section.options | shape | statistics
 
 

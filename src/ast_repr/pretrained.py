@@ -36,12 +36,10 @@ class Entry:
     hub: dict | None
     bytes: int | None
     sha256: str | None
-    mean: float | None
-    std: float | None
-    layout: str
     labels: str | None
-    dims: dict
     licence: str
+    mean: float | None = None
+    std: float | None = None
     network: str = "ast"
     package: dict | None = None
 
@@ -188,6 +186,17 @@ def network(name: str | None) -> str:
     if name is None or name not in names():
         return "ast"
     return find(name).network
+
+
+def statistics(name: str) -> dict[str, float]:
+    """Return the mean and std of the log-mels that a backbone was trained on.
+
+    Empty if its file says them, or it is not in the catalogue.
+    """
+    if name not in names():
+        return {}
+    entry = find(name)
+    return {} if entry.mean is None else {"mean": entry.mean, "std": entry.std}
 
 
 def zero_shot(name: str) -> dict:

@@ -82,40 +82,14 @@ def build(
         ValueError: an unknown name or keyword (the message lists the valid ones), a missing
             keyword, or a value of the wrong type.
     """
-    entry = _find(kind, entries, name)
-    parameters = inspect.signature(entry).parameters
-    kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
-    _check_options(kind, _name_of(name), parameters, kwargs, kwargs.keys())
-    return entry(**kwargs)
-
-
-def check(
-    kind: str,
-    entries: Mapping[str, Callable],
-    name: str | type,
-    options: dict[str, Any],
-    offered: Collection[str] = (),
-) -> None:
-    """Raise the ValueError of `build` for these options, without building anything."""
-    parameters = inspect.signature(_find(kind, entries, name)).parameters
-    given = options.keys() | (set(offered) & parameters.keys())
-    _check_options(kind, _name_of(name), parameters, options, given)
-
-
-def _find(kind, entries, name):
     entry = name if inspect.isclass(name) else entries.get(name)
     if entry is None:
         raise ValueError(unknown(kind, name, entries))
-    return entry
-
-
-def _name_of(name):
-    return f"{name.__module__}.{name.__qualname__}" if inspect.isclass(name) else name
-
-
-def _check_options(kind, name, parameters, options, given):
-    """Refuse unknown options, options of the wrong type, and missing ones."""
-    for key, value in options.items():
+    if inspect.isclass(name):
+        name = f"{name.__module__}.{name.__qualname__}"
+    parameters = inspect.signature(entry).parameters
+    kwargs = kwargs | {key: value for key, value in (offered or {}).items() if key in parameters}
+    for key, value in kwargs.items():
         if key not in parameters:
             raise ValueError(unknown(f"option of {kind} {name!r}", key, parameters))
         annotation = parameters[key].annotation
@@ -124,9 +98,10 @@ def _check_options(kind, name, parameters, options, given):
                 f"option {key} of {kind} {name!r}: {typecheck.shown(value)}; "
                 f"expected {typecheck.expected(annotation)}"
             )
-    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in given]
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in kwargs]
     if missing:
         raise ValueError(f"{kind} {name!r} needs: {', '.join(missing)}")
+    return entry(**kwargs)
 
 
 def _import(kind, name):

@@ -28,7 +28,7 @@ from safetensors.torch import save as serialise
 from torch import nn
 from torch.nn import functional
 
-from .. import atomic
+from .. import atomic, typecheck
 from ..checkpoint import refuse_compressed
 
 Tensors = dict[str, torch.Tensor]
@@ -75,8 +75,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """Read the dims and the layout of a weight file.
 
     Returns:
-        dict: `layout`, `dims` (keywords of `backbones.build`) and, in files of this project,
-        `mean`, `std` and `source_classes`.
+        dict: `layout`, `dims` (keywords of `backbones.build`), `mean` and `std` if the file or the
+        hub's `preprocessor_config.json` beside it says them, and `source_classes` in files of this
+        project.
 
     Raises:
         WeightsError: missing, truncated, malicious, or not the weights of a backbone.
@@ -84,7 +85,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     metadata, tensors = _read(path)
     layout, state = _canonical(path, metadata, tensors)
     if layout != "ast_repr":
-        return {"layout": layout, "dims": _infer_dims(path, state)}
+        return {"layout": layout, "dims": _infer_dims(path, state), **_statistics(path)}
     try:
         header = json.loads(metadata["ast_repr"])
     except (KeyError, ValueError) as error:
@@ -332,8 +333,22 @@ def _infer_dims(path: str | Path, state: Tensors) -> dict[str, int]:
     )
 
 
+def _statistics(path: str | Path) -> dict[str, float]:
+    """Read mean and std of the log-mels from a `preprocessor_config.json` beside the file."""
+    config = _config(Path(path).with_name("preprocessor_config.json"))
+    if config.get("feature_extractor_type") != "ASTFeatureExtractor":
+        return {}
+    statistics = {key: config.get(key) for key in ("mean", "std")}
+    if not all(typecheck.matches(value, float) for value in statistics.values()):
+        raise WeightsError(
+            f"{path}: preprocessor_config.json beside it has no numbers mean and std; "
+            "complete it or move it away"
+        )
+    return statistics
+
+
 def _config(path: Path) -> dict[str, Any]:
-    """Read a config.json; empty if there is none."""
+    """Read a JSON file; empty if there is none."""
     if not path.is_file():
         return {}
     try:

@@ -8,7 +8,12 @@ class Method(nn.Module):
     """Train `model`, which maps features to logits (B, K): a Reprogrammed or a HeadOnlyModel.
 
     Subclasses define `step`.
+
+    Attributes:
+        first_selectable: number, from 0, of the first epoch whose model may be selected.
     """
+
+    first_selectable = 0
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -22,10 +27,6 @@ class Method(nn.Module):
     def start_epoch(self, epoch: int, clips, optimizer, device):
         """Return the training clips of this epoch: dataset.Clips, as given or with other labels."""
         return clips
-
-    def selectable(self, epoch: int) -> bool:
-        """True if the model of this epoch may be selected."""
-        return True
 
     def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
         """Compute the losses of a batch: {"loss": scalar to be minimised, and its parts}.

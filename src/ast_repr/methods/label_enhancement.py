@@ -43,20 +43,16 @@ class LabelEnhancement(Supervised):
                 f"label_enhancement: epochs {epochs}, prune {prune}; "
                 "expected at least one epoch and a fraction from 0 to 1"
             )
-        self.epochs = epochs
+        self.first_selectable = epochs  # of stage 2
         self.prune = prune
         self.first = copy.deepcopy(model.trainable_state_dict())  # the start of both stages
         self.teacher = None  # state at the end of stage 1
         self.enhanced = None  # the clips of stage 2
 
-    def selectable(self, epoch: int) -> bool:
-        """True if the epoch belongs to stage 2."""
-        return epoch >= self.epochs
-
     def start_epoch(self, epoch: int, clips, optimizer, device):
         """Return the clips with missing labels as negatives, in stage 2 without the pruned ones."""
         targets = torch.where(clips.mask, clips.targets, 0.0)
-        if epoch < self.epochs:
+        if epoch < self.first_selectable:
             return clips.with_labels(targets, torch.ones_like(clips.mask))
         if self.teacher is None:
             self.teacher = copy.deepcopy(self.model.trainable_state_dict())

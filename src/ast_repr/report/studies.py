@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..records import RecordError
+from ..typecheck import RecordError
 from . import conf_file
 from .results import Table
 

@@ -6,18 +6,17 @@ made in a separate process, whose peak of memory is then the run's.
 """
 
 import contextlib
+import math
 import os
 import resource
 import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
-from .. import devices, distributed, features, processes, registry
+from .. import devices, distributed, processes
 from ..data import dataset
-from ..run_folder import RunFolder
 from ..settings import Config
 from . import experiment, trainer
 from .trainer import format_duration
@@ -61,13 +60,43 @@ class Cost:
         )
 
 
+class Trial(experiment.Experiment):
+    """A run on the first clips, with random features, of as few epochs as show the cost of one.
+
+    Attributes:
+        clips: all clips by split.
+        tried: fraction of them that it uses.
+    """
+
+    def __init__(self, steps: int, *args):
+        super().__init__(*args)
+        self.clips = experiment.splits_of(self.context.clips, self.conf)
+        needed = steps * self.plan.batch_size
+        self.tried = min(1.0, needed / max(1, len(self.clips["train"])))
+
+    def load_splits(self) -> tuple[dict[str, dataset.Clips], str]:
+        """Return the first clips of each split with noise for features."""
+        splits = {}
+        for split, clips in self.clips.items():
+            clips = clips[: max(1, round(self.tried * len(clips)))]
+            noise = torch.randn(len(clips), *self.feature.shape).half()
+            splits[split] = dataset.Clips(clips, self.context.classes, noise.__getitem__)
+        return splits, "memory"
+
+    def build_trainer(self, trainee, method, augment_fn, about) -> trainer.Trainer:
+        """Build a trainer that ends after a few epochs that may be selected."""
+        epochs = method.first_selectable + EPOCHS
+        self.plan = replace(self.plan, epochs=epochs, patience=None)
+        return super().build_trainer(trainee, method, augment_fn, about)
+
+
 def estimate(
     conf: Config, context: experiment.RunContext, device: torch.device, steps: int = STEPS
 ) -> Cost:
     """Estimate the cost of the run that a resolved config describes.
 
     Args:
-        conf: the config, and under "run" what identifies the run.
+        conf: the config of a run.
         context: its features need not be there.
         device: the one that the run would be on.
         steps: of each epoch that is tried.
@@ -81,53 +110,23 @@ def _try(conf, context, device, steps, threads):
     torch.set_num_threads(threads)
     if device.type == "cpu":
         devices.keep_freed_memory()
-    feature = features.build(
-        **registry.resolve("feature", conf.feature.to_dict(), conf.outside_classes)
-    )
-    clips_of = experiment.splits_of(context.clips, conf)
-    n_clips = sum(map(len, clips_of.values()))
-    tried = min(1.0, steps * conf.train.batch_size / max(1, len(clips_of["train"])))
-    splits = {}
-    for split, clips in clips_of.items():
-        clips = clips[: max(1, round(tried * len(clips)))]
-        noise = torch.randn(len(clips), *feature.shape).half()
-        splits[split] = dataset.Clips(clips, context.classes, noise.__getitem__)
-    state = _train_quietly(_shortened(conf), context, splits, device)
+    group = PartialState(cpu=device.type == "cpu")
+    context = replace(context, data=None)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        trial = Trial(steps, folder, conf, context, group, device)
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            trial.train()
+        state = trainer.read_last(trial.run)
     about = state["about"]
     last = state["history"][-1]
     return Cost(
-        prepare_s=about["prepare_seconds"] / tried,
-        shared_s=about["shared_seconds"] / tried,
-        epoch_s=last["seconds"] / tried,
+        prepare_s=about["prepare_seconds"] / trial.tried,
+        shared_s=about["shared_seconds"] / trial.tried,
+        epoch_s=last["seconds"] / trial.tried,
         epochs=conf.train.epochs if last["epoch"] else 1,  # 1 if nothing needs gradients
         peak_bytes=_peak_memory(device),
-        feature_bytes=2 * n_clips * int(torch.tensor(feature.shape).prod()),
+        feature_bytes=2 * sum(map(len, trial.clips.values())) * math.prod(trial.feature.shape),
     )
-
-
-def _shortened(conf):
-    """The config with as few epochs as show what one costs."""
-    # None of a method's first stage may be selected.
-    epochs = EPOCHS + conf.method.options.get("epochs", 0)
-    return replace(conf, train=replace(conf.train, epochs=epochs, patience=None))
-
-
-def _train_quietly(conf, context, splits, device):
-    """Train on splits in memory; return what last.pt holds."""
-    context = replace(
-        context,
-        data=None,
-        keep="memory",
-        memory={experiment.key(conf, "memory"): (splits, "memory")},
-    )
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        stack.enter_context(contextlib.redirect_stdout(nowhere))
-        stack.enter_context(contextlib.redirect_stderr(nowhere))
-        group = PartialState(cpu=device.type == "cpu")
-        experiment.train(folder, conf, context, group, device)
-        return trainer.read_last(RunFolder(folder))
 
 
 def _peak_memory(device):

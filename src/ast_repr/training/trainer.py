@@ -119,7 +119,7 @@ class Trainer:
             started = time.monotonic()
             row = self._epoch(train)
             if self.group.is_main_process:
-                if valid is not None and self.method.selectable(len(self.history)):
+                if valid is not None and len(self.history) >= self.method.first_selectable:
                     row["valid"] = self.validate(valid)
                 row["seconds"] = round(time.monotonic() - started, 3)
             (row,) = broadcast_object_list([row])
@@ -131,10 +131,10 @@ class Trainer:
         return self.history
 
     def _check(self, valid):
-        epochs = self.plan.epochs
-        if self.optimizer and not any(map(self.method.selectable, range(epochs))):
+        if self.optimizer and self.plan.epochs <= self.method.first_selectable:
             raise ValueError(
-                f"none of {epochs} epochs may be chosen, its method needs more; raise train.epochs"
+                f"none of {self.plan.epochs} epochs may be chosen, its method needs more; "
+                "raise train.epochs"
             )
         if valid is not None and not valid.mask.any():
             raise RuntimeError(
@@ -281,7 +281,7 @@ class Trainer:
             "about": self.about,
         }
         if select.split == "test":
-            if self.method.selectable(len(self.history) - 1):
+            if len(self.history) > self.method.first_selectable:
                 path = self.run.epoch(row["epoch"])
                 checkpoint.save(path, used)
                 self.hashes[path.name] = identity.of_file(path)
@@ -428,14 +428,14 @@ def stopped_improving(history: list[dict], plan: Plan) -> bool:
 
 
 def best(history: list[dict], select: Select) -> dict | None:
-    """Return the epoch with the best value of the selection's metric on the validation split.
+    """Return the epoch with the best value of the selection's metric on its split.
 
     It is the earliest of several, and the last one if the metric has no value in any epoch, for
-    want of labels of both kinds. None if no epoch was validated.
+    want of labels of both kinds. None if no epoch was evaluated on that split.
     """
     sign = 1 if select.mode == "max" else -1
-    validated = [row for row in history if "valid" in row]
-    valued = [row for row in validated if row["valid"][select.metric] is not None]
+    evaluated = [row for row in history if select.split in row]
+    valued = [row for row in evaluated if row[select.split][select.metric] is not None]
     if not valued:
-        return validated[-1] if validated else None
-    return max(valued, key=lambda row: sign * row["valid"][select.metric])
+        return evaluated[-1] if evaluated else None
+    return max(valued, key=lambda row: sign * row[select.split][select.metric])

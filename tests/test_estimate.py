@@ -1,5 +1,6 @@
 """The cost of a run is scaled from a few of its steps; nothing is left behind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from helpers import plain_config
 
 import train as stage
 from ast_repr import checkpoint, cli, distributed, manifest
+from ast_repr.settings import Section
 from ast_repr.training import estimate, experiment
 
 CLASSES = ["a", "b"]
@@ -74,9 +76,8 @@ def test_what_few_clips_took_is_scaled_to_all(monkeypatch):
 
 
 def test_a_method_s_first_stage_is_tried_too():
-    values = conf().to_dict()
-    values["method"] = {"name": "label_enhancement", "epochs": 3}
-    cost = estimate.estimate(Config.from_dict(values), context(40, 8), torch.device("cpu"))
+    method = Section("label_enhancement", {"epochs": 3})
+    cost = estimate._try(replace(conf(), method=method), context(40, 8), torch.device("cpu"), 4, 1)
     assert cost.epochs == 7 and cost.epoch_s > 0
 
 

@@ -6,60 +6,20 @@ import json
 import numpy as np
 import pytest
 from helpers import call
-from test_report import make_run, record_files
+from report_runs import (
+    CLASSES,
+    arrays,
+    evaluate_on_truth,
+    make_run,
+    record_files,
+    scored,
+    with_truth,
+)
 
 import report
 from ast_repr import metrics
 from ast_repr.report import bootstrap, compare, pages, published, results, schema, tables
 from ast_repr.run_folder import RunFolder
-
-CLASSES = ["accordion", "banjo", "voice"]
-
-
-def arrays(seed, clips=24, noise=0.6):
-    """Labels that are the same for every seed, and scores that lean to them."""
-    rng = np.random.default_rng(7)
-    targets = rng.random((clips, len(CLASSES))).astype(np.float32)
-    mask = rng.random(targets.shape) < 0.7
-    scores = np.clip(
-        targets + np.random.default_rng(seed).normal(0, noise, targets.shape), 0, 1
-    ).astype(np.float32)
-    return {
-        "clips": np.array([f"{k:06d}_0" for k in range(clips)]),
-        "classes": np.array(CLASSES),
-        "scores": scores,
-        "targets": targets,
-        "mask": mask,
-    }
-
-
-def with_truth(found):
-    """The same clips, the truth of which is known: labels are wrong in a few cells."""
-    wrong = np.random.default_rng(8).random(found["targets"].shape) < 0.1
-    return found | {"truth": ((found["targets"] >= 0.5) ^ wrong).astype(np.int8)}
-
-
-def evaluate_on_truth(found):
-    every_cell = np.ones(found["truth"].shape, bool)
-    return metrics.evaluate(found["truth"], every_cell, found["scores"], classes=CLASSES)
-
-
-def scored(exp, conf, seed, found, **changes):
-    """A run folder whose results.json is that of its predictions.npz."""
-    value = metrics.evaluate(found["targets"], found["mask"], found["scores"], classes=CLASSES)
-    if "truth" in found:
-        every_cell = np.ones(found["truth"].shape, bool)
-        changes["truth"] = {
-            "sha256": "ef" * 32,
-            "metrics": evaluate_on_truth(found),
-            "constant_baselines": metrics.constant_baselines(
-                found["truth"], every_cell, classes=CLASSES
-            ),
-        }
-    folder = make_run(exp, conf, seed, metrics=value, clips=len(found["clips"]), **changes)
-    np.savez_compressed(folder / "predictions.npz", **found)
-    record_files(folder)
-    return folder
 
 
 def methods(exp, *confs):

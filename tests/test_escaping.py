@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 import pytest
+from report_runs import make_run, scores
 from test_export import CONFIG
-from test_report import make_run, scores
 
 from ast_repr import cli, escaping
 from ast_repr.export import model_card

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from helpers import call
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from test_compare import arrays, scored
-from test_report import PUBLISHED, entries, lines_of, make_run, record_files, run
+from report_runs import PUBLISHED, arrays, entries, lines_of, make_run, record_files, run, scored
 
 import report
 from ast_repr.report import (

@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import run_script
-from test_report import make_run
+from report_runs import make_run
 
 import report
 from ast_repr.report import front_page

@@ -4,147 +4,26 @@ import csv
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import call
+from report_runs import CLASSES, CONFS, PUBLISHED, entries, lines_of, make_run, run, scores
 
 import report
 from ast_repr import choices, identity
 from ast_repr.report import compare, pages, plots, published, results, schema, tables
-from ast_repr.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "src" / "report.py"
 CONF_DIR = ROOT / "egs" / "openmic" / "conf"
-CLASSES = ["accordion", "banjo", "voice"]
 OTHER_WEIGHTS = {"name": "tiny", "weights": "pretrained", "sha256": "cd" * 32}
-CONFS = {"ast_unet": ("unet", 5125), "ast_linear": ("none", 4265), "ast_noise": ("noise", 135_000)}
-
-
-def scores(value, classes=CLASSES):
-    one = {
-        "macro_f1": value,
-        "positive_f1": value - 0.1,
-        "absent_f1": value + 0.1,
-        "ap": value,
-        "auroc": 0.5,
-    }
-    one |= {"present": 10, "absent": 14}
-    summary = {
-        "macro_f1": value,
-        "positive_f1": value - 0.1,
-        "weighted_f1": value,
-        "map": value - 0.2,
-        "auroc": 0.5,
-    }
-    return summary | {
-        "per_instrument": {
-            name: one | {"macro_f1": value + 0.01 * k} for k, name in enumerate(classes)
-        }
-    }
-
-
-def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
-    """A run folder with plausible contents; `changes` replace keys of results.json."""
-    reprogrammer, trainable = CONFS.get(conf.partition("+")[0], ("cnn", 4285))
-    found = {
-        "corpus": exp.name,
-        "protocol": "clean",
-        "backbone": {"name": "tiny", "weights": "pretrained", "sha256": "ab" * 32},
-        "conf": conf,
-        "seed": seed,
-        "norm": "none",
-        "feature": "logmel",
-        "reprogrammer": reprogrammer,
-        "classes": CLASSES,
-        "trainable_parameters": trainable,
-        "total_parameters": 2_860_000,
-        "macs": 2_311_000_000,
-        "label_fraction": 1.0,
-        "selection": {
-            "split": "valid",
-            "metric": "macro_f1",
-            "mode": "max",
-            "epoch": 2,
-            "value": value,
-        },
-        "epochs": 3,
-        "train_seconds": 93.1,
-        "seconds_per_epoch": 31.03,
-        "split": "test",
-        "clips": 250,
-        "observed": 72,
-        "threshold": 0.5,
-        "metrics": scores(value),
-        "constant_baselines": {"always_absent": scores(0.348), "always_present": scores(0.299)},
-        "command": f"source run.sh --conf {conf} --seeds {seed}",
-        "machine": {
-            "device": "4 CPU threads",
-            "cores": 4,
-            "python": "3.11.7",
-            "torch": "2.11.0",
-            "platform": "Linux",
-        },
-        "commit": "abc1234",
-    }
-    folder = exp / conf / f"seed{seed}"
-    folder.mkdir(parents=True)
-    lines = (
-        {
-            "epoch": e,
-            "loss": 1 / e,
-            "lr": 0.001,
-            "seconds": 31.0,
-            "valid": {"macro_f1": value - 0.05 / e},
-        }
-        for e in (1, 2, 3)
-    )
-    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if example:
-        before = np.random.default_rng(seed).normal(size=(64, 16)).astype(np.float32)
-        np.savez(
-            folder / "example.npz",
-            before=before,
-            after=np.maximum(before, 0),
-            clip="000046_3840",
-            instruments="banjo, voice",
-        )
-    RunFolder(folder).write_results(found | changes)
-    record_files(folder)
-    return folder
-
-
-def record_files(folder):
-    """Store the sha256 of a run's files in its results, as the stage `score` does."""
-    run = RunFolder(folder)
-    paths = [path for path in (run.history, run.example, run.predictions) if path.is_file()]
-    hashes = {path.name: identity.of_file(path) for path in paths}
-    run.write_results(run.read_results() | {"files": hashes})
-
-
-def entries(**names):
-    """Entries of published.yaml that only name methods."""
-    return {conf: published.Entry(name) for conf, name in names.items()}
 
 
 def left_out(exp):
     """The only reason why something in `exp` is left out."""
     _, (reason,) = results.read(exp)
     return reason
-
-
-def lines_of(text, start):
-    """The lines of a table that begin with `start`, split at two spaces or more."""
-    return [
-        [cell.strip() for cell in line.split("  ") if cell.strip()]
-        for line in text.splitlines()
-        if line.startswith(start)
-    ]
 
 
 def grids(table):
@@ -287,13 +166,6 @@ def test_results_of_an_older_form_are_to_be_scored_again(tmp_path, key):
     assert reason.startswith(f"{path}: ") and key in reason and "stage score" in reason
 
 
-PUBLISHED = published.Published(
-    macro_f1=[80.0, 82.0],
-    source="The paper",
-    corpus="OpenMIC-2018",
-    protocol="chosen on test",
-    trainable_parameters=0.018,
-)
 COPY = {"clips": 5_085, "observed": 10_522}  # of OpenMIC-2018's test split
 
 
@@ -552,15 +424,6 @@ def test_a_split_that_allows_no_score_has_a_table_of_dashes(tmp_path):
     assert lines_of(pages.text(pages.blocks(table)), "ast_unet")[0][4:] == ["-"] * 4
     with pytest.raises(results.ResultsError, match="both kinds"):
         compare.compare(*table.methods)
-
-
-def run(*args, prelude=""):
-    """report.py as a person runs it; `prelude` may ask for what it leaves in sys.modules."""
-    code = f"import atexit, runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {prelude}"
-    code += f"\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import start, wait_until
 
-from ast_repr import processes
+from ast_repr import backbones, processes
+from ast_repr.backbones import weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,8 +112,11 @@ def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_p
 
 @pytest.mark.slow
 def test_pretraining_ends_with_a_line_when_one_of_its_processes_is_killed(tmp_path):
+    teacher = tmp_path / "teacher.safetensors"
+    weights.save(backbones.build("musicnn"), teacher)
     command = [sys.executable, ROOT / "src" / "pretrain.py", "--out", tmp_path / "out.safetensors"]
-    process = start([*command, "--data", tmp_path / "data", "--nj", "2"])
+    command += ["--data", tmp_path / "data", "--nj", "2", "--teacher", teacher, "--soundfonts"]
+    process = start(command)
     wait_until(lambda: len(workers(process.pid)) == 2, process)
     os.kill(workers(process.pid)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)

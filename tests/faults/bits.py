@@ -27,16 +27,17 @@ from verdict import Tally, Trial
 from workshop import BACKBONE, CONF_DIR, CONFS, RUN, Workshop
 
 from ast_repr import audio, checkpoint, config, inference, manifest, pretrained
+from ast_repr.corpora import soundfont
 from ast_repr.data import feature_store
 from ast_repr.report import results
-from ast_repr.training import embedding_cache
+from ast_repr.training import embedding_cache, rendered_clips
 
 FLIPS = 60  # of each kind
 SLOW_FLIPS = 20  # of those that take longer
 LIMIT_S = 120.0
 BAR = re.compile(r"^\s*$|\d+%\|")  # a line that is a progress bar, or empty
 SHIPPED = "ast_tiny_synth"
-SCRIPTS = ("prepare", "extract", "train", "score", "predict", "pretrain")  # of src
+SCRIPTS = ("prepare", "extract", "train", "score", "predict")  # of src
 SOUNDS = (".ogg", ".flac", ".mp3", ".wav")
 
 
@@ -133,13 +134,13 @@ def _data_files(work):
     data = work / "data"
     shard = next((data / "features").glob("*/shard-*.h5"))
     embedding = next((data / "embeddings").glob("*.npz"))
-    _crops(work / "crops.npy")
+    _clips(work)
     return [
         Kind("manifest.jsonl", data / "manifest.jsonl", lambda: _manifest(data)),
         Kind("classes.txt", data / "classes.txt", lambda: _manifest(data)),
         Kind("shard", shard, lambda: _features(data, shard.parent)),
         Kind("embeddings", embedding, lambda: _embeddings(embedding)),
-        Kind("pretrain's crops", work / "crops.npy", lambda: _crops(work / "crops.npy")),
+        Kind("pretrain's clips", work / "clips/00000.safetensors", lambda: _clips(work)),
     ]
 
 
@@ -236,10 +237,12 @@ def _embeddings(path):
     return found
 
 
-def _crops(path):
-    """Four rendered crops; src/pretrain.py renders them if there is no such file."""
-    crops, labels = script("pretrain").crops(path, seed=1, count=4, nj=1)
-    return np.array(crops), labels
+def _clips(work):
+    """Four clips for pre-training, which are rendered if there is no such file."""
+    soundfonts = (soundfont.default_soundfont(),)
+    settings = rendered_clips.Settings(soundfonts, work / "teacher.safetensors", 1, 4)
+    rendered_clips.render(work / "clips", settings, 1, 1)
+    return vars(rendered_clips.Clips(work / "clips", settings, 1).batch(range(4)))
 
 
 def _recipe(workshop):

@@ -75,6 +75,12 @@ def write_backbone(path: Path) -> None:
     weights.save(network, path, sounds.CLASSES)
 
 
+def write_teacher(path: Path) -> None:
+    """Write musicnn with random weights."""
+    tags = [f"tag {number}" for number in range(50)]
+    weights.save(backbones.build("musicnn"), path, tags)
+
+
 def write_own_data(folder: Path) -> Path:
     """Write twelve short files and a CSV about them, as own data; returns the CSV."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,5 @@
-"""src/pretrain.py with a small network and held-out set: the same code, options and files."""
+"""src/pretrain.py with a small network and small shards: the same code, options and files."""
 
-import inspect
 import sys
 from pathlib import Path
 
@@ -12,12 +11,10 @@ from ast_repr import cli
 
 def main() -> None:
     """Run it with the command line's options."""
-    pretrain.HELD_OUT = 175
+    pretrain.SHARD_CLIPS = 8
+    pretrain.VALID_SHARDS = 1
     pretrain.DIMS |= {"embed_dim": 48, "depth": 1}
-    if inspect.signature(pretrain.main).parameters:
-        cli.run(pretrain.main, pretrain.parse())
-    else:
-        pretrain.main()
+    cli.run(pretrain.main, pretrain.parse())
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ class Workshop:
         start = self.kept / "start"
         corpus.make(start / "corpus", clips)
         corpus.write_backbone(start / f"{BACKBONE}.safetensors")
+        corpus.write_teacher(start / "teacher.safetensors")
         rng = np.random.default_rng(1)
         corpus.write_sound(start / "song.ogg", rng, np.array([True, False, True, False]))
         _copy_tree_of_recipes(start / "tree")
@@ -103,8 +104,9 @@ class Workshop:
             + (["--overwrite"] if _takes("export", "--overwrite") else []),
             "render": ["--corpus", "synthetic", "--root", work / "rendered/openmic-2018"]
             + ["--data", work / "rendered", "--clips", "200", "--nj", "2"],
-            "pretrain": ["--out", work / "made.safetensors", "--data", work / "crops"]
-            + ["--crops", "350", "--epochs", "4", "--batch", "32", "--nj", "2"],
+            "pretrain": ["--out", work / "made.safetensors", "--data", work / "rendered"]
+            + ["--teacher", work / "teacher.safetensors", "--soundfonts", "--clips", "32"]
+            + ["--epochs", "4", "--batch", "8", "--nj", "2", "--checkpoint-minutes", "0"],
         }
         options["onnx"] = [*options["export"], "--onnx"]
         if stage == "recipe":

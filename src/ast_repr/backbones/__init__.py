@@ -32,6 +32,7 @@ __all__ = [
     "AUDIOSET_STD",
     "BACKBONES",
     "PRETRAINED",
+    "Musicnn",
     "Output",
     "build",
     "cpu_kernels",

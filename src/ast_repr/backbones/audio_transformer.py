@@ -9,6 +9,7 @@ The input is normalised as (x - mean) / (2 std), with `self.mean` and `self.std`
 the weights. On a CPU, `cpu_kernels.enable` makes training faster.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -31,7 +32,7 @@ class AudioTransformer(nn.Module):
 
     Args:
         embed_dim, depth, num_heads: width, blocks and attention heads (AST-base: 768, 12, 12).
-        patch, stride: side and step of a patch, in frames and bins.
+        patch, stride: size and step of a patch, one number or a pair (bins, frames).
         frames, mels: size of the input (T, F).
         n_source: number of source classes S (AudioSet: 527).
         mean, std: statistics of the log-mels that the weights were trained on.
@@ -44,8 +45,8 @@ class AudioTransformer(nn.Module):
             pass: less memory, 20 to 45 % more time on a CPU.
 
     Raises:
-        ValueError: a size is out of range, num_heads does not divide embed_dim, or the input is
-            smaller than a patch.
+        ValueError: a size is out of range or no pair, num_heads does not divide embed_dim, or the
+            input is smaller than a patch.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class AudioTransformer(nn.Module):
         embed_dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
-        patch: int = 16,
-        stride: int = 10,
+        patch: int | Sequence[int] = 16,
+        stride: int | Sequence[int] = 10,
         frames: int = 1024,
         mels: int = 128,
         n_source: int = 527,
@@ -73,15 +74,22 @@ class AudioTransformer(nn.Module):
             "mels": mels,
             "n_source": n_source,
         }
-        for name, value in self.dims.items():
+        patch_bins, patch_frames = _pair("patch", patch)
+        stride_bins, stride_frames = _pair("stride", stride)
+        sizes = self.dims | {
+            "patch": min(patch_bins, patch_frames),
+            "stride": min(stride_bins, stride_frames),
+        }
+        for name, value in sizes.items():
             most = DEEPEST if name == "depth" else LARGEST
             if not 1 <= value <= most:
                 raise ValueError(f"ast: {name} {value}; expected from 1 to {most}")
         if embed_dim % num_heads:
             raise ValueError(f"ast: num_heads {num_heads} does not divide embed_dim {embed_dim}")
-        if min(frames, mels) < patch:
+        if mels < patch_bins or frames < patch_frames:
             raise ValueError(
-                f"ast: an input of {frames} x {mels} is smaller than a patch of {patch} x {patch}"
+                f"ast: an input of {frames} frames x {mels} bins is smaller than a patch of "
+                f"{patch_frames} x {patch_bins}"
             )
         self.embed_dim = embed_dim
         self.n_source = n_source
@@ -90,11 +98,15 @@ class AudioTransformer(nn.Module):
         self.mean = mean
         self.std = std
         self.grad_checkpointing = False
-        self.grid = ((mels - patch) // stride + 1, (frames - patch) // stride + 1)
+        rows = (mels - patch_bins) // stride_bins + 1
+        columns = (frames - patch_frames) // stride_frames + 1
+        self.grid = (rows, columns)
 
-        n_tokens = 2 + self.grid[0] * self.grid[1]
+        n_tokens = 2 + rows * columns
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
-        self.patch_embed = nn.Conv2d(1, embed_dim, patch, stride)
+        self.patch_embed = nn.Conv2d(
+            1, embed_dim, (patch_bins, patch_frames), (stride_bins, stride_frames)
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, n_tokens, embed_dim))
@@ -136,6 +148,14 @@ class AudioTransformer(nn.Module):
                 tokens = block(tokens)
         embedding = self.norm(first_tokens(last, tokens, 2)).mean(dim=1)
         return Output(embedding, self.source_head(embedding))
+
+
+def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
+    """Return a size as (bins, frames)."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f"ast: {name} {size}; expected a number or a pair (bins, frames)")
+    return pair
 
 
 def first_tokens(block: Block, tokens: torch.Tensor, count: int) -> torch.Tensor:

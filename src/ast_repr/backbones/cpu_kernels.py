@@ -8,8 +8,8 @@ width of AVX-512 stays unused; oneDNN uses all of it. Results differ by rounding
 "without cpu_kernels" of tests/bench/step.py shows the gain: on an AMD EPYC, a training step of
 AST-base took 1.90 times as long without them; on an Intel Xeon the two are within a fifth.
 
-When that row is close to 1 with the oldest supported PyTorch, delete this file, its calls in
-classifier.py and pretrain.py, and the row. Stored models are not affected.
+When that row is close to 1 with the oldest supported PyTorch, delete this file, its call in
+classifier.py, and the row. Stored models are not affected.
 """
 
 import math

@@ -126,8 +126,17 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
     return backbone
 
 
-def save(backbone: nn.Module, path: str | Path, source_classes: Sequence[str] = ()) -> None:
-    """Write a backbone to safetensors; metadata: dims, normalisation and source classes."""
+def save(
+    backbone: nn.Module,
+    path: str | Path,
+    source_classes: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a backbone to safetensors; metadata: dims, normalisation and source classes.
+
+    Args:
+        dtype: of the stored tensors, None for their own; `load` restores the backbone's.
+    """
     header = {
         "dims": backbone.dims,
         "mean": backbone.mean,
@@ -136,7 +145,7 @@ def save(backbone: nn.Module, path: str | Path, source_classes: Sequence[str] = 
     }
     state = {}
     for name, tensor in backbone.state_dict().items():
-        state[name] = tensor.detach().cpu().contiguous()
+        state[name] = tensor.detach().to("cpu", dtype).contiguous()
     atomic.write_bytes(path, serialise(state, metadata={"ast_repr": json.dumps(header)}))
 
 

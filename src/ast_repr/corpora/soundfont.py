@@ -1,4 +1,4 @@
-"""Render notes with pretty_midi's General MIDI soundfont, and record them in random rooms.
+"""Render notes with General MIDI soundfonts, and record them in random rooms.
 
 Conventions
     notes: list of (start seconds, duration seconds, MIDI pitch, velocity 1..127).
@@ -20,19 +20,30 @@ PEAK_LIMIT = 100.0  # a render above it has diverged (others stay below about 2)
 SPEED_OF_SEMITONE = 2 ** (1 / 12)
 
 
-def _synthesizer() -> symusic.Synthesizer:
-    """Return a new synthesizer: the sound of some presets depends on what it played before."""
-    package = Path(importlib.util.find_spec("pretty_midi").origin).parent
-    return symusic.Synthesizer(str(package / "TimGM6mb.sf2"), RENDER_RATE, 4)
+def default_soundfont() -> Path:
+    """Return the soundfont that pretty_midi carries, TimGM6mb."""
+    return Path(importlib.util.find_spec("pretty_midi").origin).with_name("TimGM6mb.sf2")
 
 
-def render(program: int | None, notes: Sequence[tuple], seconds: float) -> np.ndarray | None:
+def make_synthesizer(soundfont: Path) -> symusic.core.Synthesizer:
+    """Make a synthesizer; it loads the samples of a preset when it first plays it."""
+    return symusic.Synthesizer(str(soundfont), RENDER_RATE, 4)
+
+
+def render(
+    program: int | None,
+    notes: Sequence[tuple],
+    seconds: float,
+    synthesizer: symusic.core.Synthesizer | None = None,
+) -> np.ndarray | None:
     """Render one part.
 
     Args:
         program: General MIDI program 0..127, or None for the drum kit.
         notes: see Conventions.
         seconds: length of the result; the tail of the last note is cut there.
+        synthesizer: None makes one of the default soundfont, since the sound of some presets
+            depends on what it played before.
 
     Returns:
         float32 (seconds * 44100,) mono, or None if the renderer diverged (about 1 % of parts).
@@ -48,7 +59,9 @@ def render(program: int | None, notes: Sequence[tuple], seconds: float) -> np.nd
         track.notes.append(symusic.Note(start, duration, int(pitch), int(velocity), ttype="second"))
     score = symusic.Score(ttype="second")
     score.tracks.append(track)
-    sound = np.asarray(_synthesizer().render(score, stereo=False), dtype=np.float32).reshape(-1)
+    if synthesizer is None:
+        synthesizer = make_synthesizer(default_soundfont())
+    sound = np.asarray(synthesizer.render(score, stereo=False), dtype=np.float32).reshape(-1)
     samples = round(seconds * RENDER_RATE)
     sound = np.pad(sound[:samples], (0, max(0, samples - len(sound))))
     peak = np.abs(sound).max(initial=0.0)

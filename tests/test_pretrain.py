@@ -1,0 +1,272 @@
+"""Pre-training: rendered clips and their truth, shards, augmentation, resuming, the recipe."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pretrain
+from ast_repr import backbones, features
+from ast_repr.backbones import weights
+from ast_repr.classifier import multiply_accumulates
+from ast_repr.corpora import arrangement, soundfont, sounds
+from ast_repr.training import distillation, rendered_clips
+from ast_repr.training.distillation import Plan, Pretraining, Student
+
+SMALL = Path(__file__).parent / "faults" / "small_pretrain.py"
+SHARD_CLIPS = 3
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Settings with pretty_midi's soundfont and a random teacher."""
+    teacher = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    weights.save(backbones.build("musicnn"), teacher, [f"tag {number}" for number in range(50)])
+    return rendered_clips.Settings((soundfont.default_soundfont(),), teacher, 0, SHARD_CLIPS)
+
+
+@pytest.fixture(scope="module")
+def folder(settings, tmp_path_factory):
+    """A folder with two rendered shards."""
+    folder = tmp_path_factory.mktemp("clips")
+    for index in range(2):
+        rendered_clips._render_shard((folder, settings, settings.identity(), index))
+    return folder
+
+
+def random_clips(count, seed):
+    """Clips in memory: noise, with random targets."""
+    generator = torch.Generator().manual_seed(seed)
+    clips = rendered_clips.Clips.__new__(rendered_clips.Clips)
+    clips.shard_clips = count
+    clips._log_mels = [torch.randn(count, 64, 32, generator=generator)]
+    clips.truth = (torch.rand(count, 175, generator=generator) < 0.1).byte()
+    clips.embedding = torch.randn(count, 12, generator=generator)
+    clips.tags = torch.rand(count, 5, generator=generator)
+    return clips
+
+
+@pytest.fixture
+def training(tmp_path, tiny_ast):
+    """(epochs, checkpoint_s) -> a Pretraining of a tiny AST in tmp_path."""
+
+    def make(epochs=3, checkpoint_s=1e9):
+        train = random_clips(17, seed=0)
+        torch.manual_seed(0)
+        student = Student(tiny_ast(frames=70, n_source=175), train)
+        plan = Plan(epochs=epochs, batch_size=4, lr=1e-3)
+        return Pretraining(student, train, random_clips(8, 1), plan, tmp_path, checkpoint_s)
+
+    return make
+
+
+def test_the_network_is_small_and_costs_half(tmp_path):
+    network = backbones.build("ast", **pretrain.DIMS)
+    assert multiply_accumulates(network, (1, 1024, 128)) <= 1.71e9 / 2
+    path = tmp_path / "network.safetensors"
+    weights.save(network, path, sounds.CLASSES, torch.float16)
+    assert path.stat().st_size <= 12e6
+    header = weights.read_header(path)
+    loaded = backbones.build("ast", mean=header["mean"], std=header["std"], **header["dims"])
+    weights.load(loaded, path)
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, network.state_dict()[name].half().float())
+
+
+def test_the_same_generator_renders_the_same_clips():
+    def render(seed):
+        renderer = sounds.Renderer([soundfont.default_soundfont()], np.random.default_rng(seed))
+        return [renderer.clip() for _ in range(2)]
+
+    first = render(5)
+    for (waveform, truth), (again, same) in zip(first, render(5), strict=True):
+        assert waveform.shape == (160_000,) and waveform.dtype == np.float32
+        assert np.isfinite(waveform).all() and 0.01 < np.abs(waveform).max() < 1.2
+        assert truth.any() and truth.shape == (175,)
+        assert np.array_equal(waveform, again) and np.array_equal(truth, same)
+    assert not np.array_equal(first[0][0], render(6)[0][0])
+
+
+@pytest.mark.parametrize("program", [*range(0, 128, 8), None])
+def test_notes_are_playable(program):
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        bars = arrangement.harmony(rng, 3, 240 / rng.uniform(60, 160), 10)
+        for start, length, pitch, velocity in sounds._notes(rng, program, bars, 3):
+            assert 0 <= start < 10 and length > 0 and 1 <= velocity <= 127
+            if program is None:
+                assert pitch in sounds.DRUM_KEYS
+            else:
+                assert 24 <= pitch <= soundfont.MAX_PITCH
+
+
+def test_a_clip_contains_what_its_truth_says(monkeypatch):
+    """The parts that are rendered, noted by a stub of the renderer, are those of the truth."""
+    rendered = []
+
+    def note(program, notes, seconds, synthesizer):
+        keys = {pitch for _, _, pitch, _ in notes}
+        rendered.append((program, keys))
+        return np.ones(round(seconds * soundfont.RENDER_RATE), np.float32)
+
+    monkeypatch.setattr(sounds, "render", note)
+    renderer = sounds.Renderer([soundfont.default_soundfont()], np.random.default_rng(0))
+    for _ in range(20):
+        rendered.clear()
+        expected = set()
+        _, truth = renderer.clip()
+        for program, keys in rendered:
+            if program is None:
+                expected |= {
+                    f"Drum: {sounds.pretty_midi.note_number_to_drum_name(k)}" for k in keys
+                }
+            else:
+                expected.add(sounds.pretty_midi.program_to_instrument_name(program))
+        assert {sounds.CLASSES[index] for index in np.flatnonzero(truth)} == expected
+
+
+def test_shards_hold_the_teachers_outputs(folder, settings):
+    clips = rendered_clips.Clips(folder, settings, 2)
+    assert len(clips) == 2 * SHARD_CLIPS
+    batch = clips.batch([4, 0])
+    assert batch.log_mel.shape == (2, rendered_clips.FRAMES, 128)
+    assert batch.truth.shape == (2, 175)
+    renderer = sounds.Renderer(settings.soundfonts, np.random.default_rng([0, 0]))
+    waveform, truth = renderer.clip()
+    assert torch.equal(batch.truth[1], torch.from_numpy(truth).float())
+    teacher = rendered_clips.load_teacher(settings.teacher)
+    mel = features.build("musicnn_mel")
+    output = teacher((mel(torch.from_numpy(waveform)[None]) - teacher.mean) / (2 * teacher.std))
+    assert torch.allclose(batch.embedding[1], output.embedding[0], rtol=2e-3, atol=2e-3)
+    assert torch.allclose(batch.tags[1], output.source_logits[0].sigmoid(), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_only_missing_shards_are_rendered(folder, settings):
+    before = (folder / "00000.safetensors").stat().st_ino
+    (folder / "00001.safetensors").unlink()
+    assert rendered_clips.missing(folder, 2) == [1]
+    rendered_clips.render(folder, settings, shards=2, nj=1)
+    rendered_clips.Clips(folder, settings, 2)
+    assert (folder / "00000.safetensors").stat().st_ino == before
+
+
+def test_a_damaged_or_foreign_shard_is_refused(folder, settings, tmp_path):
+    data = bytearray((folder / "00000.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="00000.*missing"):
+        rendered_clips.Clips(tmp_path, settings, 1)
+    for position in (0, 12, len(data) // 2, len(data) - 1):
+        data[position] ^= 16
+        (tmp_path / "00000.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match="00000.*(damaged|other)"):
+            rendered_clips.Clips(tmp_path, settings, 1)
+        data[position] ^= 16
+    with pytest.raises(ValueError, match="00000.*other"):
+        rendered_clips.Clips(folder, replace(settings, seed=1), 1)
+
+
+def test_augmentation_keeps_the_truth_and_mixes_targets():
+    batch = random_clips(200, 0).batch(torch.arange(200))
+    generator = torch.Generator().manual_seed(0)
+    single = distillation.augment(batch, generator, mixed=0.0, fill=0.0)
+    assert torch.equal(single.truth, batch.truth)
+    assert torch.equal(single.embedding, batch.embedding)
+    assert not torch.equal(single.log_mel, batch.log_mel)
+
+    mixed = distillation.augment(batch, generator, mixed=1.0, fill=0.0)
+    assert torch.equal(mixed.truth, batch.truth.maximum(batch.truth.roll(1, 0)))
+    share = (mixed.tags - batch.tags) / (batch.tags.roll(1, 0) - batch.tags)
+    least = 1 / 11  # 10 dB below
+    assert share.median(1).values.min() > least - 0.01
+    assert share.median(1).values.max() < 1 - least + 0.01
+
+
+def test_mixing_adds_energies(monkeypatch):
+    for name in ("EQUALISER_DB", "LEVEL_DB", "MIX_DB", "LONGEST_STRIPE", "WIDEST_STRIPE"):
+        monkeypatch.setattr(distillation, name, 0)
+    batch = random_clips(6, 0).batch(torch.arange(6))
+    flat = replace(batch, log_mel=torch.arange(6.0)[:, None, None].expand(6, 64, 32))
+    mixed = distillation.augment(flat, torch.Generator().manual_seed(0), mixed=1.0, fill=0.0)
+    # At equal loudness, twice the energy.
+    assert torch.allclose(mixed.log_mel, flat.log_mel + np.log(2))
+
+
+@pytest.mark.parametrize("steps", [1, 6, 8])
+def test_a_training_that_was_killed_ends_bit_equal(training, tmp_path, monkeypatch, steps):
+    whole = training()
+    backbone = whole.run()
+    history = (tmp_path / "history.jsonl").read_text()
+    (tmp_path / "last.pt").unlink()
+    assert len(whole.history) == 4
+    assert whole.history[-1]["sounds"] < whole.history[0]["sounds"]
+
+    step = Pretraining._train_step
+
+    def killed(self):
+        if self.step == steps:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Pretraining, "_train_step", killed)
+        training(checkpoint_s=0).run()
+    resumed = training()
+    for name, tensor in resumed.run().state_dict().items():
+        assert torch.equal(tensor, backbone.state_dict()[name]), name
+    assert resumed.history == whole.history
+    assert (tmp_path / "history.jsonl").read_text() == history
+
+
+def test_a_checkpoint_of_another_plan_is_refused(training):
+    training(epochs=1).run()
+    with pytest.raises(ValueError, match="last.pt: plan .*'epochs': 1.*delete it"):
+        training(epochs=2).run()
+
+
+def test_the_probe_finds_what_an_embedding_shows():
+    rng = np.random.default_rng(0)
+    truth = (rng.random((400, 175)) < 0.2).astype(np.uint8)
+    shown = truth + 0.1 * rng.normal(size=truth.shape)
+    assert distillation.probe(truth, shown) > 0.9
+    assert distillation.probe(truth, rng.normal(size=truth.shape)) < 0.6
+    assert distillation.probe(0 * truth, shown) is None
+
+
+def test_a_missing_soundfont_is_named(tmp_path):
+    args = pretrain.parse().parse_args(
+        ["--out", str(tmp_path / "out"), "--data", str(tmp_path), "--soundfonts", "no.sf2"]
+    )
+    with pytest.raises(ValueError, match=r"no.sf2: no such soundfont; install .*fluid"):
+        pretrain.main(args)
+
+
+@pytest.mark.slow
+def test_the_script_resumes_after_kills(settings, tmp_path):
+    out = tmp_path / "out.safetensors"
+    command = [sys.executable, SMALL, "--out", out, "--data", tmp_path, "--soundfonts"]
+    command += ["--teacher", settings.teacher, "--clips", "8", "--epochs", "3", "--batch", "4"]
+    command += ["--nj", "1", "--checkpoint-minutes", "0"]
+    for awaited in ("train/00000.safetensors", "last.pt"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 300
+        while not (tmp_path / awaited).is_file():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "0 clips to render" in run.stdout
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    header = weights.read_header(out)
+    network = backbones.build("ast", mean=header["mean"], std=header["std"], **header["dims"])
+    weights.load(network, out)
+    assert header["source_classes"] == sounds.CLASSES

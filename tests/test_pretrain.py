@@ -1,15 +1,14 @@
 """Pre-training: rendered clips and their truth, shards, augmentation, resuming, the recipe."""
 
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import start, wait_until
 
 import pretrain
 from ast_repr import backbones, features
@@ -254,13 +253,10 @@ def test_the_script_resumes_after_kills(settings, tmp_path):
     command += ["--teacher", settings.teacher, "--clips", "8", "--epochs", "3", "--batch", "4"]
     command += ["--nj", "1", "--checkpoint-minutes", "0"]
     for awaited in ("train/00000.safetensors", "last.pt"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 300
-        while not (tmp_path / awaited).is_file():
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.02)
+        process = start(command)
+        wait_until((tmp_path / awaited).is_file, process)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.communicate()
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert "0 clips to render" in run.stdout

@@ -1,4 +1,4 @@
-"""Parts of the baselines: pooled inputs, summaries, the attention network, the forests."""
+"""Parts of the baselines: pooled inputs, statistics, attention, forests, logistic regressions."""
 
 import numpy as np
 import pytest
@@ -23,10 +23,8 @@ def count(module):
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def batch(embeddings, targets=None, mask=None, K=4):
-    """A Batch, by default of random labels that are all observed."""
-    if targets is None:
-        targets = torch.rand(len(embeddings), K, generator=torch.Generator().manual_seed(2))
+def batch(embeddings, targets, mask=None):
+    """A Batch; by default every label is observed."""
     if mask is None:
         mask = torch.ones(targets.shape, dtype=torch.bool)
     return Batch(embeddings, targets, mask)
@@ -34,9 +32,8 @@ def batch(embeddings, targets=None, mask=None, K=4):
 
 def model(backbone, head, reprogrammer=None, frames=1024, mels=128, **options):
     source = backbones.build(frames=frames, mels=mels, **backbone)
-    own = reprogrammers.build(frames=frames, bins=mels, **(reprogrammer or {"name": "none"}))
     return Reprogrammed(
-        own,
+        reprogrammers.build(frames=frames, bins=mels, **(reprogrammer or {"name": "none"})),
         source,
         heads.build(n_classes=20, embed_dim=source.embed_dim, n_source=source.n_source, **head),
         **options,
@@ -67,11 +64,10 @@ def test_every_baseline_has_the_published_number_of_parameters(
 
 def test_cells_are_means_of_the_input():
     x = noise(2, 1, 8, 6)
-    found = backbones.build("pool", frames=8, mels=6, cells=[4, 2])(x)
-    assert found.source_logits is None
-    torch.testing.assert_close(
-        found.embedding, x.reshape(2, 4, 2, 2, 3).mean((2, 4)).flatten(1), rtol=0, atol=1e-6
-    )
+    output = backbones.build("pool", frames=8, mels=6, cells=[4, 2])(x)
+    assert output.source_logits is None
+    means = x.reshape(2, 4, 2, 2, 3).mean((2, 4)).flatten(1)
+    torch.testing.assert_close(output.embedding, means, rtol=0, atol=1e-6)
 
 
 def test_as_many_cells_as_the_input_has_are_a_flattening():
@@ -104,13 +100,13 @@ def test_summaries_leave_the_padding_out(mean, std, norm):
         mels=3,
         norm=norm,
     )
-    heard = built.normalise(x)[:, 0, :5].numpy()
-    expected = [heard.mean(1), heard.std(1), heard.max(1)]  # numpy's std is the population's
+    frames = built.normalise(x)[:, 0, :5].numpy()
+    expected = [frames.mean(1), frames.std(1), frames.max(1)]  # numpy's std is the population's
     expected = np.concatenate(expected, axis=1)
     np.testing.assert_allclose(built.head_input(x).numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_the_mean_alone_is_the_mean_of_all_frames_where_none_is_padding():
+def test_the_mean_alone_is_the_mean_of_all_frames_without_padding():
     x = noise(2, 1, 8, 3)
     torch.testing.assert_close(
         backbones.build("summary", frames=8, mels=3)(x).embedding,
@@ -266,7 +262,9 @@ def test_the_attention_network_starts_as_published():
             "expected one or more numbers above 0",
         ),
         (
-            lambda: heads.build("logistic", 3, embed_dim=2).fit(batch(noise(4, 2), K=3), None, 0),
+            lambda: heads.build("logistic", 3, embed_dim=2).fit(
+                batch(noise(4, 2), torch.eye(4, 3)), None, 0
+            ),
             "9 Cs and no validation split to choose by",
         ),
     ],
@@ -324,14 +322,14 @@ def logits(head, reads):
 def test_the_forest_is_the_notebooks_to_the_last_clip(openmic, grown):
     forests, means = notebook(*openmic, train=200)
     expected = np.stack([forest.predict_proba(means)[:, 1] for forest in forests], axis=1)
-    found = logits(*grown).sigmoid().numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    probabilities = logits(*grown).sigmoid().numpy()
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-6)
     predicted = np.stack([forest.predict(means) for forest in forests], axis=1)
-    assert ((found >= 0.5) == predicted).all() and 0.2 < predicted[200:].mean() < 0.8
-    observed = openmic[2][200:]
-    assert (predicted[200:] == (openmic[1][200:] >= 0.5))[
-        observed
-    ].mean() > 0.7  # the comparison is of forests that know something
+    assert ((probabilities >= 0.5) == predicted).all()
+    _, targets, mask = openmic
+    correct = (predicted == (targets >= 0.5))[200:]
+    assert correct[mask[200:]].mean() > 0.7  # or equality would show little
+    assert 0.2 < predicted[200:].mean() < 0.8
 
 
 def test_thresholds_compare_as_scikit_learn_does(openmic, grown):
@@ -371,45 +369,43 @@ def test_the_seed_decides_the_forest(openmic, grown):
     _, targets, mask = openmic
     reads = grown[1][:200]
     train = Batch(reads, torch.from_numpy(targets[:200]), torch.from_numpy(mask[:200]))
-    one, two, other = (heads.build("forest", n_classes=K, trees=5) for _ in range(3))
-    for head, seed in ((one, 1), (two, 1), (other, 2)):
+    outputs = []
+    for seed in (1, 1, 2):
+        head = heads.build("forest", n_classes=K, trees=5)
         head.fit(train, None, seed)
-    assert torch.equal(logits(one, reads), logits(two, reads)) and not torch.equal(
-        logits(one, reads), logits(other, reads)
-    )
+        outputs.append(logits(head, reads))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
 
 
-def test_unobserved_targets_decide_nothing_and_lonely_sides_are_constant():
-    reads, targets = noise(30, 4), (noise(30, 4, seed=1) > 0).float()
+def test_the_forest_ignores_unobserved_targets_and_one_kind_of_label_is_constant():
+    reads = noise(30, 4)
+    targets = (noise(30, 4, seed=1) > 0).float()
     mask = torch.ones(30, 4, dtype=torch.bool)
-    mask[::2, 0], mask[:, 1], mask[:, 2], mask[:, 3] = (
-        False,
-        False,
-        targets[:, 2] == 1,
-        targets[:, 3] == 0,
-    )
-    one, two = (heads.build("forest", n_classes=4, trees=7, max_depth=2) for _ in range(2))
-    one.fit(Batch(reads, targets, mask), None, seed=0)
-    two.fit(Batch(reads, torch.where(mask, targets, torch.nan), mask), None, seed=0)
-    found = logits(one, reads).sigmoid()
-    assert torch.equal(logits(one, reads), logits(two, reads))
-    torch.testing.assert_close(
-        found[:, 1:], torch.tensor([0.0, 1.0, 0.0]).expand(30, 3), rtol=0, atol=2e-7
-    )  # not observed: absent
-    assert found[:, 0].std() > 0.05 and logits(one, reads).isfinite().all()
+    mask[::2, 0] = False
+    mask[:, 1] = False
+    mask[:, 2] = targets[:, 2] == 1
+    mask[:, 3] = targets[:, 3] == 0
+    outputs = []
+    for unobserved in (0.0, 1.0, torch.nan):
+        head = heads.build("forest", n_classes=4, trees=7, max_depth=2)
+        head.fit(batch(reads, targets.where(mask, unobserved), mask), None, seed=0)
+        outputs.append(logits(head, reads))
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+    assert outputs[0].isfinite().all()
+    probabilities = outputs[0].sigmoid()
+    assert probabilities[:, 0].std() > 0.05
+    constant = torch.tensor([0.0, 1.0, 0.0]).expand(30, 3)  # without labels: absent
+    torch.testing.assert_close(probabilities[:, 1:], constant, rtol=0, atol=2e-7)
 
 
 def test_a_tie_has_the_logit_zero():
     head = heads.build("forest", n_classes=1, trees=2)
-    head.value, head.branches = (
-        torch.tensor([0.0, 1.0]),
-        torch.tensor([[0, 0], [1, 1]], dtype=torch.int32),
-    )
-    head.feature, head.threshold, head.roots = (
-        torch.zeros(2, dtype=torch.int32),
-        torch.zeros(2),
-        torch.tensor([[0, 1]], dtype=torch.int32),
-    )
+    head.value = torch.tensor([0.0, 1.0])
+    head.branches = torch.tensor([[0, 0], [1, 1]], dtype=torch.int32)
+    head.feature = torch.zeros(2, dtype=torch.int32)
+    head.threshold = torch.zeros(2)
+    head.roots = torch.tensor([[0, 1]], dtype=torch.int32)
     assert logits(head, noise(3, 2)).tolist() == [[0.0]] * 3
 
 
@@ -464,13 +460,15 @@ def test_the_logistic_head_is_scikit_learns_regression_of_least_validation_loss(
 
 
 def test_the_logistic_head_ignores_unobserved_targets(labelled):
-    train, valid = labelled
-    nan = [each._replace(targets=each.targets.where(each.mask, torch.nan)) for each in labelled]
-    one = heads.build("logistic", n_classes=3, embed_dim=20)
-    two = heads.build("logistic", n_classes=3, embed_dim=20)
-    one.fit(train, valid, seed=0)
-    two.fit(*nan, seed=0)
-    assert torch.equal(logits(one, valid.features), logits(two, valid.features))
+    outputs = []
+    for unobserved in (0.0, 1.0, torch.nan):
+        splits = []
+        for each in labelled:
+            splits.append(each._replace(targets=each.targets.where(each.mask, unobserved)))
+        head = heads.build("logistic", n_classes=3, embed_dim=20)
+        head.fit(*splits, seed=0)
+        outputs.append(logits(head, splits[1].features))
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
 def test_a_logistic_class_with_labels_of_one_kind_is_constant(labelled):

@@ -6,6 +6,7 @@ processes, so the CPU shows nothing but the cost of sharing; a GPU is one proces
 processes is timed once, one after the other.
 """
 
+import argparse
 import json
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import networks
 import record
 import torch
+from accelerate import PartialState
 
 from ast_repr import devices, distributed, methods
 from ast_repr.data.dataset import Batch
@@ -23,8 +25,8 @@ from ast_repr.training import optim
 from ast_repr.training.trainer import Plan, Trainer
 
 
-def main():
-    args = parse()
+def main(args: argparse.Namespace) -> None:
+    """Time each number of processes, and save the rows."""
     gpus = torch.cuda.device_count()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +43,9 @@ def main():
     record.save("scaling", rows, on=rows[0]["device"])
 
 
-def work(args, path, group, device, tasks):
+def work(
+    args: argparse.Namespace, path: Path, group: PartialState, device: torch.device, tasks: list
+) -> None:
     """Time some steps; the main process writes the result to `path`."""
     torch.manual_seed(0)
     model, _ = networks.paper(
@@ -80,7 +84,8 @@ def work(args, path, group, device, tasks):
         path.write_text(json.dumps(measured))
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = record.parser(__doc__, device=False)
     parser.add_argument(
         "--processes",
@@ -113,4 +118,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    main()
+    main(parse())

@@ -26,11 +26,15 @@ trained; input 1024 x 128, 1,214 tokens. There are four tables:
    are left out.
 """
 
+import argparse
 import copy
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -50,194 +54,198 @@ from ast_repr.heads.embedding import EmbeddingHead
 CLASSES, FRAMES, BINS = 20, 1024, 128
 BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
-CEILINGS = {("cpu", torch.float32): 60, ("cuda", torch.bfloat16): 55}  # goals: % of them
+# Goals: per cent of the ceiling, and how many times as quick as others.
+CEILINGS = {("cpu", torch.float32): 60, ("cuda", torch.bfloat16): 55}
 AGAINST = {
     "transformers": {"cpu": 1.15, "cuda": 1.3},
     "unfused": {"cpu": 3, "cuda": 3},
-}  # goals: times as quick
+}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the loss
 AUTHORS = {"cpu": torch.float32, "cuda": torch.float16}  # the precision of their step
-PRODUCTS = {
-    "cpu": (4096, 3),
-    "cuda": (8192, 20),
-}  # size and number of the products that are the ceiling
+# Size and number of the products that are the ceiling.
+PRODUCTS = {"cpu": (4096, 3), "cuda": (8192, 20)}
+OURS = "this project"
+
+Work = Callable[[], object]
 
 
-def main(args):
-    with mock.patch.object(
-        devices, "keep_freed_memory"
-    ):  # once called, the C library is no longer as it is by default
-        target = devices.choose(args.device)
-    dims, batches = (SMALL, [1]) if args.quick else (BASE, args.batch)
-    precisions = [torch.float32, torch.bfloat16] if devices.has_bf16(target) else [torch.float32]
-    models = contestants(dims, target)
-    passes = {
-        (p, batch): entrants(models, p, batch, target, p == precisions[-1] and batch <= 4)
-        for p in precisions
-        for batch in batches
-    }
-    size, many = PRODUCTS[target.type] if not args.quick else (128, 3)
-    for work in passes.values():
-        work |= products(target, dict.fromkeys(p for _, p in work), size, many)
-    tops, rows = {}, []
-    for (_, batch), taken in with_both_memories(passes, target, args.repeats).items():
-        speeds = speeds_of(
-            taken, useful_operations(models["this project"], batch), many * 2 * size**3
-        )
-        for (name, precision, memory), speed in speeds.items():
-            if "product" in name and memory == "kept":
-                tops.setdefault((said(precision), name), float(np.median(speed)))
-        rows += compare(taken, speeds, batch, target)
-    rows += [
-        row
-        for part in (gains, components)
-        for p in precisions
-        for row in part(models["this project"], p, batches[0], target, args.repeats)
-    ]
-    record.save(
-        "step",
-        [
-            *(
-                {"ceiling": p, "product by": name.removeprefix("product by "), "GFLOP/s": speed}
-                for (p, name), speed in tops.items()
-            ),
-            *rows,
-        ],
-        on=target,
-    )
+class Timed(NamedTuple):
+    """What takes turns: a step or a product, in a precision, with a setting of memory."""
+
+    name: str
+    precision: torch.dtype
+    memory: str = "kept"
+
+    @property
+    def is_product(self) -> bool:
+        return self.name.startswith("product by ")
 
 
-def entrants(models, precision, batch, target, unfused):
-    """Make the steps that take turns: {(name, precision): step}.
+def main(args: argparse.Namespace) -> None:
+    """Time the steps, their variants and their parts, and save the rows."""
+    # Once this is called, the C library is no longer as it is by default.
+    with mock.patch.object(devices, "keep_freed_memory"):
+        device = devices.choose(args.device)
+    precisions = [torch.float32]
+    if devices.has_bf16(device):
+        precisions.append(torch.bfloat16)
+    batches = [1] if args.quick else args.batch
+    size, count = (128, 3) if args.quick else PRODUCTS[device.type]
+    models = contestants(SMALL if args.quick else BASE, device)
+    passes = {}
+    for precision in precisions:
+        for batch in batches:
+            unfused = precision == precisions[-1] and batch <= 4
+            work = steps(models, precision, batch, device, unfused)
+            used = {timed.precision for timed in work}
+            passes[precision, batch] = work | products(device, used, size, count)
+    ceilings = {}
+    rows = []
+    for (_, batch), seconds in with_both_memories(passes, device, args.repeats).items():
+        operations = useful_operations(models[OURS], batch)
+        speeds = {}
+        for timed, taken in seconds.items():
+            done = count * 2 * size**3 if timed.is_product else operations
+            speeds[timed] = done / taken / 1e9
+            if timed.is_product and timed.memory == "kept":
+                ceilings.setdefault(timed, float(np.median(speeds[timed])))
+        rows += compare(seconds, speeds, batch, device)
+    for make_rows in (variants, components):
+        for precision in precisions:
+            rows += make_rows(models[OURS], precision, batches[0], device, args.repeats)
+    top = []
+    for timed, speed in ceilings.items():
+        maker = timed.name.removeprefix("product by ")
+        top.append({"ceiling": text(timed.precision), "product by": maker, "GFLOP/s": speed})
+    record.save("step", top + rows, on=device)
 
-    The unfused step is among them or not; each must give the same loss as this project's.
+
+def steps(
+    models: dict[str, nn.Module],
+    precision: torch.dtype,
+    batch: int,
+    device: torch.device,
+    unfused: bool,
+) -> dict[Timed, Work]:
+    """Make the steps that take turns, the unfused one among them or not.
 
     Raises:
-        RuntimeError: it does not, so it is not the same network.
+        RuntimeError: one has another loss than this project's, so it is not the same network.
     """
-    own = {"this project": precision, "transformers": precision} | (
-        {"unfused": AUTHORS[target.type]} if unfused else {}
-    )
-    work = {(name, p): step_of(models[name], p, batch, target) for name, p in own.items()}
-    for (name, p), step in work.items():
-        expected, found = step_of(models["this project"], p, batch, target)().item(), step().item()
-        if abs(found - expected) > TOLERANCE[p]:
+    chosen = [Timed(OURS, precision), Timed("transformers", precision)]
+    if unfused:
+        chosen.append(Timed("unfused", AUTHORS[device.type]))
+    work = {}
+    for timed in chosen:
+        step = step_of(models[timed.name], timed.precision, batch, device)
+        loss = step().item()
+        expected = step_of(models[OURS], timed.precision, batch, device)().item()
+        if abs(loss - expected) > TOLERANCE[timed.precision]:
             raise RuntimeError(
-                f"{name} in {said(p)} is another network: "
-                f"its loss is {found}, this project's {expected}"
+                f"{timed.name} in {text(timed.precision)} is another network: "
+                f"its loss is {loss}, this project's {expected}"
             )
+        work[timed] = step
     return work
 
 
-def with_both_memories(passes, target, repeats):
-    """Measure {pass: {(name, precision, memory): seconds}}.
+def with_both_memories(
+    passes: dict[tuple, dict[Timed, Work]], device: torch.device, repeats: int
+) -> dict[tuple, dict[Timed, np.ndarray]]:
+    """Time the work of each pass, in seconds.
 
     On a CPU all passes run with freed memory given back first, then all with it kept.
     """
-    taken = {key: {} for key in passes}
-    for memory in ("given back", "kept") if target.type == "cpu" else ("kept",):
-        if target.type == "cpu" and memory == "kept":
+    seconds = {key: {} for key in passes}
+    memories = ["given back", "kept"] if device.type == "cpu" else ["kept"]
+    for memory in memories:
+        if memory == "kept" and device.type == "cpu":
             devices.keep_freed_memory()
         for key, work in passes.items():
-            taken[key] |= {
-                (*who, memory): seconds for who, seconds in record.alternate(work, repeats).items()
-            }
-    return taken
+            for timed, taken in record.alternate(work, repeats).items():
+                seconds[key][timed._replace(memory=memory)] = taken
+    return seconds
 
 
-def speeds_of(taken, operations, product_operations):
-    """{who: GFLOP/s of each turn}."""
-    return {
-        who: (product_operations if "product" in who[0] else operations) / np.asarray(seconds) / 1e9
-        for who, seconds in taken.items()
-    }
+def compare(
+    seconds: dict[Timed, np.ndarray],
+    speeds: dict[Timed, np.ndarray],
+    batch: int,
+    device: torch.device,
+) -> list[dict]:
+    """Make the rows of one pass: each step against the ceiling and this project's best.
 
-
-def compare(taken, speeds, batch, target):
-    """Make the rows of one pass: each step's speed against the ceiling and this project's best.
-
-    The fastest of each side has a goal.
+    The fastest of each name has a goal.
     """
-    spreads = {
-        who: record.spread(seconds, "s")
-        for who, seconds in taken.items()
-        if "product" not in who[0]
-    }
+    spreads = {}
     quickest = {}
-    for who in sorted(spreads, key=lambda who: spreads[who]["s"]):
-        quickest.setdefault(who[0], who)
-    best, rows = spreads[quickest["this project"]]["s"], []
-    for who, spread in spreads.items():
-        name, precision, memory = who
-        top = np.max(
-            [
-                speed
-                for (other, *kind), speed in speeds.items()
-                if "product" in other and kind == [precision, memory]
-            ],
-            axis=0,
-        )
-        share, times = 100 * float(np.median(speeds[who] / top)), spread["s"] / best
-        row = {
-            "precision": said(precision),
-            "batch": batch,
-            "step": name,
-            "memory": memory,
-            **spread,
-            "clips/s": batch / spread["s"],
-            "useful GFLOP/s": float(np.median(speeds[who])),
-            "of ceiling, %": share,
-            "times this project's best": times,
-        }
-        wanted = {"goal": None, "met": None}
-        if who == quickest[name] and name in AGAINST:
-            wanted = record.goal(
-                times, least=AGAINST[name][target.type], unit="x, both at their quickest"
-            )
-        elif who == quickest[name] and (target.type, precision) in CEILINGS:
-            wanted = record.goal(
-                share, least=CEILINGS[target.type, precision], unit=" % of ceiling"
-            )
-        rows.append(row | wanted)
+    for timed, taken in seconds.items():
+        if timed.is_product:
+            continue
+        spreads[timed] = record.spread(taken, "s")
+        best = quickest.get(timed.name, timed)
+        if spreads[timed]["s"] <= spreads[best]["s"]:
+            quickest[timed.name] = timed
+    best_s = spreads[quickest[OURS]]["s"]
+    rows = []
+    for timed, spread in spreads.items():
+        ceiling = 0.0
+        for other, speed in speeds.items():
+            if other.is_product and other[1:] == timed[1:]:
+                ceiling = np.maximum(ceiling, speed)
+        share = 100 * float(np.median(speeds[timed] / ceiling))
+        times = spread["s"] / best_s
+        row = {"precision": text(timed.precision), "batch": batch, "step": timed.name}
+        row |= {"memory": timed.memory, **spread, "clips/s": batch / spread["s"]}
+        row |= {"useful GFLOP/s": float(np.median(speeds[timed])), "of ceiling, %": share}
+        row |= {"times this project's best": times, "goal": None, "met": None}
+        if timed == quickest[timed.name]:
+            if timed.name in AGAINST:
+                least = AGAINST[timed.name][device.type]
+                row |= record.goal(times, least=least, unit="x, both at their quickest")
+            elif (device.type, timed.precision) in CEILINGS:
+                least = CEILINGS[device.type, timed.precision]
+                row |= record.goal(share, least=least, unit=" % of ceiling")
+        rows.append(row)
     return rows
 
 
-def gains(model, precision, batch, target, repeats):
+def variants(
+    model: Reprogrammed, precision: torch.dtype, batch: int, device: torch.device, repeats: int
+) -> list[dict]:
     """Make the rows of the variants: the full step, and the step with one thing changed."""
-    step = step_of(model, precision, batch, target)
-    work = {}
-    if target.type == "cuda":
-        work["without fused attention (plain products and softmax)"] = within(
-            step, sdpa_kernel, SDPBackend.MATH
-        )
+    step = step_of(model, precision, batch, device)
+    work = {"the full step": step}
+    if device.type == "cuda":
+        without_fused = within(step, partial(sdpa_kernel, SDPBackend.MATH))
+        work["without fused attention (plain products and softmax)"] = without_fused
     elif precision == torch.float32:  # cpu_kernels leaves bfloat16 to PyTorch
-        plain = without_kernels(model)
-        work["without cpu_kernels (plain timm blocks)"] = step_of(plain, precision, batch, target)
-    work["without the shortened last block (all its tokens)"] = patched(
-        step, AudioTransformer, "forward", whole_forward
-    )
-    work["with --recompute"] = patched(step, model.backbone, "grad_checkpointing", True)
+        plain = step_of(without_kernels(model), precision, batch, device)
+        work["without cpu_kernels (plain timm blocks)"] = plain
+    whole = partial(mock.patch.object, AudioTransformer, "forward", whole_forward)
+    work["without the shortened last block (all its tokens)"] = within(step, whole)
+    recompute = partial(mock.patch.object, model.backbone, "grad_checkpointing", True)
+    work["with --recompute"] = within(step, recompute)
     if model.backbone.embed_dim != SMALL["embed_dim"]:  # takes too long for a try
         compiled = copy.deepcopy(model)
         compiled.backbone.compile()
-        work["with --compile"] = step_of(compiled, precision, batch, target)
-    taken = record.alternate(
-        {"the full step": step}
-        | {name: variant for name, variant in work.items() if runs(name, variant)},
-        repeats,
-    )
-    spreads = {name: record.spread(seconds, "s") for name, seconds in taken.items()}
-    full = spreads["the full step"]
-    for spread in spreads.values():
-        spread["times the full step"] = spread["s"] / full["s"]
-    about, nothing = {"precision": said(precision), "batch": batch}, dict.fromkeys(full)
-    return [
-        {**about, "variant": name, **spreads.get(name, nothing)}
-        for name in ("the full step", *work)
-    ]
+        work["with --compile"] = step_of(compiled, precision, batch, device)
+    running = {name: variant for name, variant in work.items() if runs(name, variant)}
+    seconds = record.alternate(running, repeats)
+    full_s = record.spread(seconds["the full step"], "s")["s"]
+    rows = []
+    for name in work:
+        row = {"precision": text(precision), "batch": batch, "variant": name}
+        if name in seconds:
+            spread = record.spread(seconds[name], "s")
+            row |= spread | {"times the full step": spread["s"] / full_s}
+        else:
+            row |= dict.fromkeys(["s", "quartiles s", "times the full step"])
+        rows.append(row)
+    return rows
 
 
-def without_kernels(model):
+def without_kernels(model: Reprogrammed) -> Reprogrammed:
     """Copy the model with torch's own linear layers in AST's blocks."""
     plain = copy.deepcopy(model)
     for layer in plain.backbone.blocks.modules():
@@ -246,159 +254,165 @@ def without_kernels(model):
     return plain
 
 
-def runs(name, step):
-    """True if a step runs here (--compile needs a compiler); if not, the reason is on stderr."""
+def runs(name: str, step: Work) -> bool:
+    """Return whether a step runs here (--compile needs a compiler); stderr says why not."""
     try:
         step()
     except Exception as error:  # of any kind: the other figures are still wanted
-        print(
-            f"{name}: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}",
-            file=sys.stderr,
-        )
+        lines = str(error).splitlines() or [""]
+        print(f"{name}: {type(error).__name__}: {lines[0]}", file=sys.stderr)
         return False
     return True
 
 
-def components(model, precision, batch, target, repeats):
+def components(
+    model: Reprogrammed, precision: torch.dtype, batch: int, device: torch.device, repeats: int
+) -> list[dict]:
     """Make the rows of the components: each part alone, forward and backward, at its true sizes.
 
     The backbone's rest is computed by difference.
     """
-    ast, context = (
-        model.backbone,
-        partial(torch.autocast, target.type, precision, enabled=precision != torch.float32),
-    )
-    tokens, width, heads = ast.pos_embed.shape[1], ast.embed_dim, ast.blocks[0].attn.num_heads
+    ast = model.backbone
+    tokens = ast.pos_embed.shape[1]
+    width = ast.embed_dim
+    heads = ast.blocks[0].attn.num_heads
     blocks = len(ast.blocks) - 1  # the last one computes next to nothing
-    made = partial(torch.randn, device=target, requires_grad=True)
-    x, embedding = made(batch, 1, FRAMES, BINS), made(batch, width)
-    hidden, wide = (made(batch, tokens, size, dtype=precision) for size in (width, 4 * width))
-    q, k, v = (made(batch, heads, tokens, width // heads, dtype=precision) for _ in range(3))
-    attn, mlp = ast.blocks[0].attn, ast.blocks[0].mlp
-
-    def both_ways(inputs, forward, *args):
-        """A function that runs `forward` and computes the gradients of `inputs`."""
-        with context():
-            gradient = torch.ones_like(forward(*args))
-
-        def run():
-            with context():
-                out = forward(*args)
-            torch.autograd.grad(out, inputs, gradient)
-
-        return run
-
-    work = {
+    attn = ast.blocks[0].attn
+    mlp = ast.blocks[0].mlp
+    random = partial(torch.randn, device=device, requires_grad=True)
+    x = random(batch, 1, FRAMES, BINS)
+    embedding = random(batch, width)
+    hidden = random(batch, tokens, width, dtype=precision)
+    wide = random(batch, tokens, 4 * width, dtype=precision)
+    qkv = [random(batch, heads, tokens, width // heads, dtype=precision) for _ in range(3)]
+    head_input = backbones.Output(embedding, None)
+    both_ways = partial(forward_and_backward, precision)
+    products_of_block = [
+        both_ways([hidden], attn.qkv, hidden),
+        both_ways([hidden], attn.proj, hidden),
+        both_ways([hidden], mlp.fc1, hidden),
+        both_ways([wide], mlp.fc2, wide),
+    ]
+    attention = both_ways(qkv, functional.scaled_dot_product_attention, *qkv)
+    parts = {
         "U-Net": [both_ways(list(model.reprogrammer.parameters()), model.reprogrammer, x)],
         "AST": [both_ways([x], lambda: ast(x).embedding)],
-        "AST: matrix products": [
-            both_ways([hidden], attn.qkv, hidden),
-            both_ways([hidden], attn.proj, hidden),
-            both_ways([hidden], mlp.fc1, hidden),
-            both_ways([wide], mlp.fc2, wide),
-        ]
-        * blocks,
-        "AST: attention": [both_ways([q, k, v], functional.scaled_dot_product_attention, q, k, v)]
-        * blocks,
-        "head": [
-            both_ways(
-                [embedding, *model.head.parameters()], model.head, backbones.Output(embedding, None)
-            )
-        ],
+        "AST: matrix products": products_of_block * blocks,
+        "AST: attention": [attention] * blocks,
+        "head": [both_ways([embedding, *model.head.parameters()], model.head, head_input)],
     }
-    taken = record.alternate(
-        {name: lambda parts=parts: [part() for part in parts] for name, parts in work.items()},
-        repeats,
+    seconds = record.alternate(
+        {name: partial(run_all, part) for name, part in parts.items()}, repeats
     )
-    ms = {name: record.spread(seconds)["ms"] for name, seconds in taken.items()}
-    ms["AST: rest (by difference)"] = (
-        ms.pop("AST") - ms["AST: matrix products"] - ms["AST: attention"]
-    )
+    ms = {name: record.spread(taken)["ms"] for name, taken in seconds.items()}
+    rest = ms.pop("AST") - ms["AST: matrix products"] - ms["AST: attention"]
+    ms["AST: rest (by difference)"] = rest
     whole = sum(ms.values())
-    return [
-        {
-            "precision": said(precision),
-            "batch": batch,
-            "component": name,
-            "ms": value,
-            "share, %": 100 * value / whole,
-        }
-        for name, value in ms.items()
-    ]
+    rows = []
+    for name, value in ms.items():
+        row = {"precision": text(precision), "batch": batch, "component": name, "ms": value}
+        rows.append(row | {"share, %": 100 * value / whole})
+    return rows
 
 
-def own_model(dims, target):
-    """This project's model with random weights: U-Net, AST of `dims`, linear head."""
+def forward_and_backward(
+    precision: torch.dtype, inputs: list[torch.Tensor], forward: Callable, *args: object
+) -> Work:
+    """Make a function that runs `forward` and computes the gradients of `inputs`."""
+    context = partial(autocast, inputs[0].device, precision)
+    with context():
+        gradient = torch.ones_like(forward(*args))
+
+    def run():
+        with context():
+            out = forward(*args)
+        torch.autograd.grad(out, inputs, gradient)
+
+    return run
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return the context of a forward pass in a precision."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def run_all(parts: list[Work]) -> None:
+    """Run the parts one after the other."""
+    for part in parts:
+        part()
+
+
+def reprogrammed(dims: dict) -> Reprogrammed:
+    """Build this project's model with random weights: U-Net, AST of `dims`, linear head."""
     torch.manual_seed(0)
     backbone = backbones.build("ast", **dims, n_source=CLASSES, frames=FRAMES, mels=BINS)
     cpu_kernels.enable(backbone)
     unet = reprogrammers.build("unet", frames=FRAMES, bins=BINS, residual=True)
-    return (
-        Reprogrammed(unet, backbone, EmbeddingHead(CLASSES, dims["embed_dim"]), norm="none")
-        .to(target)
-        .train()
-    )
+    return Reprogrammed(unet, backbone, EmbeddingHead(CLASSES, dims["embed_dim"]), norm="none")
 
 
-def contestants(dims, target):
-    """Make {name: model}: log-mels (B, 1, T, F) -> logits (B, K), all with the same weights.
+def contestants(dims: dict, device: torch.device) -> dict[str, nn.Module]:
+    """Build models from log-mels (B, 1, T, F) to logits (B, K), all with the same weights.
 
     U-Net and head are trained.
     """
     from transformers import ASTConfig, ASTForAudioClassification
 
-    own = own_model(dims, "cpu")
-    reference = ASTForAudioClassification(
-        ASTConfig(
-            hidden_size=dims["embed_dim"],
-            num_hidden_layers=dims["depth"],
-            num_attention_heads=dims["num_heads"],
-            intermediate_size=4 * dims["embed_dim"],
-            num_labels=CLASSES,
-            layer_norm_eps=1e-12,
-        )
-    ).requires_grad_(False)
+    ours = reprogrammed(dims)
+    config = ASTConfig(
+        hidden_size=dims["embed_dim"],
+        num_hidden_layers=dims["depth"],
+        num_attention_heads=dims["num_heads"],
+        intermediate_size=4 * dims["embed_dim"],
+        num_labels=CLASSES,
+        layer_norm_eps=1e-12,
+    )
+    reference = ASTForAudioClassification(config).requires_grad_(False)
     for name, parameter in reference.named_parameters():
         if "token" in name or "position" in name:
             nn.init.trunc_normal_(parameter, std=0.02)
     with tempfile.TemporaryDirectory() as folder:
         save_file(reference.state_dict(), Path(folder) / "ast.safetensors")
-        backbones.weights.load(own.backbone, Path(folder) / "ast.safetensors")
-    own.head.norm.load_state_dict(own.backbone.source_head[0].state_dict())
-    own.head.linear.load_state_dict(own.backbone.source_head[1].state_dict())
-    models = {"this project": own}
+        backbones.weights.load(ours.backbone, Path(folder) / "ast.safetensors")
+    norm, linear = ours.backbone.source_head
+    ours.head.norm.load_state_dict(norm.state_dict())
+    ours.head.linear.load_state_dict(linear.state_dict())
+    models = {OURS: ours}
     for name, kernel in (("transformers", "sdpa"), ("unfused", "eager")):
         model = copy.deepcopy(reference)
         model.set_attn_implementation(kernel)
         model.classifier.requires_grad_(True)
-        models[name] = Fronted(copy.deepcopy(own.reprogrammer), model.eval())
-    return {name: model.to(target).train() for name, model in models.items()}
+        models[name] = Fronted(copy.deepcopy(ours.reprogrammer), model.eval())
+    return {name: model.to(device).train() for name, model in models.items()}
 
 
 class Fronted(nn.Module):
     """A U-Net in front of transformers' AST."""
 
-    def __init__(self, reprogrammer, model):
+    def __init__(self, reprogrammer: nn.Module, model: nn.Module):
         super().__init__()
-        self.reprogrammer, self.model = reprogrammer, model
+        self.reprogrammer = reprogrammer
+        self.model = model
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(self.reprogrammer(x)[:, 0]).logits
 
 
-def step_of(model, precision, batch, target):
-    """A function that makes a training step and returns its loss; at rate 0 all are the same."""
+def step_of(
+    model: nn.Module, precision: torch.dtype, batch: int, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """Make a training step that returns its loss; at learning rate 0 all steps are the same."""
     generator = torch.Generator().manual_seed(1)
-    x, targets = (
-        torch.randn(batch, *size, generator=generator).to(target)
-        for size in ((1, FRAMES, BINS), (CLASSES,))
-    )
-    targets, mask = targets.sigmoid(), targets > 1
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    x = torch.randn(batch, 1, FRAMES, BINS, generator=generator).to(device)
+    values = torch.randn(batch, CLASSES, generator=generator).to(device)
+    targets = values.sigmoid()
+    mask = values > 1
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(target.type, precision, enabled=precision != torch.float32):
+        with autocast(device, precision):
             logits = model(x)
         loss = losses.masked_bce(logits.float(), targets, mask)
         loss.backward()
@@ -408,69 +422,66 @@ def step_of(model, precision, batch, target):
     return step
 
 
-def useful_operations(model, batch):
-    """Operations of a step: the forward ones, as many backward, in attention twice as many."""
-    tokens, width = model.backbone.pos_embed.shape[1], model.backbone.embed_dim
-    attended = (len(model.backbone.blocks) - 1) * 4 * tokens**2 * width
+def useful_operations(model: Reprogrammed, batch: int) -> int:
+    """Count a step's operations: the forward ones, as many backward, in attention twice as many."""
+    tokens = model.backbone.pos_embed.shape[1]
+    attended = (len(model.backbone.blocks) - 1) * 4 * tokens**2 * model.backbone.embed_dim
     return batch * (2 * 2 * multiply_accumulates(model, (1, FRAMES, BINS)) + attended)
 
 
-def products(target, precisions, size, many):
-    """Make {("product by ...", precision): function that multiplies square matrices `many` times}.
+def products(
+    device: torch.device, precisions: set[torch.dtype], size: int, count: int
+) -> dict[Timed, Work]:
+    """Make functions that multiply square matrices `count` times.
 
-    They are many so that on a GPU the launch of a kernel does not matter.
+    They are so many that on a GPU the launch of a kernel does not matter.
     """
     work = {}
     for precision in precisions:
-        a, b = (torch.randn(size, size, device=target, dtype=precision) for _ in range(2))
-        work["product by PyTorch", precision] = lambda a=a, b=b: [a @ b for _ in range(many)]
-        if target.type == "cpu" and precision == torch.float32:
-            work["product by oneDNN", precision] = lambda a=a, b=b: [
-                cpu_kernels.onednn_linear(a, b) for _ in range(many)
-            ]
+        a = torch.randn(size, size, device=device, dtype=precision)
+        b = torch.randn(size, size, device=device, dtype=precision)
+        work[Timed("product by PyTorch", precision)] = partial(multiply, torch.matmul, a, b, count)
+        if device.type == "cpu" and precision == torch.float32:
+            by_onednn = partial(multiply, cpu_kernels.onednn_linear, a, b, count)
+            work[Timed("product by oneDNN", precision)] = by_onednn
     return work
 
 
-def within(step, context, *args):
-    """The step inside of a context."""
+def multiply(product: Callable, a: torch.Tensor, b: torch.Tensor, count: int) -> None:
+    """Multiply two matrices `count` times."""
+    for _ in range(count):
+        product(a, b)
+
+
+def within(step: Work, context: Callable[[], AbstractContextManager]) -> Work:
+    """Make a function that runs the step inside of a context."""
 
     def run():
-        with context(*args):
+        with context():
             return step()
 
     return run
 
 
-def patched(step, owner, name, value):
-    """The step with one thing replaced."""
-    return within(step, mock.patch.object, owner, name, value)
-
-
-def said(precision):
+def text(precision: torch.dtype) -> str:
+    """Format a precision, such as "float32"."""
     return str(precision).removeprefix("torch.")
 
 
-def whole_forward(self, x):
+def whole_forward(self: AudioTransformer, x: torch.Tensor) -> backbones.Output:
     """AudioTransformer.forward, all tokens of the last block included."""
     patches = self.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
-    tokens = (
-        torch.cat(
-            [
-                self.cls_token.expand(len(x), -1, -1),
-                self.dist_token.expand(len(x), -1, -1),
-                patches,
-            ],
-            dim=1,
-        )
-        + self.pos_embed
-    )
+    cls = self.cls_token.expand(len(x), -1, -1)
+    dist = self.dist_token.expand(len(x), -1, -1)
+    tokens = torch.cat([cls, dist, patches], dim=1) + self.pos_embed
     for block in self.blocks:
         tokens = block(tokens)
     embedding = self.norm(tokens[:, :2]).mean(dim=1)
     return backbones.Output(embedding, self.source_head(embedding))
 
 
-def parse():
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = record.parser(__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[4], help="sizes (4, the authors')")
     parser.add_argument("--repeats", type=int, default=5)

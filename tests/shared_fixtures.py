@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny AST with random weights, random clips, a run folder."""
+"""A tiny AST with random weights, random clips, a run folder."""
 
 import os
 
@@ -40,7 +40,7 @@ def tiny_dims():
 
 @pytest.fixture
 def spread():
-    """(module, seed) -> the module with random weights so large that inputs make a difference."""
+    """Function that gives a module random weights, large enough for its input to matter."""
 
     def fill(module, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -56,7 +56,7 @@ def spread():
 
 @pytest.fixture
 def tiny_ast(spread):
-    """Overrides of TINY -> an AST with spread weights, in eval mode."""
+    """Function from overrides of TINY to an AST with spread weights, in eval mode."""
     return lambda **dims: spread(backbones.build("ast", **(TINY | dims))).eval()
 
 
@@ -80,19 +80,15 @@ def backbone_file(tmp_path_factory):
 
 @pytest.fixture
 def tiny_clips():
-    """(count, seed, split) -> Clips of random log-mels (64 x 32) of three classes, 2/3 observed."""
+    """Function to make Clips of random log-mels (64 x 32), two labels in three observed."""
 
     def make(count=12, seed=0, split="train"):
         rng = np.random.default_rng(seed)
         names = ("bass", "flute", "voice")
-        labels = [
-            {name: round(float(rng.random()), 3) for name in names if rng.random() < 0.67}
-            for _ in range(count)
-        ]
-        clips = [
-            Clip(f"{split}{i}", f"artist {i}", f"{i}.ogg", 0.0, split, own)
-            for i, own in enumerate(labels)
-        ]
+        clips = []
+        for i in range(count):
+            labels = {name: round(float(rng.random()), 3) for name in names if rng.random() < 0.67}
+            clips.append(Clip(f"{split}{i}", f"artist {i}", f"{i}.ogg", 0.0, split, labels))
         features = torch.from_numpy(rng.normal(-4.0, 4.5, (count, 1, 64, 32)).astype(np.float16))
         return Clips(clips, list(names), features.__getitem__)
 

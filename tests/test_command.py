@@ -60,7 +60,7 @@ cli.run(main, cli.parser("doc"))
 def test_a_script_that_is_ended_tidies_up(start, tmp_path, number, code, message):
     process = start(WAITING)
     process.send_signal(number)
-    assert process.communicate(timeout=60) == ("", message) and process.returncode == code
+    assert process.communicate(timeout=120) == ("", message) and process.returncode == code
     assert (tmp_path / "tidied").exists()
 
 
@@ -71,7 +71,7 @@ def test_a_signal_that_was_ignored_stays_ignored(start):
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
     process.send_signal(signal.SIGHUP)
-    assert process.communicate(timeout=60) == ("", "") and process.returncode == 0
+    assert process.communicate(timeout=120) == ("", "") and process.returncode == 0
 
 
 def test_ctrl_c_during_the_imports_is_one_line(start, tmp_path):
@@ -85,7 +85,7 @@ def test_ctrl_c_during_the_imports_is_one_line(start, tmp_path):
         "import heavy\n"
     )
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.communicate(timeout=120) == ("", "interrupted\n")
     assert process.returncode == 130
 
 
@@ -112,13 +112,13 @@ def test_the_reader_may_leave(start):
 def test_an_output_without_room_is_one_line(start):
     with open("/dev/full", "w") as full:
         process = start(PRINTING, wait=False, stdout=full)
-        _, message = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=120)
     assert process.returncode == 1 and message.count("\n") == 1 and "disk full" in message
 
 
 def test_an_output_that_is_closed_is_no_error(start):
     process = start(PRINTING, wait=False, stdout=None, preexec_fn=lambda: os.close(1))
-    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+    assert process.communicate(timeout=120)[1] == "" and process.returncode == 0
 
 
 def endless(depth):
@@ -149,5 +149,5 @@ def test_ctrl_c_in_the_import_of_an_extension_is_one_line(start):
         ),
         wait=False,
     )
-    assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.communicate(timeout=120) == ("", "interrupted\n")
     assert process.returncode == 130

@@ -259,7 +259,7 @@ def server(exp, tmp_path):
     try:
         yield re.search(r"http://127.0.0.1:\d+/", process.stdout.readline())[0]
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 130 and "Traceback" not in err
         assert err.splitlines()[-1] == "interrupted"
         assert not list(copies.rglob("*.wav"))

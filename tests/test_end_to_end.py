@@ -6,12 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import run_script
+from helpers import run_script, start, wait_until
 
 import report
 from ast_repr import audio, checkpoint, inference, metrics
@@ -63,21 +62,12 @@ def run(tree, *options):
 @pytest.fixture(scope="module")
 def finished(tree):
     """The recipe, killed once in training and then run to the end: (its folder, its output)."""
-    process = subprocess.Popen(
-        recipe(tree, *OPTIONS),
-        cwd=tree,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start(recipe(tree, *OPTIONS), cwd=tree, env=environment(), **nowhere)
     checkpoint = tree / "egs/openmic/exp/synthetic-200/ast_linear/seed0/last.pt"
-    deadline = time.monotonic() + 300
-    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(checkpoint.is_file, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert checkpoint.is_file()
     done = run(tree, *OPTIONS)
     assert done.returncode == 0, done.stderr
     return tree / "egs" / "openmic", done.stdout

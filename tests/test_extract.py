@@ -209,7 +209,7 @@ def start(tmp_path):
 def test_an_interrupted_extraction_keeps_whole_shards_and_resumes(start, run):
     process, data = start()
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.endswith("interrupted\n")
     assert "Traceback" not in err
@@ -233,7 +233,7 @@ def test_no_process_outlives_one_that_was_killed(killed, start):
     workers = children(process.pid)
     os.kill(workers[-1] if killed == "worker" else process.pid, signal.SIGKILL)
     # This returns when no process has standard error open any more.
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     if killed == "worker":
         assert process.returncode == 1
         assert "--nj" in err.splitlines()[-1]

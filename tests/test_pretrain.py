@@ -98,8 +98,8 @@ def test_notes_are_playable(program):
     for seed in range(40):
         rng = np.random.default_rng(seed)
         bars = arrangement.harmony(rng, 3, 240 / rng.uniform(60, 160), 10)
-        for start, length, pitch, velocity in sounds._notes(rng, program, bars, 3):
-            assert 0 <= start < 10 and length > 0 and 1 <= velocity <= 127
+        for onset, length, pitch, velocity in sounds._notes(rng, program, bars, 3):
+            assert 0 <= onset < 10 and length > 0 and 1 <= velocity <= 127
             if program is None:
                 assert pitch in sounds.DRUM_KEYS
             else:

@@ -101,7 +101,7 @@ def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_p
     else:
         os.killpg(process.pid, signal.SIGINT)
     # It comes when no process has standard error open any more.
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
     assert err.rstrip().endswith(said)
@@ -119,7 +119,7 @@ def test_pretraining_ends_with_a_line_when_one_of_its_processes_is_killed(tmp_pa
     process = start(command)
     wait_until(lambda: len(workers(process.pid)) == 2, process)
     os.kill(workers(process.pid)[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err.rstrip().endswith("try a smaller --nj")
     assert "Traceback" not in err

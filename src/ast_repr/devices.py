@@ -1,4 +1,4 @@
-"""Devices: which one to use, what it can do, and how results describe it."""
+"""Choice, memory, capabilities and description of devices."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ from . import atomic
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of the C library's mallopt
 # Linux' control groups, version 2 and 1: files with the limit and the use of memory, and the key of
-# memory.stat that counts what only caches files.
+# memory.stat that counts caches of files.
 CONTROL_GROUPS = {
     "": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -45,7 +45,7 @@ def keep_freed_memory() -> None:
     """Let the process keep freed tensors' memory for the next ones, as PyTorch does on a GPU.
 
     Linux' C library returns the largest blocks at once and then gets them again page by page;
-    tests/bench/step.py measures what that costs a training step.
+    tests/bench/step.py measures the cost of that in a training step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -54,10 +54,9 @@ def keep_freed_memory() -> None:
 
 
 def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes of the machine's memory that this process may still take.
+    """Return the bytes of memory that this process may still take.
 
-    That is free memory, caches of files included, or what its container or job leaves it, if that
-    is less.
+    Caches of files count as free; limits of the container or job are respected.
 
     Args:
         proc, groups: mount points of /proc and of the control groups.
@@ -86,10 +85,9 @@ def device_groups(name: str, size: int, jobs: int | None, runs: int) -> list[lis
     """Return the devices of each concurrent run: lists of `size`.
 
     Args:
-        name: as for `choose`; "cuda" and a GPU found by "auto" stand for all GPUs of the machine.
+        name: as for `choose`; "cuda", and "auto" with GPUs, stand for all GPUs of the machine.
         size: processes of a run, on a device each; on the CPU they share its threads.
-        jobs: runs at the same time, never more than `runs`; None: as many as there are GPUs for,
-            one on the CPU.
+        jobs: concurrent runs, at most `runs`; None: as many as the GPUs allow, one on the CPU.
 
     Raises:
         ValueError: there are fewer GPUs than that takes.

@@ -1,17 +1,15 @@
-"""Several processes: those that share one run, and runs side by side.
+"""Several processes that share a run, and concurrent runs.
 
-Accelerate's PartialState says which process of how many this is; torchrun, `accelerate launch` or
-`run` here start them. Each batch is distributed row by row. Losses are divided by the number of
-observed labels in the whole batch, so that losses and gradients of the processes add up to those of
-one process. They are added once per step, after the last micro-batch (as DistributedDataParallel
-does under `no_sync`); what is trained is mostly kilobytes, so there is nothing to overlap with the
-backward pass, and methods see the model itself.
+torchrun, `accelerate launch` or `run` start the processes. The clips of each batch are distributed
+over them. Losses are divided by the number of observed labels in the whole batch, so that losses
+and gradients of the processes add up to those of one. Gradients are summed once per step: mostly
+kilobytes are trained, so there is nothing to overlap with the backward pass.
 
 N processes give the losses, metrics and weights of one, up to rounding, except for two layers. On
-the CPU, BatchNorm normalises each process's rows by themselves, and the main process's averages are
-kept; on GPUs it is SyncBatchNorm, which has the statistics of all rows. Dropout masks are drawn
-independently in each process. The main process prints, shows progress, validates and writes files,
-which all processes must be able to read.
+the CPU, BatchNorm normalises each process's clips separately, and the main process's averages are
+kept; on GPUs it is SyncBatchNorm. Dropout masks are drawn independently in each process. The main
+process prints, shows progress, validates and writes files, which all processes must be able to
+read.
 """
 
 import contextlib
@@ -38,8 +36,8 @@ Work = Callable[[PartialState, torch.device, list], None]
 def run(work: Work, tasks: list, device_groups: list[list[torch.device]]) -> None:
     """Call work(group, device, tasks) in each process of each group.
 
-    A single process is this one, and torchrun has started its processes already. Others are
-    started here, and the tasks are distributed among the groups.
+    Processes are started here if there are several and torchrun has not started them; the tasks are
+    then distributed over the groups.
 
     Args:
         work: can be pickled.
@@ -50,18 +48,14 @@ def run(work: Work, tasks: list, device_groups: list[list[torch.device]]) -> Non
         RuntimeError: a process was killed.
         Exception: of the first process that failed; the others are ended.
     """
-    if is_launched():
-        device = device_groups[0][0]
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        with _joined(device) as group:
-            work(group, device, tasks)
-    elif len(device_groups) == len(device_groups[0]) == 1:
-        (device,) = device_groups[0]
-        with _joined(device) as group:
-            work(group, device, tasks)
-    else:
+    if not is_launched() and sum(map(len, device_groups)) > 1:
         _start(work, tasks, device_groups)
+        return
+    device = device_groups[0][0]
+    if is_launched() and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    with _joined(device) as group:
+        work(group, device, tasks)
 
 
 def is_launched() -> bool:
@@ -75,7 +69,7 @@ def is_first() -> bool:
 
 
 def forget_launch() -> None:
-    """Make this process one by itself, although torchrun may have started its parent."""
+    """Make this a single process, although torchrun may have started its parent."""
     for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)
 
@@ -99,7 +93,14 @@ def _start(work, tasks, device_groups):
                     "OMP_NUM_THREADS": str(threads),
                 }
                 if len(group) > 1:
-                    environment |= _rendezvous(rank, len(group), port)
+                    # As torchrun sets it.
+                    environment |= {
+                        "MASTER_ADDR": "localhost",
+                        "MASTER_PORT": str(port),
+                        "RANK": str(rank),
+                        "LOCAL_RANK": str(rank),
+                        "WORLD_SIZE": str(len(group)),
+                    }
                 share = tasks[number :: len(device_groups)]
                 futures.append(pool.submit(_member, work, share, number, device, environment))
         try:
@@ -115,17 +116,6 @@ def _free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]
-
-
-def _rendezvous(rank, size, port):
-    """What torchrun would tell a process."""
-    return {
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-    }
 
 
 def _member(work, tasks, number, device, environment):
@@ -146,7 +136,7 @@ def _member(work, tasks, number, device, environment):
 
 @contextlib.contextmanager
 def _joined(device: torch.device) -> Iterator[PartialState]:
-    """The group that this process belongs to, once its processes have found each other."""
+    """Join this process's group; only the main process of a group prints."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     group = PartialState(cpu=device.type == "cpu", timeout=TIMEOUT)

@@ -1,9 +1,8 @@
 """Evaluate trained runs on the test split.
 
-Writes predictions.npz, results.json and, for a reprogrammer, example.npz into the run folder.
-results.json holds the sha256 of all that it was made from (checkpoints, config, manifest, classes,
-weights); a run is evaluated again if any of that, or a file of its results, has changed. If the
-corpus knows the truth of its test split, the run is evaluated on it as well.
+A run is evaluated again if its inputs (checkpoints, config, manifest, classes, weights), whose
+sha256 are in results.json, or a file of its results have changed. If the truth of all test clips is
+known, the run is evaluated on it too.
 """
 
 import subprocess
@@ -35,7 +34,7 @@ class Evaluator:
         data: folder of the corpus, with its feature stores and embeddings.
         clips, classes: of its manifest.
         weights: file of the backbone.
-        cache: test clips and embeddings, kept from run to run.
+        cache: test clips and embeddings.
     """
 
     data: str | Path
@@ -48,18 +47,18 @@ class Evaluator:
     def evaluate(
         self, run: RunFolder, state: dict, conf: Config, allow: Collection[str] = ()
     ) -> str | None:
-        """Evaluate a run, unless its results exist and were made from the same.
+        """Evaluate a run, unless its results exist and were made from the same inputs.
 
         Args:
-            state: see `read_state`; training has ended.
-            conf: the resolved config of the run.
+            state: from `read_state`, of a finished run.
+            conf: the config of the run.
             allow: names of classes outside of the package that the run may use.
 
         Returns:
             a line about the result; None if there was nothing to do.
         """
         if not run.has_history(state["history"]):
-            run.write_history(state["history"])  # a copy, which the report reads
+            run.write_history(state["history"])  # for the report
         feature = features.build(**registry.resolve("feature", conf.feature.to_dict(), allow))
         made_from = self._made_from(state, conf, feature)
         existing = run.read_results()
@@ -103,12 +102,12 @@ class Evaluator:
 
     @property
     def _clips_with_truth(self):
-        """The clips of the test split, if the truth of all of them is known; otherwise none."""
+        """The test clips if the truth of all is known, otherwise none."""
         clips = [clip for clip in self.clips if clip.split == SPLIT]
         return clips if all(clip.truth for clip in clips) else []
 
     def _truth(self, test):
-        """The truth (N, K) of the clips in `test`; None if it is not known."""
+        """Return the truth (N, K) of the clips in `test`; None if unknown."""
         by_name = {clip.clip: clip for clip in self._clips_with_truth}
         if not by_name:
             return None
@@ -125,7 +124,7 @@ class Evaluator:
         return self.cache[name]
 
     def _scores(self, model, test, name, feature, state, label):
-        """Probabilities (N, K) of the test clips."""
+        """Compute the probabilities (N, K) of the test clips."""
         if not model.head_only:
             return probabilities(model, test.batches(BATCH), self.device)
         cache = embedding_cache.EmbeddingCache(self.data, name, feature.spec(), self.cache)
@@ -138,7 +137,7 @@ class Evaluator:
         """Evaluate each epoch on test and keep the best, as the paper did.
 
         Returns:
-            the history with the values on test.
+            the history with the metrics on test.
         """
         history = [dict(line) for line in history]
         for line in history:
@@ -194,10 +193,10 @@ class Evaluator:
 
 
 def read_state(run: RunFolder) -> dict:
-    """Read what last.pt holds of a trained run.
+    """Read last.pt.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it does not exist.
     """
     state = trainer.read_last(run)
     if state is None:
@@ -206,11 +205,11 @@ def read_state(run: RunFolder) -> dict:
 
 
 def check_finished(run: RunFolder, state: dict, plan: trainer.Plan) -> None:
-    """Refuse a run whose training has not ended.
+    """Check that training has ended and its checkpoints are intact.
 
     Raises:
         ValueError: it was interrupted.
-        CheckpointError: the other checkpoints are not those that it wrote.
+        CheckpointError: a checkpoint is missing or another.
     """
     if not trainer.finished(state["history"], plan):
         epochs = len(state["history"])
@@ -292,7 +291,7 @@ def example(
 
 
 def commit() -> str | None:
-    """Short name of the code's commit; None outside of a repository, or without git."""
+    """Return the abbreviated hash of the code's commit; None without git or a repository."""
     line = ["git", "rev-parse", "--short", "HEAD"]
     folder = Path(__file__).parent
     try:

@@ -1,4 +1,4 @@
-"""Run folders: the names of their files, their lock, their results, and the best of them.
+"""Run folders: names of files, lock, results, and the choice of the best run.
 
 last.pt             state after the last epoch, the history, the best checkpoint; authoritative
 best.<split>.<metric>.pt     the best checkpoint; a copy from last.pt
@@ -32,13 +32,13 @@ SELECTION = {"split": "valid", "metric": "macro_f1", "mode": "max"}
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run, which may or may not exist."""
+    """Files of one run, which may or may not exist."""
 
     path: Path
 
     @classmethod
     def of(cls, experiments: str | Path, conf: str, seed: int) -> "RunFolder":
-        """The folder of a conf and seed among those of a corpus."""
+        """Return the folder of a conf and seed among the experiments of a corpus."""
         return cls(Path(experiments) / conf / f"seed{seed}")
 
     def __str__(self):
@@ -74,26 +74,26 @@ class RunFolder:
 
     @property
     def head(self) -> "RunFolder":
-        """The run that trains the head alone before the loop."""
+        """The run that trains the head alone first."""
         return RunFolder(self.path / "head")
 
     def best(self, split: str, metric: str) -> Path:
-        """The best checkpoint; the split that chose it is in its name."""
+        """Return the path of the best checkpoint, which names its selection."""
         return self.path / f"best.{split}.{metric}.pt"
 
     def epoch(self, number: int) -> Path:
-        """The checkpoint of one epoch, if each is kept."""
+        """Return the path of an epoch's checkpoint, if each is kept."""
         return self.path / f"epoch.{number:03d}.pt"
 
     def any_best(self) -> Path | None:
-        """The best checkpoint by any selection; None if there is none."""
+        """Return the best checkpoint by any selection; None if there is none."""
         return min(self.path.glob("best.*.pt"), default=None)
 
     def best_checkpoint(self) -> Path:
-        """The same of a run that must have one.
+        """Return the best checkpoint by any selection.
 
         Raises:
-            FileNotFoundError: it has none.
+            FileNotFoundError: there is none.
         """
         path = self.any_best()
         if path is None:
@@ -134,16 +134,16 @@ class RunFolder:
                 path.unlink()
 
     def is_empty(self) -> bool:
-        """Whether it holds no files; hidden ones do not count."""
+        """Whether there are no files but hidden ones."""
         return all(path.name.startswith(".") for path in self.path.glob("*"))
 
     def write_command(self) -> None:
-        """Write the command that starts the run, unless it is written already."""
+        """Write the command of this process, unless one is stored already."""
         if not self.command.is_file():
             atomic.write_text(self.command, current_command() + "\n")
 
     def read_command(self) -> str:
-        """Read the command that started the run; the present one if it is not known."""
+        """Read the stored command; the present one if there is none."""
         try:
             return atomic.read_text(self.command).strip()
         except (OSError, ValueError):
@@ -155,7 +155,10 @@ class RunFolder:
 
     def has_history(self, history: list[dict]) -> bool:
         """Whether history.jsonl holds exactly this history."""
-        return _content(self.history) == _lines(history).encode()
+        try:
+            return self.history.read_bytes() == _lines(history).encode()
+        except FileNotFoundError:
+            return False
 
     def matches(self, hashes: dict[str, str]) -> bool:
         """Whether the folder has files of these names and sha256."""
@@ -178,7 +181,7 @@ class RunFolder:
 
 
 def current_command() -> str:
-    """The command that started this process: a recipe's, if it was one, or the script's own."""
+    """Return the command line of the recipe, or else of this process."""
     return os.environ.get("AST_REPR_COMMAND") or shlex.join(["python", *sys.argv])
 
 
@@ -187,8 +190,7 @@ class FinishedRun:
     """A scored run with a best checkpoint.
 
     Attributes:
-        folder: its folder.
-        results: the content of results.json.
+        results: content of results.json.
     """
 
     folder: RunFolder
@@ -205,7 +207,7 @@ class FinishedRun:
         return selection.get("value")
 
     def describe(self) -> str:
-        """Say why this run is chosen, if it is the first of `ranked`."""
+        """Describe the first of `ranked` in a line."""
         corpus = self.results.get("corpus")
         return f"the best finished run on {corpus}: macro-F1 {self.validation:.3f} on validation"
 
@@ -229,10 +231,7 @@ def finished(folders: Iterable[Path]) -> list[FinishedRun]:
 
 
 def ranked(runs: Iterable[FinishedRun]) -> list[FinishedRun]:
-    """Sort the runs that were selected on validation, the best first.
-
-    Runs on OpenMIC-2018 precede those on the built-in corpus, and these all others.
-    """
+    """Sort the runs that were selected on validation: by corpus, then the best first."""
     return sorted((run for run in runs if run.validation is not None), key=_rank)
 
 
@@ -240,9 +239,8 @@ def load_best(runs: Iterable[FinishedRun], load: Callable, warn: Callable[[str],
     """Load the best run that can be loaded.
 
     Args:
-        runs: finished runs.
         load: function from the path of a run folder to a model.
-        warn: called with a line for each better run that cannot be loaded.
+        warn: function of a line about a better run that cannot be loaded.
 
     Returns:
         (FinishedRun, model), or (None, None).
@@ -263,10 +261,3 @@ def _rank(run):
 
 def _lines(history):
     return "".join(json.dumps(row) + "\n" for row in history)
-
-
-def _content(path):
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Method(nn.Module):
-    """Train `model`, which maps features to logits (B, K): a Reprogrammed or a HeadOnlyModel.
+    """Training of `model`, which maps features to logits (B, K).
 
     Subclasses define `step`.
 
@@ -21,11 +21,11 @@ class Method(nn.Module):
 
     @property
     def model_for_eval(self) -> nn.Module:
-        """The model that validation, selection and prediction use."""
+        """Model for validation, selection and prediction."""
         return self.model
 
     def start_epoch(self, epoch: int, clips, optimizer, device):
-        """Return the training clips of this epoch: dataset.Clips, as given or with other labels."""
+        """Return the training clips of this epoch, a dataset.Clips."""
         return clips
 
     def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
@@ -36,18 +36,17 @@ class Method(nn.Module):
         Args:
             batch: a dataset.Batch.
             epoch: number of the epoch, counted from 0.
-            whole: the batch of which `batch` is a micro-batch, or the rows of one process; the
-                losses of all parts add up to that of the whole.
+            whole: the batch of which `batch` is a part; the losses of the parts add up to its.
         """
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Update what follows the model; called after each step of the optimiser."""
+        """Update state that follows the model; called after each optimiser step."""
 
     def resumable_state(self) -> dict:
         """Return the plain values and tensors that resuming needs."""
         return {"model": self.model.trainable_state_dict()}
 
     def load_resumable_state(self, state: dict) -> None:
-        """Load what `resumable_state` returned."""
+        """Load a `resumable_state`."""
         self.model.load_trainable_state_dict(state["model"])

@@ -1,9 +1,9 @@
 """Label enhancement (Gururani and Lerch 2021): a teacher that prunes negatives, then a student.
 
 Stage 1 trains with every missing label as a negative. Its model then scores the training clips, and
-per class the missing labels with the highest scores, a fraction `prune` of them, are removed: they
-are the likeliest to be positives that nobody labelled. Stage 2 starts from the initial weights and
-trains with the remaining ones as negatives.
+the fraction `prune` of each class's missing labels with the highest scores is removed: the
+likeliest unlabelled positives. Stage 2 starts from the initial weights and trains with the others
+as negatives.
 """
 
 import copy
@@ -63,10 +63,7 @@ class LabelEnhancement(Supervised):
         return self.enhanced
 
     def pruned(self, clips, device) -> torch.Tensor:
-        """Mark the missing labels to remove: (N, K) bool.
-
-        In each class they are the fraction `prune` that the teacher scores highest.
-        """
+        """Mark the missing labels to remove (N, K), those that the teacher scores highest."""
         current = copy.deepcopy(self.model.trainable_state_dict())
         self.model.load_trainable_state_dict(self.teacher)
         scores = torch.from_numpy(probabilities(self.model, clips.batches(BATCH_SIZE), device))
@@ -79,16 +76,12 @@ class LabelEnhancement(Supervised):
         return removed
 
     def resumable_state(self) -> dict:
-        """Return the model's state, its initial one, and the teacher's once there is one."""
-        return {
-            "model": self.model.trainable_state_dict(),
-            "first": self.first,
-            "teacher": self.teacher,
-        }
+        """Return the states of the model, at present and initially, and of the teacher."""
+        return super().resumable_state() | {"first": self.first, "teacher": self.teacher}
 
     def load_resumable_state(self, state: dict) -> None:
-        """Load what `resumable_state` returned."""
-        self.model.load_trainable_state_dict(state["model"])
+        """Load a `resumable_state`."""
+        super().load_resumable_state(state)
         self.first = state["first"]
         self.teacher = state["teacher"]
         self.enhanced = None

@@ -19,7 +19,7 @@ class MeanTeacher(Supervised):
     """Mean teacher around any model; student and teacher share the frozen backbone.
 
     The authors draw the teacher's initial weights separately; here it starts as a copy of the
-    student, which the first steps (a = 0.5, 0.67, ...) make a small difference. The teacher is the
+    student, a small difference after the first steps (a = 0.5, 0.67, ...). The teacher is the
     evaluation model: the authors' code reports the student under the teacher's name.
 
     Args:
@@ -76,14 +76,11 @@ class MeanTeacher(Supervised):
 
     def resumable_state(self) -> dict:
         """Return the states of both models, and the number of steps."""
-        return {
-            "model": self.model.trainable_state_dict(),
-            "teacher": self.teacher.trainable_state_dict(),
-            "steps": self.steps,
-        }
+        teacher = self.teacher.trainable_state_dict()
+        return super().resumable_state() | {"teacher": teacher, "steps": self.steps}
 
     def load_resumable_state(self, state: dict) -> None:
-        """Load what `resumable_state` returned."""
-        self.model.load_trainable_state_dict(state["model"])
+        """Load a `resumable_state`."""
+        super().load_resumable_state(state)
         self.teacher.load_trainable_state_dict(state["teacher"])
         self.steps = state["steps"]

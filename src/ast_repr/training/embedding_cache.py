@@ -1,14 +1,11 @@
-"""On-disk cache of the inputs of heads: embeddings or source logits, kept beside the features.
+"""Cache of the inputs of heads, embeddings or source logits, in memory and beside the features.
 
-They can be kept if nothing before the head changes. A file's name is a hash of all that decides its
-values: files of other settings are never read, and any file may be deleted at any time.
+Inputs are cached if nothing before the head is trained. A file's name is a hash of everything that
+decides its values: any file may be deleted at any time.
 """
 
 import inspect
-import struct
 import time
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +18,13 @@ from ..classifier import Reprogrammed
 from ..data import feature_store
 from ..data.dataset import Clips
 
-# What numpy and zipfile raise if there is no file, or its checksums, names, kinds or lengths are
-# wrong.
-DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-)
-
 
 class EmbeddingCache:
-    """Inputs of heads for the clips of one feature store, in memory and on disk.
+    """Inputs of heads for the clips of one feature store.
 
     Args:
-        data: folder of the corpus, whose `embeddings` holds the files; None: features come from no
-            store, and nothing goes to disk.
-        feature: name of the feature; `spec`: what decides its values.
+        data: folder of the corpus, whose `embeddings` holds the files; None to use no files.
+        feature: name of the feature; `spec`: its settings.
         memory: dict that runs of this process share.
     """
 
@@ -64,15 +46,15 @@ class EmbeddingCache:
         label: str,
         size: int = 32,
     ) -> tuple[torch.Tensor, float]:
-        """Return the head's input for each clip, computed if it is not there yet.
+        """Return the head's input for each clip, computed if it is not cached.
 
         Args:
-            model: built by `build_model` from the values `spec`; nothing before its head changes.
+            model: built by `build_model` from the values `spec`; only its head is trained.
             label: for the progress bar.
-            size: clips at once.
+            size: clips per batch.
 
         Returns:
-            (float32 tensor (N, D) or (N, S) on the CPU, seconds that it took when it was computed).
+            float32 tensor (N, D) or (N, S) on the CPU, and the seconds that computing it took.
         """
         if not shareable(model, spec):
             return compute(model, clips, device, label, size)
@@ -121,7 +103,7 @@ class EmbeddingCache:
 def shareable(model: Reprogrammed, spec: dict) -> bool:
     """Whether runs with other seeds have the same inputs of their heads.
 
-    They do if the reprogrammer has no state, and the frozen weights are those of a file, or none.
+    They do if the reprogrammer has no state, and the frozen weights are a file's.
     """
     return not model.reprogrammer.state_dict() and (
         spec["backbone"]["file"] is not None or not model.backbone.state_dict()
@@ -131,11 +113,7 @@ def shareable(model: Reprogrammed, spec: dict) -> bool:
 def compute(
     model: Reprogrammed, clips: Clips, device: torch.device, label: str, size: int
 ) -> tuple[torch.Tensor, float]:
-    """Compute the head's input for each clip; the model's mode is restored.
-
-    Returns:
-        (the inputs on the CPU, seconds that it took).
-    """
+    """Compute the head's input for each clip; return it on the CPU, and the seconds taken."""
     mode = model.training
     started = time.monotonic()
     model.eval()
@@ -149,7 +127,7 @@ def compute(
 
 
 def save(path: Path, inputs: torch.Tensor, seconds: float) -> None:
-    """Write both to `path`; if that fails, as on a full disk, print so and go without."""
+    """Write a file of the cache; if that fails, as on a full disk, only print the reason."""
     try:
         with atomic.replacing(path) as partial, open(partial, "wb") as file:
             np.savez(file, read=inputs.numpy(), seconds=seconds)
@@ -158,9 +136,9 @@ def save(path: Path, inputs: torch.Tensor, seconds: float) -> None:
 
 
 def load(path: Path) -> tuple[torch.Tensor, float] | None:
-    """Read what `save` wrote; None if there is no such file, or it is damaged."""
+    """Read a file of the cache; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["read"]), float(file["seconds"])
-    except DAMAGED:
+    except Exception:  # numpy and zipfile have a different one for each kind of damage
         return None

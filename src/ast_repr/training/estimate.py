@@ -1,8 +1,7 @@
-"""Estimate time and memory of a run by timing a few of its steps on random input.
+"""Estimate time and memory of a run by timing a few of its steps on random features.
 
-The labels are those of the run's first clips. Time grows with the number of clips; the memory of a
-step does not. So the estimate needs the manifest but no features, and leaves nothing behind. It is
-made in a separate process, whose peak of memory is then the run's.
+Time is scaled to the number of clips; the memory of a step does not depend on it. The run is tried
+in a separate process, whose peak of memory is measured.
 """
 
 import contextlib
@@ -30,13 +29,12 @@ class Cost:
     """Time and memory of one run.
 
     Attributes:
-        prepare_s: seconds before the first epoch, such as those of computing embeddings, as if
-            there were none yet.
-        shared_s: of these, those for embeddings that runs of other seeds read as well.
-        epoch_s: seconds of an epoch, its validation included.
-        epochs: how many there are at most.
+        prepare_s: seconds before the first epoch, without any cached embeddings.
+        shared_s: its part for embeddings, which other seeds share.
+        epoch_s: seconds of an epoch with its validation.
+        epochs: largest number of epochs.
         peak_bytes: of the device's memory; on a CPU of the whole process.
-        feature_bytes: of all clips' features, which come on top if they are kept there.
+        feature_bytes: of all clips' features, in addition if they are kept there.
     """
 
     prepare_s: float
@@ -48,7 +46,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, if it is not stopped early."""
+        """Seconds of the whole run without an early stop."""
         return self.prepare_s + self.epochs * self.epoch_s
 
     def __str__(self) -> str:

@@ -1,7 +1,4 @@
-"""One run, from its resolved config and the feature store to what training leaves in its folder.
-
-The split called test is never opened.
-"""
+"""Training of one run, from its config and the feature store; the test split is never opened."""
 
 import json
 from collections.abc import Callable
@@ -24,18 +21,17 @@ from . import augment, embedding_cache, head_only, optim, trainer
 
 @dataclass
 class RunContext:
-    """What runs on one corpus and one backbone have in common.
+    """Inputs and options that the runs on one corpus and one backbone share.
 
     Attributes:
-        data: folder with the feature stores and embeddings; None if the memory has all features,
-            and nothing goes to disk.
+        data: folder with the feature stores and embeddings; None to keep nothing on disk.
         clips, classes: from the manifest.
         backbone: its name in the catalogue; `weights`: its file.
-        keep: where features stay, see `dataset.load`.
+        keep: storage of the features, see `dataset.load`.
         recompute: use activation checkpointing in the backbone, to save memory.
         compile: torch.compile the backbone.
         tensorboard: write scalars for TensorBoard into the run folder.
-        memory: splits and embeddings, kept from one run to the next.
+        memory: cache of splits and embeddings.
     """
 
     data: str | None
@@ -52,13 +48,13 @@ class RunContext:
 
 @dataclass
 class Trainee:
-    """What is trained, and on what.
+    """The trained model and its data.
 
     Attributes:
         model: the whole model, or its head alone.
-        splits: dataset.Clips by split, with the model's inputs as features.
-        seconds: that preparing it took.
-        shared_seconds: of these, the ones for what runs with other seeds share.
+        splits: clips by split, with the inputs of `model` as features.
+        seconds: duration of the preparation.
+        shared_seconds: its part that runs with other seeds share.
     """
 
     model: Reprogrammed | HeadOnlyModel
@@ -73,9 +69,8 @@ def train(
     """Train one run, unless it is finished.
 
     Args:
-        folder: the run folder, which is there and holds nothing of another run.
-        conf: the resolved config, and under "run" what identifies the run.
-        context: what it shares with other runs.
+        folder: the run folder, which exists and holds nothing of another run.
+        conf: the config of the run.
         group: the processes that share the run; each of them calls this.
         device: of this process.
     """
@@ -112,7 +107,7 @@ class Experiment:
         self.feature = features.build(**feature)
 
     def train(self) -> None:
-        """Load, build, prepare and train; then check that the frozen weights did not change."""
+        """Train the run, and check that the frozen weights did not change."""
         splits, place = self.load_splits()
         model, spec = self.build_model(splits["train"])
         augment_fn = self.augmentation(model)
@@ -145,17 +140,18 @@ class Experiment:
         print(f"{self.label}: {trainer.describe(history, self.plan)}", flush=True)
 
     def load_splits(self) -> tuple[dict[str, dataset.Clips], str]:
-        """Load the clips of the run's splits, with as many labels as the run may use.
+        """Load the clips of the run's splits, with the fraction of labels that the run may use.
 
         Returns:
-            {"train": Clips, "valid": Clips}, see `splits_of`, and where their features stay.
+            {"train": Clips, "valid": Clips}, see `splits_of`, and the storage of their features.
         """
         memory = self.context.memory
         keep = self.context.keep
-        # The order of the clips depends on the place: all processes and epochs of a run share it.
         if keep == "auto":
-            (place_before,) = broadcast_object_list([self._place_before()])
-            keep = place_before or keep
+            # The order of clips depends on the storage: all processes and epochs share it.
+            state = trainer.read_last(self.run)
+            stored = "auto" if state is None else state["about"]["features_in"]
+            (keep,) = broadcast_object_list([stored])
         shared = key(self.conf, keep)
         if shared not in memory:
             memory[shared] = self._read_splits(keep)
@@ -166,13 +162,8 @@ class Experiment:
             splits["train"] = splits["train"].subsample_labels(fraction, self.seed)
         return splits, place
 
-    def _place_before(self):
-        """Where the features of a run that is resumed stayed, None for a new one."""
-        state = trainer.read_last(self.run)
-        return None if state is None else state["about"].get("features_in")
-
     def _read_splits(self, keep):
-        """The splits from the feature store, and the place of their features, "auto" decided."""
+        """Read the splits from the feature store; return them and the storage, "auto" decided."""
         stores = Path(self.context.data) / "features"
         name = self.conf.feature.name
         identities = manifest.identities(self.context.clips, name)
@@ -189,7 +180,7 @@ class Experiment:
         return splits, keep
 
     def build_model(self, clips: dataset.Clips) -> tuple[Reprogrammed, dict]:
-        """Build the model from the run's seed; return it with the values it was built from.
+        """Build the model with the run's seed; return it and the keywords of `build_model`.
 
         Args:
             clips: of the training split.
@@ -204,7 +195,7 @@ class Experiment:
         return model, spec
 
     def augmentation(self, model: Reprogrammed) -> Callable | None:
-        """Return the function (features, generator) -> features, None if it would do nothing."""
+        """Return the function (features, generator) -> features; None without augmentation."""
         settings = self.conf.augment
         if not settings.time and not settings.freq:
             return None
@@ -218,9 +209,9 @@ class Experiment:
         splits: dict[str, dataset.Clips],
         augment_fn: Callable | None,
     ) -> Trainee:
-        """Choose what is trained: the whole model, or its head alone on cached embeddings.
+        """Return the whole model, or its head alone on cached embeddings if no more is trained.
 
-        With `probe_first` the head is trained alone before the whole model is.
+        With `probe_first` the head is trained alone before the whole model.
         """
         trainee = Trainee(model, splits)
         is_head_alone = model.head_only and augment_fn is None
@@ -255,7 +246,7 @@ class Experiment:
     def embed(
         self, model: Reprogrammed, spec: dict, splits: dict[str, dataset.Clips]
     ) -> tuple[dict[str, dataset.Clips], float]:
-        """Compute or read the embeddings of the splits, see `head_only.embed`."""
+        """Embed the splits, see `head_only.embed`."""
         name = self.conf.feature.name
         cache = embedding_cache.EmbeddingCache(
             self.context.data, name, self.feature.spec(), self.context.memory
@@ -264,14 +255,14 @@ class Experiment:
             return head_only.embed(model, splits, spec, cache, self.device, self.label)
 
     def prepare_for_device(self, model: Reprogrammed) -> None:
-        """Synchronise BatchNorm between GPUs, and compile the backbone if asked for."""
+        """Synchronise BatchNorm between GPUs; compile the backbone on request."""
         if self.group.num_processes > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if self.context.compile:
             model.backbone.compile()
 
     def build_method(self, trainee: Trainee) -> methods.Method:
-        """Build the method around what is trained."""
+        """Build the method around the trained model."""
         section = self.conf.method.to_dict()
         section = registry.resolve("method", section, self.allow, given=("model",))
         return methods.build(model=trainee.model, **section).to(self.device)
@@ -299,7 +290,7 @@ class Experiment:
         )
 
     def tensorboard_writer(self):
-        """Return a SummaryWriter for the run folder, None unless it is asked for."""
+        """Return a SummaryWriter for the run folder; None unless requested."""
         if not self.context.tensorboard or not self.group.is_main_process:
             return None
         from torch.utils.tensorboard import SummaryWriter  # an optional extra
@@ -307,7 +298,7 @@ class Experiment:
         return SummaryWriter(self.run.path / "tensorboard")
 
     def describe(self, trainee: Trainee, about: dict, n_clips: int) -> str:
-        """Return one line about what is about to be trained."""
+        """Describe the training in one line."""
         processes = ""
         if self.group.num_processes > 1:
             processes = f" in {self.group.num_processes} processes"
@@ -322,15 +313,12 @@ class Experiment:
 
 
 def key(conf: Config, keep: str) -> tuple[str, str, str]:
-    """Return what runs with the same clips and features have in common."""
+    """Return the key of a run's splits in `RunContext.memory`."""
     return json.dumps(conf.feature.to_dict(), sort_keys=True), conf.select.split, keep
 
 
 def splits_of(clips: list[manifest.Clip], conf: Config) -> dict[str, list[manifest.Clip]]:
-    """Group clips by split: "train" and "valid".
-
-    If the selection is on test there is no validation split, and all of train is trained on.
-    """
+    """Group clips by split: "train" and "valid"; with selection on test, "train" has both."""
     if conf.select.split == "test":
         return {"train": [clip for clip in clips if clip.split in ("train", "valid")]}
     return {

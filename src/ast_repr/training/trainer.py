@@ -1,14 +1,10 @@
-"""The one epoch loop: step, validate, select, stop, resume. It knows neither corpus nor config.
+"""The epoch loop: step, validate, select, stop, resume.
 
 After each epoch `last.pt` holds all that is needed to resume; a run that was killed and resumed
-ends bit-equal, on CPU, to one that was not. It is authoritative: the best checkpoint and
-history.jsonl are copies of what it holds, and are written again from it if they differ.
-Selection is one triple (split, metric, mode): it names the best checkpoint,
-`best.valid.macro_f1.pt`, and stops the run after `patience` epochs without a better value.
-Selection on "test" is the paper's protocol: nothing is validated here, each epoch's checkpoint is
-kept, and `score.py` evaluates them all; last.pt then holds the sha256 of each.
-A model without trainable parameters is kept as it is, as epoch 0.
-Several processes share a run as `distributed` says; the main one validates and writes.
+ends bit-equal, on CPU, to one that was not. The best checkpoint and history.jsonl are copies from
+it, and are restored if they differ. Selection on "test" is the paper's protocol: nothing is
+validated here, each epoch's checkpoint is kept, and `score.py` evaluates them all. A model without
+trainable parameters is kept as epoch 0.
 """
 
 import math
@@ -35,7 +31,7 @@ from . import optim
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how a run trains: see conf/base.yaml for the meaning of each."""
+    """Length and settings of the training, as conf/base.yaml explains them."""
 
     epochs: int
     batch_size: int
@@ -48,14 +44,13 @@ class Plan:
 
     @classmethod
     def of(cls, conf: Config) -> "Plan":
-        """Return the plan of a run's resolved config."""
-        settings = conf.train
+        """Return the plan of a run's config."""
         return cls(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            micro_batch=settings.micro_batch,
-            patience=settings.patience,
-            clip_norm=settings.clip_norm,
+            epochs=conf.train.epochs,
+            batch_size=conf.train.batch_size,
+            micro_batch=conf.train.micro_batch,
+            patience=conf.train.patience,
+            clip_norm=conf.train.clip_norm,
             schedule=conf.schedule.to_dict(),
             select=conf.select,
             seed=conf.run.seed,
@@ -67,21 +62,19 @@ class Trainer:
     """Train the model of a method into a run folder.
 
     Attributes:
-        method: on `device`; its `step` gives the loss.
-        optimizer: over the trainable parameters of the method's model, with its base learning
-            rates; None if there are none.
-        plan: a Plan.
-        run: its folder.
-        device: of this process.
-        bf16: compute the steps under bfloat16 autocast (validation is always float32).
-        augment: function (features, generator) -> features, or None.
+        method: on `device`; its `step` computes the loss.
+        optimizer: of the trainable parameters, with their base learning rates; None if there are
+            none.
+        bf16: compute the steps under bfloat16 autocast; validation is always float32.
+        augment: function (features, generator) -> features.
         about: plain values stored in every checkpoint.
-        label: names the run in what is printed.
-        writer: TensorBoard's SummaryWriter, which gets scalars beside history.jsonl; or None.
-        group: the processes that share the run; all of them call `fit`.
+        label: name of the run in printed lines.
+        writer: TensorBoard's SummaryWriter.
+        group: the processes that share the run; all of them call `fit`, the main one validates and
+            writes.
         history: one dict per epoch, as in history.jsonl.
         hashes: {file name: sha256} of the best checkpoint, or of each epoch's.
-        best: the bytes of the best checkpoint's file, None if there is none.
+        best: content of the best checkpoint.
     """
 
     method: Method
@@ -100,17 +93,16 @@ class Trainer:
     best: bytes | None = field(default=None, init=False)
 
     def fit(self, train: Clips, valid: Clips | None) -> list[dict]:
-        """Train until the plan's end or an early stop, from the last epoch that was finished.
+        """Train from the last finished epoch to the plan's end or an early stop.
 
         Args:
-            train: the training split.
-            valid: the validation split, None if the selection is on "test".
+            valid: the validation split; None if the selection is on "test".
 
         Returns:
             the history.
 
         Raises:
-            ValueError: the plan is too short for any epoch to be selected.
+            ValueError: no epoch of the plan may be selected.
             RuntimeError: nothing to validate on, or a loss that is not finite.
         """
         self._check(valid)
@@ -143,7 +135,7 @@ class Trainer:
             )
 
     def _resume(self):
-        """Put everything back to the end of the last finished epoch, if there is one."""
+        """Restore the state after the last finished epoch, if there is one."""
         state = read_last(self.run)
         if state is not None:
             self.method.load_resumable_state(state["method"])
@@ -160,7 +152,7 @@ class Trainer:
                 group.setdefault("base_lr", group["lr"])
 
     def _epoch(self, train):
-        """Train for one epoch, if there is anything to train; return its row of the history."""
+        """Train for one epoch, unless nothing is trained; return its entry of the history."""
         if self.optimizer is None:
             return {"epoch": 0, "loss": None, "lr": None}
         epoch = len(self.history)
@@ -169,11 +161,7 @@ class Trainer:
         return {"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def train_epoch(self, train: Clips, epoch: int) -> float:
-        """Make one pass over the training clips.
-
-        Returns:
-            the mean loss, in which each batch counts by its observed cells.
-        """
+        """Train on all clips once; return the mean loss over observed cells."""
         self.method.train()
         steps = math.ceil(len(train) / self.plan.batch_size)
         batches = train.shuffled(self.plan.batch_size, self.plan.seed, epoch)
@@ -186,7 +174,7 @@ class Trainer:
             observed = max(int(batch.mask.sum()), 1)
             total += self.train_step(batch, epoch, step) * observed
             cells += observed
-            mean = total / cells * self.group.num_processes  # others have a similar part
+            mean = total / cells * self.group.num_processes  # the others' parts are similar
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
         total = reduce(torch.tensor(total, dtype=torch.float64, device=self.device), "sum").item()
         if not math.isfinite(total):
@@ -199,13 +187,9 @@ class Trainer:
         return total / max(cells, 1)
 
     def train_step(self, batch: Batch, epoch: int, step: int) -> float:
-        """Make one step of the optimiser, unless the batch has nothing to train on.
-
-        Returns:
-            this process's part of the batch's loss.
-        """
+        """Make one optimiser step, if the loss has a gradient; return this process's part of it."""
         batch = batch.to(self.device)
-        if self.augment is not None:  # all rows, so that no draw depends on how they are split
+        if self.augment is not None:  # the whole batch, so that draws do not depend on its parts
             random = generator(self.plan.seed, epoch, step)
             batch = batch._replace(features=self.augment(batch.features, random))
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,11 +207,11 @@ class Trainer:
         return total
 
     def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
-        """The rows that this process computes, in micro-batches, each with its loss's weight.
+        """Yield the micro-batches of this process, each with the weight of its loss.
 
-        Processes deal out each micro-batch row by row. If that leaves one of them without a label,
-        all compute the whole, for an equal part of its loss: all take the same steps, as
-        SyncBatchNorm requires.
+        The clips of a micro-batch are distributed over the processes. If that leaves one of them
+        without a label, all compute the whole with equal weights: SyncBatchNorm requires the same
+        steps of all.
         """
         size = self.group.num_processes
         most = self.plan.micro_batch or len(batch.mask)
@@ -242,15 +226,15 @@ class Trainer:
 
     def _update(self):
         """Sum the gradients over the processes, clip them and step."""
-        learned = []
+        parameters = []
         for group in self.optimizer.param_groups:
-            learned += group["params"]
+            parameters += group["params"]
         if self.group.num_processes > 1:
-            for parameter in learned:
+            for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad = reduce(parameter.grad, "sum")
         if self.plan.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(learned, self.plan.clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, self.plan.clip_norm)
         self.optimizer.step()
         self.method.after_step()
 
@@ -260,37 +244,33 @@ class Trainer:
             group["lr"] = group["base_lr"] * factor
 
     def validate(self, valid: Clips) -> dict[str, float | None]:
-        """Evaluate the method's model, in float32."""
+        """Compute the metrics on the validation split."""
         batches = valid.batches(self.plan.batch_size)
         scores = probabilities(self.method.model_for_eval, batches, self.device)
         values = metrics.evaluate(valid.targets.numpy(), valid.mask.numpy(), scores)
         return {name: values[name] for name in metrics.SUMMARY}
 
     def save(self) -> None:
-        """Write what an epoch leaves behind: last.pt, and its model's checkpoint if it is wanted.
+        """Write last.pt, history.jsonl, and a checkpoint if the epoch is the best or each is kept.
 
-        The best checkpoint comes after last.pt, which holds it too: if the process is killed in
-        between, `restore_copies` writes it.
+        The best checkpoint is written after last.pt, from which `restore_copies` can restore it.
         """
         row = self.history[-1]
         select = self.plan.select
-        is_best = False
+        best_path = self.run.best(select.split, select.metric)
+        is_best = select.split == "valid" and best(self.history, select) is row
         used = {
             "learned": self.method.model_for_eval.trainable_state_dict(),
             "epoch": row["epoch"],
             "about": self.about,
         }
-        if select.split == "test":
-            if len(self.history) > self.method.first_selectable:
-                path = self.run.epoch(row["epoch"])
-                checkpoint.save(path, used)
-                self.hashes[path.name] = identity.of_file(path)
-        elif best(self.history, select) is row:
-            is_best = True
+        if is_best:
             self.best = checkpoint.dump(used)
-            self.hashes = {
-                self.run.best(select.split, select.metric).name: identity.of_bytes(self.best)
-            }
+            self.hashes = {best_path.name: identity.of_bytes(self.best)}
+        elif select.split == "test" and len(self.history) > self.method.first_selectable:
+            path = self.run.epoch(row["epoch"])
+            checkpoint.save(path, used)
+            self.hashes[path.name] = identity.of_file(path)
         checkpoint.save(
             self.run.last,
             {
@@ -305,11 +285,11 @@ class Trainer:
             },
         )
         if is_best:
-            atomic.write_bytes(self.run.best(select.split, select.metric), self.best)
+            atomic.write_bytes(best_path, self.best)
         self.run.write_history(self.history)
 
     def _report(self):
-        """Log the last epoch: a line if no progress bar is shown, and scalars if asked for."""
+        """Log the last epoch: a line if no progress bar is shown, and TensorBoard's scalars."""
         row = self.history[-1]
         if row["loss"] is not None and not sys.stderr.isatty():
             print(f"{self.label}: {describe_epoch(self.history, self.plan)}", flush=True)
@@ -322,7 +302,7 @@ class Trainer:
 
 
 def read_last(run: RunFolder) -> dict | None:
-    """Read last.pt; None for a run that has not finished an epoch.
+    """Read last.pt; None before the end of the first epoch.
 
     Raises:
         CheckpointError: it is damaged, or another file.
@@ -343,11 +323,11 @@ def read_history(folder: str | Path) -> list[dict]:
 
 
 def restore_copies(run: RunFolder, state: dict) -> None:
-    """Write history.jsonl and the best checkpoint again if they differ from what last.pt holds.
+    """Restore history.jsonl and the best checkpoint from last.pt if they differ.
 
     Raises:
-        CheckpointError: the checkpoint of an epoch, which last.pt does not hold, is not that of
-            this run.
+        CheckpointError: the checkpoint of an epoch, which last.pt does not hold, is missing or
+            another.
     """
     if not run.has_history(state["history"]):
         run.write_history(state["history"])
@@ -355,15 +335,15 @@ def restore_copies(run: RunFolder, state: dict) -> None:
         return
     if state["best"] is None:
         raise checkpoint.CheckpointError(
-            f"{run}: {', '.join(state['hashes'])} are not all there as this run has written them; "
-            "delete the folder and train again"
+            f"{run}: {', '.join(state['hashes'])}: some missing or changed since they were "
+            "written; delete the folder and train again"
         )
     (name,) = state["hashes"]
     atomic.write_bytes(run.path / name, state["best"])
 
 
 def describe(history: list[dict], plan: Plan) -> str:
-    """Return one line about the outcome of a run."""
+    """Describe the outcome of a run in one line."""
     if plan.select.split == "test":
         return f"{len(history)} epochs, all kept for scoring"
     chosen = best(history, plan.select)
@@ -383,7 +363,7 @@ def describe(history: list[dict], plan: Plan) -> str:
 
 
 def describe_epoch(history: list[dict], plan: Plan) -> str:
-    """Return one line about the last epoch, with the time that is left at most."""
+    """Describe the last epoch in one line, with an upper bound of the time left."""
     row = history[-1]
     parts = [f"epoch {row['epoch']}/{plan.epochs}", f"loss {row['loss']:.4f}"]
     metric = plan.select.metric
@@ -430,8 +410,8 @@ def stopped_improving(history: list[dict], plan: Plan) -> bool:
 def best(history: list[dict], select: Select) -> dict | None:
     """Return the epoch with the best value of the selection's metric on its split.
 
-    It is the earliest of several, and the last one if the metric has no value in any epoch, for
-    want of labels of both kinds. None if no epoch was evaluated on that split.
+    It is the earliest of several, and the last epoch if the metric is undefined in all. None if no
+    epoch was evaluated on that split.
     """
     sign = 1 if select.mode == "max" else -1
     evaluated = [row for row in history if select.split in row]

@@ -1,4 +1,4 @@
-"""Check confs against what each section chooses from, without data and weights.
+"""Check confs by building the model of each, without data and weights.
 
 python src/check.py --conf-dir egs/openmic/conf --conf all
 """

@@ -2,9 +2,8 @@
 
     python3 src/options.py RECIPE'S OPTIONS -- USER'S OPTIONS
 
-An option that a group of ast_repr.options declares appears in --help and is handed to the stages
-that use the group. Standard library only, from Python 3.8 on: this runs before any environment
-exists.
+Each option is declared by a group of ast_repr.options and passed to the stages that use the group.
+Standard library only, from Python 3.8 on: this runs before any environment exists.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_recipe(arguments: list[str]) -> argparse.Namespace:
-    """Parse what a recipe's run.sh and recipe.sh say of the recipe."""
+    """Parse the description of a recipe from its run.sh and recipe.sh."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     parser.add_argument("--corpora", required=True, type=lambda text: text.split(","))
@@ -70,7 +69,7 @@ def parse_recipe(arguments: list[str]) -> argparse.Namespace:
 
 
 def option_groups(recipe: argparse.Namespace) -> list[tuple]:
-    """List (title, function that declares the options, stages that they are handed to)."""
+    """List (title, function that declares the options, stages that take them)."""
     if recipe.corpora == ["custom"]:
         corpus = [("data", options.add_manifest_option, ["fetch"])]
     else:
@@ -109,7 +108,7 @@ def make_parser(recipe: argparse.Namespace, groups: list[tuple]) -> options.Pars
     )
     for title, add_options, _ in groups:
         add_options(parser.add_argument_group(title))
-    stages = parser.add_argument_group("stages", "each one skips what is done already")
+    stages = parser.add_argument_group("stages", "each one skips finished work")
     stages.add_argument(
         "--from",
         dest="first",
@@ -163,7 +162,7 @@ def select_stages(chosen: argparse.Namespace) -> list[str]:
 
 
 def hand_over(add_options, chosen: argparse.Namespace) -> list[str]:
-    """Write the options that a function declares as a stage's arguments, defaults left out."""
+    """Format the options that a function declares as a stage's arguments, without defaults."""
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
     words = []
@@ -183,7 +182,7 @@ def hand_over(add_options, chosen: argparse.Namespace) -> list[str]:
 
 
 def as_text(value) -> str:
-    """Write a value as it is given on the command line."""
+    """Format a value as on the command line."""
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     return str(value)

@@ -1,11 +1,10 @@
 """Stage `train`: one run for each conf and seed, from the feature store to a run folder.
 
-The split called test is never opened here. A run that was interrupted is resumed; one that is
-finished is left as it is; one that was made with other settings, from another manifest or with
-other weights is refused, with the keys that differ. `--ngpu` gives each run several GPUs, or
+The test split is never opened here. An interrupted run is resumed; a run with other settings,
+manifest or weights is refused, with the keys that differ. `--ngpu` gives each run several GPUs, or
 processes on the CPU; started by torchrun or `accelerate launch`, all processes share each run.
-`--dry-run` estimates what the runs would take; for the paper's corpus or backbone, the estimate
-is printed before training, too.
+`--dry-run` estimates the cost of the runs; for the paper's corpus or backbone, the estimate is
+printed before training, too.
 """
 
 if __name__ == "__main__":
@@ -60,11 +59,7 @@ def main(args):
 
 
 def check_options(args) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        UsageError: some do not, or an optional package is missing.
-    """
+    """Raise a UsageError for options that exclude each other, or need a missing package."""
     if distributed.is_launched() and (args.ngpu > 1 or args.jobs or args.dry_run):
         raise cli.UsageError(
             "--ngpu, --jobs or --dry-run under torchrun, whose processes share each run: expected "
@@ -78,9 +73,9 @@ def check_options(args) -> None:
 
 
 def possible(confs: dict, classes: list[str], args) -> dict:
-    """Return the confs whose head finds its classes among the source's.
+    """Leave out confs whose head does not find its classes among the source's.
 
-    --conf all skips the others; if they are asked for by name, they are an error.
+    If they are asked for by name, this is an error.
     """
     by_name = [name for name, conf in confs.items() if model_spec.maps_by_name(conf)]
     if not by_name:
@@ -97,7 +92,7 @@ def possible(confs: dict, classes: list[str], args) -> dict:
 
 
 def work(args, group, device, runs) -> None:
-    """Train the runs one after the other, as one process of a group."""
+    """Train the runs in sequence, as one process of a group."""
     context = build_context(args, *manifest.read(args.data))
     for conf in runs:
         run = run_folder(args.exp, conf)
@@ -114,7 +109,7 @@ def run_folder(exp: str | Path, conf: Config) -> RunFolder:
 
 
 def build_context(args, clips, classes) -> experiment.RunContext:
-    """Return what the runs have in common."""
+    """Return the context of all runs."""
     return experiment.RunContext(
         args.data,
         clips,
@@ -144,20 +139,17 @@ def unfinished(runs: list[Config], exp: str | Path) -> list[Config]:
 
 
 def print_estimate(runs: list[Config], context: experiment.RunContext, device) -> None:
-    """Print what one run of each conf would take, and all runs one after the other.
+    """Print the cost of one run of each conf, and of all runs in sequence on one device.
 
-    That is on one device, where seeds share embeddings.
+    Seeds share embeddings.
     """
-    seeds = {}
-    first = {}
+    runs_of = {}
     for conf in runs:
-        name = conf.run.conf
-        seeds[name] = seeds.get(name, 0) + 1
-        first.setdefault(name, conf)
+        runs_of.setdefault(conf.run.conf, []).append(conf)
     total = 0.0
-    for name, conf in tqdm(first.items(), "estimate", unit="conf", leave=False, disable=None):
-        cost = estimate.estimate(conf, context, device)
-        total += cost.shared_s + seeds[name] * (cost.seconds - cost.shared_s)
+    for name, confs in tqdm(runs_of.items(), "estimate", unit="conf", leave=False, disable=None):
+        cost = estimate.estimate(confs[0], context, device)
+        total += cost.shared_s + len(confs) * (cost.seconds - cost.shared_s)
         tqdm.write(f"{name}: {cost}")
     if runs:
         duration = trainer.format_duration(total)
@@ -165,10 +157,9 @@ def print_estimate(runs: list[Config], context: experiment.RunContext, device) -
 
 
 def prepare_run_folder(run: RunFolder, conf: Config, overwrite: bool) -> None:
-    """Save the config in a new run folder; refuse one that was made with another.
+    """Save the config in a new run folder; refuse the folder of a run with another.
 
-    The config in last.pt decides; config.yaml is a copy, and stands in for it before the first
-    epoch.
+    The config in last.pt decides; before the first epoch, config.yaml does.
     """
     if overwrite:
         run.clear()
@@ -181,8 +172,8 @@ def prepare_run_folder(run: RunFolder, conf: Config, overwrite: bool) -> None:
         config.refuse_other(run, saved, conf)
     elif not run.is_empty():
         raise config.ConfigError(
-            f"{run}: neither last.pt nor a readable config.yaml says how it was made; "
-            "delete the folder, or pass --overwrite to train it from scratch"
+            f"{run}: found files, but neither last.pt nor a readable config.yaml; "
+            "delete the folder, or pass --overwrite to train from scratch"
         )
     if saved != conf.to_dict():  # new, or damaged
         config.save(run.config, conf)
@@ -190,7 +181,7 @@ def prepare_run_folder(run: RunFolder, conf: Config, overwrite: bool) -> None:
 
 
 def read_config(run: RunFolder) -> dict | None:
-    """Read config.yaml; None if there is none, or it is damaged."""
+    """Read config.yaml; None if it is missing or damaged."""
     try:
         return config.read(run.config)
     except (config.ConfigError, UnicodeDecodeError):

@@ -338,7 +338,7 @@ def test_an_input_of_another_shape_is_refused(shape, tiny_ast):
         ("asd", {}, "unknown backbone 'asd': did you mean 'ast'"),
         ("ast", {"embed_dims": 3}, "did you mean 'embed_dim'"),
         ("ast", {"embed_dim": 32, "num_heads": 5}, "5 does not divide embed_dim 32"),
-        ("ast", {"frames": 8}, "8 x 128 is smaller than a patch"),
+        ("ast", {"frames": 8}, "8 frames x 128 bins is smaller than a patch"),
     ],
 )
 def test_impossible_dims_are_refused(name, dims, message):

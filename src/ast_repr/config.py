@@ -17,8 +17,8 @@ their choice of weights, and whether they are trained, stays.
 A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`. A study (studies.yaml)
 is a list of confs and variants that answer one question; its name stands for all of them.
 
-The config of a run has a section "run" too, which identifies the run by content: its conf and seed,
-and the manifest, classes and weights that it is made from.
+The config of a run also has a section "run" with its conf and seed, and hashes of its manifest and
+weights.
 """
 
 import re

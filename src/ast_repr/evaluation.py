@@ -77,9 +77,19 @@ class Evaluator:
         if conf.select.split == SPLIT:
             files.append(best)
         results = describe(conf, state["about"], history)
-        results |= self._measure(test, scores)
+        targets = test.targets.numpy()
+        mask = test.mask.numpy()
+        results |= {
+            "split": SPLIT,
+            "clips": len(test),
+            "observed": int(mask.sum()),
+            "threshold": THRESHOLD,
+            "classes": self.classes,
+        }
+        results |= self._measure(targets, mask, scores)
         if truth is not None:
-            results["truth"] = self._measure_truth(truth, scores)
+            results["truth"] = {"sha256": manifest.truth_sha256(self._clips_with_truth)}
+            results["truth"] |= self._measure(truth, np.ones(truth.shape, bool), scores)
         results["command"] = run.read_command()
         results["commit"] = commit()
         results["made_from"] = made_from
@@ -170,25 +180,10 @@ class Evaluator:
                 np.savez_compressed(file, **values)
         return list(arrays)
 
-    def _measure(self, test, scores):
-        targets = test.targets.numpy()
-        mask = test.mask.numpy()
+    def _measure(self, targets, mask, scores):
         return {
-            "split": SPLIT,
-            "clips": len(test),
-            "observed": int(mask.sum()),
-            "threshold": THRESHOLD,
-            "classes": self.classes,
             "metrics": metrics.evaluate(targets, mask, scores, THRESHOLD, self.classes),
             "constant_baselines": metrics.constant_baselines(targets, mask, self.classes),
-        }
-
-    def _measure_truth(self, truth, scores):
-        every_cell = np.ones(truth.shape, bool)
-        return {
-            "sha256": manifest.truth_sha256(self._clips_with_truth),
-            "metrics": metrics.evaluate(truth, every_cell, scores, THRESHOLD, self.classes),
-            "constant_baselines": metrics.constant_baselines(truth, every_cell, self.classes),
         }
 
 

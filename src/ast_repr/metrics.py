@@ -7,20 +7,18 @@ Conventions
     Inputs are never modified. Values are fractions from 0 to 1, None if undefined.
 
 Metrics
-    macro_f1      as in the literature: per instrument, the mean of the F1 of "present" and the F1
-                  of "absent", then the mean over instruments (Gururani et al. 2019; Chen and Lerch
-                  2023). Not sklearn's multilabel macro-F1, which is positive_f1 here.
+    macro_f1      mean over instruments of the mean F1 of "present" and "absent" (Gururani et al.
+                  2019; Chen and Lerch 2023); sklearn's multilabel macro-F1 is positive_f1 here.
     positive_f1   the F1 of "present", mean over instruments.
     weighted_f1   both F1s weighted by the number of observed cells of each side, mean over
                   instruments.
     map, auroc    average precision and area under the ROC curve, mean over instruments.
 
 One-sided instruments
-    F1 = 2 TP / (2 TP + FP + FN). An instrument is scored only if both present and absent cells of
-    it are observed: with one side alone, a constant prediction would be perfect. Otherwise it has
-    no value in any metric and is left out of every mean, so that all metrics of all models are
-    means over the same instruments, whatever was predicted. If both sides are observed, every value
-    equals sklearn's (classification_report, average_precision_score, roc_auc_score).
+    An instrument is scored only if both present and absent cells of it are observed: with one side
+    alone, a constant prediction would be perfect. Otherwise all its metrics are None and left out
+    of every mean, so that all means are over the same instruments. If both sides are observed,
+    every value equals sklearn's (classification_report, average_precision_score, roc_auc_score).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Options of the stages. A recipe offers the same ones, so each is declared once, here.
+"""Options of the stages and of the recipes, which pass them on.
 
 Each `add_..._options` takes a parser or an argument group. Standard library only, from Python 3.8
 on: `run.sh --help` works before any environment exists.
@@ -18,7 +18,7 @@ CLIPS = 1_000  # of the built-in corpus
 
 
 class UsageError(ValueError):
-    """Invalid options; the message says what was found and what was expected."""
+    """Invalid options."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def between(kind: type, least: float, most: float = float("inf")) -> Callable[[str], float]:
-    """Make an option's type: a number of `kind` from `least` to `most`."""
+    """Return an option's type: a number of `kind` from `least` to `most`."""
     limit = f" to {most:g}" if most < float("inf") else " on"
 
     def parse(text: str) -> float:
@@ -68,7 +68,7 @@ def between(kind: type, least: float, most: float = float("inf")) -> Callable[[s
 
 
 def matching(pattern: str, expected: str) -> Callable[[str], str]:
-    """Make an option's type: text that matches a regular expression, described by `expected`."""
+    """Return an option's type: text that matches a pattern, which `expected` describes."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text, re.DOTALL):
@@ -93,12 +93,12 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def add_debug_option(parser) -> None:
-    """Add the option that all scripts have."""
+    """Add the option of all scripts."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_corpus_options(parser, corpora: Sequence[str]) -> None:
-    """Add the choice of a corpus; the first one is the default."""
+    """Add the choice of a corpus, by default the first."""
     parser.add_argument(
         "--corpus",
         choices=corpora,
@@ -137,7 +137,7 @@ def add_manifest_option(parser) -> None:
 
 
 def add_backbone_options(parser, backbones: Sequence[str]) -> None:
-    """Add the choice of a frozen backbone; the first one is the default."""
+    """Add the choice of a frozen backbone, by default the first."""
     parser.add_argument(
         "--backbone",
         choices=backbones,
@@ -173,7 +173,7 @@ def add_processing_options(parser) -> None:
 
 
 def add_config_options(parser) -> None:
-    """Add the choice of configs and what is merged over them."""
+    """Add the choice of configs, settings and protocol."""
     parser.add_argument(
         "--conf",
         default="all",
@@ -214,7 +214,7 @@ def add_run_options(parser) -> None:
 
 
 def add_training_options(parser) -> None:
-    """Add the options of training that do not change what is trained."""
+    """Add the options of training that do not change its result."""
     parser.add_argument(
         "--ngpu",
         type=between(int, 1, 9999),

@@ -10,7 +10,11 @@ from typing import Any, Literal
 from . import registry, typecheck
 from .typecheck import Range, number
 
-OPTIMIZER_RANGES = dict.fromkeys(("lr", "head_lr", "weight_decay"), Range(0))
+OPTION_RANGES = {  # that constructors do not check
+    "optimizer.lr": Range(0),
+    "optimizer.head_lr": Range(0),
+    "optimizer.weight_decay": Range(0),
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Section:
             if field.name in options and field.name != "options":
                 value = options.pop(field.name)
                 fields[field.name] = typecheck.check(f"{where}.{field.name}", value, field.type)
-        if where == "optimizer":
-            for key in options.keys() & OPTIMIZER_RANGES.keys():
-                numbers = OPTIMIZER_RANGES[key]
-                typecheck.check(f"{where}.{key}", options[key], float | None, numbers)
+        for name, value in options.items():
+            key = f"{where}.{name}"
+            if key in OPTION_RANGES:
+                typecheck.check(key, value, float | None, OPTION_RANGES[key])
         return cls(options=options, **fields)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Checks of plain values, as in JSON and YAML, against type annotations.
 
-`int`, `float` (any finite number), `bool`, `str`, `dict`, `list[...]`, `Sequence[...]` and unions
-of them are checked; `build` also checks Literal and dataclasses. Any other annotation, or none,
-allows anything.
+`int`, `float` (finite), `bool`, `str`, `dict`, `list[...]`, `Sequence[...]` and unions of them are
+checked, and by `build` Literal and dataclasses. Any other annotation, or none, allows anything.
 """
 
 import dataclasses

@@ -5,8 +5,7 @@ DeiT's class and distillation tokens; the embedding is the mean of these two aft
 The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with 527
 source classes, not the 88.1 M of the authors' log.
 
-The input is normalised as (x - mean) / (2 std), with `self.mean` and `self.std`, which belong to
-the weights. On a CPU, `cpu_kernels.enable` makes training faster.
+`cpu_kernels.enable` makes training faster on a CPU.
 """
 
 from collections.abc import Sequence
@@ -35,14 +34,15 @@ class AudioTransformer(nn.Module):
         patch, stride: size and step of a patch, one number or a pair (bins, frames).
         frames, mels: size of the input (T, F).
         n_source: number of source classes S (AudioSet: 527).
-        mean, std: statistics of the log-mels that the weights were trained on.
+        mean, std: statistics of the log-mels that the weights were trained on, for an input
+            (x - mean) / (2 std).
         norm_eps: epsilon of every LayerNorm: 1e-12 in the copy on the hub, 1e-6 in the authors'
             timm; their logits differ by 3e-5 at most.
 
     Attributes:
         grid: rows (frequency) and columns (time) of patches.
-        grad_checkpointing: set it to True to recompute the blocks' activations in the backward
-            pass: less memory, 20 to 45 % more time on a CPU.
+        grad_checkpointing: recompute the blocks' activations in the backward pass: less memory,
+            20 to 45 % more time on a CPU.
 
     Raises:
         ValueError: a size is out of range or no pair, num_heads does not divide embed_dim, or the
@@ -159,10 +159,7 @@ def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def first_tokens(block: Block, tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Compute block(tokens)[:, :count] for (B, N, D), without the outputs of other tokens.
-
-    Only these tokens of the last block are pooled; the others serve as keys and values.
-    """
+    """Compute block(tokens)[:, :count] for (B, N, D) without the outputs of other tokens."""
     attn = block.attn
     qkv = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, attn.head_dim))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)

@@ -24,12 +24,10 @@ from .audio_transformer import AudioTransformer
 
 
 def enable(model: nn.Module) -> None:
-    """Make the blocks of each AST in `model` use oneDNN for their linear layers.
+    """Make the blocks of each AST in `model` use oneDNN for their frozen linear layers.
 
-    This applies on a CPU only, and not to trained weights, under autocast, or in compiled and
-    exported graphs; PyTorch computes everything else, call by call. Layers keep their parameters
-    and names and change their class, as in torch's `fully_shard`: copies and state dicts are not
-    affected.
+    This applies on a CPU, in float32, and not in compiled or exported graphs. Layers change their
+    class, as in torch's `fully_shard`, and keep their parameters and names.
     """
     for network in model.modules():
         if isinstance(network, AudioTransformer):

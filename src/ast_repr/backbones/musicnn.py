@@ -1,9 +1,8 @@
 """musicnn: a tagger with musically motivated convolutions (Pons and Serra 2019).
 
 Weights trained on the Million Song Dataset or MagnaTagATune come with the authors' package;
-`musicnn_weights` converts them. The network reads patches of three seconds; longer input is cut
-into overlapping patches whose outputs are averaged. It is never fine-tuned with batch statistics:
-every BatchNorm keeps those that it was trained with.
+`musicnn_weights` converts them. The input is cut into overlapping patches of three seconds whose
+outputs are averaged. Every BatchNorm keeps the statistics that it was trained with.
 """
 
 import math
@@ -129,8 +128,8 @@ class BatchNorm(nn.Module):
 class MaxOverBands(nn.Module):
     """Convolution, ReLU, BatchNorm, and the maximum over the bands that remain.
 
-    ReLU and BatchNorm are monotone, so the maximum is taken before them, which is cheaper. Where
-    BatchNorm's scale is negative it has to be a minimum, and the filter changes its sign for it.
+    ReLU and BatchNorm are monotone, so the maximum is taken before them, which is cheaper. If
+    BatchNorm's scale is negative it is a minimum, and the filter changes its sign.
 
     Args:
         channels: number of filters.

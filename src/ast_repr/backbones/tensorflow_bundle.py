@@ -1,10 +1,9 @@
 """Reader of TensorFlow checkpoints without TensorFlow.
 
-A checkpoint is a pair of files, `.index` and `.data-00000-of-00001`. The index is a table of sorted
-blocks in the format of LevelDB (its doc/table_format.md); the values are BundleEntryProto messages
-(tensorflow/core/protobuf/tensor_bundle.proto), which give type, shape, offset and size of a tensor
-in the data file. Checkpoints of one shard with uncompressed blocks are read. Their checksums are
-not verified: the caller knows the sha256 of the whole.
+A checkpoint is a pair of files, `.index` and `.data-00000-of-00001`. The index is a LevelDB table
+(its doc/table_format.md) of BundleEntryProto messages (TensorFlow's tensor_bundle.proto) with type,
+shape, offset and size of each tensor. Checkpoints of one shard with uncompressed blocks are read.
+Checksums are not verified: the caller knows the sha256 of the whole.
 """
 
 import struct
@@ -29,7 +28,7 @@ def read(index: bytes, data: bytes) -> dict[str, np.ndarray]:
         index, data: contents of the two files.
 
     Raises:
-        BundleError: the files are damaged, or of another format.
+        BundleError: they are damaged or of another format.
     """
     try:
         entries = dict(_entries(index))
@@ -65,7 +64,7 @@ def _entries(index: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _block(index: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (key, value) of a block; a key repeats only what differs from the one before it."""
+    """Yield (key, value) of a block; keys are stored without the prefix shared with the last."""
     content = index[offset : offset + size]
     trailer = index[offset + size : offset + size + TRAILER_BYTES]
     if len(trailer) < TRAILER_BYTES or trailer[0] != 0:

@@ -1,4 +1,4 @@
-"""Weights of a backbone from a file: strict, checked, without running code from it.
+"""Weights of a backbone from a file, loaded strictly and without running code from it.
 
 Three layouts of AST are read, and a fourth, of any backbone, is also written:
     author        the authors' `.pth`: `module.v.blocks.N.attn.qkv.*`, `module.mlp_head.{0,1}.*`
@@ -10,8 +10,8 @@ Three layouts of AST are read, and a fourth, of any backbone, is also written:
 The tensors may be part of a training checkpoint, {"state_dict": ...} or {"model": ...}, and their
 names may begin with "module.", as with nn.DataParallel.
 
-If the backbone has another number of frames, position embeddings are cropped around the middle or
-interpolated bilinearly along time (Gong et al. 2021, section 2.2).
+Position embeddings for another number of frames are cropped or interpolated in time (Gong et al.
+2021, section 2.2).
 """
 
 import hashlib
@@ -68,7 +68,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class WeightsError(ValueError):
-    """An unusable weight file; the message names it and says found and expected."""
+    """An unusable weight file."""
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -96,14 +96,19 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def load(backbone: nn.Module, path: str | Path) -> nn.Module:
-    """Load a file in any of the layouts into `backbone`, strictly; returns the backbone.
+    """Load a file in any of the layouts into `backbone` and return it.
 
     Raises:
         WeightsError: the file is missing, truncated or malicious, or its tensors do not match the
             backbone or hold NaN or infinity; keys are named.
     """
     metadata, tensors = _read(path)
-    _refuse_not_finite(path, tensors)
+    # The sum is a quick sufficient test.
+    bad = [key for key, x in tensors.items() if not (x.sum().isfinite() or x.isfinite().all())]
+    if bad:
+        raise WeightsError(
+            f"{path}: NaN or infinity in {_few(bad)}, expected numbers; fetch the file again"
+        )
     _, state = _canonical(path, metadata, tensors)
     expected = backbone.state_dict()
     missing = sorted(expected.keys() - state.keys())
@@ -162,13 +167,12 @@ def fingerprint(module: nn.Module) -> str:
 def fit_positions(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Fit (1, 2 + rows * columns, D) to `grid` = (rows, columns) in time.
 
-    The columns are cropped around the middle, or interpolated bilinearly.
+    Columns are cropped around the middle, or interpolated bilinearly.
     """
     rows, columns = grid
     patches = pos_embed.shape[1] - 2
     if patches == rows * columns or patches % rows:
-        # It fits, or differs in frequency, which the check of shapes then reports.
-        return pos_embed
+        return pos_embed  # it fits, or differs in frequency, as the check of shapes then reports
     old_columns = patches // rows
     tokens = pos_embed[:, :2]
     image = pos_embed[:, 2:].transpose(1, 2).unflatten(2, (rows, old_columns))
@@ -216,7 +220,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], Tensors]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse the text of three lines that Git LFS leaves in place of a file."""
+    """Refuse the short text that Git LFS leaves in place of a file."""
     with open(path, "rb") as file:
         start = file.read(len(LFS_POINTER))
     if start == LFS_POINTER:
@@ -233,27 +237,9 @@ def _unwrapped(state: Any) -> Any:
         if not inside:
             break
         state = inside[0]
-    while isinstance(state, dict) and state and all(_has_prefix(key) for key in state):
+    while isinstance(state, dict) and state and all(str(key).startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items()}
     return state
-
-
-def _has_prefix(key: Any) -> bool:
-    return isinstance(key, str) and key.startswith(PREFIX)
-
-
-def _refuse_not_finite(path: str | Path, tensors: Tensors) -> None:
-    """Refuse tensors that hold NaN or infinity: no training recovers from them."""
-    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    if bad:
-        raise WeightsError(
-            f"{path}: NaN or infinity in {_few(bad)}, expected numbers; fetch the file again"
-        )
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """True if all values are finite; the sum is a quick sufficient test."""
-    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def _canonical(
@@ -300,8 +286,8 @@ def _renamed(path: str | Path, key: str) -> str:
 def _infer_dims(path: str | Path, state: Tensors) -> dict[str, int]:
     """Infer the dims from the shapes of the tensors and a `config.json` beside the file.
 
-    The latter gives heads, stride and input length. Without it, heads are assumed to be 64 wide,
-    and the stride to be the first of STRIDES whose rows of patches divide the position embeddings.
+    Without the latter, heads are assumed to be 64 wide, and the stride to be the first of STRIDES
+    that suits the number of position embeddings.
     """
     try:
         embed_dim, _, patch, _ = state["patch_embed.weight"].shape

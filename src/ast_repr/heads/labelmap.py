@@ -24,10 +24,10 @@ class LabelMap(nn.Module):
     Args:
         n_classes, n_source: K and S.
         kind: "linear", "groups" or "names".
-        groups: K lists of source indices, one per class; a source may be in several. Default of
-            "groups": consecutive groups of S // K; "names" needs them (see the function `groups`).
-        activation: of the source classes, for "names": "sigmoid" if they are independent,
-            1 - prod(1 - p); "softmax" if they exclude each other, the sum of their probabilities.
+        groups: source indices of each class; required by "names" (see the function `groups`). The
+            default of "groups" is consecutive groups of S // K.
+        activation: of the source classes, for "names": "sigmoid", 1 - prod(1 - p), or "softmax",
+            the sum of their probabilities.
 
     Raises:
         ValueError: an unknown kind or activation, no source classes, or groups that are not K
@@ -101,8 +101,7 @@ def _is_group(group: Sequence[int], n_source: int) -> bool:
 def any_of(logits: torch.Tensor) -> torch.Tensor:
     """Compute the logit of 1 - prod(1 - sigmoid(logits)) over the last dimension: (B, G) -> (B,).
 
-    The odds of "a or b" are those of a, plus those of b, plus their product; this form stays exact
-    for probabilities close to 1.
+    The odds of "a or b" are odds(a) + odds(b) + odds(a) odds(b), exact even close to 1.
     """
     either, *others = logits.unbind(-1)
     for other in others:

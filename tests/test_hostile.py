@@ -216,7 +216,7 @@ def test_an_allowed_class_predicts_and_is_exported(run, planted, tell, tmp_path)
 
 HUGE = 10**12
 DAMAGE = [  # (dotted key, value, part of the message)
-    ("feature", DELETED, "'feature'"),
+    ("feature", DELETED, "feature: missing"),
     ("feature", [], "feature"),
     ("feature", {"frames": 1024}, "feature.name"),
     ("feature.name", 3, "name"),
@@ -244,7 +244,7 @@ DAMAGE = [  # (dotted key, value, part of the message)
     ("spec.head", {"name": "labelmap", "kind": "groups", "groups": [[0], [HUGE], [2]]}, "groups"),
     ("spec.head", {"name": "embedding", "n_classes": 5}, "n_classes"),
     ("spec.backbone.name", ["ast"], "name"),
-    ("spec.backbone.options", DELETED, "'options'"),
+    ("spec.backbone.options", DELETED, "backbone.options: missing"),
     ("spec.backbone.options.depth", 10**6, "depth"),
     ("spec.backbone.options.embed_dim", HUGE, "embed_dim"),
     ("spec.backbone.options.embed_dim", 99_968, "values"),

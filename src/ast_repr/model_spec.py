@@ -5,13 +5,15 @@ anything is built or allocated; options of a class are checked where it is built
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 from . import backbones, heads, pretrained, typecheck
 from .settings import Config
+from .typecheck import Range, number
 
+ABOUT = ("classes", "feature", "threshold", "backbone_sha256", "feature_spec")
 THRESHOLD = 0.5  # of a model file that stores none
 MOST_CLASSES = 10_000
 LONGEST_NAME = 1_000  # characters of a class's name
@@ -70,7 +72,7 @@ class BackboneSpec:
     options: dict
     source: str
     file: str | None
-    seed: int
+    seed: int = number(0)
     finetune: bool
 
 
@@ -92,44 +94,32 @@ class ModelSpec:
     reprogrammer: dict
     backbone: BackboneSpec
     head: dict
-    threshold: float
     backbone_sha256: str
-    feature_spec: dict | None
+    threshold: float = field(default=THRESHOLD, metadata={"range": Range(0, 1)})
+    feature_spec: dict | None = None
 
     @classmethod
     def from_dict(cls, about: dict[str, Any]) -> "ModelSpec":
         """Read the spec from the description `about` that a checkpoint or an exported file holds.
 
         Raises:
-            SpecError: a value is missing, of another type, or out of range.
+            ValueError: a value is missing, of another type, or out of range.
         """
-        about = {"threshold": THRESHOLD, "feature_spec": None} | about
-        parts = lookup(about, "spec", dict)
-        backbone = lookup(parts, "backbone", dict)
-        spec = cls(
-            classes=lookup(about, "classes", list[str]),
-            feature=_section(about, "feature"),
-            norm=lookup(parts, "norm", str | list[float]),
-            reprogrammer=_section(parts, "reprogrammer"),
-            backbone=BackboneSpec(
-                name=lookup(backbone, "name", str),
-                options=_options(backbone, "options"),
-                source=lookup(backbone, "source", str),
-                file=lookup(backbone, "file", str | None),
-                seed=lookup(backbone, "seed", int),
-                finetune=lookup(backbone, "finetune", bool),
-            ),
-            head=_section(parts, "head"),
-            threshold=lookup(about, "threshold", float),
-            backbone_sha256=lookup(about, "backbone_sha256", str),
-            feature_spec=lookup(about, "feature_spec", dict | None),
-        )
+        values = dict(lookup(about, "spec", dict))
+        for key in ABOUT:
+            if key in about:
+                values[key] = about[key]
+        spec = typecheck.build(cls, values)
+        for kind, section in spec.sections().items():
+            lookup(section, "name", str, f"{kind}.")
+            _check_keys(kind, section)
+        _check_keys("backbone", spec.backbone.options)
         _check_classes(spec.classes)
         _check_norm(spec.norm)
-        _check_range("threshold", spec.threshold, 0, 1)
-        _check_range("seed", spec.backbone.seed, 0, typecheck.LARGEST)
-        for side in ("frames", "mels"):
-            _check_range(side, lookup(spec.backbone.options, side, int), 1, LONGEST_SIDE)
+        for key in ("frames", "mels"):
+            side = lookup(spec.backbone.options, key, int)
+            if not 1 <= side <= LONGEST_SIDE:
+                raise SpecError(f"{key}: found {side}, expected from 1 to {LONGEST_SIDE}")
         return spec
 
     def sections(self) -> dict:
@@ -227,17 +217,9 @@ def source_groups(classes: list[str], backbone: str, weights_file: str | Path) -
     }
 
 
-def _options(values, key):
-    options = lookup(values, key, dict)
+def _check_keys(kind, options):
     if not typecheck.matches(list(options), list[str]):
-        raise SpecError(f"{key}: found {typecheck.shown(options)}, expected options by name")
-    return options
-
-
-def _section(values, key):
-    section = _options(values, key)
-    lookup(section, "name", str, f"{key}.")
-    return section
+        raise SpecError(f"{kind}: found {typecheck.shown(options)}, expected options by name")
 
 
 def _check_classes(classes):
@@ -265,8 +247,3 @@ def _check_norm(norm):
         raise SpecError(
             f"norm: found {typecheck.shown(norm)}, expected a mean and a deviation above 0"
         )
-
-
-def _check_range(key, value, least, most):
-    if not least <= value <= most:
-        raise SpecError(f"{key}: found {typecheck.shown(value)}, expected from {least} to {most}")

@@ -153,10 +153,9 @@ def verify_weights(name: str, path: str | Path) -> None:
 
     Raises: as `Entry.verify`.
     """
-    if name in names():
-        entry = find(name)
-        if Path(path).resolve() == entry.path.resolve():
-            entry.verify()
+    entry = get(name)
+    if entry is not None and Path(path).resolve() == entry.path.resolve():
+        entry.verify()
 
 
 def shipped_model() -> Path:
@@ -169,34 +168,39 @@ def names() -> list[str]:
     return list(_read("index.yaml"))
 
 
+def get(name: str | None) -> Entry | None:
+    """Return the Entry of a backbone; None if it is not in the catalogue."""
+    index = _read("index.yaml")
+    return Entry(name, **index[name]) if name in index else None
+
+
 def find(name: str) -> Entry:
     """Return the Entry of a backbone.
 
     Raises:
         ValueError: the name is unknown; the message lists the known ones.
     """
-    index = _read("index.yaml")
-    if name not in index:
-        raise ValueError(registry.unknown("backbone", name, index))
-    return Entry(name, **index[name])
+    entry = get(name)
+    if entry is None:
+        raise ValueError(registry.unknown("backbone", name, names()))
+    return entry
 
 
 def network(name: str | None) -> str:
     """Return the architecture of a backbone; one that is not in the catalogue is an AST."""
-    if name is None or name not in names():
-        return "ast"
-    return find(name).network
+    entry = get(name)
+    return "ast" if entry is None else entry.network
 
 
 def statistics(name: str) -> dict[str, float]:
     """Return the mean and std of the log-mels that a backbone was trained on.
 
-    Empty if its file says them, or it is not in the catalogue.
+    Empty if they are in its file, or if it is not in the catalogue.
     """
-    if name not in names():
+    entry = get(name)
+    if entry is None or entry.mean is None:
         return {}
-    entry = find(name)
-    return {} if entry.mean is None else {"mean": entry.mean, "std": entry.std}
+    return {"mean": entry.mean, "std": entry.std}
 
 
 def zero_shot(name: str) -> dict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+
 from . import backbones, heads, pretrained, typecheck
 from .settings import Config
 from .typecheck import Range, number
@@ -142,7 +143,12 @@ class ModelSpec:
 
 
 def from_config(
-    config: Config, classes: list[str], feature, clips, backbone: str, weights_file: str | Path
+    config: Config,
+    classes: list[str],
+    feature: Any,
+    clips: Any,
+    backbone: str,
+    weights_file: str | Path,
 ) -> dict:
     """Derive the keywords of `classifier.build_model` from a run's resolved config.
 

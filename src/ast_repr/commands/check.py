@@ -6,6 +6,7 @@ Nothing is written. The format is described in egs/README.md.
 """
 
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
 from .. import cli, escaping, manifest
@@ -13,7 +14,7 @@ from ..corpora import custom, inspection
 from ..corpora.inspection import counted
 
 
-def main(args) -> None:
+def main(args: Namespace) -> None:
     """Check the CSV."""
     check(args.csv)
 

@@ -12,6 +12,8 @@ and nothing is fetched. Ctrl-C ends it. Needs the extra `demo`.
 import os
 import tempfile
 import threading
+from argparse import Namespace
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +25,7 @@ CACHED_MODELS = 4
 EXAMPLES = 3
 
 
-def main(args) -> None:
+def main(args: Namespace) -> None:
     """Serve the page until Ctrl-C."""
     device = devices.choose(args.device)
 
@@ -45,13 +47,15 @@ def main(args) -> None:
             server.close(verbose=False)
 
 
-def find_models(exp: Path | None, checkout: Path | None, load) -> dict[str, demo_page.ModelInfo]:
+def find_models(
+    exp: Path | None, checkout: Path | None, load: Callable[[str], inference.Predictor]
+) -> dict[str, demo_page.ModelInfo]:
     """List the models to choose from, {path: ModelInfo}, the best finished run first.
 
     Args:
         exp: a folder of runs; None: those of the checkout and the shipped model.
         checkout: the repository, if there is one.
-        load: function from a path to a Predictor.
+        load: loads the model in a path.
 
     Raises:
         ValueError: there is no finished run in `exp`.

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import matplotlib
 import torch
@@ -57,7 +59,7 @@ class DemoApp:
 
     Attributes:
         models: {path: ModelInfo} of the models to choose from, the default first.
-        load: function from a path to a Predictor.
+        load: loads the model in a path.
     """
 
     models: dict[str, ModelInfo]
@@ -179,7 +181,7 @@ def limits(info: ModelInfo, model: inference.Predictor) -> str:
     )
 
 
-def build(app: DemoApp, examples: list[str]):
+def build(app: DemoApp, examples: list[str]) -> Any:
     """Build the page, as gradio.Blocks, with the paths of example songs."""
     gradio = import_gradio()
     with gradio.Blocks(
@@ -223,7 +225,7 @@ def build(app: DemoApp, examples: list[str]):
     return blocks
 
 
-def import_gradio():
+def import_gradio() -> ModuleType:
     """Import gradio; ValueError if it is not installed."""
     try:
         import gradio
@@ -271,7 +273,7 @@ def _is_local(scope):
     return origins <= {f"http://{hosts[0]}"}
 
 
-def launch(blocks, port: int | None) -> str:
+def launch(blocks: Any, port: int | None) -> str:
     """Serve the page to this computer, and return its address.
 
     Raises:

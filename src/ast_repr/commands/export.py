@@ -13,6 +13,7 @@ only with --overwrite, and nothing is uploaded without asking.
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from .. import atomic, cli, inference
@@ -25,7 +26,7 @@ CARD = "README.md"
 FILES = (MODEL, GRAPH, inference.LABELS, CARD)
 
 
-def main(args) -> None:
+def main(args: Namespace) -> None:
     """Export the best checkpoint of a run."""
     run = RunFolder(args.run)
     checkpoint = run.best_checkpoint()

@@ -20,10 +20,12 @@ import glob
 import os
 import re
 import sys
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -43,7 +45,7 @@ SUFFIXES = {
 NAMED = 3  # skipped files that the line about them names
 
 
-def main(args) -> None:
+def main(args: Namespace) -> None:
     """Predict all files and write the results as they come."""
     paths, skipped = collect_audio_files(args.paths)
     if skipped:
@@ -78,7 +80,7 @@ def write_predictions(
     paths: list[Path],
     view: predictions.DisplayOptions,
     pictures: dict[Path, Path],
-    args,
+    args: Namespace,
 ) -> list[str]:
     """Predict each path, write the result as soon as it is known, and draw its picture.
 
@@ -176,7 +178,7 @@ def describe_skipped(paths: list[Path]) -> str:
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None):
+def open_output(path: Path | None) -> Iterator[TextIO]:
     """Open the standard output (None), a device or pipe, or a file that appears once complete."""
     options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     if path is None:

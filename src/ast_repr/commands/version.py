@@ -1,12 +1,13 @@
 """Print the versions of this package, Python and PyTorch, and the shipped model."""
 
 import platform
+from argparse import Namespace
 from importlib import metadata
 
 from .. import cli, pretrained
 
 
-def main(args) -> None:
+def main(args: Namespace) -> None:
     """Print a line for each."""
     for package in ("ast_repr", "torch"):
         print(f"{package} {_version(package)}")

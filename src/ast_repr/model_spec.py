@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-
 from . import backbones, heads, pretrained, typecheck
 from .settings import Config
 from .typecheck import Range, number

@@ -490,7 +490,7 @@ def _cut(paths, hop, warn):
     """
     for index, path in enumerate(paths):
         try:
-            for start, waveform in audio.windows(audio.stream(path, warn, damaged=True), hop):
+            for start, waveform in audio.windows(audio.stream(path, warn=warn, damaged=True), hop):
                 start_s = start / audio.SAMPLE_RATE
                 end_s = start_s + len(waveform) / audio.SAMPLE_RATE
                 silent = audio.is_silent(waveform)

@@ -17,8 +17,9 @@ def test_runs_are_scored_on_the_same_samples_of_the_truth():
     runs = [{"truth": truth, "scores": rng.random(truth.shape)} for _ in range(2)]
     cells = [bootstrap.cells(run, 0.5, schema.TRUTH) for run in runs]
     got = bootstrap.resampled(cells, resamples=30, seed=5)
-    assert got.shape == (2, 30, 4) and np.isnan(got[:, :, 2]).any()
+    assert got.shape == (2, 31, 4) and np.isnan(got[:, :, 2]).any()
     samples = np.random.default_rng(5).integers(0, 12, (30, 12))
+    samples = np.vstack([np.arange(12), samples])  # the clips as they are come first
     for (k, run), (r, sample) in itertools.product(enumerate(runs), enumerate(samples)):
         every_cell = np.ones(truth.shape, bool)
         expected = metrics.evaluate(truth[sample], every_cell, run["scores"][sample])

@@ -2,7 +2,7 @@
 
 `src/extract.py`, start to end on all cores, against decoding alone: as many processes that only
 read each file by soundfile (libsndfile) at its own rate, without a start-up. They take turns. The
-clips are ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's: 48 different ones of decaying
+clips are ten seconds of 44.1 kHz stereo Vorbis, as OpenMIC-2018's: 48 different ones, decaying
 harmonic tones and noise, linked under as many names as there are clips, so all are read from the
 page cache. Memory is the highest sum of the proportional shares (PSS) of the extraction's
 processes, sampled each second. Then: a straight line fitted to these times, and the parts of one

@@ -1,8 +1,8 @@
 """Feeding the model: time of a batch against the step that uses it.
 
 Batches of 16 log-mels (1024 x 128, float16) in the random order of an epoch, as float32 on the
-device, taken one after the other: what the trainer would wait for if nothing could be read while it
-computes. From disk it can, one window of four shards ahead. "Cold": the shards were dropped from
+device, one after another: the time that the trainer would wait if it could not read while it
+computes. From disk it reads ahead, one window of four shards. "Cold": the shards were dropped from
 the page cache before the epoch. The step is the paper's, forward and backward through AST-base
 behind the U-Net, in the precision of training.
 """

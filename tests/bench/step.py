@@ -12,16 +12,16 @@ trained; input 1024 x 128, 1,214 tokens. There are four tables:
    in batches of 4, in float16 on a GPU and in float32 on a CPU; it takes part in the precision
    that `train.py` takes by default. "Memory given back" is the C library's default, and comes
    first; "kept" is `train.py`'s setting on a CPU and PyTorch's on a GPU: memory that tensors
-   free stays with the process. Useful operations are those that the step cannot do without.
+   free stays with the process. Useful operations are those that the step requires.
    transformers and unfused do about 7 % more than are counted, because they compute the last
    block for all tokens, of which only two are pooled; recomputed activations are not counted
    either. "Of ceiling" is the median over turns of the step's share of the faster product of
-   its precision in the same turn. Goals compare the fastest row of each side.
+   its precision in the same turn. Goals compare the fastest steps.
 3. **variant**: this project's step, and its time with one thing removed or added; memory is
    kept. `cpu_kernels` is src/ast_repr/backbones/cpu_kernels.py, without which AST consists of
    plain timm blocks.
 4. **component**: each part of the step alone, forward and backward, with inputs of the same
-   sizes; memory is kept. "AST: rest" is the whole AST less its products and its attention:
+   sizes; memory is kept. "AST: rest" is the whole AST minus its products and its attention:
    norms, GELU, sums, the patches, the last block and memory traffic between them. Loss and AdamW
    are left out.
 """
@@ -202,7 +202,7 @@ def compare(
         if timed == quickest[timed.name]:
             if timed.name in AGAINST:
                 least = AGAINST[timed.name][device.type]
-                row |= record.goal(times, least=least, unit="x, both at their quickest")
+                row |= record.goal(times, least=least, unit="x, both at their fastest")
             elif (device.type, timed.precision) in CEILINGS:
                 least = CEILINGS[device.type, timed.precision]
                 row |= record.goal(share, least=least, unit=" % of ceiling")

@@ -38,20 +38,18 @@ def cells(arrays: Mapping[str, np.ndarray], threshold: float, labels: str = OBSE
     return np.stack([present, predicted, mask])
 
 
-def macro_f1(marks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def macro_f1(marks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Compute macro-F1 as `metrics.evaluate` defines it, for many weightings of the clips at once.
 
     Args:
         marks: (3, N, K), see `cells`.
-        weights: float32 (R, N), how often each clip counts; default once.
+        weights: float32 (R, N), how often each clip counts.
 
     Returns:
         (R, K + 1): each instrument and, last, the mean over instruments; NaN if undefined.
     """
     # float32 is fast, and exact for counts below 2 ** 24.
     present, predicted, scored = marks.astype(np.float32)
-    if weights is None:
-        weights = np.ones((1, len(present)), np.float32)
     hits = (weights @ (present * predicted)).astype(float)
     positives = (weights @ present).astype(float)
     guesses = (weights @ predicted).astype(float)
@@ -65,13 +63,13 @@ def macro_f1(marks: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray
 
 
 def resampled(runs: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Compute macro-F1 of runs on samples of the clips, the same samples for all.
+    """Compute macro-F1 of runs on the clips as they are, then on samples of them, the same for all.
 
     Args:
         runs: the `cells` (3, N, K) of each.
 
     Returns:
-        (runs, resamples, K + 1), see `macro_f1`.
+        (runs, 1 + resamples, K + 1), see `macro_f1`.
     """
     clips = runs[0].shape[1]
     chunks = []
@@ -96,8 +94,9 @@ def p_value(differences: np.ndarray) -> float:
     """Compute the two-sided p-value of no difference from resampled differences (R,).
 
     It is twice the share of resamples on the rarer side of zero, those at zero on both, with one
-    added to either count: never below 2 / (R + 1).
+    added to either count: never below 2 / (R + 1). Undefined resamples (NaN) do not count.
     """
+    differences = differences[~np.isnan(differences)]
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
     return min(1.0, 2 * (rarer + 1) / (len(differences) + 1))
 
@@ -119,7 +118,8 @@ def holm(p_values: Sequence[float], significance: float = SIGNIFICANCE) -> list[
 
 
 def _weights(clips: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each clip is in a sample, float32 (at most CHUNK, clips)."""
+    """Yield how often each clip counts, float32 (at most CHUNK, clips): once, then in samples."""
+    yield np.ones((1, clips), np.float32)
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
         samples = rng.integers(0, clips, (min(CHUNK, resamples - start), clips))

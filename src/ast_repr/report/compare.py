@@ -1,19 +1,18 @@
 """Compare methods by macro-F1: differences with bootstrap intervals, and sampling errors.
 
-The same samples of the test clips serve both methods of a comparison, and every seed; the
-differences of the seeds that both have are averaged. Intervals and errors cover the choice of test
-clips, not that of seeds.
+The same samples of the test clips serve all methods and seeds; the differences of the seeds that
+two methods share are averaged. Intervals and errors cover the choice of test clips, not of seeds.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import bootstrap
 from .bootstrap import LEVEL, RESAMPLES
-from .results import Method, ResultsError, Run, Table
+from .results import Method, ResultsError, Table
 from .schema import OBSERVED, TRUTH
 
 PREDICTIONS = "predictions.npz"
@@ -61,33 +60,30 @@ def compare_with_reference(
         resamples: samples of the test clips; `seed`: of their generator.
     """
     labels = TRUTH if table.has_truth else OBSERVED
-    cells, problems = _read_table(table, reference, labels)
-    samples = _resample(cells, resamples, seed)
+    others = [conf for conf in table.confs if conf != reference]
+    cells, failures = _read_cells(table.only([reference, *others]).methods, labels)
+    scores = _score(cells, resamples, seed)
     errors = {}
     intervals = {}
     p_values = []
-    for conf, by_seed in samples.items():
-        mean = np.mean(list(by_seed.values()), axis=0)
+    for conf, by_seed in scores.items():
+        mean = np.mean([macro_f1[1:, -1] for macro_f1 in by_seed.values()], axis=0)
         if np.isnan(mean).all():
             continue
         errors[conf] = float(np.nanstd(mean, ddof=1))
-        paired = by_seed.keys() & samples.get(reference, {}).keys()
-        if not paired or conf == reference:
+        base = scores.get(reference, {})
+        paired = [by_seed[number] - base[number] for number in by_seed if number in base]
+        if conf == reference or not paired:
             continue
-        values = []
-        sampled = []
-        for number in sorted(paired):
-            value = bootstrap.macro_f1(cells[conf][number])[0, -1]
-            values.append(value - bootstrap.macro_f1(cells[reference][number])[0, -1])
-            sampled.append(by_seed[number] - samples[reference][number])
-        sampled = np.mean(sampled, axis=0)
-        low, high = bootstrap.interval(sampled)
-        intervals[conf] = (float(np.mean(values)), float(low), float(high))
-        p_values.append(bootstrap.p_value(sampled[~np.isnan(sampled)]))
+        difference = np.mean(paired, axis=0)[:, -1]
+        low, high = bootstrap.interval(difference[1:])
+        intervals[conf] = (float(difference[0]), float(low), float(high))
+        p_values.append(bootstrap.p_value(difference[1:]))
     differences = {}
     significant = bootstrap.holm(p_values)
     for (conf, interval), is_significant in zip(intervals.items(), significant, strict=True):
         differences[conf] = Difference(*interval, is_significant)
+    problems = [f"No interval for {conf}: {error}." for conf, error in failures.items()]
     return Comparison(labels, errors, differences, problems)
 
 
@@ -114,31 +110,39 @@ def compare(
             f"{a.conf} and {b.conf} have no macro-F1 to compare: no class of the split "
             f"{a['split']!r} has labels of both kinds, present and absent; label more clips there"
         )
-    runs_a, runs_b = _paired_runs(a, b)
-    common = runs_a[0].arrays(PREDICTIONS)
-    cells = [read_cells(run, common, labels) for run in runs_a + runs_b]
-    values_a, values_b = np.split(np.concatenate(list(map(bootstrap.macro_f1, cells))), 2)
-    samples_a, samples_b = np.split(bootstrap.resampled(cells, resamples, seed), 2)
-    columns = {"a": values_a.mean(0), "b": values_b.mean(0)}
+    runs = {method.conf: {run["seed"]: run for run in method.runs} for method in (a, b)}
+    seeds = [number for number in runs[a.conf] if number in runs[b.conf]]
+    if not seeds:
+        raise ResultsError(
+            f"no seed in common: {a.conf} has {', '.join(map(str, runs[a.conf]))} and "
+            f"{b.conf} has {', '.join(map(str, runs[b.conf]))}; run the missing with --seeds"
+        )
+    paired = [replace(m, runs=[runs[m.conf][number] for number in seeds]) for m in (a, b)]
+    cells, failures = _read_cells(paired, labels)
+    for error in failures.values():
+        raise error
+    scores = _score(cells, resamples, seed)
+    scores_a = np.stack(list(scores[a.conf].values()))
+    scores_b = np.stack(list(scores[b.conf].values()))
+    differences = scores_b - scores_a
+    columns = {"a": scores_a[:, 0].mean(0), "b": scores_b[:, 0].mean(0)}
     columns["difference"] = columns["b"] - columns["a"]
-    columns["low"], columns["high"] = bootstrap.interval((samples_b - samples_a).mean(0))
+    columns["low"], columns["high"] = bootstrap.interval(differences[:, 1:].mean(0))
     parts = []
     for index in range(len(a["classes"]) + 1):
         part = {key: float(values[index]) for key, values in columns.items()}
         parts.append({key: None if np.isnan(value) else value for key, value in part.items()})
-    seeds = [run["seed"] for run in runs_a]
-    differences = values_b[:, -1] - values_a[:, -1]
     return {
         "a": a.conf,
         "b": b.conf,
         "labels": labels,
         "seeds": seeds,
-        "clips": len(common["clips"]),
+        "clips": cells[a.conf][seeds[0]].shape[1],
         "resamples": resamples,
         "level": LEVEL,
         "macro_f1": parts[-1],
         "per_instrument": dict(zip(a["classes"], parts[:-1], strict=True)),
-        "by_seed": dict(zip(map(str, seeds), differences.tolist(), strict=True)),
+        "by_seed": dict(zip(map(str, seeds), differences[:, 0, -1].tolist(), strict=True)),
     }
 
 
@@ -168,18 +172,31 @@ def sentence(comparison: dict[str, Any]) -> str:
     )
 
 
-def read_cells(run: Run, reference: Mapping[str, np.ndarray], labels: str) -> np.ndarray:
-    """Read a run's `bootstrap.cells`, in the order of the clips of `reference`.
+def _read_cells(
+    methods: Iterable[Method], labels: str
+) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, ResultsError]]:
+    """Read the `bootstrap.cells` of the runs of methods, in the order of the first run's clips.
 
-    Args:
-        reference: arrays of a predictions.npz: clips (N,), scores, targets, mask and, if known,
-            truth (N, K).
-        labels: OBSERVED or TRUTH.
-
-    Raises:
-        ResultsError: clips or labels are not the same as those of `reference`, or the run was
-            evaluated without the truth.
+    Returns:
+        (cells, failures): {conf: {seed: cells}}; the errors of methods whose predictions are
+        missing, damaged, without the truth, or of other clips or labels than the first.
     """
+    cells = {}
+    failures = {}
+    common = None  # arrays of the run whose clips and labels all others must have
+    for method in methods:
+        try:
+            first = common or method.runs[0].arrays(PREDICTIONS)
+            cells[method.conf] = {run["seed"]: _cells(run, first, labels) for run in method.runs}
+        except ResultsError as error:
+            failures[method.conf] = error
+        else:
+            common = first
+    return cells, failures
+
+
+def _cells(run, reference, labels):
+    """Read a run's cells, in the order of the clips of the arrays `reference`."""
     arrays = run.arrays(PREDICTIONS)
     order = np.argsort(arrays["clips"])
     expected = np.argsort(reference["clips"])
@@ -205,58 +222,18 @@ def read_cells(run: Run, reference: Mapping[str, np.ndarray], labels: str) -> np
     return bootstrap.cells(arrays, run["threshold"], labels)
 
 
-def _read_table(table, reference, labels):
-    """Read the cells of the runs of a table.
-
-    Returns:
-        (cells, problems): {conf: {seed: cells}} in the order of one run's clips; methods whose
-        predictions cannot be used are left out, and a sentence of `problems` says why.
-    """
-    others = [conf for conf in table.confs if conf != reference]
-    cells = {}
-    problems = []
-    common = None  # arrays of the run whose clips and labels all others must have
-    for method in table.only([reference, *others]).methods:
-        try:
-            first = common or method.runs[0].arrays(PREDICTIONS)
-            cells[method.conf] = {
-                run["seed"]: read_cells(run, first, labels) for run in method.runs
-            }
-        except ResultsError as error:
-            problems.append(f"No interval for {method.conf}: {error}.")
-        else:
-            common = first
-    return cells, problems
-
-
-def _resample(cells, resamples, seed):
-    """Compute macro-F1 (resamples,) of each run on the same samples: {conf: {seed: values}}."""
+def _score(cells, resamples, seed):
+    """Compute `bootstrap.resampled` of each run: {conf: {seed: (1 + resamples, K + 1)}}."""
     runs = [marks for by_seed in cells.values() for marks in by_seed.values()]
-    if not runs:
-        return {}
-    macro_f1 = bootstrap.resampled(runs, resamples, seed)[:, :, -1]
-    samples = {}
+    macro_f1 = bootstrap.resampled(runs, resamples, seed) if runs else []
+    scores = {}
     for conf, by_seed in cells.items():
-        samples[conf] = dict(zip(by_seed, macro_f1, strict=False))
+        scores[conf] = dict(zip(by_seed, macro_f1, strict=False))
         macro_f1 = macro_f1[len(by_seed) :]
-    return samples
+    return scores
 
 
-def _paired_runs(a: Method, b: Method) -> tuple[list[Run], list[Run]]:
-    """The runs of both methods that have a common seed, in order of seeds."""
-    seeds_a = [run["seed"] for run in a.runs]
-    seeds_b = [run["seed"] for run in b.runs]
-    runs_a = [run for run in a.runs if run["seed"] in seeds_b]
-    runs_b = [run for run in b.runs if run["seed"] in seeds_a]
-    if not runs_a:
-        raise ResultsError(
-            f"no seed in common: {a.conf} has {', '.join(map(str, seeds_a))} and "
-            f"{b.conf} has {', '.join(map(str, seeds_b))}; run the missing with --seeds"
-        )
-    return runs_a, runs_b
-
-
-def _differ(run: Run, problem: str) -> ResultsError:
+def _differ(run, problem):
     return ResultsError(
         f"{run.folder}: the {problem} in {PREDICTIONS} differ from those to compare with; "
         "expected the same test clips and labels for both; "

@@ -22,40 +22,39 @@ def draw(
     """
     before = before.astype(np.float32)
     after = after.astype(np.float32)
-    figure = Figure(figsize=(style.WIDTH, 6.4), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
     if norm == "none":
         unit = "log-mel energy\n(natural log)"
         changed = "log-mel"
     else:
         unit = f"log-mel, normalised\n({escaping.figure(norm)})"
         changed = "normalised log-mel"
-    seconds = len(before) / style.frames_per_second(feature)
     padding = np.ptp(before, axis=1) == 0  # would dominate the colour scales
     shown = ~padding if not padding.all() else padding
-    low, high = np.percentile(before[shown], [OUTLIERS, 100 - OUTLIERS])
-    _draw_panel(panels[0], before, "cividis", low, high, unit, seconds)
+    seconds = len(before) / style.frames_per_second(feature)
+    figure = Figure(figsize=(style.WIDTH, 6.4), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True)
+    _draw_panel(panels[0], before, shown, unit, seconds)
     panels[0].set_title("before the reprogrammer")
-    low, high = np.percentile(after[shown], [OUTLIERS, 100 - OUTLIERS])
-    _draw_panel(panels[1], after, "cividis", low, high, f"reprogrammed\n{changed}", seconds)
+    _draw_panel(panels[1], after, shown, f"reprogrammed\n{changed}", seconds)
     panels[1].set_title("after: the input of the backbone")
-    difference = after - before
-    reach = np.abs(np.percentile(difference[shown], [OUTLIERS, 100 - OUTLIERS])).max()
-    _draw_panel(panels[2], difference, "PuOr_r", -reach, reach, f"change in\n{changed}", seconds)
+    _draw_panel(panels[2], after - before, shown, f"change in\n{changed}", seconds, signed=True)
     panels[2].set_title("difference: after - before")
     panels[2].set_xlabel("time, s")
     figure.suptitle(title, fontsize=9)
     return figure
 
 
-def _draw_panel(panel, values, colours, low, high, label, seconds):
-    extent = (0, seconds, -0.5, values.shape[1] - 0.5)
+def _draw_panel(panel, values, shown, label, seconds, signed=False):
+    low, high = np.percentile(values[shown], [OUTLIERS, 100 - OUTLIERS])
+    if signed:
+        high = max(abs(low), abs(high))
+        low = -high
     image = panel.imshow(
         values.T,
-        cmap=colours,
+        cmap="PuOr_r" if signed else "cividis",
         vmin=low,
         vmax=max(high, low + LEAST),
-        extent=extent,
+        extent=(0, seconds, -0.5, values.shape[1] - 0.5),
         origin="lower",
         aspect="auto",
         interpolation="nearest",

@@ -1,5 +1,6 @@
 """Figures of instruments: bars for chosen methods, and a heat map of all."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,20 +23,16 @@ def chosen(table: Table, confs: Sequence[str] = ()) -> Table:
             reprogrammed ones, then others; within a kind, those with published results come first,
             then those with fewer trained parameters.
     """
-    if table.only(confs).methods:
-        return table.only(confs)
-    first = []
-    reprogrammed = []
-    others = []
-    for kind in KINDS:
-        methods = [method for method in table.main.methods if method.kind == kind]
-        methods.sort(key=lambda method: method.published is None)
-        first += methods[:1]
-        if kind == "reprogrammed backbone":
-            reprogrammed += methods[1:]
-        else:
-            others += methods[1:]
-    shown = {method.conf for method in (first + reprogrammed + others)[:MOST]}
+    named = table.only(confs)
+    if named.methods:
+        return named
+    kinds = set()
+    ranks = {}
+    methods = sorted(table.main.methods, key=lambda method: method.published is None)
+    for method in sorted(methods, key=lambda method: KINDS.index(method.kind)):
+        ranks[method.conf] = (method.kind in kinds, method.kind != "reprogrammed backbone")
+        kinds.add(method.kind)
+    shown = sorted(ranks, key=ranks.get)[:MOST]
     return table.only([conf for conf in table.confs if conf in shown])
 
 
@@ -43,17 +40,16 @@ def bars(table: Table) -> Figure:
     """Draw macro-F1 per instrument and method with its deviation, and the baselines as lines."""
     names = table["classes"]
     columns = 2 if len(names) > 10 else 1
-    per_column = -(-len(names) // columns)
+    per_column = math.ceil(len(names) / columns)
     count = len(table.methods)
     height = 1.5 + 0.17 * count + per_column * max(0.3, 0.09 * count + 0.08)
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
     panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
     for column, panel in enumerate(panels):
-        part = names[column * per_column : (column + 1) * per_column]
-        _draw_panel(panel, table, part)
+        _draw_panel(panel, table, names[column * per_column :][:per_column])
         panel.set(xlabel="macro-F1, %", xlim=(0, 100), ylim=(per_column - 0.5, -0.5))
     legend = f"under each instrument: labels present / absent in {table['split']!r}"
-    if max(len(method.runs) for method in table.methods) > 1:
+    if any(len(method.runs) > 1 for method in table.methods):
         legend += "; whiskers: standard deviation over seeds"
     figure.suptitle(style.title(table.title, legend), fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -67,11 +63,10 @@ def heatmap(table: Table) -> Figure:
     Numbers are means over seeds.
     """
     names = table["classes"]
-    rows = []
-    for method in table.methods:
-        means, _ = style.per_instrument(method.metrics(OBSERVED), names)
-        rows.append(np.append(style.percent(method.runs).mean(), means))
-    values = np.array(rows)
+    values = np.empty((len(table.methods), len(names) + 1))
+    for row, method in zip(values, table.methods, strict=True):
+        row[0] = style.percent(method.runs).mean()
+        row[1:], _ = style.per_instrument(method.metrics(OBSERVED), names)
     decimals = 1 if len(names) <= 12 else 0  # what fits
     figure, axes = style.new_figure(1.9 + 0.26 * len(values))
     low = np.nanmin(values)
@@ -80,11 +75,10 @@ def heatmap(table: Table) -> Figure:
     image = axes.imshow(
         values, cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest"
     )
-    cell = {"ha": "center", "va": "center", "fontsize": 6.5}
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else f"{value:.{decimals}f}"
         colour = "white" if value < (low + high) / 2 else "black"
-        axes.text(column, row, text, color=colour, **cell)
+        axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=6.5)
     axes.axvline(0.5, color="white", linewidth=3)
     axes.set_xticks(range(len(names) + 1), ["mean", *map(style.plain, names)], rotation=90)
     labels = [style.wrapped(method.label, 34) for method in table.methods]
@@ -119,9 +113,8 @@ def _draw_panel(panel, table, names):
         means, _ = style.per_instrument(scores, names)
         ends = (places - 0.43, places + 0.43)
         panel.vlines(means, *ends, "white", linewidth=2.4, zorder=4)
-        line = style.BASELINE_LINES[baseline]
-        label = f"baseline: {label}"
-        panel.vlines(means, *ends, "black", line, linewidth=1.1, zorder=4, label=label)
+        look = {"linestyles": style.BASELINE_LINES[baseline], "label": f"baseline: {label}"}
+        panel.vlines(means, *ends, "black", linewidth=1.1, zorder=4, **look)
     labels = []
     for name in names:
         counts = table["metrics"]["per_instrument"][name]

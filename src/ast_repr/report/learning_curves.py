@@ -1,5 +1,7 @@
 """Figures of runs: validation score per epoch, and a clip before and after the reprogrammer."""
 
+import math
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -32,7 +34,7 @@ def curves(table: Table) -> Figure:
     """
     methods = with_curves(table)
     columns = min(COLUMNS, len(methods))
-    rows = -(-len(methods) // columns)
+    rows = math.ceil(len(methods) / columns)
     figure = Figure(figsize=(style.WIDTH, 0.6 + 1.75 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for panel, method in zip(panels, methods, strict=False):
@@ -56,7 +58,7 @@ def example(method: Method, run: Run) -> Figure:
 
 
 def _draw_panel(panel, method):
-    colour = style.KIND_COLOURS[method.kind]
+    colour = style.KINDS[method.kind]["color"]
     seeds = []
     for run in method.runs:
         values = curve(run)

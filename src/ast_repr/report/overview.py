@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from .. import escaping
 from . import style
-from .results import KINDS, Table
+from .results import Table
 
 PUBLISHED = {"color": "#D55E00", "marker": "x", "linestyle": ""}
 # A logarithmic axis has no zero: methods without trained parameters stand this factor to the left
@@ -36,12 +36,14 @@ def boxes(table: Table) -> Figure:
     legend = "box: quartiles and median; whiskers: all runs; point: a run"
     axes.set_title(style.title(table.title, legend), fontsize=8)
     baselines, _ = axes.get_legend_handles_labels()
-    figure.legend(
-        handles=[*baselines, *_kinds(table), *extra],
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-    )
+    present = {method.kind for method in methods}
+    kinds = [
+        Line2D([], [], linestyle="", label=kind, **look, **style.DOT)
+        for kind, look in style.KINDS.items()
+        if kind in present
+    ]
+    handles = [*baselines, *kinds, *extra]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -51,11 +53,12 @@ def accuracy_vs_parameters(table: Table) -> Figure:
     trained = [method["trainable_parameters"] for method in table.methods]
     least = min(filter(None, trained), default=1)
     for index, method in enumerate(table.methods):
+        look = style.look(index + index // len(style.MARKERS))
         axes.errorbar(
             trained[index] or least / NONE_TRAINED,
             style.percent(method.runs).mean(),
             style.deviation(method.runs),
-            color=style.COLOURS[(index + index // len(style.MARKERS)) % len(style.COLOURS)],
+            color=look.colour,
             marker=style.MARKERS[index % len(style.MARKERS)],
             linestyle="",
             elinewidth=0.8,
@@ -75,10 +78,9 @@ def accuracy_vs_parameters(table: Table) -> Figure:
 
 
 def _draw_box(axes, place, method):
-    colour = style.KIND_COLOURS[method.kind]
-    marker = style.KIND_MARKERS[method.kind]
+    look = style.KINDS[method.kind]
     runs = style.percent(method.runs)
-    line = {"color": colour, "linewidth": 1}
+    line = {"color": look["color"], "linewidth": 1}
     axes.boxplot(
         [runs],
         positions=[place],
@@ -93,28 +95,17 @@ def _draw_box(axes, place, method):
         medianprops=line | {"linewidth": 2},
     )
     heights = place + 0.1 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
-    axes.plot(runs, heights, marker, color=colour, alpha=0.85, zorder=3, **style.DOT)
+    axes.plot(runs, heights, linestyle="", alpha=0.85, zorder=3, **look, **style.DOT)
 
 
 def _mark_none_trained(axes, least, most):
     """Set the ticks of an axis whose first point stands for no trained parameters."""
     edge = least / NONE_TRAINED**0.5
     axes.axvline(edge, color="0.6", linewidth=0.8, linestyle=":")
-    low = np.ceil(np.log10(least))
-    high = np.floor(np.log10(max(most, least)))
-    exponents = range(int(min(low, high)), int(high) + 1)
+    high = int(np.log10(max(most, least)))
+    low = min(int(np.ceil(np.log10(least))), high)
+    exponents = range(low, high + 1)
     ticks = [10.0**exponent for exponent in exponents]
     labels = [f"$10^{{{exponent}}}$" for exponent in exponents]
     axes.set_xticks([least / NONE_TRAINED, *ticks], ["none", *labels])
     axes.set_xticks([], minor=True)
-
-
-def _kinds(table):
-    """Legend entries of the kinds of methods in a table."""
-    present = {method.kind for method in table.methods}
-    handles = []
-    for kind in KINDS:
-        if kind in present:
-            look = {"color": style.KIND_COLOURS[kind], "marker": style.KIND_MARKERS[kind]}
-            handles.append(Line2D([], [], linestyle="", label=kind, **look, **style.DOT))
-    return handles

@@ -37,9 +37,15 @@ SAME_FOR_SEEDS = (
     "selection.metric",
     "selection.mode",
 )
-SAME_FOR_TABLE = ("split", "clips", "observed", "threshold", "classes", "truth.sha256")
-# Pre-trained weights under one name are one file; random ones differ from seed to seed.
-SAME_IF_PRETRAINED = "backbone.sha256"
+SAME_FOR_TABLE = (
+    "split",
+    "clips",
+    "observed",
+    "threshold",
+    "classes",
+    "truth.sha256",
+    "backbone.sha256",
+)
 
 
 class ResultsError(ValueError):
@@ -87,7 +93,7 @@ class Run:
         """The path of a file that was written with the results.
 
         Raises:
-            ResultsError: it is missing, damaged, or has changed since.
+            ResultsError: it is missing, or not the same any more.
         """
         path = self.folder / name
         if not path.is_file():
@@ -161,7 +167,7 @@ class Method:
     def metrics(self, labels: str) -> list[dict[str, Any]]:
         """The metrics on OBSERVED or TRUTH of the runs that were evaluated on it."""
         scored = [run.scored_on(labels) for run in self.runs]
-        return [part["metrics"] for part in scored if part]
+        return [results["metrics"] for results in scored if results]
 
     def scores(self, labels: str, metric: str) -> list[float | None]:
         """The values of one of `metrics`."""
@@ -186,11 +192,8 @@ class Table:
 
     def scored_on(self, labels: str) -> dict[str, Any] | None:
         """Same as that of the first run which was evaluated on these labels; None if none was."""
-        for run in self.runs:
-            scored = run.scored_on(labels)
-            if scored:
-                return scored
-        return None
+        scored = [run.scored_on(labels) for run in self.runs]
+        return next(filter(None, scored), None)
 
     def baseline_metrics(self, baseline: str, labels: str) -> list[dict[str, Any]]:
         """The metrics of a constant baseline; empty if no run was evaluated on these labels."""
@@ -230,13 +233,10 @@ class Table:
 
     @property
     def title(self) -> str:
-        counts = sorted({len(method.runs) for method in self.methods})
-        if len(counts) > 1:
-            seeds = f"{counts[0]} to {counts[-1]} seeds"
-        elif counts[0] > 1:
-            seeds = f"{counts[0]} seeds"
-        else:
-            seeds = "1 seed"
+        counts = [len(method.runs) for method in self.methods]
+        seeds = "1 seed" if max(counts) == 1 else f"{max(counts)} seeds"
+        if min(counts) < max(counts):
+            seeds = f"{min(counts)} to {seeds}"
         return f"Corpus {self.corpus}, protocol {self.protocol}, backbone {self.backbone}, {seeds}"
 
     @property
@@ -371,7 +371,7 @@ def _methods(runs, entries, left_out):
         for key in SAME_FOR_SEEDS:
             conf_runs = _agreeing(conf_runs, key, left_out)
         comparable += conf_runs
-    for key in (*SAME_FOR_TABLE, SAME_IF_PRETRAINED):
+    for key in SAME_FOR_TABLE:
         comparable = _agreeing(comparable, key, left_out)
     methods = []
     for conf, conf_runs in _by_conf(comparable).items():
@@ -417,10 +417,11 @@ def _agreeing(runs, key, left_out):
 
 
 def _compared(run, key):
-    """A run's value of a dotted key as JSON; None if the key is not for this run."""
-    if key == SAME_IF_PRETRAINED and not run.is_pretrained:
-        return None
+    """A run's value of a dotted key as JSON; None if it need not agree."""
     if key == "truth.sha256" and not run.scored_on(TRUTH):
+        return None
+    # Pre-trained weights under one name are one file; random ones differ from seed to seed.
+    if key == "backbone.sha256" and not run.is_pretrained:
         return None
     return json.dumps(_value(run, key))
 

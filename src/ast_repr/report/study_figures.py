@@ -25,16 +25,14 @@ def bars(study: Study, table: Table) -> Figure:
     for place, method in enumerate(table.methods):
         look = style.look(base_confs.index(method.base_conf))
         runs = style.percent(method.runs)
+        mean = runs.mean()
         bar = {"color": look.colour, "hatch": look.hatch, "alpha": 0.55}
-        axes.barh(place, runs.mean(), 0.7, edgecolor="white", linewidth=0, **bar)
+        axes.barh(place, mean, 0.7, edgecolor="white", linewidth=0, **bar)
         deviation = style.deviation(method.runs)
-        if deviation is not None:
-            whisker = {"color": "0.2", "elinewidth": 1, "capsize": 2.5}
-            axes.errorbar(runs.mean(), place, xerr=deviation, **whisker)
+        axes.errorbar(mean, place, xerr=deviation, color="0.2", elinewidth=1, capsize=2.5)
         axes.plot(runs, np.full(len(runs), place), "o", color=look.colour, zorder=3, **style.DOT)
-        axes.text(
-            1.01, place, f"{runs.mean():.1f}", transform=axes.get_yaxis_transform(), va="center"
-        )
+        right = axes.get_yaxis_transform()
+        axes.text(1.01, place, f"{mean:.1f}", transform=right, va="center")
     style.draw_baselines(axes, table, across=False)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="macro-F1, %", ylim=(len(names) - 0.4, -0.6), xlim=(0, None))
@@ -60,9 +58,8 @@ def labels(study: Study, table: Table) -> Figure:
         means = np.array([style.percent(method.runs).mean() for method in methods])
         spread = np.array([style.deviation(method.runs) or 0.0 for method in methods])
         look = style.look(index)
-        axes.fill_between(
-            fractions, means - spread, means + spread, color=look.colour, alpha=0.18, linewidth=0
-        )
+        band = (means - spread, means + spread)
+        axes.fill_between(fractions, *band, color=look.colour, alpha=0.18, linewidth=0)
         (line,) = axes.plot(
             fractions,
             means,

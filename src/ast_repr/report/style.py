@@ -1,7 +1,7 @@
-"""The common style of all figures: colours, sizes, labels, baselines, and saving.
+"""The style of all figures: colours, sizes, labels, baselines, and saving.
 
-Figures are made without pyplot, and so without a display. The colours are Okabe and Ito's, which
-the colour-blind can distinguish; lines, hatches and markers differ too, for print without colour.
+The colours are Okabe and Ito's, which the colour-blind can distinguish; lines, hatches and markers
+differ too, for print without colour.
 """
 
 import textwrap
@@ -24,17 +24,11 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 LINES = ["-", "--", ":"]  # the next one once the colours are used up
 HATCHES = ["", "////", "...."]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-KIND_COLOURS = {
-    "no backbone": "#E69F00",
-    "frozen backbone": "#000000",
-    "reprogrammed backbone": "#0072B2",
-    "fine-tuned backbone": "#CC79A7",
-}
-KIND_MARKERS = {
-    "no backbone": "s",
-    "frozen backbone": "o",
-    "reprogrammed backbone": "^",
-    "fine-tuned backbone": "D",
+KINDS = {  # of methods, in the order of results.KINDS
+    "no backbone": {"color": "#E69F00", "marker": "s"},
+    "frozen backbone": {"color": "#000000", "marker": "o"},
+    "reprogrammed backbone": {"color": "#0072B2", "marker": "^"},
+    "fine-tuned backbone": {"color": "#CC79A7", "marker": "D"},
 }
 BASELINE_LINES = {"always_absent": "-", "always_present": (0, (2, 1))}
 DOT = {"markersize": 4.5, "markeredgewidth": 0.6, "markeredgecolor": "white"}
@@ -82,14 +76,11 @@ def save(
     figure: Figure, folder: str | Path, stem: str, kinds: Sequence[str] = ("png", "pdf")
 ) -> list[Path]:
     """Write a figure as PNG (200 dpi) and PDF, the same bytes for the same figure."""
-    paths = []
-    with writing():
-        for kind in kinds:
-            metadata = {"CreationDate": None} if kind == "pdf" else None
-            path = Path(folder) / f"{stem}.{kind}"
-            with atomic.replacing(path) as partial:
-                figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
-            paths.append(path)
+    paths = [Path(folder) / f"{stem}.{kind}" for kind in kinds]
+    for path, kind in zip(paths, kinds, strict=True):
+        metadata = {"CreationDate": None} if kind == "pdf" else None
+        with writing(), atomic.replacing(path) as partial:
+            figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
     return paths
 
 

@@ -60,6 +60,7 @@ def drawn(figure):
     return canvas.get_renderer()
 
 
+@pytest.mark.slow
 def test_figures_are_whole_files(tmp_path):
     make_run(tmp_path / "synthetic", "ast_linear", example=True)
     for seed in (0, 1):

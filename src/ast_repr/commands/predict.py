@@ -180,16 +180,16 @@ def describe_skipped(paths: list[Path]) -> str:
 @contextlib.contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """Open the standard output (None), a device or pipe, or a file that appears once complete."""
-    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    write = partial(open, mode="w", encoding="utf-8", errors="backslashreplace", newline="")
     if path is None:
         # The name of a file may hold characters that the terminal cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
     elif path.exists() and not path.is_file():
-        with open(path, "w", **options) as out:
+        with write(path) as out:
             yield out
     else:
-        with atomic.replacing(path) as partial_path, open(partial_path, "w", **options) as out:
+        with atomic.replacing(path) as partial_path, write(partial_path) as out:
             yield out
 
 

@@ -110,7 +110,10 @@ def _try(conf, context, device, steps, threads):
         devices.keep_freed_memory()
     group = PartialState(cpu=device.type == "cpu")
     context = replace(context, data=None)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+    ):
         trial = Trial(steps, folder, conf, context, group, device)
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             trial.train()

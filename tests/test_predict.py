@@ -146,7 +146,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_predicted(
     (tmp_path / "link.mp3").symlink_to(tmp_path / "gone.mp3")
     (tmp_path / "folder").mkdir()
     bad = {
-        "empty.wav": "too short",
+        "empty.wav": "no samples",
         "nan.wav": "not finite",
         "late.wav": "not finite",
         "text.wav": "not readable as audio",

@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
         state = evaluation.read_state(run)
         config.refuse_other(run, state["about"]["config"], conf)
         evaluation.check_finished(run, state, trainer.Plan.of(conf))
-        # A run may use the classes that this command's configs name, whatever its files hold.
+        # Classes outside the package that this command's configs name are allowed.
         allow = conf.outside_classes | set(args.allow_class)
         result = evaluator.evaluate(run, state, conf, allow)
         print(f"{run}: {result or 'already evaluated'}")

@@ -149,14 +149,14 @@ class Evaluator:
         Returns:
             the history with the metrics on test.
         """
-        history = [dict(line) for line in history]
-        for line in history:
-            path = run.epoch(line["epoch"])
+        history = [dict(entry) for entry in history]
+        for entry in history:
+            path = run.epoch(entry["epoch"])
             if path.is_file():
                 model, _ = inference.restore(path, self.weights, allow)
                 scores = probabilities(model.to(self.device), test.batches(BATCH), self.device)
                 values = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), scores)
-                line[SPLIT] = {name: values[name] for name in metrics.SUMMARY}
+                entry[SPLIT] = {name: values[name] for name in metrics.SUMMARY}
         chosen = run.epoch(trainer.best(history, select)["epoch"])
         atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
         return history
@@ -221,7 +221,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     select = conf.select
     chosen = trainer.best(history, select)
     epochs = history[-1]["epoch"]
-    seconds = sum(line["seconds"] for line in history)
+    seconds = sum(entry["seconds"] for entry in history)
     weights = conf.backbone.weights
     was_validated = epochs > 0 and select.split != SPLIT
     stopped_improving = trainer.stopped_improving(history, trainer.Plan.of(conf))

@@ -1,15 +1,11 @@
 """Faster linear layers for a frozen AST on a CPU, in float32; optional.
 
-`enable(model)` is the only entry point. The network itself is plain timm blocks and computes the
-same without this file, which holds every private operation of PyTorch that the project uses.
-
-Why: PyTorch gives these products to its BLAS. If that is MKL and the CPU is AMD's, half of the
-width of AVX-512 stays unused; oneDNN uses all of it. Results differ by rounding only. The row
-"without cpu_kernels" of tests/bench/step.py shows the gain: on an AMD EPYC, a training step of
-AST-base took 1.90 times as long without them; on an Intel Xeon the two are within a fifth.
-
-When that row is close to 1 with the oldest supported PyTorch, delete this file, its call in
-classifier.py, and the row. Stored models are not affected.
+The network itself is plain timm blocks; this file holds every private operation of PyTorch that the
+project uses. PyTorch gives these products to its BLAS: MKL leaves half of the width of AVX-512
+unused on AMD's CPUs, oneDNN uses all of it. Results differ by rounding only. On an AMD EPYC, a
+training step of AST-base took 1.90 times as long without these kernels; on an Intel Xeon the two
+are within a fifth (tests/bench/step.py). Without a gain in the oldest supported PyTorch, this file
+can be deleted; stored models are not affected.
 """
 
 import math

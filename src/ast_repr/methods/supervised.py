@@ -33,10 +33,10 @@ class Supervised(Method):
 
         Clips without an observed label are left out, of BatchNorm's statistics as well.
         """
-        rows = batch.mask.any(dim=1)
-        if not rows.any():
-            return {"loss": torch.zeros((), device=rows.device)}
-        labelled = type(batch)(*(tensor[rows] for tensor in batch))
+        has_labels = batch.mask.any(dim=1)
+        if not has_labels.any():
+            return {"loss": torch.zeros((), device=has_labels.device)}
+        labelled = type(batch)(*(tensor[has_labels] for tensor in batch))
         return {"loss": self.bce(self.model(labelled.features), labelled, whole or batch)}
 
     def bce(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:

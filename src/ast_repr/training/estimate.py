@@ -21,7 +21,7 @@ from . import experiment, trainer
 from .trainer import format_duration
 
 STEPS = 4  # of each epoch that is tried, by default
-EPOCHS = 2  # the first pays for what is done once
+EPOCHS = 2  # the first is slower
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def estimate(
 
     Args:
         conf: the config of a run.
-        context: its features need not be there.
+        context: its features need not exist.
         device: the one that the run would be on.
         steps: of each epoch that is tried.
     """

@@ -88,7 +88,7 @@ def probe(
         model.load_trainable_state_dict(
             checkpoint.load(run.best(plan.select.split, plan.select.metric))["learned"]
         )
-    return sum(row["seconds"] for row in history)
+    return sum(entry["seconds"] for entry in history)
 
 
 def fit(head: nn.Module, splits: dict[str, Clips], seed: int) -> float:

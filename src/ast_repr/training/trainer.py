@@ -109,13 +109,13 @@ class Trainer:
         self._resume()
         while not finished(self.history, self.plan):
             started = time.monotonic()
-            row = self._epoch(train)
+            entry = self._epoch(train)
             if self.group.is_main_process:
                 if valid is not None and len(self.history) >= self.method.first_selectable:
-                    row["valid"] = self.validate(valid)
-                row["seconds"] = round(time.monotonic() - started, 3)
-            (row,) = broadcast_object_list([row])
-            self.history.append(row)
+                    entry["valid"] = self.validate(valid)
+                entry["seconds"] = round(time.monotonic() - started, 3)
+            (entry,) = broadcast_object_list([entry])
+            self.history.append(entry)
             if self.group.is_main_process:
                 self.save()
                 self._report()
@@ -215,14 +215,14 @@ class Trainer:
         """
         size = self.group.num_processes
         most = self.plan.micro_batch or len(batch.mask)
-        for rows in zip(*(tensor.split(most) for tensor in batch), strict=True):
+        for micro_batch in zip(*(tensor.split(most) for tensor in batch), strict=True):
             shares = []
             for rank in range(size):
-                shares.append(Batch(*(tensor[rank::size] for tensor in rows)))
+                shares.append(Batch(*(tensor[rank::size] for tensor in micro_batch)))
             if all(share.mask.any() for share in shares):
                 yield shares[self.group.process_index], 1.0
             else:
-                yield Batch(*rows), 1 / size
+                yield Batch(*micro_batch), 1 / size
 
     def _update(self):
         """Sum the gradients over the processes, clip them and step."""
@@ -255,20 +255,20 @@ class Trainer:
 
         The best checkpoint is written after last.pt, from which `restore_copies` can restore it.
         """
-        row = self.history[-1]
+        entry = self.history[-1]
         select = self.plan.select
         best_path = self.run.best(select.split, select.metric)
-        is_best = select.split == "valid" and best(self.history, select) is row
+        is_best = select.split == "valid" and best(self.history, select) is entry
         used = {
             "learned": self.method.model_for_eval.trainable_state_dict(),
-            "epoch": row["epoch"],
+            "epoch": entry["epoch"],
             "about": self.about,
         }
         if is_best:
             self.best = checkpoint.dump(used)
             self.hashes = {best_path.name: identity.of_bytes(self.best)}
         elif select.split == "test" and len(self.history) > self.method.first_selectable:
-            path = self.run.epoch(row["epoch"])
+            path = self.run.epoch(entry["epoch"])
             checkpoint.save(path, used)
             self.hashes[path.name] = identity.of_file(path)
         checkpoint.save(
@@ -278,7 +278,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict() if self.optimizer else None,
                 "rng": torch.get_rng_state(),
                 "history": self.history,
-                "epoch": row["epoch"],
+                "epoch": entry["epoch"],
                 "about": self.about,
                 "hashes": self.hashes,
                 "best": self.best,
@@ -290,14 +290,14 @@ class Trainer:
 
     def _report(self):
         """Log the last epoch: a line if no progress bar is shown, and TensorBoard's scalars."""
-        row = self.history[-1]
-        if row["loss"] is not None and not sys.stderr.isatty():
+        entry = self.history[-1]
+        if entry["loss"] is not None and not sys.stderr.isatty():
             print(f"{self.label}: {describe_epoch(self.history, self.plan)}", flush=True)
         if self.writer is not None:
-            scalars = {"loss": row["loss"], "lr": row["lr"], **row.get("valid", {})}
+            scalars = {"loss": entry["loss"], "lr": entry["lr"], **entry.get("valid", {})}
             for name, value in scalars.items():
                 if value is not None:
-                    self.writer.add_scalar(name, value, row["epoch"])
+                    self.writer.add_scalar(name, value, entry["epoch"])
             self.writer.flush()
 
 
@@ -364,10 +364,10 @@ def describe(history: list[dict], plan: Plan) -> str:
 
 def describe_epoch(history: list[dict], plan: Plan) -> str:
     """Describe the last epoch in one line, with an upper bound of the time left."""
-    row = history[-1]
-    parts = [f"epoch {row['epoch']}/{plan.epochs}", f"loss {row['loss']:.4f}"]
+    entry = history[-1]
+    parts = [f"epoch {entry['epoch']}/{plan.epochs}", f"loss {entry['loss']:.4f}"]
     metric = plan.select.metric
-    value = row.get("valid", {}).get(metric)
+    value = entry.get("valid", {}).get(metric)
     if value is not None:
         parts.append(f"{metric} {value:.3f}")
     seconds = sum(past["seconds"] for past in history) / len(history)
@@ -414,8 +414,8 @@ def best(history: list[dict], select: Select) -> dict | None:
     epoch was evaluated on that split.
     """
     sign = 1 if select.mode == "max" else -1
-    evaluated = [row for row in history if select.split in row]
-    valued = [row for row in evaluated if row[select.split][select.metric] is not None]
+    evaluated = [entry for entry in history if select.split in entry]
+    valued = [entry for entry in evaluated if entry[select.split][select.metric] is not None]
     if not valued:
         return evaluated[-1] if evaluated else None
-    return max(valued, key=lambda row: sign * row[select.split][select.metric])
+    return max(valued, key=lambda entry: sign * entry[select.split][select.metric])

@@ -243,7 +243,8 @@ def test_an_outdated_model_is_named(run):
     state = checkpoint.load(path)
     del state["about"]["spec"]["backbone"]["options"]
     checkpoint.save(path, state)
-    with pytest.raises(CheckpointError, match="another version .*options: missing.*train .*it again"):
+    message = "another version .*options: missing.*train .*it again"
+    with pytest.raises(CheckpointError, match=message):
         inference.load(path)
 
 

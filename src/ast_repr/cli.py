@@ -63,7 +63,7 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
     options.add_config_options(parser)
 
 
-def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict:
+def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, config.Config]:
     """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
     Args:

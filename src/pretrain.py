@@ -37,7 +37,7 @@ SOUNDFONTS = [DEBIAN / "sf2/FluidR3_GM.sf2", DEBIAN / "sf3/MuseScore_General_Lit
 PACKAGES = "fluid-soundfont-gm musescore-general-soundfont-small"
 # Seconds of one core per clip, on an Intel Xeon of 2023.
 RENDER_S = 0.4
-TRAIN_S = 0.08
+TRAIN_S = 0.055
 
 
 def main(args):

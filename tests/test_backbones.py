@@ -344,3 +344,22 @@ def test_an_input_of_another_shape_is_refused(shape, tiny_ast):
 def test_impossible_dims_are_refused(name, dims, message):
     with pytest.raises(ValueError, match=message):
         backbones.build(name, **dims)
+
+
+def test_a_patch_may_be_longer_in_time(tiny_ast):
+    """Oracle: the patches cut by `unfold`, times the filters."""
+    network = tiny_ast(patch=[16, 24], stride=[16, 20])
+    assert network.grid == (2, 3)  # 32 bands, 64 frames
+    x = torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(0))
+    cut = x[0, 0].T.unfold(0, 16, 16).unfold(1, 24, 20)  # (2, 3, 16, 24)
+    conv = network.patch_embed
+    expected = cut.flatten(2) @ conv.weight.flatten(1).T + conv.bias
+    embedded = conv(x.transpose(2, 3))[0].permute(1, 2, 0)
+    assert torch.allclose(embedded, expected, atol=1e-5)
+    assert network(x).embedding.shape == (1, 32)
+
+
+@pytest.mark.parametrize("patch", [[16], [16, 16, 16], [0, 16], [16, 65], "16", 16.5])
+def test_other_sizes_of_a_patch_are_refused(tiny_dims, patch):
+    with pytest.raises(ValueError, match="patch"):
+        backbones.build("ast", **(tiny_dims | {"patch": patch}))

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .. import atomic, checkpoint
+from .. import atomic, backbones, checkpoint
 from ..corpora.arrangement import INSTRUMENTS
 from . import optim
 from .augment import spec_augment
@@ -74,15 +74,14 @@ class Student(nn.Module):
         self.embedding_head = nn.Linear(backbone.embed_dim, embedding.shape[1])
         self.tags_head = nn.Linear(backbone.embed_dim, train.tags.shape[1])
 
-    def normalise(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mel -> the backbone's input, padded with zeros as the feature is."""
+    def forward(self, log_mel: torch.Tensor) -> backbones.Output:
+        """(B, T, F) log-mel -> the backbone's output; zeros pad it, as they pad the feature."""
         padding = self.backbone.frames - log_mel.shape[1]
         padded = functional.pad(log_mel, (0, 0, 0, padding))[:, None]
-        return (padded - self.backbone.mean) / (2 * self.backbone.std)
+        return self.backbone((padded - self.backbone.mean) / (2 * self.backbone.std))
 
-    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Compute the losses of a batch, each a mean over its cells."""
-        output = self.backbone(self.normalise(batch.log_mel))
+    def losses(self, output: backbones.Output, batch: Batch) -> dict[str, torch.Tensor]:
+        """Compute the losses of the output for a batch, each a mean over its cells."""
         embedding = (batch.embedding - self.embedding_mean) / self.embedding_std
         cross_entropy = functional.binary_cross_entropy_with_logits
         return {
@@ -162,7 +161,7 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr * factor
         self.student.train()
-        losses = self.student.losses(batch)
+        losses = self.student.losses(self.student(batch.log_mel), batch)
         total = sum(LOSS_WEIGHTS[name] * loss for name, loss in losses.items())
         if not total.isfinite():
             raise RuntimeError(
@@ -273,10 +272,10 @@ def validate(student: Student, clips: Clips, batch_size: int) -> dict[str, float
     losses = dict.fromkeys(LOSS_WEIGHTS, 0.0)
     for indices in torch.arange(len(clips)).split(batch_size):
         batch = clips.batch(indices)
-        output = student.backbone(student.normalise(batch.log_mel))
+        output = student(batch.log_mel)
         logits.append(output.source_logits)
         embeddings.append(output.embedding)
-        for name, loss in student.losses(batch).items():
+        for name, loss in student.losses(output, batch).items():
             losses[name] += loss.item() * len(indices) / len(clips)
     truth = clips.truth.numpy()
     return {

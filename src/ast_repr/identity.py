@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,14 @@ class FileHashes:
     def of_all(self, paths: Sequence[str | Path], label: str) -> list[str]:
         """Hash many files in threads, with a progress bar called `label`, and save the hashes."""
         with ThreadPoolExecutor() as pool:
-            steps = tqdm(
-                pool.map(self.of, paths), label, len(paths), unit="file", leave=False, disable=None
-            )
-            hashes = list(steps)
-        self._save(map(str, paths))
-        return hashes
-
-    def _save(self, keys: Iterable[str]) -> None:
-        known = {key: self._known[key] for key in keys if key in self._known}
+            hashing = pool.map(self.of, paths)
+            bar = tqdm(hashing, label, len(paths), unit="file", leave=False, disable=None)
+            hashes = list(bar)
+        known = {str(path): self._known[str(path)] for path in paths if str(path) in self._known}
         if self.path and known != self._saved:
             atomic.write_json(self.path, seal({"files": known}))
             self._saved = known
+        return hashes
 
 
 def _stamp(path: str | Path) -> dict[str, int]:

@@ -13,13 +13,11 @@ Conventions
 """
 
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -89,18 +87,21 @@ def with_hashes(folder: str | Path, clips: Sequence[Clip]) -> list[Clip]:
     The manifest's `folder` keeps the hashes; unchanged files are not hashed again.
     """
     folder = Path(folder)
-    sources = {folder / clip.audio for clip in clips}
-    for feature in SIDECARS:
-        sources |= {clip.source(folder, feature)[0] for clip in clips}
-    sources = sorted(path for path in sources if path.is_file() and os.access(path, os.R_OK))
+    paths = set()
+    for clip in clips:
+        audio = folder / clip.audio
+        paths |= {audio, *(sidecar(audio, feature) for feature in SIDECARS)}
+    paths = sorted(path for path in paths if path.is_file() and os.access(path, os.R_OK))
     cache = identity.FileHashes(folder / HASHES)
-    hashes = dict(zip(sources, cache.of_all(sources, "hash audio"), strict=True))
+    hashes = dict(zip(paths, cache.of_all(paths, "hash audio"), strict=True))
     hashed = []
     for clip in clips:
-        paths = {feature: clip.source(folder, feature)[0] for feature in SIDECARS}
-        sidecars = {feature: hashes[path] for feature, path in paths.items() if path in hashes}
-        sha256 = hashes.get(folder / clip.audio, "")
-        hashed.append(replace(clip, sha256=sha256, sidecars=sidecars))
+        audio = folder / clip.audio
+        sidecars = {}
+        for feature in SIDECARS:
+            if sidecar(audio, feature) in hashes:
+                sidecars[feature] = hashes[sidecar(audio, feature)]
+        hashed.append(replace(clip, sha256=hashes.get(audio, ""), sidecars=sidecars))
     return hashed
 
 
@@ -129,13 +130,12 @@ def truth_sha256(clips: Iterable[Clip]) -> str:
 def write(folder: str | Path, clips: Iterable[Clip], classes: Iterable[str]) -> None:
     """Write classes.txt, manifest.jsonl and, after both, the seal into `folder`."""
     folder = Path(folder)
+    class_data = "".join(f"{name}\n" for name in classes).encode()
     lines = [json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips]
-    texts = {CLASSES: "".join(f"{name}\n" for name in classes), MANIFEST: "".join(lines)}
-    seal = ""
-    for name, text in texts.items():
-        atomic.write_text(folder / name, text)
-        seal += f"{identity.of_bytes(text.encode())}  {name}\n"
-    atomic.write_text(folder / SEAL, seal)
+    clip_data = "".join(lines).encode()
+    atomic.write_bytes(folder / CLASSES, class_data)
+    atomic.write_bytes(folder / MANIFEST, clip_data)
+    atomic.write_bytes(folder / SEAL, _seal(class_data, clip_data))
 
 
 def read(folder: str | Path) -> tuple[list[Clip], list[str]]:
@@ -148,10 +148,20 @@ def read(folder: str | Path) -> tuple[list[Clip], list[str]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ManifestError(f"{path}: no manifest; run the stage `prepare` first")
-    texts = _read_sealed(folder)
-    classes = texts[CLASSES].split("\n")[:-1]
+    try:
+        class_data = (folder / CLASSES).read_bytes()
+        clip_data = path.read_bytes()
+        intact = (folder / SEAL).read_bytes() == _seal(class_data, clip_data)
+    except FileNotFoundError:
+        intact = False
+    if not intact:
+        raise ManifestError(
+            f"{path}: damaged, edited or of an older version, {SEAL} differs; "
+            "run the stage `prepare` again"
+        )
+    classes = class_data.decode().split("\n")[:-1]
     clips = []
-    for number, line in enumerate(texts[MANIFEST].split("\n")[:-1], 1):
+    for number, line in enumerate(clip_data.decode().split("\n")[:-1], 1):
         try:
             clips.append(Clip(**json.loads(line)))
         except (TypeError, ValueError) as error:
@@ -162,28 +172,10 @@ def read(folder: str | Path) -> tuple[list[Clip], list[str]]:
     return clips, classes
 
 
-def _read_sealed(folder: Path) -> dict[str, str]:
-    """Return {name: text} of the files that the seal covers.
-
-    Raises:
-        ManifestError: they differ from the seal.
-    """
-    texts = {}
-    seal = b""
-    try:
-        for name in (CLASSES, MANIFEST):
-            data = (folder / name).read_bytes()
-            seal += f"{identity.of_bytes(data)}  {name}\n".encode()
-            texts[name] = data.decode(errors="replace")
-        intact = (folder / SEAL).read_bytes() == seal
-    except FileNotFoundError:
-        intact = False
-    if not intact:
-        raise ManifestError(
-            f"{folder / MANIFEST}: damaged, edited or of an older version, {SEAL} differs; "
-            "run the stage `prepare` again"
-        )
-    return texts
+def _seal(class_data: bytes, clip_data: bytes) -> bytes:
+    """Return the content of the seal: a sha256 and a name per line, as `sha256sum` writes it."""
+    classes_line = f"{identity.of_bytes(class_data)}  {CLASSES}\n"
+    return f"{classes_line}{identity.of_bytes(clip_data)}  {MANIFEST}\n".encode()
 
 
 def check(clips: Sequence[Clip], classes: Sequence[str]) -> None:
@@ -198,27 +190,15 @@ def check(clips: Sequence[Clip], classes: Sequence[str]) -> None:
     groups = {}
     observed = set()
     for clip in clips:
-        if clip.split not in SPLITS:
-            raise ManifestError(f"clip {clip.clip}: {unknown('split', clip.split, SPLITS)}")
+        problem = _problem(clip, classes)
+        if problem:
+            raise ManifestError(f"clip {clip.clip}: {problem}")
         if clip.clip in splits:
             raise ManifestError(
                 f"clip {clip.clip} is listed twice, in {splits[clip.clip]} and {clip.split}; "
                 "expected once"
             )
         splits[clip.clip] = clip.split
-        for name, relevance in clip.labels.items():
-            if name not in classes:
-                raise ManifestError(f"clip {clip.clip}: {unknown('instrument', name, classes)}")
-            if not _is_relevance(relevance):
-                raise ManifestError(
-                    f"clip {clip.clip}: the relevance of {name} is {relevance}; "
-                    "expected a number from 0 to 1"
-                )
-        if clip.truth and not _is_truth(clip.truth, classes):
-            raise ManifestError(
-                f"clip {clip.clip}: a truth of {', '.join(map(str, clip.truth))}; "
-                "expected 0 or 1 for each class"
-            )
         if clip.split == "train":
             observed |= clip.labels.keys()
         if groups.setdefault(clip.group, clip.split) != clip.split:
@@ -236,13 +216,20 @@ def check(clips: Sequence[Clip], classes: Sequence[str]) -> None:
         raise ManifestError(without_labels(split))
 
 
-def _is_relevance(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
-
-
-def _is_truth(truth: Mapping[str, Any], classes: Sequence[str]) -> bool:
-    whole = truth.keys() == set(classes)
-    return whole and all(type(value) is int and value in (0, 1) for value in truth.values())
+def _problem(clip: Clip, classes: Sequence[str]) -> str | None:
+    """Describe an invalid value of one clip, if there is one."""
+    if clip.split not in SPLITS:
+        return unknown("split", clip.split, SPLITS)
+    for name, value in clip.labels.items():
+        if name not in classes:
+            return unknown("instrument", name, classes)
+        if not (isinstance(value, int | float) and 0 <= value <= 1):
+            return f"the relevance of {name} is {value}; expected a number from 0 to 1"
+    if clip.truth:
+        binary = all(type(value) is int and value in (0, 1) for value in clip.truth.values())
+        if not binary or clip.truth.keys() != set(classes):
+            return f"a truth of {', '.join(map(str, clip.truth))}; expected 0 or 1 for each class"
+    return None
 
 
 def unlabelled(clips: Iterable[Clip]) -> list[str]:

@@ -42,7 +42,7 @@ class MusicnnMel(nn.Module):
         self.register_buffer("filters", slaney_filters(), persistent=False)
 
     def spec(self) -> dict:
-        """Return what decides the values."""
+        """Return the settings that determine the values."""
         return {
             "feature": "musicnn_mel",
             "version": 1,

@@ -4,11 +4,12 @@ Conventions
     harmony: list of (start seconds, end seconds, pitch classes of the chord), one per bar.
     notes: list of (start seconds, duration seconds, MIDI pitch, velocity), as `soundfont.render`
         takes them.
-    A role, such as "melody", is a function of (rng, bars, scale, low, high) that returns notes.
+    A role, such as "melody", is a function of a Part that returns notes.
 """
 
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -133,53 +134,57 @@ def harmony(rng: np.random.Generator, key: int, bar_s: float, seconds: float) ->
     return bars
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part that is to be written: its harmony, its key's pitch classes and its MIDI range."""
+
+    rng: np.random.Generator
+    bars: list[Bar]
+    scale: np.ndarray
+    low: int
+    high: int
+
+    def pitches(self, pitch_classes: Container[int]) -> list[int]:
+        """List the pitches of the range that have one of the pitch classes."""
+        return [pitch for pitch in range(self.low, self.high + 1) if pitch % 12 in pitch_classes]
+
+    def velocity(self, centre: int = 88) -> int:
+        """Draw the velocity of a note."""
+        return int(np.clip(self.rng.normal(centre, 12), 30, 120))
+
+    def choose(self, items: tuple) -> Any:
+        """Draw one of the items."""
+        return items[self.rng.integers(len(items))]
+
+
 def write(
     role: str, rng: np.random.Generator, bars: list[Bar], key: int, low: int, high: int
 ) -> list[Note]:
     """Write one part in a role, within `low`..`high`, that follows the harmony."""
-    return ROLES[role](rng, bars, (key + MAJOR) % 12, low, high)
+    return ROLES[role](Part(rng, bars, (key + MAJOR) % 12, low, high))
 
 
-def _within(pitch_classes: Container[int], low: int, high: int) -> list[int]:
-    return [pitch for pitch in range(low, high + 1) if pitch % 12 in pitch_classes]
-
-
-def _velocity(rng: np.random.Generator, centre: int = 88) -> int:
-    return int(np.clip(rng.normal(centre, 12), 30, 120))
-
-
-def _choose(rng: np.random.Generator, items: tuple) -> tuple:
-    return items[rng.integers(len(items))]
-
-
-def _melody(
-    rng: np.random.Generator,
-    bars: list[Bar],
-    scale: np.ndarray,
-    low: int,
-    high: int,
-    repeats: int = 1,
-) -> list[Note]:
+def _melody(part: Part, repeats: int = 1) -> list[Note]:
     """Draw a walk on the scale with a chord tone at each bar, `repeats` notes per eighth."""
-    pitches = _within(scale, low, high)
+    pitches = part.pitches(part.scale)
     quarter = len(pitches) // 4
-    position = rng.integers(quarter, max(quarter + 1, 3 * len(pitches) // 4))
-    beat = (bars[0][1] - bars[0][0]) / 4
-    lengths = rng.choice([0.5, 1, 1.5, 2], size=4) * beat
+    position = part.rng.integers(quarter, max(quarter + 1, 3 * len(pitches) // 4))
+    beat = (part.bars[0][1] - part.bars[0][0]) / 4
+    lengths = part.rng.choice([0.5, 1, 1.5, 2], size=4) * beat
     notes = []
-    for start, end, chord in bars:
+    for start, end, chord in part.bars:
         time = start
         while time < end - 0.01:
-            length = min(rng.choice(lengths), end - time)
-            position = int(np.clip(position + rng.integers(-2, 3), 0, len(pitches) - 1))
+            length = min(part.rng.choice(lengths), end - time)
+            position = int(np.clip(position + part.rng.integers(-2, 3), 0, len(pitches) - 1))
             if time == start:
                 position = _nearest_chord_tone(pitches, position, chord)
-            if rng.random() > 0.12:
+            if part.rng.random() > 0.12:
                 count = max(1, round(repeats * length / beat * 2))
                 for k in range(count):
                     onset = time + k * length / count
                     duration = 0.95 * length / count
-                    notes.append((onset, duration, pitches[position], _velocity(rng)))
+                    notes.append((onset, duration, pitches[position], part.velocity()))
             time += length
     return notes
 
@@ -189,118 +194,97 @@ def _nearest_chord_tone(pitches: list[int], position: int, chord: np.ndarray) ->
     return min(range(len(pitches)), key=lambda i: (pitches[i] % 12 not in chord, abs(i - position)))
 
 
-def _tremolo(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
-    return _melody(rng, bars, scale, low, high, repeats=rng.choice([2, 3]))
+def _tremolo(part: Part) -> list[Note]:
+    return _melody(part, repeats=part.rng.choice([2, 3]))
 
 
-def _held(
-    rng: np.random.Generator,
-    bars: list[Bar],
-    scale: np.ndarray,
-    low: int,
-    high: int,
-    voices: int = 1,
-) -> list[Note]:
+def _held(part: Part, voices: int = 1) -> list[Note]:
     notes = []
-    for start, end, chord in bars:
-        tones = _within(chord, low, high)
-        first = rng.integers(0, max(1, len(tones) - voices + 1))
+    for start, end, chord in part.bars:
+        tones = part.pitches(chord)
+        first = part.rng.integers(0, max(1, len(tones) - voices + 1))
         for pitch in tones[first : first + voices]:
-            notes.append((start, 0.98 * (end - start), pitch, _velocity(rng, 80)))
+            notes.append((start, 0.98 * (end - start), pitch, part.velocity(80)))
     return notes
 
 
-def _held_chords(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
-    return _held(rng, bars, scale, low, high, voices=3)
+def _held_chords(part: Part) -> list[Note]:
+    return _held(part, voices=3)
 
 
-def _chords(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
+def _chords(part: Part) -> list[Note]:
     """Draw strummed chords in one rhythm: the lower notes come slightly earlier."""
-    rhythm = _choose(rng, CHORD_RHYTHMS)
-    spread_s = rng.uniform(0, 0.03)
+    rhythm = part.choose(CHORD_RHYTHMS)
+    spread_s = part.rng.uniform(0, 0.03)
     notes = []
-    for start, end, chord in bars:
+    for start, end, chord in part.bars:
         beat = (end - start) / 4
-        tones = _within(chord, low, high)
-        first = rng.integers(0, max(1, len(tones) - 4))
+        tones = part.pitches(chord)
+        first = part.rng.integers(0, max(1, len(tones) - 4))
         for at in rhythm:
             for k, pitch in enumerate(tones[first : first + 4]):
                 onset = start + at * beat + k * spread_s
-                length = beat * rng.uniform(0.6, 1.6)
-                notes.append((onset, length, pitch, _velocity(rng)))
+                length = beat * part.rng.uniform(0.6, 1.6)
+                notes.append((onset, length, pitch, part.velocity()))
     return notes
 
 
-def _arpeggio(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
-    division = rng.choice([2, 3, 4])
+def _arpeggio(part: Part) -> list[Note]:
+    division = part.rng.choice([2, 3, 4])
     notes = []
-    for start, end, chord in bars:
+    for start, end, chord in part.bars:
         step = (end - start) / 4 / division
-        tones = _within(chord, low, high)
-        first = rng.integers(0, max(1, len(tones) - 4))
-        figure = rng.permutation(tones[first : first + 4])
+        tones = part.pitches(chord)
+        first = part.rng.integers(0, max(1, len(tones) - 4))
+        figure = part.rng.permutation(tones[first : first + 4])
         for k in range(4 * division):
-            notes.append((start + k * step, step * 1.5, figure[k % len(figure)], _velocity(rng)))
+            notes.append((start + k * step, step * 1.5, figure[k % len(figure)], part.velocity()))
     return notes
 
 
-def _bass(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
-    rhythm = _choose(rng, BASS_RHYTHMS)
+def _bass(part: Part) -> list[Note]:
+    rhythm = part.choose(BASS_RHYTHMS)
     notes = []
-    for start, end, chord in bars:
+    for start, end, chord in part.bars:
         beat = (end - start) / 4
-        roots = _within(chord[:1], low, high)
-        fifths = _within(chord[2:], low, high)
+        roots = part.pitches(chord[:1])
+        fifths = part.pitches(chord[2:])
         for at in rhythm:
-            pool = fifths if rng.random() < 0.25 else roots
-            length = beat * rng.uniform(0.5, 1.2)
-            pitch = pool[rng.integers(min(2, len(pool)))]
-            notes.append((start + at * beat, length, pitch, _velocity(rng, 95)))
+            pool = fifths if part.rng.random() < 0.25 else roots
+            length = beat * part.rng.uniform(0.5, 1.2)
+            pitch = pool[part.rng.integers(min(2, len(pool)))]
+            notes.append((start + at * beat, length, pitch, part.velocity(95)))
     return notes
 
 
-def _drums(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
-    snare = rng.choice(SNARES)
-    toms = rng.choice(TOMS, 3)
-    kicks = _choose(rng, KICK_RHYTHMS)
+def _drums(part: Part) -> list[Note]:
+    snare = part.rng.choice(SNARES)
+    toms = part.rng.choice(TOMS, 3)
+    kicks = part.choose(KICK_RHYTHMS)
     notes = []
-    for start, end, _ in bars:
+    for start, end, _ in part.bars:
         beat = (end - start) / 4
         for at in kicks:
-            notes.append((start + at * beat, 0.3, KICK, _velocity(rng, 100)))
+            notes.append((start + at * beat, 0.3, KICK, part.velocity(100)))
         for at in (1, 3):
-            notes.append((start + at * beat, 0.3, snare, _velocity(rng, 95)))
-        if rng.random() < 0.4:
+            notes.append((start + at * beat, 0.3, snare, part.velocity(95)))
+        if part.rng.random() < 0.4:
             for k, tom in enumerate(toms):
-                notes.append((start + (3 + k / 3) * beat, 0.3, tom, _velocity(rng, 95)))
+                notes.append((start + (3 + k / 3) * beat, 0.3, tom, part.velocity(95)))
     return notes
 
 
-def _cymbals(
-    rng: np.random.Generator, bars: list[Bar], scale: np.ndarray, low: int, high: int
-) -> list[Note]:
-    keys = _choose(rng, (HATS, RIDES))
-    division = rng.choice([1, 2, 2, 3])
+def _cymbals(part: Part) -> list[Note]:
+    keys = part.choose((HATS, RIDES))
+    division = part.rng.choice([1, 2, 2, 3])
     notes = []
-    for start, end, _ in bars:
+    for start, end, _ in part.bars:
         beat = (end - start) / 4
-        if rng.random() < 0.5:
-            notes.append((start, 1.0, rng.choice(CRASHES), _velocity(rng, 95)))
+        if part.rng.random() < 0.5:
+            notes.append((start, 1.0, part.rng.choice(CRASHES), part.velocity(95)))
         for k in range(4 * division):
-            key = rng.choice(keys)
-            notes.append((start + k * beat / division, 0.3, key, _velocity(rng, 75)))
+            key = part.rng.choice(keys)
+            notes.append((start + k * beat / division, 0.3, key, part.velocity(75)))
     return notes
 
 

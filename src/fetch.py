@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from ast_repr import cli, options, pretrained
+from ast_repr import choices, cli, options, pretrained
 from ast_repr.corpora import naming, openmic
 
 SHIPPED = "ast_tiny_synth"
@@ -134,7 +134,7 @@ def parse() -> cli.Parser:
     """Return the parser of the options."""
     parser = cli.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder for corpora")
-    options.add_corpus_options(parser, ("auto", "synthetic", "openmic", "custom"))
+    options.add_corpus_options(parser, ("auto", *choices.CORPORA))
     options.add_clips_option(parser)
     options.add_manifest_option(parser)
     options.add_backbone_options(parser, ("auto", *pretrained.names()))

@@ -13,7 +13,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ast_repr import atomic, audio, cli, escaping, manifest, options
+from ast_repr import atomic, audio, choices, cli, escaping, manifest, options
 from ast_repr.commands.check import check
 from ast_repr.corpora import custom, inspection, openmic, synthetic
 from ast_repr.corpora.inspection import LISTED
@@ -114,7 +114,7 @@ def drop_unusable(clips: list[Clip], unusable: dict[str, str], allowed: int) -> 
 def parse() -> cli.Parser:
     """Return the parser of the options."""
     parser = cli.parser(__doc__)
-    parser.add_argument("--corpus", choices=("synthetic", "openmic", "custom"))
+    parser.add_argument("--corpus", choices=choices.CORPORA)
     parser.add_argument(
         "--root",
         type=Path,

@@ -116,7 +116,7 @@ def build_context(args, clips, classes) -> experiment.RunContext:
         classes,
         args.backbone,
         args.weights,
-        keep=args.features_in,
+        storage=args.features_in,
         recompute=args.recompute,
         compile=args.compile,
         tensorboard=args.tensorboard,

@@ -23,9 +23,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from . import atomic, identity
+from .choices import CORPORA
 
-# Corpora of the main job in order of preference, when the best run is chosen.
-CORPORA = ("openmic", "synthetic")
 # Checkpoint selection of the protocol `clean`; only its values are compared between runs.
 SELECTION = {"split": "valid", "metric": "macro_f1", "mode": "max"}
 

@@ -14,6 +14,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -57,16 +58,18 @@ class Header:
 
     def changed(self, identities: Mapping[str, str]) -> list[str]:
         """List the clips of this shard that have another identity in `identities`."""
-        changed = []
-        for name, stored in self.identities.items():
-            if identities.get(name, stored) != stored:
-                changed.append(name)
-        return changed
+        expected = {**self.identities, **identities}
+        return [name for name, stored in self.identities.items() if stored != expected[name]]
 
 
 def shard_path(folder: str | Path, index: int) -> Path:
     """Return the path of shard `index`."""
     return Path(folder) / f"shard-{index:05d}.h5"
+
+
+def shard_paths(folder: str | Path) -> list[Path]:
+    """List the paths of all shards, in order."""
+    return sorted(Path(folder).glob("shard-*.h5"))
 
 
 def write_shard(
@@ -134,11 +137,9 @@ def holds(
 def headers(folder: str | Path) -> list[Header]:
     """Read the headers of all readable shards, in order."""
     readable = []
-    for path in sorted(Path(folder).glob("shard-*.h5")):
-        try:
+    for path in shard_paths(folder):
+        with suppress(StoreError):
             readable.append(read_header(path))
-        except StoreError:
-            continue
     return readable
 
 
@@ -153,7 +154,7 @@ def usable(folder: str | Path, clips: Sequence[manifest.Clip]) -> list[manifest.
     absent = set()
     for store in sorted(Path(folder).iterdir()):
         identities = manifest.identities(clips, store.name)
-        for path in sorted(store.glob("shard-*.h5")):
+        for path in shard_paths(store):
             header = read_header(path)
             absent |= header.left_out.keys() - set(header.changed(identities))
     return [clip for clip in clips if clip.clip not in absent]
@@ -188,8 +189,19 @@ class Store:
         self._checksums: dict[Path, list[int]] = {}
         self._files: dict[Path, h5py.File] = {}
         changed = []
-        for path in sorted(self.folder.glob("shard-*.h5")):
-            header = self._add(path, spec)
+        for path in shard_paths(self.folder):
+            try:
+                with h5py.File(path) as file:
+                    header = _header(file)
+                    self.shape = file["features"].shape[1:]
+            except DAMAGED as error:
+                raise _damaged(path, error) from error
+            if spec is not None:
+                _refuse_other_spec(path, header.spec, spec)
+            self.left_out |= header.left_out
+            self._checksums[path] = header.checksums
+            for row, name in enumerate(header.rows):
+                self._places[name] = (path, row)
             changed += header.changed(identities or {})
         if not self._places:
             raise StoreError(f"{self.folder}: no features; run the stage `extract` first")
@@ -198,20 +210,6 @@ class Store:
                 f"{self.folder}: {len(changed)} clips have changed since their features were "
                 f"computed ({changed[0]}, ...); run the stage `extract` again"
             )
-
-    def _add(self, path: Path, spec: Mapping[str, Any] | None) -> Header:
-        try:
-            with h5py.File(path) as file:
-                header = _header(file)
-                self.shape = file["features"].shape[1:]
-        except DAMAGED as error:
-            raise _damaged(path, error) from error
-        _refuse_other_spec(path, header.spec, header.spec if spec is None else spec)
-        self.left_out |= header.left_out
-        self._checksums[path] = header.checksums
-        for row, name in enumerate(header.rows):
-            self._places[name] = (path, row)
-        return header
 
     def read(self, names: Sequence[str]) -> np.ndarray:
         """Read the features of the named clips: float16 (len(names), C, T, F).

@@ -27,7 +27,7 @@ class RunContext:
         data: folder with the feature stores and embeddings; None to keep nothing on disk.
         clips, classes: from the manifest.
         backbone: its name in the catalogue; `weights`: its file.
-        keep: storage of the features, see `dataset.load`.
+        storage: where features are kept, see `dataset.load`.
         recompute: use activation checkpointing in the backbone, to save memory.
         compile: torch.compile the backbone.
         tensorboard: write scalars for TensorBoard into the run folder.
@@ -39,7 +39,7 @@ class RunContext:
     classes: list[str]
     backbone: str
     weights: str
-    keep: str = "auto"
+    storage: str = "auto"
     recompute: bool = False
     compile: bool = False
     tensorboard: bool = False
@@ -108,7 +108,7 @@ class Experiment:
 
     def train(self) -> None:
         """Train the run, and check that the frozen weights did not change."""
-        splits, place = self.load_splits()
+        splits, storage = self.load_splits()
         model, spec = self.build_model(splits["train"])
         augment_fn = self.augmentation(model)
         trainee = self.choose_trainee(model, spec, splits, augment_fn)
@@ -129,7 +129,7 @@ class Experiment:
             "shared_seconds": round(trainee.shared_seconds, 3),
             "device": devices.describe(self.device),
             "processes": self.group.num_processes,
-            "features_in": place,
+            "features_in": storage,
         }
         print(f"{self.label}: {self.describe(trainee, about, len(splits['train']))}", flush=True)
         history = self.build_trainer(trainee, method, augment_fn, about).fit(
@@ -146,38 +146,38 @@ class Experiment:
             {"train": Clips, "valid": Clips}, see `splits_of`, and the storage of their features.
         """
         memory = self.context.memory
-        keep = self.context.keep
-        if keep == "auto":
+        storage = self.context.storage
+        if storage == "auto":
             # The order of clips depends on the storage: all processes and epochs share it.
             state = trainer.read_last(self.run)
             stored = "auto" if state is None else state["about"]["features_in"]
-            (keep,) = broadcast_object_list([stored])
-        shared = key(self.conf, keep)
+            (storage,) = broadcast_object_list([stored])
+        shared = key(self.conf, storage)
         if shared not in memory:
-            memory[shared] = self._read_splits(keep)
-        splits, place = memory[shared]
+            memory[shared] = self._read_splits(storage)
+        splits, storage = memory[shared]
         splits = dict(splits)
         fraction = self.conf.train.label_fraction
         if fraction < 1:
             splits["train"] = splits["train"].subsample_labels(fraction, self.seed)
-        return splits, place
+        return splits, storage
 
-    def _read_splits(self, keep):
+    def _read_splits(self, storage):
         """Read the splits from the feature store; return them and the storage, "auto" decided."""
         stores = Path(self.context.data) / "features"
         name = self.conf.feature.name
         identities = manifest.identities(self.context.clips, name)
         store = feature_store.Store(stores / name, self.feature.spec(), identities)
         clips_of = splits_of(feature_store.usable(stores, self.context.clips), self.conf)
-        if keep == "auto":
+        if storage == "auto":
             n_clips = sum(map(len, clips_of.values()))
             processes = distributed.local_processes()
             choice = dataset.choose_storage(n_clips, store.shape, self.device, processes)
-            (keep,) = broadcast_object_list([choice])
+            (storage,) = broadcast_object_list([choice])
         splits = {}
         for split, clips in clips_of.items():
-            splits[split] = dataset.load(clips, self.context.classes, store, keep, self.device)
-        return splits, keep
+            splits[split] = dataset.load(clips, self.context.classes, store, storage, self.device)
+        return splits, storage
 
     def build_model(self, clips: dataset.Clips) -> tuple[Reprogrammed, dict]:
         """Build the model with the run's seed; return it and the keywords of `build_model`.
@@ -312,9 +312,9 @@ class Experiment:
         )
 
 
-def key(conf: Config, keep: str) -> tuple[str, str, str]:
+def key(conf: Config, storage: str) -> tuple[str, str, str]:
     """Return the key of a run's splits in `RunContext.memory`."""
-    return json.dumps(conf.feature.to_dict(), sort_keys=True), conf.select.split, keep
+    return json.dumps(conf.feature.to_dict(), sort_keys=True), conf.select.split, storage
 
 
 def splits_of(clips: list[manifest.Clip], conf: Config) -> dict[str, list[manifest.Clip]]:

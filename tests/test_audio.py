@@ -61,14 +61,14 @@ def test_every_rate_channel_count_and_format_gives_the_same_waveform(
     rate, channels, kind, tmp_path
 ):
     sound = 0.5 * tone(100, rate)
-    found = audio.decode(write(tmp_path, np.tile(sound[:, None], channels), rate, kind))
-    assert found.dtype == np.float32
-    assert found.ndim == 1
+    result = audio.decode(write(tmp_path, np.tile(sound[:, None], channels), rate, kind))
+    assert result.dtype == np.float32
+    assert result.ndim == 1
     # FFmpeg misses the end of an Ogg file that is a single page by up to a block.
-    assert abs(len(found) - RATE) <= (512 if kind == "ogg" else 1)
+    assert abs(len(result) - RATE) <= (512 if kind == "ogg" else 1)
     expected, margin = 0.5 * tone(100, RATE), {"mp3": 0.03, "ogg": 0.05}.get(kind, 1e-3)
     end = 15_000 if kind == "ogg" else 15_999
-    assert np.abs(found[:end] - expected[:end]).max() < margin
+    assert np.abs(result[:end] - expected[:end]).max() < margin
 
 
 def test_16_khz_mono_comes_back_to_the_bit(tmp_path):
@@ -168,9 +168,9 @@ def test_samples_are_those_of_libsndfile(kind, tmp_path):
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2 * RATE + 77, 2))
     path = write(tmp_path, sound, RATE, kind)
     expected = soundfile.read(path, dtype="float32")[0].mean(axis=1).clip(-1, 1)
-    found = audio.decode(path)
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if kind in LOSSY else 0)
+    result = audio.decode(path)
+    assert result.shape == expected.shape
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 if kind in LOSSY else 0)
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(0, 16_000), (0, 44_100), (1, 96_000)])
@@ -219,9 +219,9 @@ def test_links_and_rights_are_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("block", [7_777, 160_000, 1_000_000])
 def test_windows_begin_each_hop_and_end_with_the_sound(samples, hop, starts, block):
     sound = np.arange(samples)
-    found = list(audio.windows([sound[i : i + block] for i in range(0, samples, block)], hop))
-    assert [start for start, _ in found] == starts
-    assert all(np.array_equal(part, sound[start : start + 160_000]) for start, part in found)
+    result = list(audio.windows([sound[i : i + block] for i in range(0, samples, block)], hop))
+    assert [start for start, _ in result] == starts
+    assert all(np.array_equal(part, sound[start : start + 160_000]) for start, part in result)
 
 
 def test_windows_of_nothing_are_none():
@@ -243,9 +243,9 @@ def test_an_hour_takes_the_memory_of_seconds(tmp_path):
 
 @pytest.mark.parametrize("samples", [0, 3, 10, 25])
 def test_fit_pads_with_zeros_and_cuts_at_the_end(samples):
-    found = audio.fit(np.arange(1, samples + 1, dtype=np.float32), 10)
-    assert found.dtype == np.float32
-    assert found.tolist() == [*range(1, min(samples, 10) + 1), *[0] * max(0, 10 - samples)]
+    result = audio.fit(np.arange(1, samples + 1, dtype=np.float32), 10)
+    assert result.dtype == np.float32
+    assert result.tolist() == [*range(1, min(samples, 10) + 1), *[0] * max(0, 10 - samples)]
 
 
 def test_fit_makes_a_clip_of_ten_seconds():

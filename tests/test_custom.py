@@ -147,7 +147,7 @@ def test_a_quarter_of_the_groups_is_drawn_for_test_in_any_order_of_rows(read):
     splits = {}
     for clip in first:
         splits.setdefault(clip.group, set()).add(clip.split)
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(result) == 1 for result in splits.values())
     with_all = inspection.with_validation(first)
     assert 0.15 * 146 <= sum(clip.split == "valid" for clip in with_all) < 0.15 * 150 + 4
     assert [clip.clip for clip in with_all if clip.split == "test"] == [
@@ -213,11 +213,11 @@ def test_a_given_validation_split_is_kept(read):
 )
 def test_a_problem_is_listed_with_its_row(lines, message, read):
     table = read(*lines)
-    assert any(found.startswith(message) for found in problems(table)), problems(table)
+    assert any(result.startswith(message) for result in problems(table)), problems(table)
 
 
 def test_all_problems_are_listed_at_once_in_the_order_of_rows(read):
-    found = problems(
+    result = problems(
         read(
             HEADER,
             "a.wav,ann,train,7,",
@@ -227,9 +227,9 @@ def test_all_problems_are_listed_at_once_in_the_order_of_rows(read):
             "b.wav,ben,tset,1,1",
         )
     )
-    assert found.pop().startswith("flute has no label in training")
-    assert found.pop().startswith("no clip in test has a label")  # a wrong cell counts as empty
-    rows = [line.split(":")[0] for line in found]
+    assert result.pop().startswith("flute has no label in training")
+    assert result.pop().startswith("no clip in test has a label")  # a wrong cell counts as empty
+    rows = [line.split(":")[0] for line in result]
     assert rows == ["row 2", "row 4", "row 4", "row 4", "row 5", "row 6", "row 6"]
 
 

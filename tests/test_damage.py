@@ -1,4 +1,4 @@
-"""Damaged files: nothing is missing in silence, and what is left is read."""
+"""Damaged files: missing parts are reported, the others are read."""
 
 import io
 import re
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def damaged(folder, tmp_path):
-    """(suffix, function of the bytes of the healthy file) -> the file of what that returns."""
+    """(suffix, function that changes the bytes of the healthy file) -> path of a changed file."""
 
     def make(suffix, change):
         path = tmp_path / f"damaged.{suffix}"
@@ -51,8 +51,8 @@ def flipped(data, rng):
 
 def read(path):
     """(waveform, lines of warning) of a damaged file."""
-    said = []
-    return audio.decode(path, warn=said.append, damaged=True), said
+    messages = []
+    return audio.decode(path, warn=messages.append, damaged=True), messages
 
 
 def missing(line):
@@ -69,12 +69,12 @@ def test_no_flipped_bit_is_silent_in_formats_with_checksums(suffix, folder, dama
     for _ in range(FLIPS):
         path = damaged(suffix, lambda data: flipped(data, rng))
         try:
-            found, said = read(path)
+            result, messages = read(path)
         except AudioError:
             continue
-        if found.shape == healthy.shape and np.array_equal(found, healthy):
+        if result.shape == healthy.shape and np.array_equal(result, healthy):
             continue  # in a tag or header that says nothing of the sound
-        assert said, "changed in silence"
+        assert messages, "changed in silence"
         warned += 1
     assert warned > FLIPS / 2  # damage does not keep the rest from being read
 
@@ -84,11 +84,11 @@ def test_no_flipped_bit_crashes_in_formats_without_checksums(suffix, damaged):
     rng = np.random.default_rng(0)
     for _ in range(FLIPS // 2):
         try:
-            found, _ = read(damaged(suffix, lambda data: flipped(data, rng)))
+            result, _ = read(damaged(suffix, lambda data: flipped(data, rng)))
         except AudioError:
             continue
-        assert np.isfinite(found).all()
-        assert np.abs(found).max() <= 1
+        assert np.isfinite(result).all()
+        assert np.abs(result).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_no_flipped_bit_crashes_in_formats_without_checksums(suffix, damaged):
 )
 def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes(suffix, folder, damaged):
     path = damaged(suffix, lambda data: data[: len(data) * 6 // 10 + 1])
-    found, (line,) = read(path)
+    result, (line,) = read(path)
     whole = audio.decode(folder / f"healthy.{suffix}")
-    assert 0.2 * len(whole) < len(found) < 0.9 * len(whole)
-    same = len(found) - 4_000  # what is around the cut may be decoded otherwise
-    np.testing.assert_allclose(found[:same], whole[:same], rtol=0, atol=1e-3)
+    assert 0.2 * len(whole) < len(result) < 0.9 * len(whole)
+    same = len(result) - 4_000  # samples near the cut may be decoded otherwise
+    np.testing.assert_allclose(result[:same], whole[:same], rtol=0, atol=1e-3)
     seconds, (place,) = missing(line)
-    assert place == pytest.approx(len(found) / RATE, abs=0.06)
+    assert place == pytest.approx(len(result) / RATE, abs=0.06)
     if suffix not in ("ogg", "opus"):  # which do not state their length
         assert seconds == pytest.approx(SECONDS - place, abs=0.15)
 
@@ -114,14 +114,16 @@ def test_damage_in_the_middle_is_located_and_the_rest_is_read(suffix, folder, da
         return data[:middle] + b"\0\xff" + data[middle + 2 :]
 
     path = damaged(suffix, spoil)
-    found, (line,) = read(path)
+    result, (line,) = read(path)
     seconds, (place,) = missing(line)
     whole = audio.decode(folder / f"healthy.{suffix}")
-    assert len(found) / RATE + seconds == pytest.approx(SECONDS, abs=0.05)
+    assert len(result) / RATE + seconds == pytest.approx(SECONDS, abs=0.05)
     assert 1 < place < 5
     tail = RATE // 2
-    np.testing.assert_allclose(found[-tail:], whole[-tail:], rtol=0, atol=0.02)
-    assert np.concatenate(list(audio.stream(path, warn=[].append, damaged=True))).size == found.size
+    np.testing.assert_allclose(result[-tail:], whole[-tail:], rtol=0, atol=0.02)
+    assert (
+        np.concatenate(list(audio.stream(path, warn=[].append, damaged=True))).size == result.size
+    )
 
 
 def test_damage_is_an_error_unless_it_is_allowed(damaged):
@@ -150,8 +152,8 @@ def test_a_damaged_second_stream_of_a_chained_file_is_warned_of(folder, tmp_path
     for place in (30, 1_000, len(data) // 2):  # in its first page, in its headers, in its sound
         spoilt = data[:place] + b"\0\xff" + data[place + 2 :]
         (tmp_path / "chained.ogg").write_bytes(first + spoilt)
-        found, (line,) = read(tmp_path / "chained.ogg")
-        assert len(found) / RATE >= SECONDS
+        result, (line,) = read(tmp_path / "chained.ogg")
+        assert len(result) / RATE >= SECONDS
         assert missing(line)[1][0] >= SECONDS - 0.1
 
 
@@ -169,9 +171,9 @@ def ape_tag():
     "tag", [ape_tag(), b"TAG" + bytes(125), bytes(500)], ids=["ape", "id3v1", "zeros"]
 )
 def test_a_tag_behind_the_sound_is_no_damage(suffix, tag, folder, damaged):
-    found, said = read(damaged(suffix, lambda data: data + tag))
-    assert not said
-    assert np.array_equal(found, audio.decode(folder / f"healthy.{suffix}"))
+    result, messages = read(damaged(suffix, lambda data: data + tag))
+    assert not messages
+    assert np.array_equal(result, audio.decode(folder / f"healthy.{suffix}"))
 
 
 def test_files_without_any_sound_are_refused(tmp_path):
@@ -196,11 +198,11 @@ def test_healthy_pages_are_valid_and_every_flip_in_them_is_found(folder):
 
 def test_links_of_a_chained_file_are_told_apart(folder):
     data = (folder / "healthy.ogg").read_bytes()
-    found = ogg.links(io.BytesIO(data * 3))
-    assert [(link.begin, link.end) for link in found] == [
+    result = ogg.links(io.BytesIO(data * 3))
+    assert [(link.begin, link.end) for link in result] == [
         (number * len(data), (number + 1) * len(data)) for number in range(3)
     ]
-    assert not any(link.damaged for link in found)
+    assert not any(link.damaged for link in result)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 3_000])

@@ -32,13 +32,13 @@ def corpus(tmp_path):
 def test_an_epoch_has_every_clip_once_with_its_own_features_and_labels(corpus, storage):
     clips, values, folder = corpus
     loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), storage)
-    found = list(loaded.shuffled(8, seed=0, epoch=0))
-    assert [len(batch.mask) for batch in found] == [8, 8, 4]
-    order = (torch.cat([batch.features for batch in found])[:, 0, 0, 0] / 6).long()
+    result = list(loaded.shuffled(8, seed=0, epoch=0))
+    assert [len(batch.mask) for batch in result] == [8, 8, 4]
+    order = (torch.cat([batch.features for batch in result])[:, 0, 0, 0] / 6).long()
     assert sorted(order.tolist()) == list(range(20))
     assert order.tolist() != list(range(20))
-    assert torch.equal(torch.cat([batch.targets for batch in found]), loaded.targets[order])
-    assert torch.equal(torch.cat([batch.mask for batch in found]), loaded.mask[order])
+    assert torch.equal(torch.cat([batch.targets for batch in result]), loaded.targets[order])
+    assert torch.equal(torch.cat([batch.mask for batch in result]), loaded.mask[order])
     assert torch.equal(
         torch.cat([batch.features for batch in loaded.batches(7)]), torch.from_numpy(values)
     )
@@ -61,13 +61,13 @@ def test_the_order_depends_on_seed_and_epoch_alone(corpus, storage):
 def test_the_order_in_memory_is_that_of_runs_made_before(corpus):
     clips, _, folder = corpus
     loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), "memory")
-    found = (
+    result = (
         torch.cat([batch.features for batch in loaded.shuffled(8, seed=3, epoch=2)])[:, 0, 0, 0] / 6
     )
     expected = torch.randperm(
         20, generator=torch.Generator().manual_seed((4 * 1_000_003 + 3) % 2**63)
     )
-    assert torch.equal(found.long(), expected)
+    assert torch.equal(result.long(), expected)
 
 
 @pytest.mark.parametrize(
@@ -136,22 +136,22 @@ def many_shards(tmp_path):
     )
 
 
-def numbers(found):
-    return torch.cat([batch.features for batch in found]).flatten().int().tolist()
+def numbers(result):
+    return torch.cat([batch.features for batch in result]).flatten().int().tolist()
 
 
 def test_from_disk_each_shard_is_read_once_an_epoch_a_few_at_a_time(many_shards):
     loaded, stored, expected = many_shards
-    found = list(loaded.shuffled(4, seed=0, epoch=0))
-    assert [len(batch.mask) for batch in found] == [4] * 8 + [1]
-    assert sorted(numbers(found)) == expected
+    result = list(loaded.shuffled(4, seed=0, epoch=0))
+    assert [len(batch.mask) for batch in result] == [4] * 8 + [1]
+    assert sorted(numbers(result)) == expected
     assert [len(touched) for touched in stored.reads] == [4, 4, 3]
     assert len(set().union(*stored.reads)) == 11
-    first = {number // 5 for number in numbers(found[:3])}
+    first = {number // 5 for number in numbers(result[:3])}
     assert len(first) == 4
     assert first != set(range(4))  # the shards of a window come from anywhere
-    assert [number // 5 for number in numbers(found[:3])] != sorted(
-        number // 5 for number in numbers(found[:3])
+    assert [number // 5 for number in numbers(result[:3])] != sorted(
+        number // 5 for number in numbers(result[:3])
     )
 
 

@@ -66,7 +66,7 @@ def test_no_text_is_read_or_written_in_the_locales_encoding(path):
     ],
 )
 def test_the_finder_sees_every_form(call):
-    """The rule above is worth what `in_the_locales_encoding` finds."""
+    """The test above relies on `in_the_locales_encoding`."""
     assert in_the_locales_encoding(call) == [1]
     closed = call[:-1].rstrip(",") + (", " if call[-2] != "(" else "") + "encoding='utf-8')"
     assert in_the_locales_encoding(closed) == []

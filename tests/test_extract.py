@@ -58,13 +58,13 @@ def write(folder, clips):
 
 
 def rewrite(data, change):
-    """Write the manifest again with what `change` makes of its clips."""
+    """Write the manifest again with its clips changed by `change`."""
     clips, classes = manifest.read(data)
     manifest.write(data, change(clips), classes)
 
 
 def prepare(data):
-    """What the stage `prepare` does about audio that has changed."""
+    """Renew the hashes of the audio files, as the stage `prepare` does."""
     rewrite(data, lambda clips: manifest.with_hashes(data, clips))
 
 
@@ -119,13 +119,13 @@ def test_machines_share_a_store_by_parts(data, run):
         name: os.stat(data / "features" / "logmel" / name).st_mtime_ns for name in stamps
     } == stamps
     assert "up to date" in run(data, "--shard", "3/3")[1]
-    found = feature_store.Store(data / "features" / "logmel").read(
+    result = feature_store.Store(data / "features" / "logmel").read(
         [f"{i:06d}" for i in range(CLIPS)]
     )
     feature = features.build("logmel")
     for offset, name in enumerate("xyz"):
         waveform = torch.from_numpy(audio.fit(audio.decode(data / f"{name}.wav")))[None]
-        assert (found[offset::3] == feature(waveform)[0].half().numpy()).all()
+        assert (result[offset::3] == feature(waveform)[0].half().numpy()).all()
 
 
 @pytest.mark.parametrize("wrong", ["0/2", "3/2", "2", "1/0", "1/2/3", "-1/2", "a/b"])

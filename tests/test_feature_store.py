@@ -1,6 +1,6 @@
-"""The feature store gives back what was written, refuses what does not fit, and survives kills.
+"""The feature store returns the written values, refuses mismatches, and survives kills.
 
-What does not fit is another feature, other audio under the same name, and a single flipped bit.
+Mismatches are another feature, other audio under the same name, and a single flipped bit.
 """
 
 import random
@@ -41,9 +41,9 @@ def folder(tmp_path):
 
 
 def test_written_features_are_read_back_to_the_bit(folder):
-    found = Store(folder, SPEC).read([f"a{i}" for i in range(12)] + [f"b{i}" for i in range(5)])
-    assert found.dtype == np.float16
-    assert np.array_equal(found, np.concatenate([features(12), features(5, seed=1)]))
+    result = Store(folder, SPEC).read([f"a{i}" for i in range(12)] + [f"b{i}" for i in range(5)])
+    assert result.dtype == np.float16
+    assert np.array_equal(result, np.concatenate([features(12), features(5, seed=1)]))
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_written_features_are_read_back_to_the_bit(folder):
 )
 def test_features_come_in_the_order_of_the_names(wanted, folder):
     everything = {"a": features(12), "b": features(5, seed=1)}
-    found = Store(folder).read(wanted)
-    assert found.shape == (len(wanted), 1, 8, 4)
-    for row, name in zip(found, wanted, strict=True):
+    result = Store(folder).read(wanted)
+    assert result.shape == (len(wanted), 1, 8, 4)
+    for row, name in zip(result, wanted, strict=True):
         assert np.array_equal(row, everything[name[0]][int(name[1:])])
 
 
@@ -169,7 +169,7 @@ def test_a_shard_says_which_of_its_clips_were_left_out(folder):
     assert feature_store.holds(folder, 3, d, SPEC)
     assert not feature_store.holds(folder, 2, made_from("c0", "c2"), SPEC)
     assert not feature_store.holds(folder, 2, c | made_from("c3"), SPEC)
-    assert not feature_store.holds(folder, 2, c | {"c1": "sha256 of what was mended"}, SPEC)
+    assert not feature_store.holds(folder, 2, c | {"c1": "sha256 of repaired audio"}, SPEC)
     assert np.array_equal(
         Store(folder).read(["c2", "b0"]), np.stack([features(2)[1], features(5, seed=1)[0]])
     )
@@ -187,9 +187,7 @@ def test_clips_without_one_of_the_features_are_not_used(tmp_path):
     (tmp_path / "other").mkdir()
     assert feature_store.usable(tmp_path, clips) == clips[:1]
     mended = [clips[0], replace(clips[1], sha256="mended"), clips[2]]
-    assert (
-        feature_store.usable(tmp_path, mended) == mended[:2]
-    )  # what was said of a1 is of other audio
+    assert feature_store.usable(tmp_path, mended) == mended[:2]  # a1 was left out for other audio
 
 
 def test_a_store_without_any_clip_names_the_stage(tmp_path):

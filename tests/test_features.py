@@ -30,7 +30,7 @@ def chirp(seconds):
 
 
 def ast_loader(waveform, frames=1024):
-    """What the authors' dataloader computes (`_wav2fbank`), before its normalisation."""
+    """Compute the log-mel of the authors' dataloader (`_wav2fbank`), before its normalisation."""
     waveform = torch.from_numpy(waveform)[None]
     waveform = waveform - waveform.mean()
     fbank = kaldi.fbank(
@@ -67,10 +67,10 @@ def logmel(waveform, **kwargs):
 @pytest.mark.parametrize("signal", [noise, chirp])
 @pytest.mark.parametrize("seconds", [2.5, 10, 12])
 def test_it_equals_the_authors_loader(signal, seconds):
-    found = logmel(signal(seconds))
-    assert found.shape == (1024, 128)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, ast_loader(signal(seconds)))
+    result = logmel(signal(seconds))
+    assert result.shape == (1024, 128)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, ast_loader(signal(seconds)))
 
 
 @pytest.mark.parametrize("signal", [noise, chirp])
@@ -90,16 +90,16 @@ def test_it_equals_a_second_kaldi_implementation(signal):
 @pytest.mark.parametrize("bins", [40, 128])
 def test_mel_filters_equal_those_of_torchaudio(bins):
     expected, _ = kaldi.get_mel_banks(bins, 512, RATE, 20.0, 0.0, 100.0, -500.0, 1.0)
-    found = logmel_module.mel_filters(bins)
-    assert torch.equal(found[:-1], expected.T)
-    assert not found[-1].any()
+    result = logmel_module.mel_filters(bins)
+    assert torch.equal(result[:-1], expected.T)
+    assert not result[-1].any()
 
 
 def test_ten_seconds_are_998_frames_then_exact_zeros():
-    found = logmel(noise(10))
-    assert (found[:998] != 0).any(dim=1).all()
-    assert (found[998:] == 0).all()
-    assert len(found[998:]) == 26
+    result = logmel(noise(10))
+    assert (result[:998] != 0).any(dim=1).all()
+    assert (result[998:] == 0).all()
+    assert len(result[998:]) == 26
 
 
 def test_silence_is_the_logarithm_of_the_smallest_float():
@@ -124,15 +124,15 @@ def test_a_clip_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("samples", [0, 1, 399])
 def test_less_than_one_frame_gives_zeros(samples):
-    found = features.build("logmel")(torch.full((2, samples), 0.5))
-    assert found.shape == (2, 1, 1024, 128)
-    assert not found.any()
+    result = features.build("logmel")(torch.full((2, samples), 0.5))
+    assert result.shape == (2, 1, 1024, 128)
+    assert not result.any()
 
 
 def test_one_frame_of_samples_gives_one_frame():
-    found = logmel(noise(1)[:400])
-    assert found[0].any()
-    assert not found[1:].any()
+    result = logmel(noise(1)[:400])
+    assert result[0].any()
+    assert not result[1:].any()
 
 
 @pytest.mark.parametrize("shape", [(16_000,), (1, 1, 16_000)])
@@ -200,12 +200,12 @@ def test_vggish_lies_beside_the_audio():
 def test_vggish_is_read_as_it_is_and_survives_the_store(tmp_path):
     frames = vggish_frames()
     feature = features.build("vggish")
-    found = feature.read(
+    result = feature.read(
         sidecar(tmp_path, {"time_points": [0.96 * i for i in range(10)], "features": frames})
     )
-    assert found.shape == feature.shape == (1, feature.frames, feature.bins)
-    assert found.dtype == torch.float32
-    assert found[0].tolist() == frames
+    assert result.shape == feature.shape == (1, feature.frames, feature.bins)
+    assert result.dtype == torch.float32
+    assert result[0].tolist() == frames
     whole = torch.arange(256.0)
     assert torch.equal(whole.half().float(), whole)  # the store's precision
     torch.testing.assert_close(

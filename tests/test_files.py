@@ -1,4 +1,4 @@
-"""A file is whole or the old one; what killed writers leave is swept, what others write stays."""
+"""A file is complete or the old one; leftovers of killed writers are swept, others' files stay."""
 
 import errno
 import fcntl
@@ -74,7 +74,7 @@ def test_an_error_or_an_interruption_leaves_the_old_file(tmp_path):
 
 
 def test_two_writers_of_one_file_do_not_interfere(tmp_path):
-    """Not even where both have the same process number, as in two containers."""
+    """Not even if both have the same process number, as in two containers."""
     path = tmp_path / "x"
     with atomic.replacing(path) as first, atomic.replacing(path) as second:
         assert first != second

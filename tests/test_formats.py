@@ -38,7 +38,7 @@ FORMATS = {  # suffix: (encoder, rate, seconds that padding may add)
 }
 
 
-LAG = 1_200  # samples at 16 kHz; what encoders put before the sound, if the file does not tell
+LAG = 1_200  # samples at 16 kHz that encoders may put before the audio
 
 
 def refuse(line):
@@ -59,11 +59,11 @@ def test_every_format_is_read_whole(suffix, tmp_path):
     sound = music(3, rate, channels=1)
     options = {"bit_rate": 64_000} if codec == "wmav2" else {}
     path = encode(tmp_path / f"tune.{suffix}", sound, rate, codec, **options)
-    found = audio.decode(path, warn=refuse)
-    assert 3 - 0.05 * (codec == "wmav2") <= len(found) / RATE <= 3 + padding + 1e-3
+    result = audio.decode(path, warn=refuse)
+    assert 3 - 0.05 * (codec == "wmav2") <= len(result) / RATE <= 3 + padding + 1e-3
     expected = audio.resample(sound[:, 0].astype(np.float32), rate, RATE)
     middle = expected[RATE : 2 * RATE] / np.linalg.norm(expected[RATE : 2 * RATE])
-    around = found[RATE - LAG : 2 * RATE + LAG]
+    around = result[RATE - LAG : 2 * RATE + LAG]
     assert np.correlate(around, middle).max() > 0.5 * np.linalg.norm(around)
 
 
@@ -176,15 +176,15 @@ def test_every_stream_of_a_chained_ogg_file_is_read(kind, rates, tmp_path):
         parts.append(file.getvalue())
         (tmp_path / f"{number}.ogg").write_bytes(parts[-1])
     (tmp_path / "chained.ogg").write_bytes(b"".join(parts))
-    found = audio.decode(tmp_path / "chained.ogg", warn=refuse)
+    result = audio.decode(tmp_path / "chained.ogg", warn=refuse)
     ends = [audio.decode(tmp_path / f"{number}.ogg") for number in range(2)]
-    assert len(found) == pytest.approx(8 * RATE, abs=500)
+    assert len(result) == pytest.approx(8 * RATE, abs=500)
     tail = len(ends[1]) - 200  # the resampler knows of no seam
-    np.testing.assert_allclose(found[:RATE], ends[0][:RATE], atol=1e-6)
+    np.testing.assert_allclose(result[:RATE], ends[0][:RATE], atol=1e-6)
     if rates[0] != rates[1] or kind == "OPUS":  # or the second one begins between two samples
-        np.testing.assert_allclose(found[-tail:], ends[1][-tail:], atol=1e-6)
+        np.testing.assert_allclose(result[-tail:], ends[1][-tail:], atol=1e-6)
     part = audio.decode(tmp_path / "chained.ogg", 6, 1)
-    np.testing.assert_allclose(part[200:-200], found[6 * RATE :][:RATE][200:-200], atol=1e-5)
+    np.testing.assert_allclose(part[200:-200], result[6 * RATE :][:RATE][200:-200], atol=1e-5)
 
 
 # Any part of a file.
@@ -243,10 +243,10 @@ def test_a_clip_without_a_tenth_of_a_second_is_refused(start_s, tmp_path):
 
 def test_a_clip_is_padded_to_ten_seconds(tmp_path):
     (tmp_path / "short.wav").write_bytes(wave(np.full(RATE, 0.25)))
-    found = audio.clip(tmp_path / "short.wav", 0.9)
-    assert found.shape == (160_000,)
-    assert (found[:1600] == 0.25).all()
-    assert not found[1600:].any()
+    result = audio.clip(tmp_path / "short.wav", 0.9)
+    assert result.shape == (160_000,)
+    assert (result[:1600] == 0.25).all()
+    assert not result[1600:].any()
     assert audio.complaint(tmp_path / "short.wav", 0.9) is None
     assert "too short" in audio.complaint(tmp_path / "short.wav", 0.0, 9.9)
 
@@ -255,26 +255,26 @@ def test_a_clip_is_padded_to_ten_seconds(tmp_path):
 
 
 def test_samples_beyond_one_are_divided_by_the_peak_with_a_warning(tmp_path):
-    said, sound = [], np.zeros(12 * RATE)
+    messages, sound = [], np.zeros(12 * RATE)
     sound[100], sound[-1] = -4096, 32_768  # as if 16 bits had been written as numbers
     (tmp_path / "loud.wav").write_bytes(wave(sound, subtype="FLOAT"))
-    found = audio.decode(tmp_path / "loud.wav", warn=said.append)
-    assert (found[100], found[-1]) == (-0.125, 1.0)
-    (line,) = said
+    result = audio.decode(tmp_path / "loud.wav", warn=messages.append)
+    assert (result[100], result[-1]) == (-0.125, 1.0)
+    (line,) = messages
     assert "loud.wav" in line
     assert "32768" in line
     # The peak lies beyond this part; it is the whole file that is scaled.
-    assert audio.decode(tmp_path / "loud.wav", 0, 1, warn=said.append)[100] == -0.125
+    assert audio.decode(tmp_path / "loud.wav", 0, 1, warn=messages.append)[100] == -0.125
     assert np.array_equal(
-        np.concatenate(list(audio.stream(tmp_path / "loud.wav", warn=said.append))), found
+        np.concatenate(list(audio.stream(tmp_path / "loud.wav", warn=messages.append))), result
     )
 
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_16"])
 def test_full_scale_is_left_as_it_is(subtype, tmp_path):
     (tmp_path / "full.wav").write_bytes(wave(np.array([1.0, -1.0, 0.5] * 4000), subtype=subtype))
-    found = audio.decode(tmp_path / "full.wav", warn=refuse)
-    np.testing.assert_allclose(found[:3], [1, -1, 0.5], atol=1e-4)
+    result = audio.decode(tmp_path / "full.wav", warn=refuse)
+    np.testing.assert_allclose(result[:3], [1, -1, 0.5], atol=1e-4)
 
 
 def test_channels_in_opposite_phase_do_not_cancel(tmp_path):

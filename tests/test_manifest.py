@@ -1,4 +1,4 @@
-"""The manifest keeps what it is given, refuses what would spoil an experiment, splits by artist.
+"""The manifest keeps its clips, refuses invalid ones, and splits by artist.
 
 It knows its audio by content, and a damaged or edited manifest from a whole one.
 """
@@ -76,7 +76,7 @@ def test_no_manifest_names_the_stage_that_makes_it(tmp_path):
 
 
 def sealed(folder):
-    """What `sha256sum` says of the files, as an independent oracle."""
+    """True if `sha256sum`, an independent oracle, verifies the files."""
     line = ["sha256sum", "-c", "--quiet", "manifest.sha256"]
     return subprocess.run(line, cwd=folder, capture_output=True).returncode == 0
 
@@ -262,7 +262,7 @@ def test_validation_takes_whole_artists_and_about_the_fraction(fraction, seed):
     groups = {}
     for clip in split:
         groups.setdefault(clip.group, set()).add(clip.split)
-    assert all(len(found) == 1 for found in groups.values())
+    assert all(len(result) == 1 for result in groups.values())
     counts = Counter(clip.split for clip in split)
     assert counts["test"] == 25
     assert fraction * 150 <= counts["valid"] < fraction * 150 + 5

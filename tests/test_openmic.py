@@ -1,4 +1,4 @@
-"""OpenMIC-2018's layout: read as it is published; what is bad is refused by file, row and name."""
+"""OpenMIC-2018's layout is read as published; errors name file, row and clip."""
 
 import json
 import re
@@ -215,29 +215,29 @@ def test_whole_audio_has_no_complaint(corpus):
 
 
 def cut(path):
-    """What an interrupted copy leaves: the first half of the file."""
+    """Keep the first half of the file, as after an interrupted copy."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def flip(path):
-    """A bit in the middle of the file is another one."""
+    """Flip a bit in the middle of the file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 8
     path.write_bytes(data)
 
 
 def empty(path):
-    """What a full disk leaves."""
+    """Empty the file, as on a full disk."""
     path.write_bytes(b"")
 
 
 def write_html(path):
-    """What a server sends in the place of a file."""
+    """Replace the file by a server's error page."""
     path.write_bytes(b"<html>not found</html>" * 99)
 
 
 def shorten(path):
-    """Half of a clip, whole in itself."""
+    """Replace the file by an intact one of half the length."""
     soundfile.write(path, np.zeros(8_000 * 5), 8_000, format="OGG", subtype="VORBIS")
 
 

@@ -115,7 +115,7 @@ def test_enough_is_rendered_however_high_an_artist_is_tuned(styles):
 
 
 def test_the_default_corpus_does_not_depend_on_the_tuning(styles):
-    """Its clips are what they were before longer ones were rendered where the tuning is high."""
+    """Its clips have not changed since longer ones are rendered for artists with a high tuning."""
     artists = synthetic.CLIPS // synthetic.CLIPS_PER_ARTIST
     assert {style.seconds for style in styles[:artists]} == {10.2}
 
@@ -176,10 +176,10 @@ def test_an_ogg_file_is_restamped_with_its_serial_and_right_checksums(noise):
         == synthetic.ogg_bytes(noise, 22_050, serial=123_456)
         != synthetic.ogg_bytes(noise, 22_050, serial=7)
     )
-    found = list(pages(data))
-    assert len(found) >= 3
-    assert b"".join(found) == data
-    for page in found:
+    result = list(pages(data))
+    assert len(result) >= 3
+    assert b"".join(result) == data
+    for page in result:
         assert page[:4] == b"OggS"
         assert int.from_bytes(page[14:18], "little") == 123_456
         assert int.from_bytes(page[22:26], "little") == checksum(page)

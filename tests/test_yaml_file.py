@@ -19,9 +19,9 @@ BOMB = "a0: &a0 [1, 1]\n" + "".join(
 
 def test_numbers_are_read_with_or_without_a_point():
     text = "[1e-9, 1e5, 5e-4, 1.5E+3, .5e3, 1.0e-5, -2e0, 12, 0.25]"
-    found = yaml_file.parse(text, "x")
-    assert found == [1e-9, 1e5, 5e-4, 1.5e3, 500.0, 1e-5, -2.0, 12, 0.25]
-    assert [type(value) for value in found[-2:]] == [int, float]
+    result = yaml_file.parse(text, "x")
+    assert result == [1e-9, 1e5, 5e-4, 1.5e3, 500.0, 1e-5, -2.0, 12, 0.25]
+    assert [type(value) for value in result[-2:]] == [int, float]
 
 
 def test_texts_that_begin_like_a_number_or_a_date_stay_texts():
@@ -39,7 +39,7 @@ def test_written_values_are_read_back(value):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (BOMB, 2, "alias"),
         ("a: &x 1\nb:\n  c: *x", 3, "alias"),
@@ -52,11 +52,11 @@ def test_written_values_are_read_back(value):
         ("a: [", 1, "expected"),
     ],
 )
-def test_anything_but_plain_values_is_refused_by_line(text, line, said, tmp_path):
+def test_anything_but_plain_values_is_refused_by_line(text, line, message, tmp_path):
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     started = time.monotonic()
-    with pytest.raises(YamlError, match=rf"conf\.yaml: .*line {line}: .*{said}") as caught:
+    with pytest.raises(YamlError, match=rf"conf\.yaml: .*line {line}: .*{message}") as caught:
         yaml_file.read(path)
     assert time.monotonic() - started < 60
     assert "\n" not in str(caught.value)
@@ -96,7 +96,7 @@ def test_a_conf_that_would_fill_the_memory_is_refused_at_once(tmp_path):
 
 
 def test_shipped_files_are_read_as_by_yaml_itself(request):
-    """The independent oracle, on files that hold none of what differs."""
+    """PyYAML is the independent oracle, on files without the differences."""
     root = request.config.rootpath
     paths = [*pretrained.FOLDER.glob("*.yaml"), *(root / "egs").glob("*/conf/*.yaml")]
     assert len(paths) > 20

@@ -441,6 +441,7 @@ def _decoded_packets(
 
     Packets that end before `skip_s`, counted from the first sample, are not decoded.
     """
+    decode_packet = stream.codec_context.decode
     first_s = None  # timestamp of the first sample
     skipped = False
     for packet in _packets(container, stream):
@@ -451,7 +452,7 @@ def _decoded_packets(
             skipped = True
             continue
         try:
-            frames = stream.codec_context.decode(packet)
+            frames = decode_packet(packet)
         except av.FFmpegError:
             yield None
             continue

@@ -23,7 +23,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,25 +74,25 @@ def read(path: str | Path, relative_to: str | Path) -> Table:
     """
     path = Path(path)
     data = Path(relative_to).resolve()
-    clips, classes, rows, problems, notes = _read(path, data)
+    sheet = _read_alone(path, data)
+    clips = sheet.clips
+    problems = sheet.problems
     truth_path = path.with_suffix(".truth.csv")
     if truth_path.is_file():
-        truth, reasons = _truth(truth_path, data, rows, classes)
+        truth, reasons = _truth(_read_alone(truth_path, data), sheet)
         problems += [(None, f"{truth_path.name}, {reason}") for reason in reasons]
         clips = [replace(clip, truth=truth.get(clip.clip, {})) for clip in clips]
     if clips or not problems:
-        problems += _conflicts(clips, rows)
+        problems += _conflicts(clips, sheet.rows)
         if not any(clip.split for clip in clips):
             clips = _with_splits(clips)
-        problems += _gaps(clips, classes)
+        problems += _gaps(clips, sheet.classes)
     problems.sort(key=lambda problem: problem[0] or math.inf)
-    return Table(clips, classes, rows, problems, notes)
+    return replace(sheet, clips=clips, problems=problems)
 
 
-def _read(
-    path: Path, data: Path
-) -> tuple[list[Clip], list[str], dict[str, int], list[Problem], list[str]]:
-    """Read a CSV by itself: the attributes of a Table, in order."""
+def _read_alone(path: Path, data: Path) -> Table:
+    """Read a CSV without its truth, splits, or problems that concern several rows."""
     (top, header), records, decimal_comma = _records(path)
     columns, problems, notes = _columns(top, header, records)
     classes = [name for name in columns if name not in COLUMNS]
@@ -101,7 +101,7 @@ def _read(
     if "path" not in columns:
         names = ", ".join(filter(None, header)) or "nothing"
         problems.append((top, f"no column path; found {names}"))
-        return [], classes, {}, problems, notes
+        return Table([], classes, {}, problems, notes)
     clips = []
     rows = {}
     for row, cells in records:
@@ -116,26 +116,27 @@ def _read(
         elif clip.clip:
             rows[clip.clip] = row
             clips.append(clip)
-    return clips, classes, rows, problems, notes
+    return Table(clips, classes, rows, problems, notes)
 
 
-def _truth(
-    path: Path, data: Path, names: Container[str], classes: Sequence[str]
-) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Read the truth of the clips called `names`: {clip: {class: 0 or 1}}, and its errors."""
-    clips, columns, rows, problems, _ = _read(path, data)
-    reasons = [f"row {row}: {reason}" for row, reason in problems]
-    missing = [name for name in classes if name not in columns]
+def _truth(sheet: Table, labels: Table) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Return the truth in a table, {clip: {class: 0 or 1}}, and its errors.
+
+    `labels` is the table of the same clips' labels.
+    """
+    reasons = [f"row {row}: {reason}" for row, reason in sheet.problems]
+    missing = [name for name in labels.classes if name not in sheet.classes]
     if missing:
         return {}, [*reasons, f"no column {', '.join(missing)}"]
     truth = {}
-    for clip in clips:
-        if clip.clip not in names:
-            reasons.append(f"row {rows[clip.clip]}: a clip that is in no row of the other table")
-        elif any(clip.labels.get(name) not in (0, 1) for name in classes):
-            reasons.append(f"row {rows[clip.clip]}: expected 1 or 0 for each class")
+    for clip in sheet.clips:
+        row = sheet.rows[clip.clip]
+        if clip.clip not in labels.rows:
+            reasons.append(f"row {row}: a clip that is in no row of the other table")
+        elif any(clip.labels.get(name) not in (0, 1) for name in labels.classes):
+            reasons.append(f"row {row}: expected 1 or 0 for each class")
         else:
-            truth[clip.clip] = {name: int(clip.labels[name]) for name in classes}
+            truth[clip.clip] = {name: int(clip.labels[name]) for name in labels.classes}
     return truth, reasons
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from . import atomic
+
 DEEPEST = 32  # levels of nesting
 FLOAT_TAG = "tag:yaml.org,2002:float"
 DATE_TAG = "tag:yaml.org,2002:timestamp"
@@ -72,11 +74,9 @@ def read(path: str | Path) -> Any:
         OSError: it is missing or cannot be read.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise YamlError(
-            f"{path}: not in UTF-8 (byte {error.start}); save it in that encoding"
-        ) from error
+        text = atomic.read_text(path)
+    except ValueError as error:  # not UTF-8
+        raise YamlError(str(error)) from error
     return parse(text, path)
 
 

@@ -170,7 +170,14 @@ def test_a_batch_without_labels_trains_by_consistency_alone(tiny_ast, tiny_clips
         assert torch.equal(model.head.linear.weight, before) != moves
 
 
-@pytest.mark.parametrize("cut", [1, 3, 4])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        3,
+        pytest.param(4, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_resumes_bit_equal(name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch):
     def run(folder, at=None):

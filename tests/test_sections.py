@@ -21,7 +21,7 @@ def tell(capsys, *options):
 
 
 @pytest.mark.parametrize("corpus", ["synthetic", "openmic", "custom"])
-@pytest.mark.parametrize("protocol", ["clean", "paper"])
+@pytest.mark.parametrize("protocol", ["clean", pytest.param("paper", marks=pytest.mark.slow)])
 def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
     studies = ",".join(config.studies(SHIPPED))
     options = ["--corpus", corpus, "--protocol", protocol, "--conf", f"all,{studies}"]

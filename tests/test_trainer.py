@@ -123,9 +123,17 @@ def same(one, two):
     return one == two
 
 
-@pytest.mark.parametrize(
-    "cut", [0, 1, STEPS, STEPS + 2, 2 * STEPS, 4 * STEPS - 1], ids="at step {}".format
-)
+CUTS = [
+    0,
+    pytest.param(1, marks=pytest.mark.slow),
+    STEPS,
+    STEPS + 2,
+    pytest.param(2 * STEPS, marks=pytest.mark.slow),
+    pytest.param(4 * STEPS - 1, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids="at step {}".format)
 def test_an_interrupted_run_ends_bit_equal(cut, start, tmp_path):
     history, model, own = start(tmp_path / "straight", noise=1.0)
     with pytest.raises(KeyboardInterrupt):

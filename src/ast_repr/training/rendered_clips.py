@@ -161,6 +161,7 @@ def _open(path: Path, made_from: str) -> dict[str, torch.Tensor]:
         with safe_open(path, "pt") as file:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        same_settings = header["made_from"] == made_from
         damaged = header["sha256"] != _digest(tensors)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: missing; run the same command again to render it") from error
@@ -168,7 +169,7 @@ def _open(path: Path, made_from: str) -> dict[str, torch.Tensor]:
         damaged = True
     if damaged:
         raise ValueError(f"{path}: damaged; delete it, and run the same command to render it again")
-    if header["made_from"] != made_from:
+    if not same_settings:
         raise ValueError(
             f"{path}: rendered with other soundfonts, another teacher or number of clips per shard "
             "than this command's; delete the folder, or use another one (--data)"
@@ -178,6 +179,7 @@ def _open(path: Path, made_from: str) -> dict[str, torch.Tensor]:
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for _, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
         digest.update(tensor.numpy())
     return digest.hexdigest()

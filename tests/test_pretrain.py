@@ -161,6 +161,7 @@ def test_a_damaged_or_foreign_shard_is_refused(folder, settings, tmp_path):
     data = bytearray((folder / "00000.safetensors").read_bytes())
     with pytest.raises(ValueError, match="00000.*missing"):
         rendered_clips.Clips(tmp_path, settings, 1)
+    for position in (0, 12, data.index(b"made_from"), data.index(b"truth"), len(data) - 1):
         data[position] ^= 16
         (tmp_path / "00000.safetensors").write_bytes(data)
         with pytest.raises(ValueError, match="00000.*(damaged|other)"):

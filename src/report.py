@@ -47,41 +47,33 @@ def main(args: argparse.Namespace) -> None:
             "nothing to do; expected --out RESULTS.md, --compare A B, or --readme README.md"
         )
     atomic.sweep(args.exp)
-    entries, known = read_conf_dir(args.conf_dir, _names(args.conf))
+    entries = {}
+    known = []
+    if args.conf_dir:
+        entries, known = read_conf_dir(args.conf_dir, _names(args.conf))
     exp_tables = read_tables(args.exp, entries)
     if not exp_tables:
         raise results.ResultsError(
             f"{args.exp}: none of its runs can be reported, for the reasons above; "
             "expected one evaluated run or more, run: source run.sh"
         )
-    methods = _names(args.methods)
-    confs = {conf for table in exp_tables for conf in table.confs}
-    named = methods + (args.compare or [])
-    if args.reference:
-        named.append(args.reference)
-    reference = args.reference or pages.REFERENCE
-    for name in named:
-        if name not in confs:
-            raise cli.UsageError(choices.unknown("method", name, confs))
+    check_methods(args, {conf for table in exp_tables for conf in table.confs})
     if args.out:
-        check_is_ours(args.out)
-        report(args, exp_tables, entries, known, methods, reference)
+        write_report(args, exp_tables, entries, known)
     if args.compare:
         compare_methods(args, exp_tables)
     if args.readme:
-        write_front_page(args.readme, exp_tables[0], reference)
+        write_front_page(args, exp_tables[0])
 
 
 def read_conf_dir(
-    folder: Path | None, requested: list[str]
+    folder: Path, requested: list[str]
 ) -> tuple[dict[str, published.Entry], list[studies.Study]]:
     """Read published.yaml and studies.yaml, if they exist."""
-    entries = {}
-    known = []
-    if folder is None:
-        return entries, known
     if not folder.is_dir():
         raise cli.UsageError(f"--conf-dir {folder}: no such folder")
+    entries = {}
+    known = []
     if (folder / "published.yaml").is_file():
         entries = published.read(folder / "published.yaml")
     if (folder / "studies.yaml").is_file():
@@ -97,50 +89,47 @@ def read_tables(exp: Path, entries: dict[str, published.Entry]) -> list[results.
     return exp_tables
 
 
-def report(
+def check_methods(args: argparse.Namespace, confs: set[str]) -> None:
+    """Refuse options that name a method without runs."""
+    named = _names(args.methods) + (args.compare or [])
+    if args.reference != pages.REFERENCE:
+        named.append(args.reference)
+    for name in named:
+        if name not in confs:
+            raise cli.UsageError(choices.unknown("method", name, confs))
+
+
+def write_report(
     args: argparse.Namespace,
     exp_tables: list[results.Table],
     entries: dict[str, published.Entry],
     known: list[studies.Study],
-    methods: list[str],
-    reference: str,
 ) -> None:
-    """Write and print tables, and draw figures.
-
-    Args:
-        known: studies.
-        methods: confs for the figure of instruments.
-        reference: conf that the tables compare the others with.
-    """
+    """Write and print tables, and draw figures."""
+    if args.out.is_file() and not args.out.read_bytes().startswith(pages.HEAD.encode()):
+        raise cli.UsageError(
+            f"{args.out}: not a page of results that was made here; name another file (--out)"
+        )
     figures = args.exp / "figures"
     for table in exp_tables:
-        for stem, figure in plots.draw(table, known, methods).items():
+        for stem, figure in plots.draw(table, known, _names(args.methods)).items():
             style.save(figure, figures, stem)
-    sections = {args.exp.resolve().name: exp_tables}
+    exp = args.exp.resolve()
+    sections = {exp.name: exp_tables}
     if args.all_corpora:
-        sections |= read_other_corpora(args.exp.resolve(), entries)
+        others = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")} - {exp}
+        for folder in sorted(others):
+            sections[folder.name] = read_tables(folder, entries)
     document = {}
-    for folder, section in sections.items():
-        document[folder] = [pages.blocks(table, known, reference) for table in section]
+    for name, section in sections.items():
+        if section:
+            document[name] = [pages.blocks(table, known, args.reference) for table in section]
     atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
     atomic.write_text(args.out, pages.document(document))
-    for page in document[args.exp.resolve().name]:
+    for page in document[exp.name]:
         print(f"\n{pages.text(page)}")
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
-
-
-def read_other_corpora(
-    exp: Path, entries: dict[str, published.Entry]
-) -> dict[str, list[results.Table]]:
-    """Read the tables of the corpora beside `exp` that have evaluated runs, by folder."""
-    folders = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")}
-    sections = {}
-    for folder in sorted(folders - {exp}):
-        exp_tables = read_tables(folder, entries)
-        if exp_tables:
-            sections[folder.name] = exp_tables
-    return sections
 
 
 def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -> None:
@@ -169,21 +158,14 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
                 print(escaping.terminal(line))
 
 
-def write_front_page(readme: Path, table: results.Table, reference: str) -> None:
+def write_front_page(args: argparse.Namespace, table: results.Table) -> None:
     """Write a table, and the picture of a reprogrammed clip, for the README."""
-    front_page.insert_table(readme, pages.accuracy_markdown(table, reference))
+    front_page.insert_table(args.readme, pages.accuracy_markdown(table, args.reference))
     with_example = [run for run in table.main.runs if run.has_example]
     if with_example:
         figure = front_page.draw_overview(with_example[-1])
-        style.save(figure, readme.parent / "egs" / "openmic", "overview", kinds=("png",))
-
-
-def check_is_ours(out: Path) -> None:
-    """Refuse to write the page over a file that this script has not made."""
-    if out.is_file() and not out.read_bytes().startswith(pages.HEAD.encode()):
-        raise cli.UsageError(
-            f"{out}: not a page of results that was made here; name another file (--out)"
-        )
+        folder = args.readme.parent / "egs" / "openmic"
+        style.save(figure, folder, "overview", kinds=("png",))
 
 
 def _names(text):
@@ -222,8 +204,9 @@ def parse() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference",
         metavar="CONF",
+        default=pages.REFERENCE,
         help="the method that the tables compare the others with, unless a study names one "
-        f"(default: {pages.REFERENCE}, if it was run)",
+        "(default: %(default)s, if it was run)",
     )
     parser.add_argument(
         "--compare",

@@ -19,14 +19,9 @@ CHUNK = 500  # resamples at a time: a few tens of MB for 5,000 clips
 
 
 def cells(arrays: Mapping[str, np.ndarray], threshold: float, labels: str = OBSERVED) -> np.ndarray:
-    """Mark the cells that are present, predicted and scored.
+    """Mark the cells of a predictions.npz that are present, predicted and scored: bool (3, N, K).
 
-    Args:
-        arrays: scores (N, K) of a predictions.npz, with its targets and mask, or its truth.
-        labels: OBSERVED or TRUTH, which scores every cell.
-
-    Returns:
-        bool (3, N, K).
+    On the TRUTH every cell is scored, otherwise those in the mask.
     """
     if labels == TRUTH:
         present = arrays["truth"].astype(bool)
@@ -93,8 +88,8 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def p_value(differences: np.ndarray) -> float:
     """Compute the two-sided p-value of no difference from resampled differences (R,).
 
-    It is twice the share of resamples on the rarer side of zero, those at zero on both, with one
-    added to either count: never below 2 / (R + 1). Undefined resamples (NaN) do not count.
+    It is twice the share of resamples on the rarer side of zero, with one added to either count.
+    Undefined resamples (NaN) do not count.
     """
     differences = differences[~np.isnan(differences)]
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())

@@ -4,7 +4,7 @@ The same samples of the test clips serve all methods and seeds; the differences 
 two methods share are averaged. Intervals and errors cover the choice of test clips, not of seeds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,12 +35,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Sampling errors and differences of the methods of a table.
+    """Sampling errors and differences of the methods of a table, by conf.
 
     Attributes:
         labels: OBSERVED or TRUTH, on which macro-F1 is computed.
-        errors: by conf, the bootstrap standard error of macro-F1, the mean over seeds.
-        differences: by conf, from the reference.
+        errors: bootstrap standard errors of macro-F1, the mean over seeds.
         problems: why methods have neither, in sentences.
     """
 
@@ -55,9 +54,7 @@ def compare_with_reference(
 ) -> Comparison:
     """Compare every method of a table with one of them, on the truth if it is known.
 
-    Args:
-        reference: its conf. If the table lacks it, there are sampling errors alone.
-        resamples: samples of the test clips; `seed`: of their generator.
+    If the table lacks the conf `reference`, there are sampling errors alone.
     """
     labels = TRUTH if table.has_truth else OBSERVED
     others = [conf for conf in table.confs if conf != reference]
@@ -91,10 +88,6 @@ def compare(
     a: Method, b: Method, labels: str = OBSERVED, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Compute method `b` minus method `a` of one table, paired by seed and by clip.
-
-    Args:
-        labels: OBSERVED or TRUTH.
-        resamples: samples of the test clips; `seed`: of their generator.
 
     Returns:
         dict: a, b (names of confs), labels, seeds, clips, resamples, level; "macro_f1" and, by
@@ -172,14 +165,10 @@ def sentence(comparison: dict[str, Any]) -> str:
     )
 
 
-def _read_cells(
-    methods: Iterable[Method], labels: str
-) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, ResultsError]]:
-    """Read the `bootstrap.cells` of the runs of methods, in the order of the first run's clips.
+def _read_cells(methods, labels):
+    """Read the `bootstrap.cells` of methods as {conf: {seed: cells}}, and the errors of others.
 
-    Returns:
-        (cells, failures): {conf: {seed: cells}}; the errors of methods whose predictions are
-        missing, damaged, without the truth, or of other clips or labels than the first.
+    All are in the order of the first run's clips, and have its clips and labels.
     """
     cells = {}
     failures = {}

@@ -15,12 +15,10 @@ OVERALL = {"color": "black", "marker": "D"}
 
 def draw(table: Table, comparison: dict) -> Figure:
     """Draw the result of `compare.compare`: the mean, then each instrument, largest first."""
-    parts = []
-    for name, part in comparison["per_instrument"].items():
-        if part["difference"] is not None:
-            parts.append((style.plain(name), part))
-    parts.sort(key=lambda item: -item[1]["difference"])
     overall = comparison["macro_f1"]
+    instruments = comparison["per_instrument"].items()
+    parts = [item for item in instruments if item[1]["difference"] is not None]
+    parts.sort(key=lambda item: -item[1]["difference"])
     figure, axes = style.new_figure(1.5 + 0.2 * len(parts))
     axes.axvline(0, color="0.3", linewidth=1)
     axes.axvspan(100 * overall["low"], 100 * overall["high"], color="0.92", zorder=0)
@@ -28,7 +26,7 @@ def draw(table: Table, comparison: dict) -> Figure:
     for place, (_, part) in enumerate(parts, 2):  # apart from the mean
         _draw_interval(axes, place, part, _look(part))
     places = [0, *range(2, len(parts) + 2)]
-    axes.set_yticks(places, ["all instruments", *(name for name, _ in parts)])
+    axes.set_yticks(places, ["all instruments", *(style.plain(name) for name, _ in parts)])
     axes.set(
         xlabel=escaping.figure(
             f"difference of macro-F1 on the {comparison['labels']}, points: "
@@ -42,19 +40,15 @@ def draw(table: Table, comparison: dict) -> Figure:
         f"bars: {comparison['level']} % bootstrap interval over test clips; > and <: it excludes "
         "zero; grey: of all instruments"
     )
-    result = sentence(comparison).replace(" (", "\n(")
-    axes.set_title("\n".join(map(escaping.figure, [table.title, *result.split("\n"), legend])))
-    axes.title.set_fontsize(8)
+    result, _, samples = sentence(comparison).partition(" (")
+    title = style.title(table.title, result, f"({samples}", legend)
+    axes.set_title(title, fontsize=8)
     return figure
 
 
 def _draw_interval(axes, place, part, look):
-    axes.plot(
-        [100 * part["low"], 100 * part["high"]],
-        [place, place],
-        color=look["color"],
-        linewidth=1.4,
-    )
+    ends = [100 * part["low"], 100 * part["high"]]
+    axes.plot(ends, [place, place], color=look["color"], linewidth=1.4)
     dot = style.DOT | {"markersize": 5.5}
     axes.plot(100 * part["difference"], place, linestyle="", **look, **dot)
 

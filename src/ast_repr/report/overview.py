@@ -9,8 +9,7 @@ from . import style
 from .results import Table
 
 PUBLISHED = {"color": "#D55E00", "marker": "x", "linestyle": ""}
-# A logarithmic axis has no zero: methods without trained parameters stand this factor to the left
-# of the smallest others.
+# A logarithmic axis has no zero: "none" stands this factor to the left of the smallest number.
 NONE_TRAINED = 4
 
 

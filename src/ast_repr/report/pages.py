@@ -46,11 +46,7 @@ Block = Heading | str | list[Line] | Table
 def blocks(
     table: Table, studies: Iterable[Study] = (), reference: str | None = REFERENCE
 ) -> list[Block]:
-    """Compose the page of a table: headings, paragraphs, and lines of tables.
-
-    Args:
-        reference: the conf that the others are compared with; a study may name another.
-    """
+    """Compose the page of a table, whose methods are compared with the conf `reference`."""
     page: list[Block] = [Heading(table.title, 3), *tables.explanations(table)]
     main = table.main
     if main.methods:
@@ -110,11 +106,7 @@ def accuracy_markdown(table: Table, reference: str | None = REFERENCE) -> str:
 
 
 def document(sections: Mapping[str, Sequence[Sequence[Block]]]) -> str:
-    """Compose RESULTS.md.
-
-    Args:
-        sections: the `blocks` of each table of each corpus, by the name of its folder in exp/.
-    """
+    """Compose RESULTS.md from the `blocks` of tables, by the corpus' folder in exp/."""
     parts = [HEAD.rstrip("\n")]
     for folder, pages in sections.items():
         parts.append(f"## {escaping.markdown(folder)}")

@@ -17,17 +17,13 @@ STUDY = {"bars": study_figures.bars, "labels": study_figures.labels}
 def draw(
     table: Table, studies: Sequence[Study] = (), confs: Sequence[str] = ()
 ) -> dict[str, Figure]:
-    """Draw all that a table's files allow.
+    """Draw all that a table's files allow; nothing if no metric is defined.
 
     Args:
-        studies: drawn are those of which `study.table(table)` is not None.
         confs: for the bars of instruments; default see `instruments.chosen`.
 
     Returns:
-        figures by the stem of their files: methods, accuracy_vs_parameters, heatmap and
-        instruments; curves, if there was a validation split; an example for each method that has a
-        reprogrammer and saved one; and study.<name> for each study. Empty if no metric is defined,
-        for lack of labels of both kinds.
+        figures by the stem of their files.
     """
     if table["metrics"]["macro_f1"] is None:
         return {}
@@ -44,8 +40,7 @@ def draw(
         for method in main.methods:
             saved = [run for run in method.runs if run.has_example]
             if saved and method["reprogrammer"] != "none":
-                example = learning_curves.example(method, saved[0])
-                figures[f"example.{method.conf}"] = example
+                figures[f"example.{method.conf}"] = learning_curves.example(method, saved[0])
         for study in studies:
             shown = study.table(table)
             if shown and study.figure in STUDY:

@@ -25,14 +25,7 @@ NETWORKS_IN_FULL = {NETWORK: "Audio Spectrogram Transformer (AST)"}
 
 @dataclass(frozen=True)
 class Published:
-    """Results of a publication.
-
-    Attributes:
-        macro_f1: runs, in per cent.
-        source: where the numbers stand.
-        corpus, protocol: how they were obtained.
-        trainable_parameters: in millions, if known.
-    """
+    """Results of a publication: macro-F1 of runs in per cent, parameters in millions if known."""
 
     macro_f1: list[float]
     source: str

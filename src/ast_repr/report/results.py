@@ -57,8 +57,6 @@ class Run:
     """One trained and evaluated run; run["key"] is a value of its results.json.
 
     Attributes:
-        folder: the run folder.
-        results: its results.json.
         history: one dict per epoch; empty if it is damaged or missing.
         has_example: whether the folder holds an example.npz.
     """
@@ -77,15 +75,10 @@ class Run:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the run has a pre-trained backbone."""
         return self["backbone"]["weights"] not in ("random", "none")
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Read the arrays of an .npz of the run folder.
-
-        Raises:
-            ResultsError: see `file`.
-        """
+        """Read the arrays of an .npz of the run folder; raises as `file`."""
         with np.load(self.file(name)) as arrays:
             return dict(arrays)
 
@@ -93,7 +86,7 @@ class Run:
         """The path of a file that was written with the results.
 
         Raises:
-            ResultsError: it is missing, or not the same any more.
+            ResultsError: it is missing or has changed since.
         """
         path = self.folder / name
         if not path.is_file():
@@ -191,7 +184,7 @@ class Table:
         return [run for method in self.methods for run in method.runs]
 
     def scored_on(self, labels: str) -> dict[str, Any] | None:
-        """Same as that of the first run which was evaluated on these labels; None if none was."""
+        """The same of the first run that was evaluated on these labels; None if none was."""
         scored = [run.scored_on(labels) for run in self.runs]
         return next(filter(None, scored), None)
 
@@ -248,16 +241,11 @@ class Table:
 def read(
     exp: str | Path, entries: Mapping[str, Entry] | None = None
 ) -> tuple[list[Table], list[str]]:
-    """Read every evaluated run of a corpus.
-
-    Args:
-        exp: the corpus' folder of runs, exp/<corpus>.
-        entries: of published.yaml, by conf.
+    """Read every evaluated run in a corpus' folder, exp/<corpus>.
 
     Returns:
         (tables, left_out): tables in order of protocol and backbone, methods in order of KINDS and
-        trainable parameters; and why each run or file that is left out is so. There may be no
-        table.
+        trainable parameters; sentences about the runs and files that are left out.
 
     Raises:
         ResultsError: there is no such folder, or no run in it.
@@ -277,14 +265,10 @@ def read(
             runs.append(_run(folder, left_out))
         except ResultsError as error:
             left_out.append(str(error))
-    groups: dict[tuple, list[Run]] = {}
-    for run in _of_corpus(exp.name, runs, left_out):
-        key = (run["corpus"], run["protocol"], run["backbone"]["name"])
-        groups.setdefault(key, []).append(run)
     tables = []
-    for key in sorted(groups):
-        methods = _methods(groups[key], entries or {}, left_out)
-        tables.append(Table(*key, methods))
+    runs = _of_corpus(exp.name, runs, left_out)
+    for key, group in _groups(runs, "corpus", "protocol", "backbone.name"):
+        tables.append(Table(*key, _methods(group, entries or {}, left_out)))
     return tables, left_out
 
 
@@ -367,27 +351,30 @@ def _of_corpus(folder, runs, left_out):
 def _methods(runs, entries, left_out):
     """The methods of a table's runs, less those that are not comparable with most of the others."""
     comparable = []
-    for conf_runs in _by_conf(runs).values():
+    for _, conf_runs in _groups(runs, "conf"):
         for key in SAME_FOR_SEEDS:
             conf_runs = _agreeing(conf_runs, key, left_out)
         comparable += conf_runs
     for key in SAME_FOR_TABLE:
         comparable = _agreeing(comparable, key, left_out)
     methods = []
-    for conf, conf_runs in _by_conf(comparable).items():
+    for (conf,), conf_runs in _groups(comparable, "conf"):
+        conf_runs.sort(key=lambda run: run["seed"])
         entry = entries.get(conf)
         if entry:
-            first = conf_runs[0]
-            entry = entry.of_run(first["feature"], pretrained.network(first["backbone"]["name"]))
-        methods.append(Method(conf, sorted(conf_runs, key=lambda run: run["seed"]), entry))
+            network = pretrained.network(conf_runs[0]["backbone"]["name"])
+            entry = entry.of_run(conf_runs[0]["feature"], network)
+        methods.append(Method(conf, conf_runs, entry))
     return sorted(methods, key=_order)
 
 
-def _by_conf(runs):
-    groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run["conf"]):
-        groups.setdefault(run["conf"], []).append(run)
-    return groups
+def _groups(runs, *keys):
+    """[(values, runs)] of runs that share the values of dotted keys, in order of the values."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        values = tuple(_value(run, key) for key in keys)
+        groups.setdefault(values, []).append(run)
+    return sorted(groups.items())
 
 
 def _order(method):

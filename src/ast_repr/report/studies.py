@@ -22,12 +22,7 @@ from .results import Table
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the confs that answer it, in order.
-
-    Attributes:
-        against: the conf that the others are compared with; None for the report's reference.
-        requested: whether it was asked for.
-    """
+    """A question and the confs that answer it, in order; see the head of this file."""
 
     question: str
     confs: list[str]
@@ -37,10 +32,10 @@ class Study:
     requested: bool = False
 
     def table(self, table: Table) -> Table | None:
-        """The study's methods in `table`, in the study's order.
+        """The study's methods in `table`, in the study's order; None if it is not to be shown.
 
-        None if the study is not to be shown: it has fewer than two methods there, or some are
-        missing and it was not asked for.
+        A study is not shown if fewer than two methods are there, or some are missing and it was
+        not asked for.
         """
         if self.missing(table) and not self.requested:
             return None

@@ -112,10 +112,7 @@ def deviation(runs: Sequence[Run]) -> float | None:
 
 
 def per_instrument(scores: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation over runs of each instrument's macro-F1 in per cent, arrays (names,).
-
-    NaN for an instrument without a value.
-    """
+    """Mean and deviation over runs of macro-F1 in per cent, arrays (names,); NaN if undefined."""
     statistics = []
     for name in names:
         values = [score["per_instrument"][name]["macro_f1"] for score in scores]

@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import time
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,23 @@ def test_a_pool_works_in_order_in_other_processes(method):
     with processes.pool(2, method=method) as pool:
         assert list(pool.map(abs, [-3, 2, -1])) == [3, 2, 1]
         assert pool.submit(os.getpid).result() != os.getpid()
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 1000])
+def test_more_items_than_calls_ahead_stay_in_order(chunksize):
+    with processes.pool(2, method="fork") as pool:
+        assert list(pool.map(abs, range(-100, 0), chunksize)) == list(range(100, 0, -1))
+        assert list(pool.map(abs, [], chunksize)) == []
+
+
+def test_many_items_and_a_killed_process_leave_nothing_behind(monkeypatch):
+    failures = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    for _ in range(10):
+        with pytest.raises(RuntimeError, match="killed"), processes.pool(2, method="fork") as pool:
+            list(pool.map(os._exit, [1] * 20_000))
+    assert not failures
+    assert not active_children()
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])

@@ -11,11 +11,51 @@ endless wait. The parent handles Ctrl-C: items in progress are finished, the oth
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import Process, active_children, connection, get_context, parent_process
+from multiprocessing.context import BaseContext
+from typing import Any
+
+CALLS_AHEAD = 4  # per process
+
+
+class Executor(ProcessPoolExecutor):
+    """A pool whose `map` submits few calls ahead and cancels none.
+
+    When a process is killed, a thread of the pool fails all pending calls and ends the other
+    processes. In Python 3.11 it stops halfway if calls are added or cancelled at that moment.
+    """
+
+    def __init__(self, nj: int, context: BaseContext, start: Callable, given: tuple):
+        super().__init__(nj, context, start, given)
+        self.calls_ahead = CALLS_AHEAD * nj
+
+    def map(self, function: Callable, items: Iterable, chunksize: int = 1) -> Iterator:
+        """Return an iterator over `function(item)`, in the order of the items.
+
+        Args:
+            function: called in the processes.
+            items: pickled in chunks of `chunksize`.
+        """
+        items = list(items)
+        chunks = (items[start : start + chunksize] for start in range(0, len(items), chunksize))
+        calls = deque(self._submit(function, islice(chunks, self.calls_ahead)))
+        return self._results(function, calls, chunks)
+
+    def _submit(self, function: Callable, chunks: Iterable[list]) -> Iterator:
+        for chunk in chunks:
+            yield self.submit(_call_each, function, chunk)
+
+    def _results(self, function: Callable, calls: deque, chunks: Iterator[list]) -> Iterator:
+        while calls:
+            results = calls.popleft().result()
+            calls.extend(self._submit(function, islice(chunks, 1)))
+            yield from results
 
 
 @contextmanager
@@ -25,7 +65,7 @@ def pool(
     given: tuple = (),
     method: str = "spawn",
     remedy: str = "try a smaller --nj",
-) -> Iterator[ProcessPoolExecutor]:
+) -> Iterator[Executor]:
     """Yield a pool of `nj` processes, which have ended when the block is left.
 
     Args:
@@ -39,11 +79,13 @@ def pool(
         RuntimeError: a process was killed.
     """
     others = set(active_children())
-    executor = ProcessPoolExecutor(nj, get_context(method), _start, (start, given))
+    executor = Executor(nj, get_context(method), _start, (start, given))
+    workers = set()
     try:
         with interrupts_held():
             for _ in range(nj):
                 executor.submit(os.getpid)  # starts a process
+        workers = set(active_children()) - others
         yield executor
     except BrokenProcessPool as error:
         raise RuntimeError(
@@ -52,7 +94,7 @@ def pool(
         ) from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        wait_for(set(active_children()) - others)
+        wait_for(workers | (set(active_children()) - others))
 
 
 def wait_for(workers: Iterable[Process]) -> None:
@@ -89,6 +131,10 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _call_each(function: Callable, items: list) -> list[Any]:
+    return [function(item) for item in items]
 
 
 def _start(start: Callable | None, given: tuple) -> None:

@@ -123,6 +123,7 @@ def test_copies_and_state_dicts_are_those_of_the_plain_network(enabled):
     assert isinstance(other.blocks[0].attn.qkv, cpu_kernels.CpuLinear)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_exported_graph_is_that_of_the_plain_network(enabled, strict):
     graphs = []

@@ -197,7 +197,9 @@ def test_mixing_adds_energies(monkeypatch):
     assert torch.allclose(mixed.log_mel, flat.log_mel + np.log(2))
 
 
-@pytest.mark.parametrize("steps", [1, 6, 8])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_a_training_that_was_killed_ends_bit_equal(training, tmp_path, monkeypatch, steps):
     whole = training()
     backbone = whole.run()

@@ -20,8 +20,9 @@ def tell(capsys, *options):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["synthetic", "openmic", "custom"])
-@pytest.mark.parametrize("protocol", ["clean", pytest.param("paper", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("protocol", ["clean", "paper"])
 def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
     studies = ",".join(config.studies(SHIPPED))
     options = ["--corpus", corpus, "--protocol", protocol, "--conf", f"all,{studies}"]

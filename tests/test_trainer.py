@@ -126,7 +126,7 @@ def same(one, two):
 CUTS = [
     0,
     pytest.param(1, marks=pytest.mark.slow),
-    STEPS,
+    pytest.param(STEPS, marks=pytest.mark.slow),
     STEPS + 2,
     pytest.param(2 * STEPS, marks=pytest.mark.slow),
     pytest.param(4 * STEPS - 1, marks=pytest.mark.slow),

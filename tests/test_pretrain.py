@@ -93,6 +93,14 @@ def test_the_same_generator_renders_the_same_clips():
     assert not np.array_equal(first[0][0], render(6)[0][0])
 
 
+def test_the_preset_that_is_rendered_by_chance_is_never_drawn():
+    renderer = sounds.Renderer([soundfont.default_soundfont()], np.random.default_rng(0))
+    drawn = set()
+    for _ in range(3_000):
+        drawn.update(renderer._draw_programs())
+    assert drawn == {None, *range(128)} - {soundfont.UNSTABLE_PRESET}
+
+
 @pytest.mark.parametrize("program", [*range(0, 128, 8), None])
 def test_notes_are_playable(program):
     for seed in range(40):

@@ -1,7 +1,7 @@
 """What the project does when things go wrong: kills, flipped bits, hostile files, full disks.
 
     python tests/faults/run.py                     # all campaigns, 98 minutes on two busy cores
-    python tests/faults/run.py --quick             # a few trials of each, 16 minutes
+    python tests/faults/run.py --quick             # a few trials of each, 17 minutes
     python tests/faults/run.py bits models         # two of them
     python tests/faults/run.py --seed 7 --out faults.json
 

@@ -309,6 +309,7 @@ def test_no_common_seed_and_stale_or_missing_predictions_are_refused(tmp_path):
     assert other.is_dir()
 
 
+@pytest.mark.slow
 def test_the_script_compares(tmp_path, capsys):
     exp = tmp_path / "exp" / "synthetic"
     for seed in (0, 1):

@@ -28,7 +28,7 @@ def base_file(tmp_path_factory):
 
 
 @pytest.mark.parametrize("lacking", [[], ["vggish"]], ids=["with vggish", "without vggish"])
-@pytest.mark.parametrize("protocol", ["clean", "paper"])
+@pytest.mark.parametrize("protocol", ["clean", pytest.param("paper", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONFS)
 def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_file, tiny_clips):
     conf = config.load(SHIPPED, name, "openmic", protocol, lacking=lacking)

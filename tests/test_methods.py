@@ -107,6 +107,7 @@ def fit(method, optimizer, folder, train, valid, plan=PLAN):
 OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reprogrammer", reprogrammers.REPROGRAMMERS)
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_trains_every_reprogrammer(name, reprogrammer, tiny_ast, tiny_clips, tmp_path):

@@ -206,6 +206,7 @@ def test_weights_of_another_network_are_refused(random_file, tiny_ast):
         weights.load(tiny_ast(), random_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFS)
 def test_the_confs_of_ast_run_on_it(name, random_file):
     conf = config.load(CONF_DIR, name, network="musicnn")

@@ -194,6 +194,7 @@ def test_restamping_does_not_change_the_sound(noise):
     assert len(stamped) == 30_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*INSTRUMENTS, *UNLABELLED])
 def test_every_note_is_in_the_instruments_range(name):
     instrument = (INSTRUMENTS | UNLABELLED)[name]

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from ast_repr import pretrained
@@ -29,7 +30,6 @@ def entry(tmp_path, monkeypatch):
 @pytest.fixture
 def hub(monkeypatch):
     """Stands in for huggingface_hub.hf_hub_download: what it is asked for, and what it does."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
     hub = {"asked": [], "content": CONTENT}
 
     def download(repo, file, revision, local_dir):

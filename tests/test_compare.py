@@ -15,6 +15,7 @@ from report_runs import (
     scored,
     with_truth,
 )
+from scipy import stats
 
 import report
 from ast_repr import metrics
@@ -189,7 +190,6 @@ def test_a_run_that_ended_at_its_cap_is_marked(tmp_path):
 
 
 def test_kendall_tau_is_that_of_scipy():
-    stats = pytest.importorskip("scipy.stats")
     first, second = np.random.default_rng(0).random((2, 9))
     expected = stats.kendalltau(first, second).statistic
     assert compare.kendall_tau(first, second) == pytest.approx(expected)

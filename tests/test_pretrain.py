@@ -43,6 +43,7 @@ def random_clips(count, seed):
     """Clips in memory: noise, with random targets."""
     generator = torch.Generator().manual_seed(seed)
     clips = rendered_clips.Clips.__new__(rendered_clips.Clips)
+    clips.identity = f"seed {seed}, {count} clips"
     clips.shard_clips = count
     clips._log_mels = [torch.randn(count, 64, 32, generator=generator)]
     clips.truth = (torch.rand(count, 175, generator=generator) < 0.1).byte()
@@ -237,6 +238,14 @@ def test_a_checkpoint_of_another_plan_is_refused(training):
     training(epochs=1).run()
     with pytest.raises(ValueError, match="last.pt: plan .*'epochs': 1.*delete it"):
         training(epochs=2).run()
+
+
+def test_a_checkpoint_of_other_clips_is_refused(training):
+    training().run()
+    other = training()
+    other.train.identity = "other soundfonts"
+    with pytest.raises(ValueError, match="last.pt: clips .*other soundfonts.*delete it"):
+        other.run()
 
 
 def test_the_probe_finds_what_an_embedding_shows():

@@ -1,7 +1,7 @@
 """One training step: a U-Net in front of a frozen AST-base, a linear head behind it.
 
-Forward, input gradient through the whole AST, no gradient of its weights, AdamW over what is
-trained; input 1024 x 128, 1,214 tokens. There are four tables:
+Forward, input gradient through the whole AST, no gradient of its weights, AdamW over the
+trained parameters; input 1024 x 128, 1,214 tokens. There are four tables:
 
 1. **ceiling**: the speed of a product of large square matrices on this machine, by PyTorch's
    own product or by oneDNN's. The products take turns with the steps, so that other load on the
@@ -70,7 +70,7 @@ Work = Callable[[], object]
 
 
 class Timed(NamedTuple):
-    """What takes turns: a step or a product, in a precision, with a setting of memory."""
+    """A timed variant: a step or a product, in a precision, with a setting of memory."""
 
     name: str
     precision: torch.dtype

@@ -8,6 +8,7 @@ trial says which.
 """
 
 import contextlib
+import functools
 import os
 import random
 import re
@@ -151,8 +152,7 @@ def _run_files(workshop):
     files = [best, run / "last.pt"]
     kinds = [Kind(path.name, path, lambda path=path: checkpoint.load(path)) for path in files]
     for name in ("config.yaml", "history.jsonl", "results.json", "predictions.npz"):
-        read = lambda: _recipe(workshop)  # noqa: E731
-        kinds.append(Kind(f"{name}, recipe", run / name, read, changes=exp))
+        kinds.append(Kind(f"{name}, recipe", run / name, lambda: _recipe(workshop), changes=exp))
     example = exp / CONFS[1] / "seed0" / "example.npz"
     for path in (run / "results.json", run / "history.jsonl", run / "predictions.npz", example):
         kinds.append(Kind(f"{path.name}, report", path, lambda: _report(exp)))
@@ -191,7 +191,7 @@ def _audio(workshop):
         path.parent.mkdir(exist_ok=True)
         corpus.write_sound(path, rng, np.array([True, False, True, True]))
         checked = suffix in (".ogg", ".flac")
-        read = lambda path=path: _predicted(work / RUN, path)  # noqa: E731
+        read = functools.partial(_predicted, work / RUN, path)
         found.append(Kind(f"song{suffix}", path, read, checked))
     clip = sorted((work / "corpus" / "audio").rglob("*.ogg"))[0]
     return [*found, Kind("clip.ogg, extract", clip, lambda: _extracted(workshop), slow=True)]

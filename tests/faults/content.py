@@ -137,7 +137,8 @@ def _hdf5(path):
 def _safetensors(path):
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
     texts = {name: _loaded(text) for name, text in metadata.items()}
     return {"metadata": texts, "tensors": tensors}
 

@@ -46,7 +46,7 @@ def render(
         notes: see Conventions.
         seconds: length of the result; the tail of the last note is cut there.
         synthesizer: None makes one of the default soundfont, since the sound of some presets
-            depends on what it played before.
+            depends on earlier parts.
 
     Returns:
         float32 (seconds * 44100,) mono, or None if the renderer diverged (about 1 % of parts).

@@ -186,7 +186,7 @@ class Pretraining:
     def _save(self) -> None:
         state = {
             "plan": asdict(self.plan),
-            "clips": len(self.train),
+            "clips": self.train.identity,
             "dims": self.student.backbone.dims,
             "step": self.step,
             "history": self.history,
@@ -203,7 +203,7 @@ class Pretraining:
         state = checkpoint.load(last, "delete it to train from the start")
         expected = {
             "plan": asdict(self.plan),
-            "clips": len(self.train),
+            "clips": self.train.identity,
             "dims": self.student.backbone.dims,
         }
         for name, value in expected.items():

@@ -5,7 +5,6 @@ resumes with the next shard. It carries the identity of the settings that it was
 sha256 of its tensors: other settings and damage are refused.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from safetensors.torch import save as serialise
 
 from .. import atomic, backbones, features, identity, processes
 from ..corpora import sounds
+from ..export.safetensors import content_hash
 
 SHARD_CLIPS = 512
 CLIP_BYTES = 260_000
 FRAMES = 998  # of ten seconds, without AST's padding
-VERSION = 1  # of rendering; raise it if the same settings give other clips
+VERSION = 2  # of rendering; raise it if the same settings give other clips
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class Batch:
 class Clips:
     """The clips of all shards in a folder; log-mels stay on disk until they are read.
 
+    Attributes:
+        identity: sha256 of the settings that they were made from, and their number.
+
     Raises:
         ValueError: a shard is missing, damaged, or was made from other settings.
     """
@@ -79,6 +82,7 @@ class Clips:
     def __init__(self, folder: Path, settings: Settings, shards: int):
         made_from = settings.identity()
         opened = [_open(_path(folder, index), made_from) for index in range(shards)]
+        self.identity = f"{made_from}, {shards * settings.shard_clips} clips"
         self.shard_clips = settings.shard_clips
         self._log_mels = [tensors["log_mel"] for tensors in opened]
         self.truth = torch.cat([tensors["truth"] for tensors in opened])
@@ -144,7 +148,7 @@ def _render_shard(job: tuple[Path, Settings, str, int]) -> None:
         columns["embedding"].append(output.embedding[0].half())
         columns["tags"].append(output.source_logits[0].sigmoid().half())
     tensors = {name: torch.stack(values) for name, values in columns.items()}
-    header = {"made_from": made_from, "sha256": _digest(tensors)}
+    header = {"made_from": made_from, "sha256": content_hash(made_from, tensors)}
     atomic.write_bytes(_path(folder, index), serialise(tensors, header))
 
 
@@ -160,9 +164,10 @@ def _open(path: Path, made_from: str) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         same_settings = header["made_from"] == made_from
-        damaged = header["sha256"] != _digest(tensors)
+        damaged = header["sha256"] != content_hash(header["made_from"], tensors)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: missing; run the same command again to render it") from error
     except (SafetensorError, KeyError, TypeError):
@@ -175,11 +180,3 @@ def _open(path: Path, made_from: str) -> dict[str, torch.Tensor]:
             "than this command's; delete the folder, or use another one (--data)"
         )
     return tensors
-
-
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy())
-    return digest.hexdigest()

@@ -339,6 +339,7 @@ def test_an_input_of_another_shape_is_refused(shape, tiny_ast):
         ("ast", {"embed_dims": 3}, "did you mean 'embed_dim'"),
         ("ast", {"embed_dim": 32, "num_heads": 5}, "5 does not divide embed_dim 32"),
         ("ast", {"frames": 8}, "8 frames x 128 bins is smaller than a patch"),
+        ("ast", {"pooled_blocks": [12]}, r"pooled_blocks \[12\]; expected numbers from 1 to 11"),
     ],
 )
 def test_impossible_dims_are_refused(name, dims, message):
@@ -357,6 +358,28 @@ def test_a_patch_may_be_longer_in_time(tiny_ast):
     embedded = conv(x.transpose(2, 3))[0].permute(1, 2, 0)
     assert torch.allclose(embedded, expected, atol=1e-5)
     assert network(x).embedding.shape == (1, 32)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_patches_are_pooled_after_the_blocks_that_are_named(recomputed, tmp_path, tiny_ast):
+    network = tiny_ast(depth=3, pooled_blocks=[2, 1])
+    network.grad_checkpointing = recomputed
+    outputs = []
+    for block in network.blocks[:2]:
+        block.register_forward_hook(lambda module, x, tokens: outputs.append(tokens))
+    x = torch.randn(2, 1, 64, 32)
+    embedding, logits = network(x)
+    expected = [network.norm(network.blocks[2](outputs[1])[:, :2]).mean(dim=1)]
+    first, second = network.pool_norms.values()
+    for patches in (first(outputs[0][:, 2:]), second(outputs[1][:, 2:])):
+        expected += [patches.mean(dim=1), patches.amax(dim=1)]
+    assert embedding.shape == (2, network.embed_dim) and network.embed_dim == 5 * 32
+    assert torch.allclose(embedding, torch.cat(expected, dim=1), atol=1e-5)
+
+    weights.save(network, tmp_path / "x.safetensors")
+    dims = weights.read_header(tmp_path / "x.safetensors")["dims"]
+    loaded = weights.load(backbones.build("ast", **dims), tmp_path / "x.safetensors")
+    assert torch.allclose(loaded(x).source_logits, logits)
 
 
 @pytest.mark.parametrize("patch", [[16], [16, 16, 16], [0, 16], [16, 65], "16", 16.5])

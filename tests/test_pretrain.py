@@ -56,12 +56,13 @@ def random_clips(count, seed):
 def training(tmp_path, tiny_ast):
     """(epochs, checkpoint_s) -> a Pretraining of a tiny AST in tmp_path."""
 
-    def make(epochs=3, checkpoint_s=1e9):
+    def make(epochs=3, checkpoint_s=1e9, bf16=False):
         train = random_clips(17, seed=0)
         torch.manual_seed(0)
         student = Student(tiny_ast(frames=70, n_source=175), train)
         plan = Plan(epochs=epochs, batch_size=4, lr=1e-3)
-        return Pretraining(student, train, random_clips(8, 1), plan, tmp_path, checkpoint_s)
+        valid = random_clips(8, seed=1)
+        return Pretraining(student, train, valid, plan, tmp_path, checkpoint_s, bf16)
 
     return make
 
@@ -263,6 +264,13 @@ def test_a_missing_soundfont_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match=r"no.sf2: no such soundfont; install .*fluid"):
         pretrain.main(args)
+
+
+def test_bfloat16_changes_a_step_by_rounding_only(training):
+    exact = training()._train_step()
+    rounded = training(bf16=True)._train_step()
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.02)
 
 
 @pytest.mark.slow

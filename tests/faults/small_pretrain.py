@@ -13,7 +13,7 @@ def main() -> None:
     """Run it with the command line's options."""
     pretrain.SHARD_CLIPS = 8
     pretrain.VALID_SHARDS = 1
-    pretrain.DIMS |= {"embed_dim": 48, "depth": 1}
+    pretrain.DIMS |= {"embed_dim": 48, "depth": 2, "pooled_blocks": [1]}
     cli.run(pretrain.main, pretrain.parse())
 
 

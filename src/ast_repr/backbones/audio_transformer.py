@@ -1,7 +1,8 @@
 """AST, the Audio Spectrogram Transformer (Gong, Chung and Glass 2021), built from timm's blocks.
 
 A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, and preceded by
-DeiT's class and distillation tokens; the embedding is the mean of these two after the last norm.
+DeiT's class and distillation tokens; the embedding is the mean of these two after the last norm,
+joined, if wanted, by the mean and the maximum of the patches after some blocks.
 The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with 527
 source classes, not the 88.1 M of the authors' log.
 
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from .output import Output
 
@@ -38,8 +39,11 @@ class AudioTransformer(nn.Module):
             (x - mean) / (2 std).
         norm_eps: epsilon of every LayerNorm: 1e-12 in the copy on the hub, 1e-6 in the authors'
             timm; their logits differ by 3e-5 at most.
+        pooled_blocks: blocks, from 1 to depth - 1, whose patches are normalised and pooled into
+            the embedding (D = embed_dim * (1 + 2 * number of them)); none: AST as published.
 
     Attributes:
+        embed_dim: size D of the embedding.
         grid: rows (frequency) and columns (time) of patches.
         grad_checkpointing: recompute the blocks' activations in the backward pass: less memory,
             20 to 45 % more time on a CPU.
@@ -62,6 +66,7 @@ class AudioTransformer(nn.Module):
         mean: float = AUDIOSET_MEAN,
         std: float = AUDIOSET_STD,
         norm_eps: float = 1e-12,
+        pooled_blocks: Sequence[int] = (),
     ):
         super().__init__()
         self.dims = {
@@ -91,7 +96,14 @@ class AudioTransformer(nn.Module):
                 f"ast: an input of {frames} frames x {mels} bins is smaller than a patch of "
                 f"{patch_frames} x {patch_bins}"
             )
-        self.embed_dim = embed_dim
+        if not set(pooled_blocks) <= set(range(1, depth)):
+            raise ValueError(
+                f"ast: pooled_blocks {list(pooled_blocks)}; expected numbers from 1 to {depth - 1}"
+            )
+        pooled_blocks = sorted(set(pooled_blocks))
+        if pooled_blocks:
+            self.dims["pooled_blocks"] = pooled_blocks
+        self.embed_dim = embed_dim * (1 + 2 * len(pooled_blocks))
         self.n_source = n_source
         self.frames = frames
         self.mels = mels
@@ -114,7 +126,12 @@ class AudioTransformer(nn.Module):
             Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm_layer) for _ in range(depth)
         )
         self.norm = norm_layer(embed_dim)
-        self.source_head = nn.Sequential(norm_layer(embed_dim), nn.Linear(embed_dim, n_source))
+        self.pool_norms = nn.ModuleDict(
+            {str(number): norm_layer(embed_dim) for number in pooled_blocks}
+        )
+        self.source_head = nn.Sequential(
+            norm_layer(self.embed_dim), nn.Linear(self.embed_dim, n_source)
+        )
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -141,12 +158,17 @@ class AudioTransformer(nn.Module):
         dist_token = self.dist_token.expand(len(x), -1, -1)
         tokens = torch.cat([cls_token, dist_token, patches], dim=1) + self.pos_embed
         *blocks, last = self.blocks
-        if self.grad_checkpointing:
-            tokens = checkpoint_seq(blocks, tokens, use_reentrant=False)
-        else:
-            for block in blocks:
+        pooled = []
+        for number, block in enumerate(blocks, 1):
+            if self.grad_checkpointing:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
                 tokens = block(tokens)
-        embedding = self.norm(first_tokens(last, tokens, 2)).mean(dim=1)
+            if str(number) in self.pool_norms:
+                patches = self.pool_norms[str(number)](tokens[:, 2:])
+                pooled += [patches.mean(dim=1), patches.amax(dim=1)]
+        class_token = self.norm(first_tokens(last, tokens, 2)).mean(dim=1)
+        embedding = torch.cat([class_token, *pooled], dim=1)
         return Output(embedding, self.source_head(embedding))
 
 

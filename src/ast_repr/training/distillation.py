@@ -100,6 +100,7 @@ class Pretraining:
         plan: a Plan.
         folder: gets last.pt and history.jsonl.
         checkpoint_s: seconds between checkpoints.
+        bf16: compute the steps under bfloat16 autocast; validation is always float32.
 
     Attributes:
         history: one dict per validation, the first one before training.
@@ -113,6 +114,7 @@ class Pretraining:
         plan: Plan,
         folder: Path,
         checkpoint_s: float,
+        bf16: bool = False,
     ):
         self.student = student
         self.train = train
@@ -120,6 +122,7 @@ class Pretraining:
         self.plan = plan
         self.folder = folder
         self.checkpoint_s = checkpoint_s
+        self.bf16 = bf16
         self.averaged = AveragedModel(
             student, multi_avg_fn=get_ema_multi_avg_fn(plan.averaging), use_buffers=False
         )
@@ -161,7 +164,9 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr * factor
         self.student.train()
-        losses = self.student.losses(self.student(batch.log_mel), batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            output = self.student(batch.log_mel)
+            losses = self.student.losses(output, batch)
         total = sum(LOSS_WEIGHTS[name] * loss for name, loss in losses.items())
         if not total.isfinite():
             raise RuntimeError(

@@ -103,6 +103,7 @@ def plain_config(seed: int = 0, name: str = "own", **sections: Any) -> Config:
             "epochs": 3,
             "batch_size": 4,
             "micro_batch": None,
+            "clip_fraction": 1.0,
             "label_fraction": 1.0,
             "probe_first": None,
             "patience": None,

@@ -62,7 +62,9 @@ def make_run(exp, conf="ast_unet", seed=0, value=0.7, example=False, **changes):
         "trainable_parameters": trainable,
         "total_parameters": 2_860_000,
         "macs": 2_311_000_000,
+        "clip_fraction": 1.0,
         "label_fraction": 1.0,
+        "train_clips": 640,
         "selection": {
             "split": "valid",
             "metric": "macro_f1",

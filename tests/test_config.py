@@ -24,6 +24,7 @@ train:
   epochs: 4
   batch_size: 16
   micro_batch: null
+  clip_fraction: 1.0
   label_fraction: 1.0
   probe_first: null
   patience: 6
@@ -138,6 +139,7 @@ def test_a_circle_of_bases_is_named(names, folder):
         ("train.epochs=0", "train.epochs: 0; .*at least 1"),
         ("train.label_fraction=0", "train.label_fraction: 0; .*above 0 and at most 1"),
         ("train.label_fraction=1.5", "train.label_fraction: 1.5"),
+        ("train.clip_fraction=0", "train.clip_fraction: 0"),
         ("train.epochs=2.5", "train.epochs: 2.5; .*whole number"),
         ("train.epochs=ten", "train.epochs: 'ten'; .*whole number"),
         ("train.epochs=true", "train.epochs: True"),

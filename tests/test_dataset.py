@@ -1,6 +1,7 @@
 """Clips as tensors: the order of an epoch, the same values from memory and from disk."""
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -199,6 +200,27 @@ def test_features_on_the_gpu_are_those_in_memory(corpus):
     for one, other in zip(there.shuffled(8, 0, 0), here.shuffled(8, 0, 0), strict=True):
         assert one.features.device.type == "cuda"
         assert torch.equal(one.features.cpu(), other.features)
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_fewer_clips_are_whole_groups_and_a_part_of_more(corpus, storage):
+    clips, values, folder = corpus
+    clips = [replace(clip, group=f"g{index // 2}") for index, clip in enumerate(clips)]
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(folder, SPEC), storage)
+    parts = {n: loaded.subsample_clips(n / 20, seed=3) for n in (1, 5, 8, 20)}
+    assert [len(part) for part in parts.values()] == [2, 6, 8, 20]  # groups are pairs
+    for less, more in pairwise(parts.values()):
+        assert set(less.names) < set(more.names)
+    rows = [int(name[1:]) for name in parts[8].names]
+    assert all(row ^ 1 in rows for row in rows)
+    batches = list(parts[8].batches(3))
+    assert [len(batch.mask) for batch in batches] == [3, 3, 2]
+    features = torch.cat([batch.features for batch in batches])
+    assert torch.equal(features, torch.from_numpy(values[rows]))
+    assert torch.equal(torch.cat([batch.targets for batch in batches]), loaded.targets[rows])
+    shuffled = torch.cat([batch.features for batch in parts[8].shuffled(3, seed=0, epoch=0)])
+    assert sorted(shuffled[:, 0, 0, 0].tolist()) == sorted(features[:, 0, 0, 0].tolist())
+    assert loaded.subsample_clips(0.4, seed=4).names != parts[8].names
 
 
 def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_clips):

@@ -391,6 +391,19 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
     np.testing.assert_allclose(said[0], model(x).sigmoid().detach().numpy(), rtol=0, atol=1e-6)
 
 
+def test_a_run_on_a_part_of_the_clips_embeds_and_counts_that_part(
+    corpus, backbone_at, tmp_path, computed
+):
+    data, clips = corpus
+    half = conf()
+    half = replace(half, train=replace(half.train, clip_fraction=0.5))
+    context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at)
+    (tmp_path / "run").mkdir()
+    experiment.train(tmp_path / "run", half, context, PartialState(), CPU)
+    about = checkpoint.load(tmp_path / "run" / "last.pt")["about"]
+    assert computed == [10, 8] and about["train_clips"] == 10
+
+
 def test_an_estimate_neither_reads_nor_writes_it(corpus, backbone_at, tmp_path):
     data, clips = corpus
     context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at)

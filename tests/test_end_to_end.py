@@ -23,7 +23,7 @@ CONFS = (
     "forest",
     "logmel_statistics",
     "ast_zero_shot",
-    "ast_linear+train.label_fraction=0.5",
+    "ast_linear+train.clip_fraction=0.5+train.label_fraction=0.5",
 )
 NETWORKS = CONFS[:2]
 OPTIONS = ("--clips", "200", "--conf", ",".join(CONFS), "--set", "train.epochs=2")

@@ -233,7 +233,9 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
         "feature": conf.feature.name,
         "norm": conf.input.norm,
         "reprogrammer": conf.reprogrammer.name,
+        "clip_fraction": conf.train.clip_fraction,
         "label_fraction": conf.train.label_fraction,
+        "train_clips": about["train_clips"],
         "backbone": {
             "name": conf.run.backbone,
             "weights": weights,

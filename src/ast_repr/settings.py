@@ -91,6 +91,7 @@ class Train:
     epochs: int = number(1)
     batch_size: int = number(1)
     micro_batch: int | None = number(1)
+    clip_fraction: float = number(0, 1, above=True)
     label_fraction: float = number(0, 1, above=True)
     probe_first: ProbeFirst | None
     patience: int | None = number(1)

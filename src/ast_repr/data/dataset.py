@@ -64,6 +64,7 @@ class Clips:
         shards: list[list[int]] | None = None,
     ):
         self.names = [clip.clip for clip in clips]
+        self.groups = [clip.group for clip in clips]
         targets, mask = manifest.targets(clips, classes)
         self.targets = torch.from_numpy(targets)
         self.mask = torch.from_numpy(mask)
@@ -120,6 +121,35 @@ class Clips:
         other = copy.copy(self)
         other.targets = targets
         other.mask = mask
+        return other
+
+    def subsample_clips(self, fraction: float, seed: int) -> "Clips":
+        """Return whole groups in random order, until they have the fraction of the clips.
+
+        The clips of a smaller fraction are a subset of those of a larger one.
+        """
+        rows_of: dict[str, list[int]] = {}
+        for row, group in enumerate(self.groups):
+            rows_of.setdefault(group, []).append(row)
+        names = sorted(rows_of)
+        kept: list[int] = []
+        for index in torch.randperm(len(names), generator=generator(seed)):
+            if len(kept) >= round(fraction * len(self)):
+                break
+            kept += rows_of[names[index]]
+        return self._subset(torch.tensor(sorted(kept)))
+
+    def _subset(self, rows: torch.Tensor) -> "Clips":
+        """Return the clips of the given indices, in their order."""
+        kept = rows.tolist()
+        place = {row: index for index, row in enumerate(kept)}
+        other = self.with_labels(self.targets[rows], self.mask[rows])
+        other.names = [self.names[row] for row in kept]
+        other.groups = [self.groups[row] for row in kept]
+        other._features = lambda indices: self._features(rows[indices])
+        if self._shards is not None:
+            shards = [[place[row] for row in shard if row in place] for shard in self._shards]
+            other._shards = [shard for shard in shards if shard]
         return other
 
     def subsample_labels(self, fraction: float, seed: int) -> "Clips":

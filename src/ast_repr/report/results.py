@@ -31,6 +31,7 @@ SAME_FOR_SEEDS = (
     "reprogrammer",
     "trainable_parameters",
     "macs",
+    "clip_fraction",
     "label_fraction",
     "backbone.weights",
     "selection.split",

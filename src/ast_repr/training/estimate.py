@@ -69,6 +69,8 @@ class Trial(experiment.Experiment):
     def __init__(self, steps: int, *args):
         super().__init__(*args)
         self.clips = experiment.splits_of(self.context.clips, self.conf)
+        fraction = self.conf.train.clip_fraction
+        self.clips["train"] = self.clips["train"][: round(fraction * len(self.clips["train"]))]
         needed = steps * self.plan.batch_size
         self.tried = min(1.0, needed / max(1, len(self.clips["train"])))
 

@@ -121,6 +121,7 @@ class Experiment:
             "classes": self.context.classes,
             "feature": self.conf.feature.to_dict(),
             "spec": spec,
+            "train_clips": len(splits["train"]),
             "backbone_sha256": sha256,
             "trainable_parameters": _count(_trained_parameters(model)),
             "total_parameters": _count(method.parameters()),
@@ -140,7 +141,7 @@ class Experiment:
         print(f"{self.label}: {trainer.describe(history, self.plan)}", flush=True)
 
     def load_splits(self) -> tuple[dict[str, dataset.Clips], str]:
-        """Load the clips of the run's splits, with the fraction of labels that the run may use.
+        """Load the clips of the run's splits, the training split with the fractions it may use.
 
         Returns:
             {"train": Clips, "valid": Clips}, see `splits_of`, and the storage of their features.
@@ -157,9 +158,11 @@ class Experiment:
             memory[shared] = self._read_splits(storage)
         splits, storage = memory[shared]
         splits = dict(splits)
-        fraction = self.conf.train.label_fraction
-        if fraction < 1:
-            splits["train"] = splits["train"].subsample_labels(fraction, self.seed)
+        settings = self.conf.train
+        if settings.clip_fraction < 1:
+            splits["train"] = splits["train"].subsample_clips(settings.clip_fraction, self.seed)
+        if settings.label_fraction < 1:
+            splits["train"] = splits["train"].subsample_labels(settings.label_fraction, self.seed)
         return splits, storage
 
     def _read_splits(self, storage):

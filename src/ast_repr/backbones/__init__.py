@@ -1,8 +1,7 @@
-"""Backbones: the model that is reprogrammed, (B, 1, T, F) -> Output(embedding, source_logits).
+"""Backbones: the model that is reprogrammed, (B, C, T, F) -> Output(embedding, source_logits).
 
-"ast" and "musicnn" are pre-trained. The others replace them in baselines without a source model and
-have no source classes: `pool` and `summary` have no parameters, `frame_network` is trained from
-scratch.
+"ast" and "musicnn" are pre-trained. The others replace them in systems without a source model and
+have no source classes: `pool` and `summary` have no parameters, the rest is trained from scratch.
 """
 
 from typing import Any
@@ -13,6 +12,8 @@ from .. import registry
 from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
 from .frame_network import FrameNetwork
+from .han_convnet import HanConvNet
+from .multi_stft import MultiSTFT
 from .musicnn import Musicnn
 from .output import Output
 from .pool import Pool
@@ -24,6 +25,8 @@ BACKBONES = {
     "pool": Pool,
     "summary": Summary,
     "frame_network": FrameNetwork,
+    "han_convnet": HanConvNet,
+    "multi_stft": MultiSTFT,
 }
 PRETRAINED = ("ast", "musicnn")  # their sizes and statistics are in the header of their weights
 

@@ -10,11 +10,19 @@ from typing import Any
 
 from .. import registry
 from ..manifest import SIDECARS, Clip
+from .han_mel import HanMel
 from .logmel import LogMel
+from .multi_stft import MultiSTFT
 from .musicnn_mel import MusicnnMel
 from .vggish import VGGish, VGGishError
 
-FEATURES = {"logmel": LogMel, "musicnn_mel": MusicnnMel, "vggish": VGGish}
+FEATURES = {
+    "han_mel": HanMel,
+    "logmel": LogMel,
+    "multi_stft": MultiSTFT,
+    "musicnn_mel": MusicnnMel,
+    "vggish": VGGish,
+}
 
 __all__ = ["FEATURES", "VGGishError", "build", "lacking"]
 

@@ -39,7 +39,7 @@ class MusicnnMel(nn.Module):
             raise ValueError(f"musicnn_mel: frames {frames}; expected from 1 to {MOST_FRAMES}")
         self.frames = frames
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
-        self.register_buffer("filters", slaney_filters(), persistent=False)
+        self.register_buffer("filters", slaney_filters(SAMPLE_RATE, FFT, BINS), persistent=False)
 
     def spec(self) -> dict:
         """Return the settings that determine the values."""
@@ -87,17 +87,17 @@ class MusicnnMel(nn.Module):
         return out
 
 
-def slaney_filters() -> torch.Tensor:
-    """Compute Slaney's triangular mel filters, each of unit area in Hz.
+def slaney_filters(sample_rate: int, fft: int, bins: int) -> torch.Tensor:
+    """Compute Slaney's triangular mel filters up to the Nyquist frequency, each of unit area in Hz.
 
     Returns:
-        float32 (FFT // 2 + 1, 96), to be multiplied by a power spectrum from the left.
+        float32 (fft // 2 + 1, bins), to be multiplied by a spectrum from the left.
     """
-    highest = BREAK_HZ / LINEAR_HZ + math.log(SAMPLE_RATE / 2 / BREAK_HZ) / LOG_STEP
-    mels = torch.linspace(0.0, highest, BINS + 2, dtype=torch.float64)
+    highest = BREAK_HZ / LINEAR_HZ + math.log(sample_rate / 2 / BREAK_HZ) / LOG_STEP
+    mels = torch.linspace(0.0, highest, bins + 2, dtype=torch.float64)
     above = BREAK_HZ * (LOG_STEP * (mels - BREAK_HZ / LINEAR_HZ)).exp()
     edges = torch.where(mels < BREAK_HZ / LINEAR_HZ, LINEAR_HZ * mels, above)
-    hz = torch.linspace(0.0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64)[:, None]
+    hz = torch.linspace(0.0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
     left = edges[:-2]
     centre = edges[1:-1]
     right = edges[2:]

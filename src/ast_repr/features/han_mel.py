@@ -1,0 +1,94 @@
+"""Input of the ConvNet of Han, Kim and Lee (2016): log-mel magnitudes in frames of 23 ms."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .musicnn_mel import slaney_filters
+
+SAMPLE_RATE = 22_050
+FFT = 1024  # samples per frame
+HOP = 512  # samples between frames
+BINS = 128
+FLOOR = 1e-7  # least magnitude
+SHORTEST_S = 0.1
+LONGEST_S = 1_000.0
+
+
+class HanMel(nn.Module):
+    """Natural logarithms of mel magnitudes of 22.05 kHz waveforms, each divided by its peak.
+
+    The authors cut excerpts into windows of one second. They normalise an excerpt before it is cut;
+    here each window is normalised.
+
+    Args:
+        seconds: length of a window; one second gives 43 frames.
+        hop_s: seconds from one window of a longer clip to the next; default: the length.
+
+    Raises:
+        ValueError: `seconds` is out of range.
+    """
+
+    sample_rate = SAMPLE_RATE
+    mean = -4.0  # over music, roughly
+    std = 2.0
+    bins = BINS
+
+    def __init__(self, seconds: float = 1.0, hop_s: float | None = None):
+        super().__init__()
+        if not SHORTEST_S <= seconds <= LONGEST_S:
+            raise ValueError(
+                f"han_mel: seconds {seconds:g}; expected from {SHORTEST_S} to {LONGEST_S:g}"
+            )
+        self.seconds = seconds
+        self.hop_s = hop_s
+        self.frames = round(seconds * SAMPLE_RATE) // HOP
+        self.register_buffer("window", torch.hann_window(FFT), persistent=False)
+        self.register_buffer("filters", slaney_filters(SAMPLE_RATE, FFT, BINS), persistent=False)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the settings that determine the values."""
+        return {
+            "feature": "han_mel",
+            "version": 1,
+            "frames": self.frames,
+            "sample_rate": SAMPLE_RATE,
+            "fft": FFT,
+            "hop": HOP,
+            "bins": BINS,
+            "decoder": "FFmpeg",
+            "resampler": "soxr HQ",
+        }
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one window's feature: (channels, frames, bins)."""
+        return (1, self.frames, BINS)
+
+    @torch.no_grad()
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, N) float32 waveforms at 22.05 kHz -> (B, 1, frames, 128) float32.
+
+        Raises:
+            ValueError: `waveforms` is not two-dimensional.
+        """
+        if waveforms.ndim != 2:
+            raise ValueError(
+                f"han_mel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
+            )
+        peak = waveforms.abs().amax(dim=1, keepdim=True)
+        spectrum = torch.stft(
+            waveforms / peak.where(peak > 0, 1.0),
+            FFT,
+            HOP,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        magnitudes = spectrum.abs().transpose(1, 2) @ self.filters  # (B, T, bins)
+        out = waveforms.new_full((len(waveforms), *self.shape), FLOOR)
+        magnitudes = magnitudes[:, : self.frames]
+        out[:, 0, : magnitudes.shape[1]] = magnitudes
+        return out.clamp_min_(FLOOR).log_()

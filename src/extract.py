@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ast_repr import atomic, cli, features, manifest, options, registry
-from ast_repr.data import extraction, feature_store
+from ast_repr.data import extraction, feature_store, windows
 
 
 def main(args: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def extract(clips: list[manifest.Clip], settings: dict, args: argparse.Namespace
     folder = args.data / "features" / settings["name"]
     allow = registry.outside({"feature": settings})  # the author of a config may name any class
     feature = features.build(**registry.resolve("feature", settings, allow))
-    shards = split_into_shards(clips)
+    shards = split_into_shards(windows.of_clips(clips, features.window(feature)))
     selected = dict(list(enumerate(shards))[args.shard])
     print_changes(folder, selected.values())
     todo = {}

@@ -36,8 +36,8 @@ def main(args: argparse.Namespace) -> None:
     clips, classes, sources = read(args)
     clips = manifest.with_hashes(args.data, clips)
     previous = read_manifest(args.data)
-    checked = {(clip.sha256, clip.start_s) for clip in previous[0]} if previous else set()
-    unchecked = [clip for clip in clips if (clip.sha256, clip.start_s) not in checked]
+    checked = {part_of_audio(clip) for clip in previous[0]} if previous else set()
+    unchecked = [clip for clip in clips if part_of_audio(clip) not in checked]
     shortest_s = audio.SHORTEST_CLIP if args.corpus == "custom" else openmic.SHORTEST_SECONDS
     unusable = inspection.unusable_audio(args.data, unchecked, cli.warn, shortest_s)
     reasons = {name: f"{sources[name]}: {reason}" for name, reason in unusable.items()}
@@ -60,6 +60,11 @@ def read_manifest(folder: Path) -> tuple[list[Clip], list[str]] | None:
         return manifest.read(folder)
     except ManifestError:
         return None
+
+
+def part_of_audio(clip: Clip) -> tuple[str, float, float]:
+    """Return what decides whether the audio of a clip is usable."""
+    return clip.sha256, clip.start_s, clip.seconds
 
 
 def read_openmic(args: argparse.Namespace) -> Corpus:

@@ -59,6 +59,7 @@ def test_a_line_is_plain_json(tmp_path):
         "sha256": "",
         "sidecars": {},
         "truth": {},
+        "seconds": 10,
     }
 
 

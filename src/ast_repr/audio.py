@@ -1,7 +1,7 @@
 """Decode audio files to waveforms.
 
 Conventions
-    waveform: float32, mono, 16 kHz, within +-1, shape (samples,).
+    waveform: float32, mono, 16 kHz unless another rate is asked for, within +-1, shape (samples,).
     FFmpeg (PyAV) decodes the first audio stream. The length of a file is that of its decoded
     audio; headers are often wrong. Resampling is soxr's "HQ": a tone above the new Nyquist
     frequency is attenuated by 140 dB.
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -37,7 +37,7 @@ from av.container import InputContainer
 from . import headers, ogg
 
 SAMPLE_RATE = 16_000  # Hz, of AST's training data
-CLIP_SECONDS = 10
+CLIP_SECONDS = 10  # of a clip, unless its corpus says otherwise
 CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE
 SHORTEST_CLIP = 0.1  # seconds of audio that a clip must have; the rest is padded
 LOWEST_RATE = 4_000  # Hz; less is a broken header rather than a recording of music
@@ -61,6 +61,25 @@ OPTIONS = {
 Warn = Callable[[str], None]
 
 
+class Window(NamedTuple):
+    """The waveforms of a feature.
+
+    Attributes:
+        seconds: length; what is longer is cut into windows, what is shorter is padded with zeros.
+        hop_s: seconds from the start of one window to the next.
+        sample_rate: in Hz.
+    """
+
+    seconds: float = CLIP_SECONDS
+    hop_s: float = CLIP_SECONDS
+    sample_rate: int = SAMPLE_RATE
+
+    @property
+    def samples(self) -> int:
+        """Length in samples."""
+        return round(self.seconds * self.sample_rate)
+
+
 class AudioError(ValueError):
     """A file that cannot be decoded to a waveform; the message names the file and the reason."""
 
@@ -71,6 +90,7 @@ def decode(
     seconds: float | None = None,
     warn: Warn = warnings.warn,
     damaged: bool = False,
+    rate: int = SAMPLE_RATE,
 ) -> np.ndarray:
     """Decode an audio file, or a part of it.
 
@@ -80,6 +100,7 @@ def decode(
         seconds: length to read; None reads to the end.
         warn: called with a line that names the file, if it is damaged or its samples exceed +-1.
         damaged: read the file although parts of it are missing.
+        rate: of the waveform, in Hz.
 
     Returns:
         waveform, see Conventions.
@@ -88,7 +109,7 @@ def decode(
         AudioError: the file is missing, empty, not audio, damaged, ends before `start_s`, or has
             non-finite samples.
     """
-    return np.concatenate(list(stream(path, start_s, seconds, warn, damaged)))
+    return np.concatenate(list(stream(path, start_s, seconds, warn, damaged, rate)))
 
 
 def stream(
@@ -97,6 +118,7 @@ def stream(
     seconds: float | None = None,
     warn: Warn = warnings.warn,
     damaged: bool = False,
+    rate: int = SAMPLE_RATE,
 ) -> Iterator[np.ndarray]:
     """Decode like `decode`, in memory that does not grow with the length of the file.
 
@@ -105,7 +127,7 @@ def stream(
     """
     decoder = _Decoder(Path(path), start_s, warn)
     empty = True
-    for block in _resample_blocks(_cut(decoder.blocks(), start_s, seconds)):
+    for block in _resample_blocks(_cut(decoder.blocks(), start_s, seconds), rate):
         if decoder.missing and not damaged:
             break
         empty = False
@@ -123,27 +145,30 @@ def clip(
     start_s: float = 0.0,
     shortest_s: float = SHORTEST_CLIP,
     warn: Warn = warnings.warn,
+    seconds: float = CLIP_SECONDS,
+    rate: int = SAMPLE_RATE,
 ) -> np.ndarray:
-    """Decode a clip of ten seconds, padded with zeros if the file ends sooner.
+    """Decode a clip, padded with zeros if the file ends sooner.
 
     The stages `prepare` and `extract` both use it, so they agree on which clips are usable.
 
     Args:
-        path, start_s, warn: see `decode`.
+        path, start_s, warn, rate: see `decode`.
         shortest_s: least seconds of audio.
+        seconds: length of the clip.
 
     Returns:
-        waveform (160000,).
+        waveform (seconds * rate,).
 
     Raises:
         AudioError: see `decode`; also for less than `shortest_s` of audio.
     """
-    waveform = decode(path, start_s, CLIP_SECONDS, warn)
-    seconds = len(waveform) / SAMPLE_RATE
-    if seconds < shortest_s:
+    waveform = decode(path, start_s, seconds, warn, rate=rate)
+    found_s = len(waveform) / rate
+    if found_s < shortest_s:
         where = f" from {start_s:g} s on" if start_s else ""
-        raise AudioError(f"{path}: too short: {seconds:.2g} s{where}, expected {shortest_s:g} s")
-    return fit(waveform)
+        raise AudioError(f"{path}: too short: {found_s:.2g} s{where}, expected {shortest_s:g} s")
+    return fit(waveform, round(seconds * rate))
 
 
 def complaint(
@@ -151,10 +176,11 @@ def complaint(
     start_s: float = 0.0,
     shortest_s: float = SHORTEST_CLIP,
     warn: Warn = warnings.warn,
+    seconds: float = CLIP_SECONDS,
 ) -> str | None:
     """Return the reason why `clip`, with the same arguments, raises AudioError, or None."""
     try:
-        clip(path, start_s, shortest_s, warn)
+        clip(path, start_s, shortest_s, warn, seconds)
     except AudioError as error:
         return str(error).removeprefix(f"{path}: ")
     return None
@@ -175,16 +201,17 @@ def is_silent(waveform: np.ndarray) -> bool:
 
 
 def windows(
-    blocks: Iterable[np.ndarray], hop: int = CLIP_SAMPLES
+    blocks: Iterable[np.ndarray], hop: int = CLIP_SAMPLES, samples: int = CLIP_SAMPLES
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut consecutive blocks into windows of ten seconds; the last one ends with the audio.
+    """Cut consecutive blocks into windows; the last one ends with the audio.
 
     Args:
         blocks: arrays (..., n).
         hop: samples from the start of one window to the next, at least 1; the last may be closer.
+        samples: length of a window.
 
     Yields:
-        (first sample, array (..., 160000)); a single shorter window if the audio is shorter.
+        (first sample, array (..., samples)); a single shorter window if the audio is shorter.
 
     >>> [(start, part.shape) for start, part in windows([np.zeros(170_000), np.zeros(230_000)])]
     [(0, (160000,)), (160000, (160000,)), (240000, (160000,))]
@@ -196,10 +223,10 @@ def windows(
         kept = block if kept is None else np.concatenate([kept, block], axis=-1)
         end += block.shape[-1]
         begin = end - kept.shape[-1]
-        while start + CLIP_SAMPLES < end:
-            yield start, kept[..., start - begin : start - begin + CLIP_SAMPLES]
+        while start + samples < end:
+            yield start, kept[..., start - begin : start - begin + samples]
             start += hop
-        kept = kept[..., -CLIP_SAMPLES:]
+        kept = kept[..., -samples:]
     if kept is not None:
         yield end - kept.shape[-1], kept
 
@@ -229,17 +256,19 @@ def _cut(
             return
 
 
-def _resample_blocks(blocks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Resample (rate, mono) blocks to 16 kHz, without seams between those of one rate."""
+def _resample_blocks(
+    blocks: Iterable[tuple[int, np.ndarray]], new_rate: int
+) -> Iterator[np.ndarray]:
+    """Resample (rate, mono) blocks to `new_rate`, without seams between those of one rate."""
     resampler = None
-    last_rate = SAMPLE_RATE
+    last_rate = new_rate
     for rate, mono in blocks:
         if rate != last_rate:
             yield from _flush(resampler)
             last_rate = rate
             resampler = None
-            if rate != SAMPLE_RATE:
-                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+            if rate != new_rate:
+                resampler = soxr.ResampleStream(rate, new_rate, 1, "float32", "HQ")
         block = mono if resampler is None else resampler.resample_chunk(mono)
         if len(block):
             yield block

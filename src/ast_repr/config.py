@@ -33,6 +33,7 @@ from .settings import Config, RunIdentity
 BASE = "base.yaml"
 STUDIES = "studies.yaml"
 CONDITIONAL = ("without_vggish", "paper")
+SCORING = "score."  # settings that training does not depend on
 AST = "ast"  # the pre-trained network of the confs
 MOVED = {
     "row": "the name in tables stands in published.yaml, under `name`",
@@ -227,12 +228,12 @@ def differences(saved: dict, config: Config) -> list[str]:
 
 
 def refuse_other(folder: object, saved: dict, config: Config) -> None:
-    """Refuse a run that was trained with another config.
+    """Refuse a run that was trained with another config; settings of scoring may change.
 
     Raises:
         ConfigError: the keys that differ are named.
     """
-    differing = differences(saved, config)
+    differing = [line for line in differences(saved, config) if not line.startswith(SCORING)]
     if differing:
         raise ConfigError(
             f"{folder} was trained with a different config: {'; '.join(differing)}; "

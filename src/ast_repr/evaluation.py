@@ -16,14 +16,54 @@ import torch
 
 from . import atomic, checkpoint, features, identity, inference, manifest, metrics, registry
 from .classifier import HeadOnlyModel, Reprogrammed, probabilities
-from .data import dataset, feature_store
+from .data import dataset, feature_store, windows
 from .run_folder import RunFolder
-from .settings import Config
+from .settings import Config, Score
 from .training import embedding_cache, trainer
 
 SPLIT = "test"
 BATCH = 16
 THRESHOLD = 0.5
+EPSILON = 1e-6  # least distance of a probability from 0 and 1 before its logit is taken
+
+
+@dataclass(frozen=True)
+class WindowedSplit:
+    """The test clips and their windows.
+
+    Attributes:
+        clips: N clips.
+        classes: names of the K classes.
+        windows: with features, those of a clip in a row.
+        counts: number of windows of each clip.
+    """
+
+    clips: list[manifest.Clip]
+    classes: list[str]
+    windows: dataset.Clips
+    counts: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the clips."""
+        return [clip.clip for clip in self.clips]
+
+    def targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return relevances and a mask of the clips, (N, K) each; see `manifest.targets`."""
+        return manifest.targets(self.clips, self.classes)
+
+    def combine(self, scores: np.ndarray, settings: Score | None = None) -> np.ndarray:
+        """Combine the probabilities of windows into those of clips, (N, K).
+
+        By default they are averaged.
+        """
+        function = inference.AGGREGATES["mean" if settings is None else settings.aggregate]
+        on_logits = settings is not None and settings.of == "logits"
+        if on_logits:
+            scores = torch.from_numpy(scores).logit(EPSILON).numpy()
+        parts = np.split(scores, np.cumsum(self.counts)[:-1])
+        combined = np.stack([function(part, axis=0) for part in parts])
+        return torch.from_numpy(combined).sigmoid().numpy() if on_logits else combined
 
 
 @dataclass
@@ -34,7 +74,7 @@ class Evaluator:
         data: folder of the corpus, with its feature stores and embeddings.
         clips, classes: of its manifest.
         weights: file of the backbone.
-        cache: test clips and embeddings.
+        cache: test splits and embeddings.
     """
 
     data: str | Path
@@ -64,24 +104,23 @@ class Evaluator:
         existing = run.read_results()
         if existing and existing.get("made_from") == made_from and run.matches(existing["files"]):
             return None
-        test = self._test_clips(conf.feature.name, feature)
+        test = self._test_split(conf, feature)
         history = state["history"]
         if conf.select.split == SPLIT:
-            history = self._choose_on_test(run, history, conf.select, test, allow)
+            history = self._choose_on_test(run, history, conf, test, allow)
         best = run.best(conf.select.split, conf.select.metric)
         model, _ = inference.restore(best, self.weights, allow)
         model = model.to(self.device)
-        scores = self._scores(model, test, conf.feature.name, feature, state, str(run))
+        scores = self._scores(model, test, conf, feature, state, str(run))
         truth = self._truth(test)
         files = [run.history, *self._write_arrays(run, model, test, scores, truth, conf)]
         if conf.select.split == SPLIT:
             files.append(best)
         results = describe(conf, state["about"], history)
-        targets = test.targets.numpy()
-        mask = test.mask.numpy()
+        targets, mask = test.targets()
         results |= {
             "split": SPLIT,
-            "clips": len(test),
+            "clips": len(test.names),
             "observed": int(mask.sum()),
             "threshold": THRESHOLD,
             "classes": self.classes,
@@ -118,63 +157,73 @@ class Evaluator:
 
     def _truth(self, test):
         """Return the truth (N, K) of the clips in `test`; None if unknown."""
-        by_name = {clip.clip: clip for clip in self._clips_with_truth}
-        if not by_name:
-            return None
-        return manifest.truth([by_name[name] for name in test.names], self.classes)
+        return manifest.truth(test.clips, self.classes) if self._clips_with_truth else None
 
-    def _test_clips(self, name, feature):
-        if name not in self.cache:
+    def _test_split(self, conf, feature):
+        name = conf.feature.name
+        window = features.window(feature)
+        key = (name, window)
+        if key not in self.cache:
             stores = Path(self.data) / "features"
-            identities = manifest.identities(self.clips, name)
+            identities = manifest.identities(windows.of_clips(self.clips, window), name)
             store = feature_store.Store(stores / name, feature.spec(), identities)
             usable = feature_store.usable(stores, self.clips)
-            test = [clip for clip in usable if clip.split == SPLIT]
-            self.cache[name] = dataset.load(test, self.classes, store)
-        return self.cache[name]
+            clips = [clip for clip in usable if clip.split == SPLIT]
+            loaded = dataset.load(windows.of_clips(clips, window), self.classes, store)
+            counts = [len(windows.of_clip(clip, window)) for clip in clips]
+            self.cache[key] = WindowedSplit(clips, self.classes, loaded, counts)
+        return self.cache[key]
 
-    def _scores(self, model, test, name, feature, state, label):
+    def _scores(self, model, test, conf, feature, state, label):
         """Compute the probabilities (N, K) of the test clips."""
-        if not model.head_only:
-            return probabilities(model, test.batches(BATCH), self.device)
-        cache = embedding_cache.EmbeddingCache(self.data, name, feature.spec(), self.cache)
-        spec = state["about"]["spec"]
-        embeddings, _ = cache.read(model, test, spec, self.device, f"{label}: embed")
-        clips = test.with_features(embeddings)
-        return probabilities(HeadOnlyModel(model), clips.batches(BATCH), self.device)
+        parts = test.windows
+        if model.head_only:
+            cache = embedding_cache.EmbeddingCache(
+                self.data, conf.feature.name, feature.spec(), self.cache
+            )
+            spec = state["about"]["spec"]
+            embeddings, _ = cache.read(model, parts, spec, self.device, f"{label}: embed")
+            parts = parts.with_features(embeddings)
+            model = HeadOnlyModel(model)
+        scores = probabilities(model, parts.batches(BATCH), self.device)
+        return test.combine(scores, conf.score)
 
-    def _choose_on_test(self, run, history, select, test, allow):
+    def _choose_on_test(self, run, history, conf, test, allow):
         """Evaluate each epoch on test and keep the best, as the paper did.
 
         Returns:
             the history with the metrics on test.
         """
         history = [dict(entry) for entry in history]
+        targets, mask = test.targets()
         for entry in history:
             path = run.epoch(entry["epoch"])
             if path.is_file():
                 model, _ = inference.restore(path, self.weights, allow)
-                scores = probabilities(model.to(self.device), test.batches(BATCH), self.device)
-                values = metrics.evaluate(test.targets.numpy(), test.mask.numpy(), scores)
+                model = model.to(self.device)
+                scores = probabilities(model, test.windows.batches(BATCH), self.device)
+                values = metrics.evaluate(targets, mask, test.combine(scores, conf.score))
                 entry[SPLIT] = {name: values[name] for name in metrics.SUMMARY}
-        chosen = run.epoch(trainer.best(history, select)["epoch"])
-        atomic.write_bytes(run.best(select.split, select.metric), chosen.read_bytes())
+        chosen = run.epoch(trainer.best(history, conf.select)["epoch"])
+        best = run.best(conf.select.split, conf.select.metric)
+        atomic.write_bytes(best, chosen.read_bytes())
         return history
 
     def _write_arrays(self, run, model, test, scores, truth, conf):
         """Write predictions.npz and, for a reprogrammer, example.npz; return their paths."""
+        targets, mask = test.targets()
         predictions = {
             "clips": np.array(test.names),
             "classes": np.array(self.classes),
             "scores": scores,
-            "targets": test.targets.numpy(),
-            "mask": test.mask.numpy(),
+            "targets": targets,
+            "mask": mask,
         }
         if truth is not None:
             predictions["truth"] = truth
         arrays = {run.predictions: predictions}
         if conf.reprogrammer.name != "none":
-            arrays[run.example] = example(model, test, self.classes, self.device)
+            arrays[run.example] = example(model, test.windows, self.classes, self.device)
         for path, values in arrays.items():
             with atomic.replacing(path) as partial, open(partial, "wb") as file:
                 np.savez_compressed(file, **values)

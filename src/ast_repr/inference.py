@@ -36,7 +36,7 @@ AGGREGATES = {"mean": np.mean, "max": np.max}  # of a file's windows
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """Prediction for at most ten seconds of a file, or the error that ends it."""
+    """Prediction for a window of a file, or the error that ends it."""
 
     index: int  # of the file
     path: str | Path
@@ -74,6 +74,7 @@ class Predictor:
         classes: names of the K classes, in the order of the outputs.
         threshold: the probability from which an instrument counts as present.
         feature: the module that computes the model's input.
+        window: length, hop and sampling rate of the waveforms that it is computed from.
 
     Raises:
         ValueError: the description is invalid, or its feature not allowed or not computed from
@@ -86,6 +87,7 @@ class Predictor:
         self.classes = self.spec.classes
         self.threshold = self.spec.threshold
         self.feature = _build_feature(self.spec, allow)
+        self.window = features.window(self.feature)
         if hasattr(self.feature, "read"):
             raise ValueError(
                 f"model trained on {self.spec.feature['name']}, which comes with its corpus, "
@@ -95,18 +97,19 @@ class Predictor:
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
         """Compute probabilities of (B, N) waveforms of any length, float32 at 16 kHz: (B, K).
 
-        More than ten seconds are cut into windows of ten, the last of which ends with the waveform,
-        and averaged; less is padded with zeros. In silence all probabilities are 0.
+        The rate is `window.sample_rate` if that is another. More than `window.seconds`, ten for
+        most models, are cut into windows, the last of which ends with the waveform, and averaged;
+        less is padded with zeros. In silence all probabilities are 0.
 
         Raises:
             ValueError: the waveforms are not two-dimensional, or empty.
         """
-        return _mean_over_windows(waveforms, lambda window: self._predict(window)[1])
+        return self._mean_over_windows(waveforms, lambda window: self._predict(window)[1])
 
     def predict(
         self,
         paths: str | Path | Iterable[str | Path],
-        hop_s: float = 10.0,
+        hop_s: float | None = None,
         aggregate: str = "mean",
         batch_size: int = 16,
         on_window: Callable[[WindowPrediction], None] | None = None,
@@ -116,7 +119,7 @@ class Predictor:
 
         Args:
             paths: the files, or a single one.
-            hop_s: seconds from one window of ten seconds to the next.
+            hop_s: seconds from one window to the next; default: the model's.
             aggregate: "mean" or "max" over the windows of a file.
             batch_size: windows per forward pass; batches span files.
             on_window: called with each window, e.g. to show progress.
@@ -134,7 +137,7 @@ class Predictor:
     def predict_windows(
         self,
         paths: str | Path | Iterable[str | Path],
-        hop_s: float = 10.0,
+        hop_s: float | None = None,
         batch_size: int = 16,
         warn: Callable[[str], None] = warnings.warn,
     ) -> Iterator[WindowPrediction]:
@@ -143,19 +146,24 @@ class Predictor:
         Memory does not grow with the length or number of files, and results do not depend on the
         batch size or other files. A window with an error is the last of its file.
         """
-        hop = round(hop_s * audio.SAMPLE_RATE)
+        if hop_s is None:
+            hop_s = self.window.hop_s
+        hop = round(hop_s * self.window.sample_rate)
         if hop < 1 or batch_size < 1:
             raise ValueError(
                 f"hop_s {hop_s}, batch_size {batch_size}; expected a sample or more, and 1 or more"
             )
         if isinstance(paths, (str, Path)):
             paths = [paths]
-        return self._predict_batches(_cut(paths, hop, warn), batch_size)
+        return self._predict_batches(_cut(paths, self.window, hop, warn), batch_size)
 
     def _predict_batches(self, windows, batch_size):
         """Predict the (WindowPrediction, waveform) pairs of `_cut`."""
         while batch := list(itertools.islice(windows, batch_size)):
-            waveforms = [audio.fit(waveform) for _, waveform in batch if waveform is not None]
+            waveforms = []
+            for _, waveform in batch:
+                if waveform is not None:
+                    waveforms.append(audio.fit(waveform, self.window.samples))
             if waveforms:
                 results = zip(*self._predict(np.stack(waveforms)), strict=True)
             for window, waveform in batch:
@@ -169,7 +177,7 @@ class Predictor:
         raise NotImplementedError
 
     def _predict(self, waveforms):
-        """(B, n) of at most ten seconds -> (feature (B, C, T, F), probabilities (B, K)), arrays."""
+        """(B, n), a window at most -> (feature (B, C, T, F), probabilities (B, K)), arrays."""
         feature = self._compute_feature(waveforms)
         probabilities = np.array(self._probabilities(feature))
         # A damaged or made-up model gives NaN.
@@ -181,9 +189,15 @@ class Predictor:
         return feature.numpy(), probabilities
 
     def _compute_feature(self, waveforms):
-        padding = audio.CLIP_SAMPLES - waveforms.shape[1]
+        padding = self.window.samples - waveforms.shape[1]
         padded = torch.from_numpy(np.pad(waveforms, [(0, 0), (0, padding)]))
         return self.feature(padded).half().float()  # the precision of the store, as in training
+
+    def _mean_over_windows(self, waveforms, function):
+        """Average `function` over the windows of (B, N) waveforms."""
+        hop = round(self.window.hop_s * self.window.sample_rate)
+        windows = audio.windows([_check_waveforms(waveforms)], hop, self.window.samples)
+        return np.mean([function(window) for _, window in windows], axis=0)
 
 
 class TorchPredictor(Predictor):
@@ -201,8 +215,8 @@ class TorchPredictor(Predictor):
         self.device = torch.device(device)
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
-        """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows of ten seconds."""
-        return _mean_over_windows(
+        """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows."""
+        return self._mean_over_windows(
             waveforms, lambda window: self._forward(self._compute_feature(window))[0]
         )
 
@@ -210,13 +224,13 @@ class TorchPredictor(Predictor):
         """Compute the normalised feature before and after the reprogrammer: (B, C, T, F) each.
 
         Raises:
-            ValueError: the waveforms (B, N) are not two-dimensional, empty, or longer than ten
-                seconds.
+            ValueError: the waveforms (B, N) are not two-dimensional, empty, or longer than a
+                window.
         """
         waveforms = _check_waveforms(waveforms)
         samples = waveforms.shape[1]
-        if samples > audio.CLIP_SAMPLES:
-            raise ValueError(f"found {samples} samples, expected {audio.CLIP_SAMPLES} at most")
+        if samples > self.window.samples:
+            raise ValueError(f"found {samples} samples, expected {self.window.samples} at most")
         return self.reprogram_feature(self._compute_feature(waveforms))
 
     @torch.no_grad()
@@ -475,14 +489,8 @@ def _check_waveforms(waveforms):
     return waveforms
 
 
-def _mean_over_windows(waveforms, function):
-    """Average `function` over windows of ten seconds of (B, N) waveforms."""
-    windows = audio.windows([_check_waveforms(waveforms)])
-    return np.mean([function(window) for _, window in windows], axis=0)
-
-
-def _cut(paths, hop, warn):
-    """Cut files into windows, `hop` samples apart.
+def _cut(paths, size, hop, warn):
+    """Cut files into windows of `size`, an audio.Window, `hop` samples apart.
 
     Yields:
         (WindowPrediction without results, waveform (n,)), or, as the last of a file that cannot be
@@ -490,9 +498,10 @@ def _cut(paths, hop, warn):
     """
     for index, path in enumerate(paths):
         try:
-            for start, waveform in audio.windows(audio.stream(path, warn=warn, damaged=True), hop):
-                start_s = start / audio.SAMPLE_RATE
-                end_s = start_s + len(waveform) / audio.SAMPLE_RATE
+            blocks = audio.stream(path, warn=warn, damaged=True, rate=size.sample_rate)
+            for start, waveform in audio.windows(blocks, hop, size.samples):
+                start_s = start / size.sample_rate
+                end_s = start_s + len(waveform) / size.sample_rate
                 silent = audio.is_silent(waveform)
                 yield WindowPrediction(index, path, start_s, end_s, silent=silent), waveform
         except audio.AudioError as error:

@@ -2,7 +2,7 @@
 
 Conventions
     A line: {"clip", "group", "audio", "start_s", "split", "labels": {instrument: relevance 0..1},
-    "sha256", "sidecars": {feature: sha256}, "truth": {instrument: 0 or 1}}.
+    "sha256", "sidecars": {feature: sha256}, "truth": {instrument: 0 or 1}, "seconds"}.
     An instrument that is absent from `labels` is unobserved. `truth`, which is empty unless the
     corpus knows it, says which instruments really sound; it is used in scoring alone.
     `audio` is relative to the manifest's folder, and `sha256` is that of the file's bytes. Splits
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from . import atomic, identity
+from .audio import CLIP_SECONDS
 from .registry import unknown
 
 SPLITS = ("train", "valid", "test")
@@ -53,6 +54,7 @@ class Clip:
     sha256: str = ""
     sidecars: dict[str, str] = field(default_factory=dict)
     truth: dict[str, int] = field(default_factory=dict)
+    seconds: float = CLIP_SECONDS
 
     def source(self, folder: str | Path, feature: str) -> tuple[Path, str]:
         """Return the file that `feature` is made from, for a manifest in `folder`, and its sha256.
@@ -67,7 +69,8 @@ class Clip:
     def identity(self, feature: str) -> str:
         """Return the identity of the data that `feature` is computed from."""
         _, sha256 = self.source("", feature)
-        return f"{sha256}@{self.start_s:.15g}"
+        length = "" if self.seconds == CLIP_SECONDS else f"+{self.seconds:.15g}"
+        return f"{sha256}@{self.start_s:.15g}{length}"
 
 
 def sidecar(audio: str | Path, feature: str) -> Path:
@@ -119,6 +122,8 @@ def content_sha256(clips: Iterable[Clip], classes: Sequence[str]) -> str:
     for line in lines:
         del line["audio"]
         del line["truth"]
+        if line["seconds"] == CLIP_SECONDS:  # older manifests hold none
+            del line["seconds"]
     return identity.of_values([lines, list(classes)])
 
 
@@ -220,6 +225,8 @@ def _problem(clip: Clip, classes: Sequence[str]) -> str | None:
     """Describe an invalid value of one clip, if there is one."""
     if clip.split not in SPLITS:
         return unknown("split", clip.split, SPLITS)
+    if not clip.seconds > 0:
+        return f"a length of {clip.seconds} s; expected one above 0"
     for name, value in clip.labels.items():
         if name not in classes:
             return unknown("instrument", name, classes)

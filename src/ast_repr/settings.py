@@ -109,6 +109,14 @@ class Select:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Scoring of clips that are longer than a feature's window: how windows are combined."""
+
+    aggregate: Literal["mean", "max"]
+    of: Literal["probabilities", "logits"]
+
+
+@dataclass(frozen=True)
 class RunIdentity:
     """Identity of a run besides its settings: conf, seed, and content hashes."""
 
@@ -137,6 +145,7 @@ class Config:
     schedule: Section
     train: Train
     select: Select
+    score: Score | None = None
     run: RunIdentity | None = None
 
     @classmethod

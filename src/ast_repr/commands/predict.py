@@ -244,8 +244,7 @@ def parse() -> cli.Parser:
     parser.add_argument(
         "--hop",
         type=cli.between(float, 0.1, 3600),
-        default=10.0,
-        help="seconds from one window of ten seconds to the next (10)",
+        help="seconds from one window to the next; default: the model's, 10 for most",
     )
     parser.add_argument(
         "--aggregate",

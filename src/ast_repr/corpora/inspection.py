@@ -67,7 +67,8 @@ def unusable_audio(
     lines = []
 
     def complaint(clip: Clip) -> str | None:
-        return audio.complaint(Path(folder) / clip.audio, clip.start_s, shortest_s, lines.append)
+        path = Path(folder) / clip.audio
+        return audio.complaint(path, clip.start_s, shortest_s, lines.append, clip.seconds)
 
     with ThreadPoolExecutor() as pool:
         reasons = list(pool.map(complaint, clips))

@@ -146,8 +146,11 @@ def _feature(clip: manifest.Clip) -> torch.Tensor:
     if hasattr(_worker.feature, "read"):  # the corpus carries it
         return _worker.feature.read(path)
     # `prepare` has shown the warnings already.
-    waveform = audio.clip(path, clip.start_s, warn=lambda line: None)
-    return _worker.feature(torch.from_numpy(waveform)[None])[0]
+    window = features.window(_worker.feature)
+    waveform = audio.clip(
+        path, clip.start_s, warn=lambda line: None, seconds=clip.seconds, rate=window.sample_rate
+    )
+    return _worker.feature(torch.from_numpy(audio.fit(waveform, window.samples))[None])[0]
 
 
 def _sha256(path: Path) -> str | None:

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 
 from .. import atomic, identity, manifest
+from . import windows
 
 SHARD_CLIPS = 256
 FORMAT = ("v110", "v110")  # of HDF5: the first whose own structures have checksums
@@ -156,7 +157,8 @@ def usable(folder: str | Path, clips: Sequence[manifest.Clip]) -> list[manifest.
         identities = manifest.identities(clips, store.name)
         for path in shard_paths(store):
             header = read_header(path)
-            absent |= header.left_out.keys() - set(header.changed(identities))
+            for name in header.left_out.keys() - set(header.changed(identities)):
+                absent |= {name, windows.clip_name(name)}
     return [clip for clip in clips if clip.clip not in absent]
 
 

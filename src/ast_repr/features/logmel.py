@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..audio import SAMPLE_RATE
+from ..audio import CLIP_SECONDS, SAMPLE_RATE
 
 FRAME_SHIFT_MS = 10.0
 FRAME_LENGTH_MS = 25.0  # 400 samples
@@ -30,6 +30,7 @@ class LogMel(nn.Module):
 
     Args:
         frames, bins: size of the output.
+        seconds, hop_s: see `audio.Window`.
 
     Raises:
         ValueError: frames or bins are out of range.
@@ -38,7 +39,13 @@ class LogMel(nn.Module):
     mean = -4.2677393  # over AudioSet, from AST's recipe
     std = 4.5689974
 
-    def __init__(self, frames: int = 1024, bins: int = 128):
+    def __init__(
+        self,
+        frames: int = 1024,
+        bins: int = 128,
+        seconds: float = CLIP_SECONDS,
+        hop_s: float | None = None,
+    ):
         super().__init__()
         if not 1 <= frames <= MOST_FRAMES or bins not in BINS:
             raise ValueError(
@@ -47,6 +54,8 @@ class LogMel(nn.Module):
             )
         self.frames = frames
         self.bins = bins
+        self.seconds = seconds
+        self.hop_s = hop_s
         self.shift = round(FRAME_SHIFT_MS * SAMPLE_RATE / 1000)
         self.length = round(FRAME_LENGTH_MS * SAMPLE_RATE / 1000)
         window = torch.hann_window(self.length, periodic=False)

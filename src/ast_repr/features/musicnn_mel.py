@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from ..audio import SAMPLE_RATE
+from ..audio import CLIP_SECONDS, SAMPLE_RATE
 
 FFT = 512  # samples per frame
 HOP = 256  # samples between frames
@@ -26,6 +26,10 @@ class MusicnnMel(nn.Module):
 
     Ten seconds give 626 frames. Zero is silence.
 
+    Args:
+        frames: length of the output.
+        seconds, hop_s: see `audio.Window`.
+
     Raises:
         ValueError: `frames` is out of range.
     """
@@ -33,11 +37,15 @@ class MusicnnMel(nn.Module):
     mean, std = 0.9, 0.75  # over music, roughly; musicnn brings its own statistics
     bins = BINS
 
-    def __init__(self, frames: int = 626):
+    def __init__(
+        self, frames: int = 626, seconds: float = CLIP_SECONDS, hop_s: float | None = None
+    ):
         super().__init__()
         if not 1 <= frames <= MOST_FRAMES:
             raise ValueError(f"musicnn_mel: frames {frames}; expected from 1 to {MOST_FRAMES}")
         self.frames = frames
+        self.seconds = seconds
+        self.hop_s = hop_s
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
         self.register_buffer("filters", slaney_filters(SAMPLE_RATE, FFT, BINS), persistent=False)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import PartialState
 
-from .. import devices, distributed, processes
-from ..data import dataset
+from .. import devices, distributed, features, processes
+from ..data import dataset, windows
 from ..settings import Config
 from . import experiment, trainer
 from .trainer import format_duration
@@ -68,7 +68,8 @@ class Trial(experiment.Experiment):
 
     def __init__(self, steps: int, *args):
         super().__init__(*args)
-        self.clips = experiment.splits_of(self.context.clips, self.conf)
+        clips = windows.of_clips(self.context.clips, features.window(self.feature))
+        self.clips = experiment.splits_of(clips, self.conf)
         fraction = self.conf.train.clip_fraction
         self.clips["train"] = self.clips["train"][: round(fraction * len(self.clips["train"]))]
         needed = steps * self.plan.batch_size

@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import backbones, devices, distributed, features, manifest, methods, model_spec, registry
 from ..classifier import HeadOnlyModel, Reprogrammed, build_model, multiply_accumulates
-from ..data import dataset, feature_store
+from ..data import dataset, feature_store, windows
 from ..run_folder import RunFolder
 from ..settings import Config
 from . import augment, embedding_cache, head_only, optim, trainer
@@ -169,9 +169,11 @@ class Experiment:
         """Read the splits from the feature store; return them and the storage, "auto" decided."""
         stores = Path(self.context.data) / "features"
         name = self.conf.feature.name
-        identities = manifest.identities(self.context.clips, name)
+        window = features.window(self.feature)
+        identities = manifest.identities(windows.of_clips(self.context.clips, window), name)
         store = feature_store.Store(stores / name, self.feature.spec(), identities)
-        clips_of = splits_of(feature_store.usable(stores, self.context.clips), self.conf)
+        usable = feature_store.usable(stores, self.context.clips)
+        clips_of = splits_of(windows.of_clips(usable, window), self.conf)
         if storage == "auto":
             n_clips = sum(map(len, clips_of.values()))
             processes = distributed.local_processes()

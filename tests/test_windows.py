@@ -131,3 +131,11 @@ def test_one_window_per_clip_keeps_the_scores_to_the_bit():
     combined = split([1] * 5).combine(scores)
     assert combined.dtype == np.float32
     np.testing.assert_array_equal(combined, scores)
+
+
+def test_audio_is_decoded_at_the_rate_that_is_asked_for(tmp_path):
+    sound = np.random.default_rng(0).integers(-9_999, 9_999, 66_150).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", sound, 22_050)
+    same = audio.clip(tmp_path / "a.wav", seconds=3, rate=22_050)
+    np.testing.assert_array_equal(same, sound / np.float32(32_768))
+    assert len(audio.clip(tmp_path / "a.wav", 1.0, seconds=2, rate=44_100)) == 88_200

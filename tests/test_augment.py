@@ -1,9 +1,15 @@
-"""SpecAugment's stripes: drawn from the generator alone, and no longer than asked for."""
+"""Stripes no longer than asked for; mixtures against those of waveforms; noise and gains."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from ast_repr import features
 from ast_repr.data import dataset
+from ast_repr.data.dataset import Batch
+from ast_repr.settings import Augment, Mix
 from ast_repr.training import augment
 
 
@@ -37,3 +43,129 @@ def test_the_same_generator_hides_the_same_cells_and_another_one_others():
 
 def test_clips_of_a_batch_have_stripes_of_their_own():
     assert len({tuple(row.flatten().tolist()) for row in hidden(12, 6)}) > 50
+
+
+RATES = {"logmel": 16_000, "musicnn_mel": 16_000, "han_mel": 22_050, "multi_stft": 22_050}
+SECONDS = {"han_mel": {"seconds": 3.0}}
+
+
+def tones(frequencies, rate, seed):
+    """Three seconds of harmonic tones with noise, peak 0.5 at most."""
+    time = np.arange(3 * rate) / rate
+    rng = np.random.default_rng(seed)
+    wave = sum(np.sin(2 * np.pi * hz * time + rng.uniform(0, 6)) for hz in frequencies)
+    wave = wave * np.exp(-time) + 0.05 * rng.standard_normal(len(time))
+    return torch.from_numpy(0.5 * wave / np.abs(wave).max()).float()
+
+
+def batch_of(features, targets=None, mask=None):
+    targets = torch.eye(len(features), 3) if targets is None else targets
+    mask = torch.ones(targets.shape, dtype=torch.bool) if mask is None else mask
+    return Batch(features, targets, mask)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_powers_are_undone(name):
+    feature = features.build(name, **SECONDS.get(name, {}))
+    x = feature(tones([220, 700, 3000], RATES[name], 0)[None])
+    torch.testing.assert_close(feature.from_power(feature.to_power(x)), x, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_mixing_is_close_to_the_feature_of_mixed_waveforms(name):
+    """Without a gain both are equally loud; the phases of each cell make the difference."""
+    feature = features.build(name, **SECONDS.get(name, {}))
+    waves = [tones([220, 660, 1100], RATES[name], 1), tones([330, 1500, 4000], RATES[name], 2)]
+    first, second = (feature(wave[None]) for wave in waves)
+    batch = batch_of(torch.cat([first, second]))
+    mixed = augment.mix(batch, dataset.generator(0), feature, 1.0, 0.0)
+    loudness = [feature.to_power(x).sum() for x in (first, second)]
+    ratio = (loudness[0] / loudness[1]).sqrt()
+    if name == "multi_stft":  # its powers are relative to each clip's loudest cell
+        ratio = (waves[0].square().sum() / waves[1].square().sum()).sqrt()
+    expected = feature((waves[0] + ratio * waves[1])[None] / 2**0.5)
+    audible = (expected != 0) & (
+        feature.to_power(expected) > 1e-6 * feature.to_power(expected).max()
+    )
+    decibels = 10 * (feature.to_power(mixed.features[:1]) / feature.to_power(expected)).log10()
+    decibels = decibels[audible]
+    if name == "han_mel":  # the peak of a sum is not known
+        decibels = decibels - decibels.median()
+    assert decibels.median().abs() < 1.5
+    assert decibels.abs().median() < 2.5
+
+
+def test_a_mixture_has_the_labels_of_both_and_the_level_of_the_first():
+    feature = features.build("musicnn_mel", frames=50)
+    x = feature.from_power(
+        torch.rand(3, 1, 50, 96) * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None]
+    )
+    mixed = augment.mix(batch_of(x), dataset.generator(0), feature, 1.0, 12.0)
+    assert torch.equal(mixed.targets, torch.tensor([[1.0, 0, 1], [1, 1, 0], [0, 1, 1]]))
+    assert mixed.mask.all()
+    before = feature.to_power(x).sum(dim=(1, 2, 3))
+    after = feature.to_power(mixed.features).sum(dim=(1, 2, 3))
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=0)
+
+
+def test_a_gain_decides_which_clip_is_louder():
+    feature = features.build("musicnn_mel", frames=200)
+    power = torch.zeros(2, 1, 200, 96)
+    power[0, ..., :48] = 1.0
+    power[1, ..., 48:] = 1.0
+    x = feature.from_power(power).repeat(200, 1, 1, 1)
+    batch = batch_of(x, torch.zeros(400, 3))
+    mixed = feature.to_power(augment.mix(batch, dataset.generator(0), feature, 1.0, 6.0).features)
+    decibels = 10 * (mixed[::2, 0, 0, 48] / mixed[::2, 0, 0, 0]).log10()
+    assert -6.01 < decibels.min() < -5.5 and 5.5 < decibels.max() < 6.01
+
+
+def test_an_unobserved_class_stays_so_unless_the_other_clip_has_it():
+    feature = features.build("musicnn_mel", frames=5)
+    targets = torch.tensor([[1.0, 0.0, 7.0], [0.0, 7.0, 7.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    batch = batch_of(torch.rand(2, 1, 5, 96), targets, mask)
+    mixed = augment.mix(batch, dataset.generator(0), feature, 1.0, 0.0)
+    assert mixed.mask.tolist() == [[True, False, False]] * 2
+    assert mixed.targets[:, 0].tolist() == [1.0, 1.0]
+
+
+def test_clips_that_are_not_drawn_are_unchanged_to_the_bit():
+    feature = features.build("logmel", frames=50)
+    batch = batch_of(torch.randn(400, 1, 50, 128), torch.rand(400, 3))
+    mixed = augment.mix(batch, dataset.generator(0), feature, 0.3, 6.0)
+    same = (mixed.features == batch.features).flatten(1).all(dim=1)
+    assert 0.6 < same.float().mean() < 0.8
+    assert torch.equal(mixed.targets[same], batch.targets[same])
+    nothing = augment.mix(batch, dataset.generator(0), feature, 0.0, 6.0)
+    assert all(torch.equal(a, b) for a, b in zip(nothing, batch, strict=True))
+
+
+def test_padding_stays_padding():
+    feature = features.build("logmel", frames=60)
+    x = feature(torch.stack([tones([220], 16_000, k) for k in range(2)])[:, :8_000])
+    settings = Augment(Mix(1.0, 6.0), noise=0.3, gain_db=6.0, time=0, freq=0, fill="zero")
+    out = augment.augment(batch_of(x), dataset.generator(0), settings, feature, 0.0).features
+    assert torch.equal(out == 0, x == 0) and (x[:, :, 48:] == 0).all()
+
+
+def test_noise_has_at_most_its_amplitude_and_gains_their_decibels():
+    feature = features.build("musicnn_mel", frames=100)
+    x = feature.from_power(torch.ones(64, 1, 100, 96))
+    settings = Augment(None, noise=0.5, gain_db=0.0, time=0, freq=0, fill="zero")
+    noisy = augment.augment(batch_of(x), dataset.generator(0), settings, feature, 0.0)
+    added = feature.to_power(noisy.features).mean(dim=(1, 2, 3)) - 1
+    assert 0 <= added.min() < 0.01 and 0.2 < added.max() < 0.26
+    settings = Augment(None, noise=0.0, gain_db=3.0, time=0, freq=0, fill="zero")
+    louder = augment.augment(batch_of(x), dataset.generator(0), settings, feature, 0.0)
+    decibels = 10 * feature.to_power(louder.features).log10()
+    assert -3.01 < decibels.min() < -2.5 and 2.5 < decibels.max() < 3.01
+
+
+def test_a_feature_without_powers_is_masked_only():
+    settings = Augment(Mix(1.0, 6.0), noise=0.0, gain_db=0.0, time=0, freq=0, fill="zero")
+    batch = batch_of(torch.rand(2, 1, 10, 128))
+    with pytest.raises(ValueError, match="VGGish has no powers"):
+        augment.augment(batch, dataset.generator(0), settings, features.build("vggish"), 0.0)
+    settings = replace(settings, mix=None, time=5)
+    augment.augment(batch, dataset.generator(0), settings, features.build("vggish"), 0.0)

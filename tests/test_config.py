@@ -13,7 +13,7 @@ BASE = """
 protocol: clean
 feature: {name: logmel}
 input: {norm: backbone}
-augment: {time: 0, freq: 0, fill: mean}
+augment: {mix: null, noise: 0, gain_db: 0, time: 0, freq: 0, fill: mean}
 reprogrammer: {name: none}
 backbone: {name: ast, weights: pretrained, finetune: false}
 head: {name: embedding}

@@ -21,9 +21,16 @@ from ast_repr.data import feature_store
 from ast_repr.data.dataset import Clips
 from ast_repr.manifest import Clip
 from ast_repr.run_folder import RunFolder
-from ast_repr.settings import Select
+from ast_repr.settings import Augment, Mix, Select
 from ast_repr.training import augment, optim
 from ast_repr.training.trainer import Plan, Trainer
+
+AUGMENT = partial(
+    augment.augment,
+    settings=Augment(Mix(0.5, 6.0), noise=0.1, gain_db=3.0, time=20, freq=8, fill="zero"),
+    feature=features.build("logmel"),
+    fill=0.0,
+)
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -93,7 +100,7 @@ def build_trainer(folder, name, epochs, group):
         plan,
         run,
         CPU,
-        augment=partial(augment.spec_augment, time=20, freq=8),
+        augment=AUGMENT,
         group=group,
     )
 

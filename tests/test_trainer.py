@@ -2,16 +2,24 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
 
-from ast_repr import checkpoint, methods
+from ast_repr import checkpoint, features, methods
 from ast_repr.classifier import build_model
 from ast_repr.run_folder import RunFolder
-from ast_repr.settings import Select
+from ast_repr.settings import Augment, Mix, Select
 from ast_repr.training import augment, optim, trainer
 from ast_repr.training.trainer import Plan, Trainer
+
+AUGMENT = partial(
+    augment.augment,
+    settings=Augment(Mix(0.5, 6.0), noise=0.1, gain_db=3.0, time=20, freq=8, fill="zero"),
+    feature=features.build("logmel"),
+    fill=0.0,
+)
 
 CPU = torch.device("cpu")
 PLAN = Plan(
@@ -99,7 +107,7 @@ def start(tiny_dims, tiny_clips):
             own_plan,
             RunFolder(folder),
             CPU,
-            augment=lambda x, generator: augment.spec_augment(x, generator, time=20, freq=8),
+            augment=AUGMENT,
             about=ABOUT,
             writer=writer,
         ).fit(train or tiny_clips(12), None if select_on_test else valid)

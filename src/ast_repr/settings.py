@@ -66,9 +66,28 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Augment:
-    """SpecAugment: longest stripe in frames and in bands, and the value that fills it."""
+class Mix:
+    """Mixing of training clips: its probability, and the largest difference in level."""
 
+    probability: float = number(0, 1)
+    gain_db: float = number(0)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Augmentation of training clips.
+
+    Attributes:
+        mix: sums of two clips; None: no mixing.
+        noise: largest amplitude of added noise, relative to the clip's.
+        gain_db: largest change of level.
+        time, freq, fill: SpecAugment's longest stripe in frames and in bands, and the value that
+            fills it.
+    """
+
+    mix: Mix | None
+    noise: float = number(0)
+    gain_db: float = number(0)
     time: int = number(0)
     freq: int = number(0)
     fill: Literal["zero", "mean"]

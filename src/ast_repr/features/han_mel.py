@@ -92,3 +92,11 @@ class HanMel(nn.Module):
         magnitudes = magnitudes[:, : self.frames]
         out[:, 0, : magnitudes.shape[1]] = magnitudes
         return out.clamp_min_(FLOOR).log_()
+
+    def to_power(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the square of each cell's magnitude."""
+        return (2 * log_mel).exp()
+
+    def from_power(self, power: torch.Tensor) -> torch.Tensor:
+        """Undo `to_power`; a waveform's peak, which is 1, may have changed with the power."""
+        return power.sqrt().clamp_min(FLOOR).log()

@@ -99,6 +99,14 @@ class LogMel(nn.Module):
             log_mel[0, : len(energies)] = energies
         return log_mels
 
+    def to_power(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the power of each cell; that of padding, which is 0, is 0."""
+        return torch.where(log_mel == 0, 0.0, log_mel.exp())
+
+    def from_power(self, power: torch.Tensor) -> torch.Tensor:
+        """Undo `to_power`."""
+        return torch.where(power == 0, 0.0, power.clamp_min(FLOOR).log())
+
     def _fbank(self, waveform: torch.Tensor) -> torch.Tensor:
         """(N,) -> (M, bins), bit-equal to torchaudio.compliance.kaldi.fbank with AST's settings."""
         if len(waveform) < self.length:

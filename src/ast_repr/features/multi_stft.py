@@ -94,13 +94,21 @@ class MultiSTFT(nn.Module):
             stack[:, channel, : rows.shape[1]] = rows
         return stack
 
+    def to_power(self, decibels: torch.Tensor) -> torch.Tensor:
+        """Return the power of each cell, relative to the loudest of its FFT size."""
+        return 10 ** (decibels / 5)
+
+    def from_power(self, power: torch.Tensor) -> torch.Tensor:
+        """Undo `to_power`, relative to the loudest cells of these powers."""
+        return relative_decibels(power.sqrt())
+
 
 def relative_decibels(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Return 10 log10 of magnitudes (B, F, T) relative to the largest of each clip, at least -80.
+    """Return 10 log10 of magnitudes (..., F, T) relative to the largest over (F, T), at least -80.
 
-    A silent clip is at -80 throughout.
+    Silence is at -80 throughout.
     """
-    largest = magnitudes.amax(dim=(1, 2), keepdim=True)
+    largest = magnitudes.amax(dim=(-2, -1), keepdim=True)
     ratios = magnitudes.clamp_min(LEAST) / largest.clamp_min(LEAST)
     decibels = 10 * ratios.log10()
     return decibels.masked_fill(largest <= LEAST, -RANGE_DB).clamp_min(-RANGE_DB)

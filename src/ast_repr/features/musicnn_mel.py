@@ -94,6 +94,14 @@ class MusicnnMel(nn.Module):
         out[:, 0, : energies.shape[1]] = (GAIN * energies + 1).log10()
         return out
 
+    def to_power(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the power of each cell."""
+        return (10**log_mel - 1) / GAIN
+
+    def from_power(self, power: torch.Tensor) -> torch.Tensor:
+        """Undo `to_power`."""
+        return (GAIN * power + 1).log10()
+
 
 def slaney_filters(sample_rate: int, fft: int, bins: int) -> torch.Tensor:
     """Compute Slaney's triangular mel filters up to the Nyquist frequency, each of unit area in Hz.

@@ -12,15 +12,38 @@ class EmbeddingHead(nn.Module):
     Args:
         n_classes, embed_dim: K and D.
         norm: False omits the LayerNorm.
+        softmax: the classes exclude one another: the sigmoids of the logits are the outputs of a
+            softmax, and add up to 1.
+
+    Raises:
+        ValueError: a softmax over a single class.
     """
 
     input_key = "embedding"  # field of the backbone's Output that is the input
 
-    def __init__(self, n_classes: int = 20, embed_dim: int = 768, norm: bool = True):
+    def __init__(
+        self,
+        n_classes: int = 20,
+        embed_dim: int = 768,
+        norm: bool = True,
+        softmax: bool = False,
+    ):
         super().__init__()
+        if softmax and n_classes < 2:
+            raise ValueError(f"embedding: a softmax over {n_classes} class; expected two or more")
+        self.softmax = softmax
         self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.linear = nn.Linear(embed_dim, n_classes)
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
-        return self.linear(self.norm(output.embedding))
+        logits = self.linear(self.norm(output.embedding))
+        return logits_of_softmax(logits.float()) if self.softmax else logits
+
+
+def logits_of_softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, K) whose sigmoids are the softmax of `scores` (B, K)."""
+    classes = torch.arange(scores.shape[1], device=scores.device)
+    itself = classes[:, None] == classes  # ONNX Runtime has no torch.eye of booleans
+    others = torch.where(itself, -torch.inf, scores[:, None])  # (B, K, K)
+    return scores - others.logsumexp(dim=2)

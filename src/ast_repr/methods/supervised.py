@@ -1,35 +1,49 @@
-"""Supervised training on the observed labels (Chen and Lerch 2023): masked binary cross-entropy."""
+"""Supervised training on the observed labels.
+
+Masked binary cross-entropy (Chen and Lerch 2023), or the cross-entropy of a softmax if each clip
+has one predominant class.
+"""
 
 import torch
 from torch import nn
 
-from ..losses import masked_bce
+from ..losses import cross_entropy, masked_bce
 from ..manifest import PRESENT
 from ..registry import unknown
 from .base import Method
 
 TARGETS = ("soft", "hard")
+LOSSES = ("bce", "cross_entropy")
 
 
 class Supervised(Method):
-    """Masked BCE of the model's logits.
+    """A loss of the model's logits.
 
     Args:
         model: features -> logits (B, K).
         targets: "soft" (relevances, as the authors) or "hard" (present or absent, split at 0.5).
+        loss: "bce", masked, or "cross_entropy", which needs a head with `softmax`.
 
     Raises:
-        ValueError: other targets.
+        ValueError: other targets, another loss, or one that does not suit the head.
     """
 
-    def __init__(self, model: nn.Module, targets: str = "soft"):
+    def __init__(self, model: nn.Module, targets: str = "soft", loss: str = "bce"):
         super().__init__(model)
         if targets not in TARGETS:
             raise ValueError(unknown("targets", targets, TARGETS))
+        if loss not in LOSSES:
+            raise ValueError(unknown("loss", loss, LOSSES))
         self.hard = targets == "hard"
+        self.is_softmax = loss == "cross_entropy"
+        if self.is_softmax and not getattr(model.head, "softmax", False):
+            raise ValueError(
+                "loss cross_entropy: the head has no softmax; "
+                "expected head: {name: embedding, softmax: true}"
+            )
 
     def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
-        """Compute {"loss": masked BCE}.
+        """Compute {"loss": masked BCE or cross-entropy}.
 
         Clips without an observed label are left out, of BatchNorm's statistics as well.
         """
@@ -37,9 +51,19 @@ class Supervised(Method):
         if not has_labels.any():
             return {"loss": torch.zeros((), device=has_labels.device)}
         labelled = type(batch)(*(tensor[has_labels] for tensor in batch))
-        return {"loss": self.bce(self.model(labelled.features), labelled, whole or batch)}
+        compute = self.cross_entropy if self.is_softmax else self.bce
+        return {"loss": compute(self.model(labelled.features), labelled, whole or batch)}
+
+    def cross_entropy(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:
+        """Compute the cross-entropy, averaged over the clips of `whole` with a present class."""
+        is_present = whole.mask & (whole.targets >= PRESENT)
+        count = int(is_present.any(dim=1).sum())
+        return cross_entropy(logits, self._targets(batch), batch.mask, count)
 
     def bce(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:
         """Compute the masked BCE of logits (B, K), averaged over the observed cells of `whole`."""
-        targets = (batch.targets >= PRESENT).float() if self.hard else batch.targets
-        return masked_bce(logits.float(), targets, batch.mask, int(whole.mask.sum()))
+        count = int(whole.mask.sum())
+        return masked_bce(logits.float(), self._targets(batch), batch.mask, count)
+
+    def _targets(self, batch):
+        return (batch.targets >= PRESENT).float() if self.hard else batch.targets

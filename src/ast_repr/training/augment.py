@@ -1,6 +1,107 @@
-"""Augmentation of log-mels on their device, drawn from a generator so that a run is repeatable."""
+"""Augmentation of batches on their device, drawn from a generator so that a run is repeatable.
+
+Waveforms are not stored, so sums are those of the powers of time-frequency cells. That is the
+expectation over the phases, which are unknown; in the sum of two waveforms a cell where both are
+equally loud has between no and twice this power.
+"""
+
+from typing import Any
 
 import torch
+
+from ..data.dataset import Batch
+from ..manifest import PRESENT
+from ..settings import Augment
+
+
+def is_active(settings: Augment) -> bool:
+    """Whether anything is augmented."""
+    return settings.mix is not None or any(
+        (settings.noise, settings.gain_db, settings.time, settings.freq)
+    )
+
+
+def augment(
+    batch: Batch, generator: torch.Generator, settings: Augment, feature: Any, fill: float
+) -> Batch:
+    """Mix clips, add noise, change levels and mask stripes, in this order.
+
+    Args:
+        generator: on the CPU.
+        settings: what is done, and how much.
+        feature: of the batch, with `to_power` and `from_power` unless only stripes are masked.
+        fill: value of a masked cell.
+
+    Raises:
+        ValueError: the feature has no powers.
+    """
+    changes_power = settings.mix is not None or settings.noise or settings.gain_db
+    if changes_power and not hasattr(feature, "to_power"):
+        raise ValueError(
+            f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
+            "expected only time and freq, or another feature"
+        )
+    if settings.mix is not None:
+        probability = settings.mix.probability
+        batch = mix(batch, generator, feature, probability, settings.mix.gain_db)
+    if settings.noise or settings.gain_db:
+        power = feature.to_power(batch.features)
+        if settings.noise:
+            power = add_noise(power, generator, settings.noise)
+        power = power * _gains(power, generator, settings.gain_db)
+        batch = batch._replace(features=feature.from_power(power))
+    masked = spec_augment(batch.features, generator, settings.time, settings.freq, fill)
+    return batch._replace(features=masked)
+
+
+def mix(
+    batch: Batch, generator: torch.Generator, feature: Any, probability: float, gain_db: float
+) -> Batch:
+    """Add the next clip of the batch to some clips; the labels become those of both.
+
+    Both clips are made equally loud, then one is amplified by -`gain_db` to `gain_db`. The sum has
+    the level of the first, so that it does not tell how many clips there are. A class is observed
+    if it is in both clips, or present in one; its relevance is the larger one.
+
+    Args:
+        generator: on the CPU.
+        feature: of the batch, with `to_power` and `from_power`.
+        probability: of a clip to be mixed.
+    """
+    device = batch.features.device
+    is_mixed = (torch.rand(len(batch.mask), generator=generator) < probability).to(device)
+    power = feature.to_power(batch.features)
+    loudness = power.sum(dim=(1, 2, 3), keepdim=True)
+    others = power.roll(1, 0) * loudness / loudness.roll(1, 0).clamp_min(torch.finfo().tiny)
+    gain = _gains(power, generator, gain_db)
+    features = feature.from_power((power + gain * others) / (1 + gain))
+
+    targets = torch.where(batch.mask, batch.targets, 0.0)
+    targets = targets.maximum(targets.roll(1, 0))
+    mask = batch.mask & batch.mask.roll(1, 0) | (targets >= PRESENT)
+    return Batch(
+        torch.where(is_mixed[:, None, None, None], features, batch.features),
+        torch.where(is_mixed[:, None], targets, batch.targets),
+        torch.where(is_mixed[:, None], mask, batch.mask),
+    )
+
+
+def add_noise(power: torch.Tensor, generator: torch.Generator, largest: float) -> torch.Tensor:
+    """Add noise of the same expected power to all cells (B, C, T, F) but those of padding.
+
+    A clip's amplitude of noise is uniform from 0 to `largest`, relative to the clip's. The power of
+    a cell is exponentially distributed, as in the spectrum of white noise.
+    """
+    amplitude = largest * torch.rand(len(power), 1, 1, 1, generator=generator)
+    noise = torch.empty(power.shape).exponential_(generator=generator) * amplitude.square()
+    mean = power.mean(dim=(1, 2, 3), keepdim=True)
+    return torch.where(power > 0, power + mean * noise.to(power.device), power)
+
+
+def _gains(power: torch.Tensor, generator: torch.Generator, most_db: float) -> torch.Tensor:
+    """Draw a gain of power for each clip, (B, 1, 1, 1), from -`most_db` to `most_db` decibels."""
+    gain_db = most_db * (2 * torch.rand(len(power), 1, 1, 1, generator=generator) - 1)
+    return (10 ** (gain_db / 10)).to(power.device)
 
 
 def spec_augment(

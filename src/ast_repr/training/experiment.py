@@ -200,12 +200,12 @@ class Experiment:
         return model, spec
 
     def augmentation(self, model: Reprogrammed) -> Callable | None:
-        """Return the function (features, generator) -> features; None without augmentation."""
+        """Return the function (batch, generator) -> batch; None without augmentation."""
         settings = self.conf.augment
-        if not settings.time and not settings.freq:
+        if not augment.is_active(settings):
             return None
-        fill = model.mean if settings.fill == "mean" else 0.0
-        return partial(augment.spec_augment, time=settings.time, freq=settings.freq, fill=fill)
+        mean = model.mean if settings.fill == "mean" else 0.0
+        return partial(augment.augment, settings=settings, feature=self.feature, fill=mean)
 
     def choose_trainee(
         self,

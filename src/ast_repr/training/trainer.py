@@ -66,7 +66,7 @@ class Trainer:
         optimizer: of the trainable parameters, with their base learning rates; None if there are
             none.
         bf16: compute the steps under bfloat16 autocast; validation is always float32.
-        augment: function (features, generator) -> features.
+        augment: function (batch, generator) -> batch.
         about: plain values stored in every checkpoint.
         label: name of the run in printed lines.
         writer: TensorBoard's SummaryWriter.
@@ -83,7 +83,7 @@ class Trainer:
     run: RunFolder
     device: torch.device
     bf16: bool = False
-    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
     about: dict = field(default_factory=dict)
     label: str = ""
     writer: Any = None
@@ -190,8 +190,7 @@ class Trainer:
         """Make one optimiser step, if the loss has a gradient; return this process's part of it."""
         batch = batch.to(self.device)
         if self.augment is not None:  # the whole batch, so that draws do not depend on its parts
-            random = generator(self.plan.seed, epoch, step)
-            batch = batch._replace(features=self.augment(batch.features, random))
+            batch = self.augment(batch, generator(self.plan.seed, epoch, step))
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         has_gradient = False

@@ -15,6 +15,7 @@ from ast_repr.settings import RunIdentity, Section
 from ast_repr.training import optim
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+IRMAS = SHIPPED.parents[1] / "irmas" / "conf"
 CONFS = choices.confs(SHIPPED)
 RUN = RunIdentity("openmic", "", [], "ast_tiny_synth", "", "", seed=0)
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
@@ -48,12 +49,43 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
     assert logits.shape == (1, 20) and logits.isfinite().all()
 
 
-def build(conf, backbone_file, clips):
+def build(conf, backbone_file, clips, classes=CLASSES):
     """(model, feature) as the stage `train` builds them, on the shipped source classes."""
     feature = features.build(**conf.feature.to_dict())
     conf = replace(conf, run=RUN)
-    spec = model_spec.from_config(conf, CLASSES, feature, clips, "ast_tiny_synth", backbone_file)
-    return build_model(CLASSES, **spec), feature
+    spec = model_spec.from_config(conf, classes, feature, clips, "ast_tiny_synth", backbone_file)
+    return build_model(classes, **spec), feature
+
+
+IRMAS_SYSTEMS = {"multi_stft9": 850_763, "multi_stft3": 283_595, "han_convnet": 1_446_123}
+
+
+@pytest.mark.parametrize("name", choices.confs(IRMAS))
+def test_every_conf_of_irmas_builds_and_runs(name, backbone_file, tiny_clips):
+    conf = config.load(IRMAS, name, "irmas_synthetic")
+    classes = CLASSES[:11]
+    model, feature = build(conf, backbone_file, tiny_clips(2), classes)
+    window = features.window(feature)
+    assert window.seconds == (1.0 if name == "han_convnet" else 3.0)
+    trained = sum(p.numel() for p in model.trainable_parameters())
+    if trained:
+        methods.build(model=model, **conf.method.to_dict())
+        optim.build(model=model, **conf.optimizer.to_dict())
+    assert trained == IRMAS_SYSTEMS.get(name, trained)
+    x = feature(0.1 * torch.randn(2, window.samples))
+    if not hasattr(model.head, "fit"):
+        logits = model.eval()(x)
+        assert logits.shape == (2, 11) and logits.isfinite().all()
+        is_softmax = torch.allclose(logits.sigmoid().sum(dim=1), torch.ones(2))
+        assert is_softmax == (name == "multi_stft3")
+
+
+@pytest.mark.parametrize("name", ["ast_linear", "ast_unet", "ast_patch"])
+def test_confs_of_irmas_run_on_musicnn(name):
+    conf = config.load(IRMAS, name, "irmas", network="musicnn")
+    feature = features.build(**conf.feature.to_dict())
+    assert feature(torch.zeros(1, features.window(feature).samples)).shape == (1, 1, 192, 96)
+    assert conf.backbone.name == "musicnn"
 
 
 def test_a_backbone_is_normalised_as_the_catalogue_says(tiny_ast, tmp_path, monkeypatch):
@@ -68,12 +100,16 @@ def test_a_backbone_is_normalised_as_the_catalogue_says(tiny_ast, tmp_path, monk
     assert (options["mean"], options["std"]) == (-6.8, 5.5)
 
 
-@pytest.mark.parametrize(
-    "name", [name for confs in config.studies(SHIPPED).values() for name in confs]
-)
-def test_every_variant_of_a_study_is_a_conf(name):
-    assert config.select(SHIPPED, name) == [name]
-    config.load(SHIPPED, name, lacking=["vggish"])
+VARIANTS = []
+for folder in (SHIPPED, IRMAS):
+    for names in config.studies(folder).values():
+        VARIANTS += [(folder, name) for name in names]
+
+
+@pytest.mark.parametrize(("folder", "name"), VARIANTS)
+def test_every_variant_of_a_study_is_a_conf(folder, name):
+    assert config.select(folder, name) == [name]
+    config.load(folder, name, lacking=["vggish"])
 
 
 PAPER = {  # optimizer, lr, betas, weight decay, batch, epochs of the authors of each system

@@ -35,6 +35,7 @@ SCRIPTS = (
     "egs/openmic/run.sh",
     "egs/custom/run.sh",
     "egs/pretrain/run.sh",
+    "egs/instruments/run.sh",
     "tests/run.sh",
     ".ci/run",
 )
@@ -435,13 +436,17 @@ def test_a_recipe_that_is_ended_ends_its_stage(recipe, env, stage, number, code)
     assert shell.returncode == code and f"{stage} terminated".encode() in output
 
 
-@pytest.mark.parametrize("name", ["openmic/run.sh", "custom/run.sh", "pretrain/run.sh"])
+@pytest.mark.parametrize("name", ["openmic", "custom", "pretrain", "instruments"])
 @pytest.mark.parametrize("command", ["dash {}", "dash -c '. {}; echo alive $?'"])
 def test_other_shells_are_told(env, name, command):
     if not shutil.which("dash"):
         pytest.skip("no dash here")
     run = subprocess.run(
-        command.format(ROOT / "egs" / name), shell=True, env=env, capture_output=True, text=True
+        command.format(ROOT / "egs" / name / "run.sh"),
+        shell=True,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert run.stderr == "error: found another shell, expected bash; run: bash run.sh\n"
     assert run.stdout == "alive 2\n" if "alive" in command else run.returncode == 2

@@ -119,6 +119,24 @@ def f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(2 * np.sum(truth & predicted) / (truth.sum() + predicted.sum()))
 
 
+def expected_calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
+    """Compute the mean difference of probability and frequency, over bins of equal width.
+
+    Args:
+        truth: (n,) bool; `scores`: (n,) probabilities.
+
+    >>> expected_calibration_error(np.array([True, False, True]), np.array([0.55, 0.55, 0.95]))
+    0.05
+    """
+    index = np.minimum((scores * bins).astype(int), bins - 1)
+    error = 0.0
+    for number in range(bins):
+        chosen = index == number
+        if chosen.any():
+            error += chosen.mean() * abs(scores[chosen].mean() - truth[chosen].mean())
+    return round(float(error), 12)
+
+
 def _evaluate_instrument(truth: np.ndarray, scores: np.ndarray, threshold: float) -> dict:
     """Evaluate observed cells of one instrument: truth (n,) bool, scores (n,)."""
     present = int(truth.sum())

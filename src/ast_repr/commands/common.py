@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import cli, escaping, pretrained, run_folder
+from .. import cli, escaping, pretrained
 from ..inference import Predictor
 
 
@@ -38,17 +38,11 @@ def find_checkout() -> Path | None:
     return None
 
 
-def load_default(load: Callable[[Path], Predictor]) -> Predictor:
-    """Load the best finished run of the checkout, or else the shipped model, and say which."""
-    checkout = find_checkout()
-    reason = "this is not a checkout of the repository"
-    if checkout is not None:
-        runs = run_folder.finished(checkout.glob("egs/*/exp"))
-        best, model = run_folder.load_best(runs, load, say)
-        if best is not None:
-            say(f"model: {best.folder}, {best.describe()}")
-            return model
-        reason = f"no finished run under {checkout}/egs/*/exp"
+def load_shipped(load: Callable[[Path], Predictor]) -> Predictor:
+    """Load the shipped model, and say which it is, and what it can do."""
     path = pretrained.shipped_model()
-    say(f"model: {path.name}, which is shipped ({reason}); --model chooses another")
-    return load(path)
+    model = load(path)
+    say(f"model: {path.name}, which is shipped; --model chooses another")
+    if "summary" in model.about:
+        say(model.about["summary"])
+    return model

@@ -5,8 +5,8 @@
     ast-repr predict --format csv --output instruments.csv --threshold 0.3 ~/music
     ast-repr predict --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
 
-Without --model, the finished run that is best on validation is taken in a checkout of the
-repository, and elsewhere, or if there is none, the shipped model.
+Without --model, the shipped model is taken, which names twenty instruments; the first lines of the
+output say what it can do, and its card in pretrained_models where it fails.
 
 Files may be of any audio format that FFmpeg reads, and of any sample rate, number of channels and
 length. They are cut into windows of ten seconds; a silent window has no instruments. Damaged files
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .. import atomic, audio, cli, devices, inference
 from ..viewer import predictions, timeline
-from .common import add_device_option, add_model_options, load_default, say
+from .common import add_device_option, add_model_options, load_shipped, say
 
 # Suffixes of the files taken from folders: audio in formats that FFmpeg decodes.
 # fmt: off
@@ -59,7 +59,7 @@ def main(args: Namespace) -> None:
         return inference.load(path, device, args.backbone_file, args.allow_class)
 
     if args.model is None:
-        model = load_default(load)
+        model = load_shipped(load)
     else:
         model = load(args.model)
         say(f"model: {args.model}")

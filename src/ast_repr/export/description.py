@@ -31,7 +31,7 @@ def describe(
         merged: whether the file holds the backbone's tensors.
     """
     backbone = about["spec"]["backbone"]
-    source = _source(backbone, config.run.weights_sha256)
+    source = source_of(backbone, config.run.weights_sha256)
     file = None if merged else source["file"]
     return {key: about[key] for key in KEPT} | {
         "threshold": threshold,
@@ -72,8 +72,13 @@ def parse(path: Path, texts: dict[str, str], sha256: str, expected: str) -> dict
         ) from error
 
 
-def _source(backbone, sha256):
-    """Name, file name, sha256, address and licence of the backbone's weights; None if unknown."""
+def source_of(backbone: dict, sha256: str) -> dict:
+    """Find name, file name, sha256, address and licence of a backbone's weights; None if unknown.
+
+    Args:
+        backbone: section of a model's spec.
+        sha256: of the weights' file.
+    """
     source = dict.fromkeys(("name", "file", "file_sha256", "url", "licence"))
     if backbone["file"] is None:
         return source

@@ -45,6 +45,12 @@ CORPORA = {
         "It was trained on a synthetic corpus, rendered from one soundfont, without any real "
         "recording: on real music expect less.",
     ),
+    "rendered": Corpus(
+        "rendered music",
+        "rendered by this project's code with free soundfonts; it contains no recording",
+        "It was fitted on rendered music, without any real recording or singing: on real music "
+        "expect less.",
+    ),
     "openmic": Corpus(
         "OpenMIC-2018",
         "OpenMIC-2018: labels CC BY 4.0, most of the audio under NonCommercial Creative Commons "

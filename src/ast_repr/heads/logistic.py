@@ -14,6 +14,7 @@ from torch.nn import functional
 from .observed import PRESENT, per_class
 
 MAX_ITER = 1000
+UNPENALISED = 1e6  # C of a regression without a penalty, in effect
 CERTAIN = 16.0  # logit of a class that is always present, if no absent clip was observed
 CS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
@@ -77,6 +78,32 @@ class LogisticHead(nn.Module):
         bias = bias - weight @ torch.from_numpy(scaler.mean_)
         self.linear.weight.copy_(weight)
         self.linear.bias.copy_(bias)
+
+    def calibrate(self, held_out: Any, prior: float) -> None:
+        """Scale and shift the logits of each class so that they fit held-out clips (Platt 1999).
+
+        Clips are weighted as if each class were present in a share `prior` of them. The scale and
+        the shift become part of the layer. A class that has a constant, or no held-out clips of
+        both kinds, stays as it is.
+
+        Args:
+            held_out: as `valid` of `fit`.
+            prior: between 0 and 1.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        for k, (embeddings, present) in enumerate(per_class(held_out)):
+            weight = self.linear.weight[k]
+            if not weight.any() or not present.any() or present.all():
+                continue
+            logits = embeddings @ weight.numpy() + self.linear.bias[k].item()
+            share = present.mean()
+            weights = np.where(present, prior / share, (1 - prior) / (1 - share))
+            platt = LogisticRegression(C=UNPENALISED, max_iter=MAX_ITER)
+            platt.fit(logits[:, None], present, weights)
+            scale = float(platt.coef_[0, 0])
+            weight *= scale
+            self.linear.bias[k] = scale * self.linear.bias[k] + float(platt.intercept_[0])
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""

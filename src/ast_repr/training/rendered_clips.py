@@ -72,6 +72,11 @@ class Batch:
 class Clips:
     """The clips of all shards in a folder; log-mels stay on disk until they are read.
 
+    Args:
+        folder: of the shards.
+        settings: that they were made from; None takes any that all shards share.
+        shards: number of shards.
+
     Attributes:
         identity: sha256 of the settings that they were made from, and their number.
 
@@ -79,11 +84,11 @@ class Clips:
         ValueError: a shard is missing, damaged, or was made from other settings.
     """
 
-    def __init__(self, folder: Path, settings: Settings, shards: int):
-        made_from = settings.identity()
+    def __init__(self, folder: Path, settings: Settings | None, shards: int):
+        made_from = settings.identity() if settings else _read_identity(_path(folder, 0))
         opened = [_open(_path(folder, index), made_from) for index in range(shards)]
-        self.identity = f"{made_from}, {shards * settings.shard_clips} clips"
-        self.shard_clips = settings.shard_clips
+        self.shard_clips = len(opened[0]["truth"])
+        self.identity = f"{made_from}, {shards * self.shard_clips} clips"
         self._log_mels = [tensors["log_mel"] for tensors in opened]
         self.truth = torch.cat([tensors["truth"] for tensors in opened])
         self.embedding = torch.cat([tensors["embedding"] for tensors in opened])
@@ -104,6 +109,14 @@ class Clips:
             self.embedding[indices].float(),
             self.tags[indices].float(),
         )
+
+
+def count(folder: Path) -> int:
+    """Count the shards of a folder, from the first to the last without a gap."""
+    index = 0
+    while _path(folder, index).is_file():
+        index += 1
+    return index
 
 
 def missing(folder: Path, shards: int) -> list[int]:
@@ -158,6 +171,16 @@ def load_teacher(path: Path) -> backbones.Musicnn:
     dims = header["dims"] | {"embedding": "pooled"}
     teacher = backbones.build("musicnn", mean=header["mean"], std=header["std"], **dims)
     return backbones.weights.load(teacher, path).eval()
+
+
+def _read_identity(path: Path) -> str:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata()["made_from"]
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: missing or damaged; run egs/pretrain/run.sh, which renders the clips"
+        ) from error
 
 
 def _open(path: Path, made_from: str) -> dict[str, torch.Tensor]:

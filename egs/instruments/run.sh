@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Makes the instruments model that is shipped, into exp/instruments_ast, from the clips of
+# ../pretrain/run.sh, which come first, and the main job's corpus, which it prepares. About ten
+# minutes on two cores. The options are those of src/fit_instruments.py: --try-on, ...
+[ -n "${BASH_VERSION:-}${ZSH_VERSION:-}" ] || { echo "error: found another shell, expected bash; run: bash run.sh" >&2; return 2 2>/dev/null || exit 2; }
+if (return 0 2>/dev/null); then source "$(dirname -- "${BASH_SOURCE[0]:-${(%):-%x}}")/../child.sh"; return; fi
+
+set -euo pipefail
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+root=$(cd ../.. && pwd)
+bash ../openmic/run.sh --corpus synthetic --to extract
+source ../environment.sh
+use_python
+run "$root/src/fit_instruments.py" --clips ../pretrain/exp --data ../openmic/data/synthetic \
+    --out exp/instruments_ast --nj "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)" "$@"

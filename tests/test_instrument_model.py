@@ -1,0 +1,201 @@
+"""The instruments model: its clips and their truth, calibration, and the exported folder."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import brier_score_loss
+
+import fit_instruments
+from ast_repr import audio, features, inference, manifest, metrics
+from ast_repr.corpora import noises, sounds
+from ast_repr.data import dataset, feature_store
+from ast_repr.export.safetensors import content_hash
+from ast_repr.heads.logistic import LogisticHead
+from ast_repr.training import instrument_model, rendered_clips
+from ast_repr.training.instrument_model import CLASSES, CorpusClips, NoiseClips, RenderedClips
+
+SHARD_CLIPS = 24
+
+
+def truth_of(*names):
+    """Return the truth (20,) of a clip of the sounds that CLASSES of `sounds` calls so."""
+    truth = torch.zeros(1, len(sounds.CLASSES), dtype=torch.uint8)
+    for name in names:
+        truth[0, sounds.CLASSES.index(name)] = 1
+    row = instrument_model.instruments_of(truth)[0]
+    return dict(zip(CLASSES, row.tolist(), strict=True))
+
+
+def test_instruments_are_derived_from_presets_and_keys():
+    truth = truth_of("Clarinet", "Drum: Bass Drum 1", "Drum: Ride Cymbal 1")
+    assert {name for name in truth if truth[name]} == {"clarinet", "drums", "cymbals"}
+    assert not any(truth_of("Oboe", "Drum: Cowbell").values())
+
+
+def test_what_a_listener_may_call_by_another_name_is_unknown():
+    truth = truth_of("Acoustic Guitar (steel)")
+    assert truth["guitar"] == 1 and np.isnan(truth["mandolin"]) and truth["ukulele"] == 0
+    assert np.isnan(truth_of("String Ensemble 1")["violin"])
+    assert truth_of("String Ensemble 1", "Violin")["violin"] == 1
+
+
+@pytest.mark.parametrize("kind", sorted(noises.KINDS))
+def test_sounds_without_music_are_finite_and_repeatable(kind, monkeypatch):
+    monkeypatch.setattr(noises, "KINDS", {kind: noises.KINDS[kind]})
+    for seed in range(5):
+        sound, name = noises.draw(np.random.default_rng(seed))
+        again, _ = noises.draw(np.random.default_rng(seed))
+        assert name == kind and sound.shape == (160_000,) and sound.dtype == np.float32
+        assert np.isfinite(sound).all() and np.abs(sound).max() < 1
+        assert not audio.is_silent(sound) and np.array_equal(sound, again)
+
+
+def test_speech_may_be_a_voice():
+    for index in range(12):
+        _, truth = NoiseClips(12, seed=0)[index]
+        _, kind = noises.draw(np.random.default_rng([0, index]))
+        unknown = {name for name, value in zip(CLASSES, truth, strict=True) if value.isnan()}
+        assert unknown == ({"voice"} if kind == "speech" else set())
+        assert not truth.nan_to_num().any()
+
+
+def test_calibration_gives_frequencies_at_the_prior():
+    """Of held-out clips weighted to the prior, the frequency of each class is its probability."""
+    rng = np.random.default_rng(0)
+    present = rng.random((4000, 2)) < 0.5
+    embeddings = torch.from_numpy(present + rng.normal(0, 1, present.shape)).float()
+    mask = torch.ones(present.shape, dtype=torch.bool)
+    batch = dataset.Batch(embeddings, torch.from_numpy(present).float(), mask)
+    head = LogisticHead(n_classes=3, embed_dim=2)
+    with torch.no_grad():
+        head.linear.weight[:2] = torch.tensor([[5.0, 0.0], [0.0, 0.2]])  # too sure, too unsure
+        head.linear.bias.copy_(torch.tensor([2.0, 0.0, -16.0]))
+    absent = torch.zeros(len(present), 1)
+    held_out = dataset.Batch(
+        embeddings,
+        torch.cat([batch.targets, absent], dim=1),
+        torch.cat([mask, absent == 0], dim=1),
+    )
+    head.calibrate(held_out, prior=0.1)
+    # Of two normal distributions a deviation apart, the log odds are x - 1/2 + those of the prior.
+    expected = np.log(0.1 / 0.9) - 0.5
+    assert head.linear.weight[0, 0].item() == pytest.approx(1.0, abs=0.1)
+    assert head.linear.weight[1, 1].item() == pytest.approx(1.0, abs=0.1)
+    np.testing.assert_allclose(head.linear.bias[:2].numpy(), expected, atol=0.1)
+    assert not head.linear.weight[2].any() and head.linear.bias[2] == -16
+
+
+def test_the_calibration_error_is_that_of_the_bins():
+    rng = np.random.default_rng(0)
+    scores = rng.random(50_000)
+    truth = rng.random(50_000) < scores
+    assert metrics.expected_calibration_error(truth, scores) < 0.01
+    assert metrics.expected_calibration_error(truth, np.full(50_000, 0.9)) == pytest.approx(
+        0.9 - truth.mean()
+    )
+    constant = np.full(50_000, truth.mean())
+    assert metrics.expected_calibration_error(truth, constant) == pytest.approx(0, abs=1e-9)
+    assert brier_score_loss(truth, scores) < brier_score_loss(truth, constant)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Folder of pre-training with a shard of random clips in each split."""
+    folder = tmp_path_factory.mktemp("shards")
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "valid"):
+        tensors = {
+            "log_mel": torch.randn(SHARD_CLIPS, rendered_clips.FRAMES, 128, generator=generator),
+            "truth": torch.rand(SHARD_CLIPS, 175, generator=generator) < 0.1,
+            "embedding": torch.zeros(SHARD_CLIPS, 12),
+            "tags": torch.zeros(SHARD_CLIPS, 5),
+        }
+        tensors["log_mel"] = tensors["log_mel"].half()
+        tensors["truth"] = tensors["truth"].byte()
+        header = {"made_from": split, "sha256": content_hash(split, tensors)}
+        (folder / split).mkdir()
+        path = folder / split / "00000.safetensors"
+        path.write_bytes(rendered_clips.serialise(tensors, header))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A prepared corpus of random log-mels that knows its truth."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    clips = []
+    for number in range(30):
+        split = ("train", "valid", "test")[number % 3]
+        truth = dict(zip(CLASSES, rng.integers(0, 2, len(CLASSES)).tolist(), strict=True))
+        labels = {name: float(value) for name, value in truth.items()}
+        clips.append(manifest.Clip(f"{number}", f"{number}", "x", 0.0, split, labels, truth=truth))
+    manifest.write(folder, clips, CLASSES)
+    feature = features.build("logmel")
+    values = rng.normal(-6, 4, (len(clips), *feature.shape)).astype(np.float16)
+    values[:, :, rendered_clips.FRAMES :] = 0  # as the feature pads
+    identities = manifest.identities(clips, "logmel")
+    feature_store.write_shard(folder / "features" / "logmel", 0, values, identities, feature.spec())
+    return folder
+
+
+def test_clips_have_the_frames_of_ten_seconds(shards, data):
+    for clips in (RenderedClips(shards / "train"), CorpusClips(data, "test"), NoiseClips(1, 0)):
+        log_mel, truth = clips[0]
+        assert log_mel.shape == (rendered_clips.FRAMES, 128) and log_mel.dtype == torch.float32
+        assert truth.shape == (20,)
+    with pytest.raises(ValueError, match="missing or damaged"):
+        RenderedClips(shards / "elsewhere")
+
+
+def test_an_instrument_that_a_corpus_lacks_is_unknown(data, tmp_path):
+    clips, _ = manifest.read(data)
+    fewer = [
+        manifest.Clip(**{**vars(clip), "labels": {"bass": 1.0}, "truth": {"bass": 1}})
+        for clip in clips
+    ]
+    manifest.write(tmp_path, fewer, ["bass"])
+    (tmp_path / "features").symlink_to(data / "features")
+    truth = CorpusClips(tmp_path, "test").truth
+    assert (truth[:, CLASSES.index("bass")] == 1).all() and truth.isnan().sum() == 10 * 19
+
+
+def test_without_a_truth_a_corpus_is_refused(data, tmp_path):
+    clips, _ = manifest.read(data)
+    manifest.write(
+        tmp_path, [manifest.Clip(**{**vars(clip), "truth": {}}) for clip in clips], CLASSES
+    )
+    (tmp_path / "features").symlink_to(data / "features")
+    with pytest.raises(ValueError, match="no clip of the split test has a truth"):
+        CorpusClips(tmp_path, "test")
+
+
+def test_the_script_writes_a_model_that_predicts(
+    shards, data, backbone_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(instrument_model, "NOISES", 8)
+    monkeypatch.setattr(fit_instruments, "HELD_OUT_NOISES", 8)
+    out = tmp_path / "instruments"
+    options = ["--clips", shards, "--data", data, "--out", out, "--backbone-file", backbone_file]
+    fit_instruments.main(fit_instruments.parse().parse_args([*map(str, options), "--nj", "1"]))
+    assert "names instruments from" in capsys.readouterr().out
+    predictor = inference.load(out, backbone_file=backbone_file)
+    assert predictor.classes == CLASSES and "rendered music" in predictor.about["summary"]
+    probabilities = predictor(np.random.default_rng(0).uniform(-0.5, 0.5, (1, 16_000)))
+    assert probabilities.shape == (1, 20) and (probabilities > 0).all()
+    assert not predictor(np.zeros((1, 16_000))).any()
+    card = (out / "README.md").read_text()
+    assert predictor.about["summary"] in card
+    assert all(f"| {name} |" in card for name in CLASSES)
+
+
+def test_embeddings_are_those_that_predict_computes(data, backbone_file):
+    model = fit_instruments.build(backbone_file)[0]
+    clips = CorpusClips(data, "test")
+    expected = model.head_input(torch.from_numpy(clips.store.read(clips.names)).float())
+    batch = instrument_model.embed(model, clips, augmented=False)
+    np.testing.assert_allclose(batch.features, expected, atol=1e-5)
+    assert batch.mask.all() and torch.equal(batch.targets, clips.truth)
+    augmented = instrument_model.embed(model, clips, augmented=True)
+    assert augmented.features.shape == batch.features.shape
+    assert augmented.targets.sum() > batch.targets.sum()  # of mixtures

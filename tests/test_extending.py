@@ -57,8 +57,8 @@ def add_method_option(source):
     method = source / "ast_repr" / "methods" / "supervised.py"
     replace(
         method,
-        '(self, model: nn.Module, targets: str = "soft")',
-        '(self, model: nn.Module, targets: str = "soft", weight: float = 1.0)',
+        '(self, model: nn.Module, targets: str = "hard", loss: str = "bce")',
+        '(self, model: nn.Module, targets: str = "hard", loss: str = "bce", weight: float = 1.0)',
     )
     replace(
         method,

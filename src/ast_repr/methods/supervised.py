@@ -28,7 +28,7 @@ class Supervised(Method):
         ValueError: other targets, another loss, or one that does not suit the head.
     """
 
-    def __init__(self, model: nn.Module, targets: str = "soft", loss: str = "bce"):
+    def __init__(self, model: nn.Module, targets: str = "hard", loss: str = "bce"):
         super().__init__(model)
         if targets not in TARGETS:
             raise ValueError(unknown("targets", targets, TARGETS))

@@ -54,7 +54,7 @@ def probe(
 ) -> float:
     """Train the head alone first (LP-FT, Kumar et al. 2022); leave the model with its best epoch.
 
-    Supervised, soft targets, in float32, without augmentation.
+    Supervised, present or absent as targets, in float32, without augmentation.
 
     Args:
         run: folder of this training.

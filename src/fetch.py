@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from ast_repr import choices, cli, options, pretrained
-from ast_repr.corpora import naming, openmic
+from ast_repr.corpora import irmas, naming, openmic
 
 SHIPPED = "ast_tiny_synth"
 PUBLISHED = "ast_audioset"
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def choose_corpus(args: argparse.Namespace) -> str:
-    """Choose openmic, synthetic or custom; for auto, say why.
+    """Choose one of choices.CORPORA; for a default, say why.
 
     Raises:
         UsageError: contradictory options.
@@ -56,6 +56,9 @@ def choose_corpus(args: argparse.Namespace) -> str:
         raise cli.UsageError("no --manifest: --corpus custom expects one")
     if args.corpus == "synthetic" and args.data_root:
         raise cli.UsageError("--corpus synthetic takes no --data-root; leave one of them out")
+    if args.corpus == "irmas_synthetic":
+        say_irmas(args.data_root)
+        return "irmas" if args.data_root else "irmas_synthetic"
     if args.corpus != "auto":
         return args.corpus
     root = args.data_root or args.data / "openmic-2018"
@@ -68,6 +71,17 @@ def choose_corpus(args: argparse.Namespace) -> str:
         "download: --corpus openmic; already on disk: --data-root DIR)"
     )
     return "synthetic"
+
+
+def say_irmas(root: Path | None) -> None:
+    """Say which of the corpora in IRMAS' layout is used."""
+    if root:
+        say(f"corpus: irmas, in {root}")
+    else:
+        say(
+            "corpus: irmas_synthetic, 1,800 excerpts made here (IRMAS, several GB to download: "
+            "--corpus irmas; already on disk: --data-root DIR)"
+        )
 
 
 def choose_backbone(args: argparse.Namespace) -> str:
@@ -114,12 +128,19 @@ def fetch_corpus(corpus: str, args: argparse.Namespace) -> tuple[str, Path]:
     if corpus == "synthetic":
         name = "synthetic" if args.clips == options.CLIPS else f"synthetic-{args.clips}"
         return name, args.data / name / "openmic-2018"
+    if corpus == "irmas_synthetic":
+        return corpus, args.data / corpus / "irmas"
     if args.data_root:
         if not args.data_root.is_dir():
-            raise NotADirectoryError(
-                f"{args.data_root}: no such folder; expected OpenMIC-2018's layout"
-            )
+            layout = "IRMAS'" if corpus == "irmas" else "OpenMIC-2018's"
+            raise NotADirectoryError(f"{args.data_root}: no such folder; expected {layout} layout")
         return args.data_root.resolve().name, args.data_root
+    if corpus == "irmas":
+        root = args.data / "irmas-1.0"
+        if not irmas.is_unpacked(root):
+            say(f"IRMAS: {irmas.size_to_download(root) / 1e9:.1f} GB to download ({irmas.LICENCE})")
+        irmas.fetch(root)
+        return corpus, root
     root = args.data / "openmic-2018"
     openmic.fetch(root)
     return "openmic", root

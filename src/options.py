@@ -74,10 +74,9 @@ def option_groups(recipe: argparse.Namespace) -> list[tuple]:
         corpus = [("data", options.add_manifest_option, ["fetch"])]
     else:
         add_corpus = partial(options.add_corpus_options, corpora=recipe.corpora)
-        corpus = [
-            ("corpus", add_corpus, ["fetch"]),
-            ("built-in corpus", options.add_clips_option, ["fetch", "prepare"]),
-        ]
+        corpus = [("corpus", add_corpus, ["fetch"])]
+        if "synthetic" in recipe.corpora:
+            corpus.append(("built-in corpus", options.add_clips_option, ["fetch", "prepare"]))
     add_backbone = partial(
         options.add_backbone_options, backbones=["auto", *choices.keys(BACKBONES)]
     )

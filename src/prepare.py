@@ -10,15 +10,24 @@ if __name__ == "__main__":
     cli.guard_imports()
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
 from ast_repr import atomic, audio, choices, cli, escaping, manifest, options
 from ast_repr.commands.check import check
-from ast_repr.corpora import custom, inspection, openmic, synthetic
+from ast_repr.corpora import custom, inspection, irmas, irmas_synthetic, openmic, synthetic
 from ast_repr.corpora.inspection import LISTED
 from ast_repr.manifest import Clip, ManifestError
 
+# Seconds of audio that a clip must have, by corpus.
+SHORTEST_SECONDS = {
+    "custom": audio.SHORTEST_CLIP,
+    "irmas": irmas.SHORTEST_SECONDS,
+    "irmas_synthetic": irmas.SHORTEST_SECONDS,
+    "openmic": openmic.SHORTEST_SECONDS,
+    "synthetic": openmic.SHORTEST_SECONDS,
+}
 Corpus = tuple[list[Clip], list[str], dict[str, str]]  # clips, classes, {clip: its source}
 
 
@@ -32,13 +41,22 @@ def main(args: argparse.Namespace) -> None:
         raise cli.UsageError(f"no --{missing[0]}: expected --corpus, --root and --data, or --check")
     args.data.mkdir(parents=True, exist_ok=True)
     atomic.sweep(args.data)
-    read = read_custom if args.corpus == "custom" else read_openmic
-    clips, classes, sources = read(args)
+    is_irmas = args.corpus in ("irmas", "irmas_synthetic")
+    if is_irmas:
+        clips, classes, sources = read_irmas(args)
+    elif args.corpus == "custom":
+        clips, classes, sources = read_custom(args)
+    else:
+        clips, classes, sources = read_openmic(args)
     clips = manifest.with_hashes(args.data, clips)
+    if is_irmas:
+        clips = irmas.join_copies(clips)
+        if args.genuine:
+            irmas.check_counts(clips)
     previous = read_manifest(args.data)
     checked = {part_of_audio(clip) for clip in previous[0]} if previous else set()
     unchecked = [clip for clip in clips if part_of_audio(clip) not in checked]
-    shortest_s = audio.SHORTEST_CLIP if args.corpus == "custom" else openmic.SHORTEST_SECONDS
+    shortest_s = SHORTEST_SECONDS[args.corpus]
     unusable = inspection.unusable_audio(args.data, unchecked, cli.warn, shortest_s)
     reasons = {name: f"{sources[name]}: {reason}" for name, reason in unusable.items()}
     clips = inspection.with_validation(drop_unusable(clips, reasons, args.allow_missing))
@@ -75,6 +93,15 @@ def read_openmic(args: argparse.Namespace) -> Corpus:
     if args.genuine:
         openmic.check_counts(clips)
     sources = {clip.clip: str(openmic.audio_path(args.root, clip.clip)) for clip in clips}
+    return clips, classes, sources
+
+
+def read_irmas(args: argparse.Namespace) -> Corpus:
+    """Read a folder in IRMAS' layout, after making it if it is the built-in corpus."""
+    if args.corpus == "irmas_synthetic":
+        irmas_synthetic.make(args.root, nj=args.nj)
+    clips, classes = irmas.clips(args.root, relative_to=args.data)
+    sources = {clip.clip: os.path.normpath(args.data / clip.audio) for clip in clips}
     return clips, classes, sources
 
 
@@ -123,7 +150,7 @@ def parse() -> cli.Parser:
     parser.add_argument(
         "--root",
         type=Path,
-        help="folder in OpenMIC-2018's layout (synthetic: made here); custom: the CSV",
+        help="folder in the corpus' layout (built-in corpora: made here); custom: the CSV",
     )
     parser.add_argument("--data", type=Path, help="folder for the manifest")
     options.add_clips_option(parser)

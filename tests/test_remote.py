@@ -15,6 +15,7 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -205,6 +206,43 @@ def test_unpack_gives_the_folder_whole_or_not_at_all(tmp_path):
     with pytest.raises(RemoteError, match="archive.*truncated"):
         unpack(archive, tmp_path / "again")
     assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
+
+
+def test_a_size_that_is_unknown_is_asked_from_the_server(server, tmp_path):
+    server.cuts = [0, 1_000_000]
+    unsized = remote(server, bytes=None)
+    assert download(unsized, tmp_path / "file", pauses=(0, 0)).read_bytes() == DATA
+    assert server.asked == [None, None, "bytes=1000000-"]
+    download(unsized, tmp_path / "file")
+    assert len(server.asked) == 3  # verified by its checksum, not asked for again
+    (tmp_path / "file").write_bytes(b"another")
+    with pytest.raises(RemoteError, match="found md5"):
+        download(unsized, tmp_path / "file")
+    with pytest.raises(RemoteError, match=r"could not be downloaded .* \(md5 "):
+        download(remote(server, bytes=None, url="http://127.0.0.1:9/file"), tmp_path / "file")
+
+
+def test_a_zip_is_unpacked_with_names_in_utf_8_that_it_does_not_declare(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive", "w") as bundle:
+        bundle.writestr("Part1/Étude-1.wav", b"content")
+    data = bytearray((tmp_path / "archive").read_bytes())
+    for signature, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):  # second byte of the flags
+        data[data.index(signature) + place] &= ~0x08
+    (tmp_path / "archive").write_bytes(data)
+    assert "Étude" not in zipfile.ZipFile(tmp_path / "archive").namelist()[0]
+    unpack(tmp_path / "archive", tmp_path / "corpus")
+    assert (tmp_path / "corpus" / "Étude-1.wav").read_bytes() == b"content"
+    assert sorted(os.listdir(tmp_path)) == ["archive", "corpus"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "ok/../../evil", "/evil", "large"])
+def test_hostile_zips_leave_nothing(name, tmp_path):
+    content = b"0" * (2000 if name == "large" else 1)
+    with zipfile.ZipFile(tmp_path / "archive", "w") as bundle:
+        bundle.writestr(name, content)
+    with pytest.raises(RemoteError, match="archive.*refused"):
+        unpack(tmp_path / "archive", tmp_path / "corpus", limit=1000)
+    assert os.listdir(tmp_path) == ["archive"]
 
 
 def test_an_absolute_member_stays_inside(tmp_path):

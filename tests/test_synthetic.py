@@ -226,7 +226,7 @@ def test_no_rendered_pitch_exceeds_the_safe_one(monkeypatch):
         for shift in instrument.shift if instrument.programs else (0,):
             rng = np.random.default_rng(0)
             bars = arrangement.harmony(rng, 0, 2.0, 10.2)
-            synthetic._render_part(rng, name, (program, shift), bars, 0, 10.2)
+            synthetic.render_part(rng, instrument, (program, shift), bars, 0, 10.2)
     assert len(rendered) >= 56
     assert max(pitch for _, pitch in rendered) <= soundfont.MAX_PITCH
 

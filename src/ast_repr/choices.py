@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Kinds of corpora; of two trained models that of the earlier kind is preferred.
-CORPORA = ("openmic", "synthetic", "custom")
+CORPORA = ("openmic", "irmas", "synthetic", "irmas_synthetic", "custom")
 FEATURE_STORAGE = ("auto", "device", "memory", "disk")  # where training keeps features
 NOT_CONFS = ("base", "studies", "published")
 OVERLAYS = ("protocol_", "corpus_", "backbone_")  # prefixes of files that are merged into any conf

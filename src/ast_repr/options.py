@@ -14,6 +14,10 @@ from pathlib import Path
 
 from .choices import FEATURE_STORAGE, unknown
 
+CORPUS_HELP = {  # by the default of a recipe
+    "auto": "auto: OpenMIC-2018 if it is on disk, otherwise the built-in corpus",
+    "irmas_synthetic": "irmas_synthetic: the built-in corpus; irmas: downloads it, or --data-root",
+}
 CLIPS = 1_000  # of the built-in corpus
 
 
@@ -103,14 +107,13 @@ def add_corpus_options(parser, corpora: Sequence[str]) -> None:
         "--corpus",
         choices=corpora,
         default=corpora[0],
-        help="auto: OpenMIC-2018 if it is on disk, otherwise the built-in corpus "
-        "(default: %(default)s)",
+        help=f"{CORPUS_HELP[corpora[0]]} (default: %(default)s)",
     )
     parser.add_argument(
         "--data-root",
         type=Path,
         metavar="DIR",
-        help="a copy of OpenMIC-2018, or another corpus in its layout",
+        help="a copy of the published corpus, or another one in its layout",
     )
 
 

@@ -17,11 +17,12 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -29,6 +30,7 @@ from tqdm import tqdm
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (1.0, 4.0)  # seconds before another try; any progress allows as many tries again
+UTF8_NAME = 0x800  # flag of a zip's member
 UNPACKED_LIMIT = 64 << 30  # bytes; the largest corpus here has a tenth of it
 TEMPORARY = (
     urllib.error.URLError,
@@ -37,7 +39,14 @@ TEMPORARY = (
     TimeoutError,
     ssl.SSLError,
 )
-UNREADABLE = (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
+UNREADABLE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+)
 
 
 class RemoteError(RuntimeError):
@@ -46,10 +55,13 @@ class RemoteError(RuntimeError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download: its url, its size in bytes, and one of its checksums."""
+    """A file to download: its url, its size in bytes, and one of its checksums.
+
+    A size of None is asked from the server.
+    """
 
     url: str
-    bytes: int
+    bytes: int | None
     md5: str | None = None
     sha256: str | None = None
 
@@ -98,12 +110,29 @@ def download(remote: Remote, path: str | Path, pauses: Sequence[float] = PAUSES)
     if path.is_file():
         _verify(remote, path, path)
         return path
+    if remote.bytes is None:
+        remote = replace(remote, bytes=size_on_server(remote, path))
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     _fetch(remote, path, part, pauses)
     _verify(remote, part, path)
     os.replace(part, path)
     return path
+
+
+def size_on_server(remote: Remote, path: Path) -> int:
+    """Ask the server for the size of a file, in bytes.
+
+    Raises:
+        RemoteError: no network, or the server does not say; `path` is where the file belongs.
+    """
+    request = urllib.request.Request(remote.url, headers={"User-Agent": "ast_repr"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            return int(response.headers["Content-Length"])
+    except (*TEMPORARY, TypeError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+        raise RemoteError(_by_hand(remote, path, reason)) from error
 
 
 def _fetch(remote: Remote, path: Path, part: Path, pauses: Sequence[float]) -> None:
@@ -171,7 +200,7 @@ def _verify(remote: Remote, file: Path, path: Path) -> None:
     """Raise RemoteError and remove `file`, whose destination is `path`, if it is not `remote`."""
     algorithm, expected = remote.checksum
     size = file.stat().st_size
-    if size == remote.bytes:
+    if remote.bytes in (None, size):
         with open(file, "rb") as stream:
             digits = hashlib.file_digest(stream, algorithm).hexdigest()
         if digits == expected:
@@ -188,15 +217,15 @@ def _verify(remote: Remote, file: Path, path: Path) -> None:
 
 def _by_hand(remote: Remote, path: Path, reason: str) -> str:
     algorithm, digits = remote.checksum
+    size = "" if remote.bytes is None else f"{remote.bytes:,} bytes, "
     return (
         f"{path.name} could not be downloaded ({' '.join(reason.split())}); without network, get "
-        f"{remote.url} ({remote.bytes:,} bytes, {algorithm} {digits}) by other means and put it at "
-        f"{path.resolve()}"
+        f"{remote.url} ({size}{algorithm} {digits}) by other means and put it at {path.resolve()}"
     )
 
 
 def unpack(archive: str | Path, folder: str | Path, limit: int = UNPACKED_LIMIT) -> None:
-    """Unpack a tar archive of any compression to `folder`.
+    """Unpack a zip, or a tar of any compression, to `folder`.
 
     Args:
         archive: the file.
@@ -204,8 +233,8 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = UNPACKED_LIMIT)
         limit: largest size of the unpacked files, in bytes.
 
     Raises:
-        RemoteError: not an archive, truncated, larger than `limit`, or with members that tarfile's
-            "data" filter refuses, such as files outside `folder`; nothing is left behind.
+        RemoteError: not an archive, truncated, larger than `limit`, or with members outside
+            `folder` or others that tarfile's "data" filter refuses; nothing is left behind.
     """
     archive = Path(archive)
     folder = Path(folder)
@@ -214,15 +243,15 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = UNPACKED_LIMIT)
     temporary.mkdir(parents=True)
     size = 0
     try:
-        with tarfile.open(archive) as tar:
-            for member in tqdm(tar, f"unpack {archive.name}", unit="file", disable=None):
-                size += member.size
-                if size > limit:
-                    raise RemoteError(
-                        f"{archive}: unpacks to more than {limit:,} bytes; "
-                        "refused, nothing was unpacked"
-                    )
-                tar.extract(member, temporary, filter="data")
+        extract = _extract_zip if zipfile.is_zipfile(archive) else _extract_tar
+        members = extract(archive, temporary)
+        for member_size in tqdm(members, f"unpack {archive.name}", unit="file", disable=None):
+            size += member_size
+            if size > limit:
+                raise RemoteError(
+                    f"{archive}: unpacks to more than {limit:,} bytes; "
+                    "refused, nothing was unpacked"
+                )
         visible = [path for path in temporary.iterdir() if not path.name.startswith(".")]
         root = visible[0] if len(visible) == 1 and visible[0].is_dir() else temporary
         os.rename(root, folder)
@@ -235,3 +264,32 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = UNPACKED_LIMIT)
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _extract_tar(archive: Path, folder: Path) -> Iterator[int]:
+    """Yield the size of each member of a tar, and unpack it before the next one."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            yield member.size
+            tar.extract(member, folder, filter="data")
+
+
+def _extract_zip(archive: Path, folder: Path) -> Iterator[int]:
+    """Yield the size of each member of a zip, and unpack it before the next one.
+
+    Links are unpacked as plain files.
+    """
+    with zipfile.ZipFile(archive) as file:
+        for member in file.infolist():
+            if not member.flag_bits & UTF8_NAME:
+                with suppress(UnicodeError):  # many programs write UTF-8 without saying so
+                    member.filename = member.filename.encode("cp437").decode("utf-8")
+            path = PurePosixPath(member.filename)
+            path = PurePosixPath(member.filename)
+            if path.is_absolute() or ".." in path.parts:
+                raise RemoteError(
+                    f"{archive}: {member.filename!r} is outside its folder; refused, "
+                    "nothing was unpacked"
+                )
+            yield member.file_size
+            file.extract(member, folder)

@@ -189,11 +189,11 @@ def _draw_style(seed: int, artist: int) -> Style:
     loudness_db = rng.uniform(-15, -1)
     voices = {}
     for name, instrument in (INSTRUMENTS | UNLABELLED).items():
-        voices[name] = _draw_voice(rng, instrument)
+        voices[name] = draw_voice(rng, instrument)
     return Style(room, tempo, cents, loudness_db, voices)
 
 
-def _draw_voice(rng: np.random.Generator, instrument: Instrument) -> tuple[int | None, int]:
+def draw_voice(rng: np.random.Generator, instrument: Instrument) -> tuple[int | None, int]:
     """Draw an artist's version of an instrument: (program, semitones of body shift)."""
     program = int(rng.choice(instrument.programs)) if instrument.programs else None
     return program, int(rng.integers(instrument.shift[0], instrument.shift[1] + 1))
@@ -208,7 +208,8 @@ def _render_clip(job: Job) -> None:
     bars = harmony(rng, song_key, bar_seconds, style.seconds)
     parts = []
     for name, level in _draw_parts(seed, artist, clip):
-        part = _render_part(rng, name, style.voices[name], bars, song_key, style.seconds)
+        instrument = (INSTRUMENTS | UNLABELLED)[name]
+        part = render_part(rng, instrument, style.voices[name], bars, song_key, style.seconds)
         parts.append(part * 10 ** (level / 20))
     mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * style.detune, RATE, quality="HQ")
     recorded = style.room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
@@ -218,16 +219,22 @@ def _render_clip(job: Job) -> None:
     atomic.write_bytes(path, ogg_bytes(recorded, RATE, serial=clip))
 
 
-def _render_part(
+def render_part(
     rng: np.random.Generator,
-    name: str,
+    instrument: Instrument,
     voice: tuple[int | None, int],
     bars: list[Bar],
     song_key: int,
     seconds: float,
+    may_rest: bool = True,
 ) -> np.ndarray:
-    """Render one part, (seconds * 44100,), at an RMS of 1 while it plays."""
-    instrument = (INSTRUMENTS | UNLABELLED)[name]
+    """Render one part, (seconds * 44100,), at an RMS of 1 while it plays.
+
+    Args:
+        voice: from `draw_voice`.
+        bars: from `arrangement.harmony`.
+        may_rest: three parts in ten enter late and leave early.
+    """
     program, shift = voice
     speed = SPEED_OF_SEMITONE**shift
     transpose = 0 if program is None else shift
@@ -235,7 +242,7 @@ def _render_part(
     while True:
         enters = 0.0
         leaves = seconds
-        if rng.random() >= 0.7:
+        if may_rest and rng.random() >= 0.7:
             enters, leaves = sorted(rng.uniform([0, seconds / 2], [seconds / 2, seconds]))
         low = instrument.low
         high = instrument.high

@@ -221,7 +221,7 @@ def test_no_rendered_pitch_exceeds_the_safe_one(monkeypatch):
         return np.ones(round(seconds * soundfont.RENDER_RATE), np.float32)
 
     monkeypatch.setattr(synthetic, "render", listen)
-    for name, instrument in (INSTRUMENTS | UNLABELLED).items():
+    for instrument in (INSTRUMENTS | UNLABELLED).values():
         program = instrument.programs[0] if instrument.programs else None
         for shift in instrument.shift if instrument.programs else (0,):
             rng = np.random.default_rng(0)

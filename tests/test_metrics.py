@@ -4,7 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, classification_report, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    classification_report,
+    f1_score,
+    label_ranking_average_precision_score,
+    roc_auc_score,
+)
 
 from ast_repr import metrics
 
@@ -234,3 +240,117 @@ def test_observed_values_outside_0_to_1_are_refused(value):
         metrics.evaluate(np.where(mask, value, targets), mask, scores)
     with pytest.raises(ValueError, match="observed score"):
         metrics.evaluate(targets, mask, np.where(mask, value, scores))
+
+
+# IRMAS: how often each label occurs in the test excerpts, and excerpts by their number of labels.
+IRMAS_LABELS = {
+    "voice": 1044,
+    "piano": 995,
+    "electric_guitar": 942,
+    "acoustic_guitar": 535,
+    "organ": 361,
+    "saxophone": 326,
+    "violin": 211,
+    "trumpet": 167,
+    "flute": 163,
+    "cello": 111,
+    "clarinet": 62,
+}
+IRMAS_SIZES = {1: 1236, 2: 1278, 3: 318, 4: 39, 5: 3}
+GUITARS = ("acoustic_guitar", "electric_guitar")
+
+
+@pytest.fixture(scope="module")
+def irmas_labels():
+    """Labels (2874, 11) with IRMAS' counts; the guitars are together in 94 excerpts."""
+    left = list(IRMAS_LABELS.values())
+    labels = np.zeros((2874, 11), bool)
+    row = 0
+    for size, count in sorted(IRMAS_SIZES.items(), reverse=True):
+        for _ in range(count):
+            chosen = np.argsort(np.negative(left), kind="stable")[:size]
+            labels[row, chosen] = True
+            for k in chosen:
+                left[k] -= 1
+            row += 1
+    assert left == [0] * 11
+    return labels
+
+
+def test_the_floors_of_irmas_follow_from_its_label_counts(irmas_labels):
+    classes = list(IRMAS_LABELS)
+    baselines = metrics.predominant_baselines(irmas_labels, classes, GUITARS)
+    voice = baselines["always voice"]
+    assert voice["top1"] == pytest.approx(0.363, abs=5e-4)
+    assert voice["micro_f1"] == pytest.approx(0.268, abs=5e-4)
+    assert voice["macro_f1"] == pytest.approx(0.048, abs=1e-3)
+    three = baselines["always voice + piano + electric_guitar"]
+    assert three["micro_f1"] == pytest.approx(0.440, abs=5e-4)
+    assert three["macro_f1"] == pytest.approx(0.140, abs=5e-4)
+    everything = baselines["always all instruments"]
+    assert everything["micro_f1"] == pytest.approx(0.269, abs=5e-4)
+    assert everything["macro_f1"] == pytest.approx(0.250, abs=5e-4)
+    assert baselines["random ranking"]["top1"] == pytest.approx(0.156, abs=5e-4)
+    guitar = baselines["always acoustic_guitar + electric_guitar"]
+    either = irmas_labels[:, [classes.index(name) for name in GUITARS]].any(axis=1)
+    assert guitar["top1_merged"] == pytest.approx(either.mean())
+
+
+def test_the_expected_ranking_precision_of_random_rankings():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], 2_000, axis=0) > 0
+    expected = metrics.predominant_baselines(labels, list("abcde"))["random ranking"]["lrap"]
+    measured = label_ranking_average_precision_score(labels, rng.random(labels.shape))
+    assert expected == pytest.approx(measured, abs=0.01)
+
+
+def test_predominant_metrics_equal_their_definitions_and_sklearns():
+    rng = np.random.default_rng(1)
+    classes = ["voice", *GUITARS, "organ"]
+    labels = rng.random((300, 4)) < 0.3
+    labels[np.arange(300), rng.integers(4, size=300)] = True
+    scores = rng.random((300, 4)) + 0.3 * labels
+    values = metrics.evaluate_predominant(labels, scores, 0.7, classes, GUITARS)
+    assert tuple(values) == metrics.PREDOMINANT
+    predicted = scores >= 0.7
+    true_positive = (labels & predicted).sum(axis=0)
+    precision = true_positive / predicted.sum(axis=0)
+    recall = true_positive / labels.sum(axis=0)
+    f1 = 2 * precision * recall / (precision + recall)
+    micro_precision = true_positive.sum() / predicted.sum()
+    micro_recall = true_positive.sum() / labels.sum()
+    expected = {
+        "micro_precision": micro_precision,
+        "micro_recall": micro_recall,
+        "micro_f1": 2 * micro_precision * micro_recall / (micro_precision + micro_recall),
+        "macro_precision": precision.mean(),
+        "macro_recall": recall.mean(),
+        "macro_f1": f1.mean(),
+        "lrap": label_ranking_average_precision_score(labels, scores),
+        "top1": np.mean([labels[i, scores[i].argmax()] for i in range(300)]),
+    }
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value), name
+    top = np.where(scores.argmax(axis=1) == 2, 1, scores.argmax(axis=1))
+    either = labels.copy()
+    either[:, 1] |= labels[:, 2]
+    assert values["top1_merged"] == pytest.approx(either[np.arange(300), top].mean())
+    unmerged = metrics.evaluate_predominant(labels, scores, 0.7, classes)
+    assert unmerged["top1_merged"] == unmerged["top1"]
+
+
+def test_the_best_threshold_is_the_one_of_an_exhaustive_search():
+    rng = np.random.default_rng(2)
+    labels = rng.random((200, 3)) < 0.3
+    scores = np.clip(rng.normal(0.3 + 0.3 * labels, 0.15), 0, 1)
+    best = metrics.best_threshold(labels, scores)
+    by_threshold = {
+        value: f1_score(labels, scores >= value, average="micro") for value in metrics.THRESHOLDS
+    }
+    assert by_threshold[best] == max(by_threshold.values())
+    assert 0.35 < best < 0.6
+
+
+def test_a_clip_without_a_predominant_instrument_is_refused():
+    with pytest.raises(ValueError, match="without a label"):
+        metrics.evaluate_predominant(np.zeros((1, 2)), np.zeros((1, 2)), 0.5, ["a", "b"])

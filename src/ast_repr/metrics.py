@@ -19,12 +19,23 @@ One-sided instruments
     alone, a constant prediction would be perfect. Otherwise all its metrics are None and left out
     of every mean, so that all means are over the same instruments. If both sides are observed,
     every value equals sklearn's (classification_report, average_precision_score, roc_auc_score).
+
+Predominant instruments
+    `evaluate_predominant` computes what is printed for IRMAS, where every cell is observed and
+    every clip has at least one label: precision, recall and F1 of "present", micro (over all cells)
+    and macro (mean over instruments, 0 if undefined); lrap, the label ranking average precision;
+    and top1, the share of clips whose most probable instrument is among their labels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    label_ranking_average_precision_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from .manifest import PRESENT
 
@@ -37,6 +48,18 @@ COLUMNS = {
     "auroc": "auroc",
 }
 SUMMARY = tuple(COLUMNS)
+PREDOMINANT = (
+    "micro_precision",
+    "micro_recall",
+    "micro_f1",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "lrap",
+    "top1",
+    "top1_merged",
+)
+THRESHOLDS = np.arange(1, 100) / 100  # that `best_threshold` tries
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "weighted_f1", "ap", "auroc")
 
 
@@ -112,6 +135,106 @@ def constant_baselines(
         "always_absent": evaluate(targets, mask, np.zeros(shape), classes=classes),
         "always_present": evaluate(targets, mask, np.ones(shape), classes=classes),
     }
+
+
+def evaluate_predominant(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    classes: Sequence[str],
+    merged: Collection[str] = (),
+) -> dict[str, float]:
+    """Compute the values of PREDOMINANT.
+
+    Args:
+        labels: (N, K) bool, at least one per clip.
+        scores: (N, K).
+        threshold: least score that predicts "present".
+        classes: K names.
+        merged: classes that count as one in `top1_merged`.
+
+    Raises:
+        ValueError: a clip has no label.
+    """
+    labels = np.asarray(labels, bool)
+    if not labels.any(axis=1).all():
+        raise ValueError("a clip without a label; expected at least one predominant instrument")
+    values = {}
+    for average in ("micro", "macro"):
+        precision, recall, value, _ = precision_recall_fscore_support(
+            labels, scores >= threshold, average=average, zero_division=0
+        )
+        values[f"{average}_precision"] = float(precision)
+        values[f"{average}_recall"] = float(recall)
+        values[f"{average}_f1"] = float(value)
+    values["lrap"] = float(label_ranking_average_precision_score(labels, scores))
+    top = scores.argmax(axis=1)
+    values["top1"] = float(labels[np.arange(len(labels)), top].mean())
+    values["top1_merged"] = float(
+        _merge(labels, classes, merged)[np.arange(len(labels)), top].mean()
+    )
+    return values
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the smallest of THRESHOLDS with the best micro-F1."""
+    labels = np.asarray(labels, bool)
+    values = [f1(labels.ravel(), (scores >= value).ravel()) for value in THRESHOLDS]
+    return float(THRESHOLDS[int(np.argmax(values))])
+
+
+def predominant_baselines(
+    labels: np.ndarray, classes: Sequence[str], merged: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Evaluate predictions that do not depend on the clip, see `evaluate_predominant`.
+
+    They know how frequent each instrument is in `labels`, so they are the best of their kind: the
+    most frequent instrument; one of `merged`; the set of the most frequent instruments with the
+    best micro-F1; all instruments; and "random", the expectation over all rankings, which names
+    none. A name says which instruments are predicted.
+    """
+    labels = np.asarray(labels, bool)
+    order = np.argsort(-labels.sum(axis=0), kind="stable")
+    sets = [order[: count + 1] for count in range(len(classes))]
+    best = max(sets, key=lambda chosen: f1(labels.ravel(), _constant(labels, chosen).ravel()))
+    chosen_sets = [sets[0], best, sets[-1]]
+    if merged:
+        chosen_sets.insert(1, np.array([list(classes).index(name) for name in merged]))
+    baselines = {}
+    for chosen in chosen_sets:
+        name = " + ".join(classes[k] for k in chosen)
+        if len(chosen) == len(classes):
+            name = "all instruments"
+        predicted = _constant(labels, chosen)
+        # Its ranking: the predicted ones first, each group by frequency.
+        scores = predicted + labels.mean(axis=0) / 2
+        values = evaluate_predominant(labels, scores, 1.0, classes, merged)
+        baselines[f"always {name}"] = values
+    counts = labels.sum(axis=1)
+    size = len(classes)
+    harmonic = (1 / np.arange(1, size + 1)).sum() / size
+    merged_labels = _merge(labels, classes, merged)
+    baselines["random ranking"] = dict.fromkeys(PREDOMINANT) | {
+        "lrap": float((harmonic + (counts - 1) / (size - 1) * (1 - harmonic)).mean()),
+        "top1": float(labels.mean()),
+        "top1_merged": float(merged_labels.mean()),
+    }
+    return baselines
+
+
+def _constant(labels: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+    """Return the prediction (N, K) of the same instruments for every clip."""
+    predicted = np.zeros(labels.shape, bool)
+    predicted[:, chosen] = True
+    return predicted
+
+
+def _merge(labels: np.ndarray, classes: Sequence[str], merged: Collection[str]) -> np.ndarray:
+    """Return labels in which each of the `merged` classes is present if one of them is."""
+    columns = [k for k, name in enumerate(classes) if name in merged]
+    labels = labels.copy()
+    labels[:, columns] = labels[:, columns].any(axis=1, keepdims=True)
+    return labels
 
 
 def f1(truth: np.ndarray, predicted: np.ndarray) -> float:

@@ -28,6 +28,8 @@ def main(args: argparse.Namespace) -> None:
     corpus = choose_corpus(args)
     backbone = choose_backbone(args)
     weights = fetch_backbone(backbone, args.backbone_file)
+    if args.panns or args.panns_file:
+        pretrained.fetch_panns(args.panns_file)
     name, root = fetch_corpus(corpus, args)
     naming.claim(args.data / name, root)
     fields = [corpus, name, str(root), backbone, str(weights)]
@@ -159,6 +161,7 @@ def parse() -> cli.Parser:
     options.add_clips_option(parser)
     options.add_manifest_option(parser)
     options.add_backbone_options(parser, ("auto", *pretrained.names()))
+    options.add_panns_options(parser)
     return parser
 
 

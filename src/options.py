@@ -80,9 +80,13 @@ def option_groups(recipe: argparse.Namespace) -> list[tuple]:
     add_backbone = partial(
         options.add_backbone_options, backbones=["auto", *choices.keys(BACKBONES)]
     )
+    panns = []
+    if "multi_stft3_panns" in choices.confs(recipe.conf_dir):
+        panns = [("PANNs", options.add_panns_options, ["fetch"])]
     return [
         *corpus,
         ("backbone", add_backbone, ["fetch"]),
+        *panns,
         ("audio", options.add_processing_options, ["prepare", "extract"]),
         ("configs", options.add_config_options, ["config"]),
         ("runs", options.add_run_options, ["train", "score"]),

@@ -28,6 +28,7 @@ from ast_repr import (
     features,
     manifest,
     model_spec,
+    pretrained,
 )
 from ast_repr.options import add_training_options
 from ast_repr.run_folder import RunFolder
@@ -73,10 +74,12 @@ def check_options(args) -> None:
 
 
 def possible(confs: dict, classes: list[str], args) -> dict:
-    """Leave out confs whose head does not find its classes among the source's.
+    """Leave out confs without weights, or whose head does not find its classes among the source's.
 
     If they are asked for by name, this is an error.
     """
+    if not pretrained.panns_path().is_file():
+        confs = with_panns_weights(confs, args)
     by_name = [name for name, conf in confs.items() if model_spec.maps_by_name(conf)]
     if not by_name:
         return confs
@@ -89,6 +92,23 @@ def possible(confs: dict, classes: list[str], args) -> dict:
             print(f"{name}: left out, {error}")
         return {name: conf for name, conf in confs.items() if name not in by_name}
     return confs
+
+
+def with_panns_weights(confs: dict, args) -> dict:
+    """Leave out confs that need PANNs' weights, which are not there."""
+    left = {}
+    for name, conf in confs.items():
+        if not pretrained.starts_from_panns(conf.backbone.name, conf.backbone.weights):
+            left[name] = conf
+            continue
+        message = (
+            f"{name}: no weights of PANNs; pass --panns (327 MB to download) or --panns-file FILE "
+            "to the stage `fetch`, or train from scratch with --set backbone.weights=none"
+        )
+        if args.conf != "all":
+            raise ValueError(message)
+        print(f"left out, {message}")
+    return left
 
 
 def work(args, group, device, runs) -> None:

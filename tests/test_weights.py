@@ -20,7 +20,7 @@ def file(tmp_path, tiny_ast):
 
 def changed(file, change):
     """The file's tensors after `change`, written back under this project's metadata."""
-    metadata, tensors = weights._read(file)
+    metadata, tensors = weights.read(file)
     change(tensors)
     save_file(tensors, file, metadata=metadata)
     return file

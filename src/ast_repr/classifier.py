@@ -182,7 +182,8 @@ def build_model(
         torch.manual_seed(backbone["seed"])
         source = backbones.build(**network)
     if backbone["file"] is not None:
-        backbones.weights.load(source, backbone["file"])
+        for part in getattr(source, "pretrained_modules", [source]):
+            backbones.weights.load(part, backbone["file"])
     backbones.cpu_kernels.enable(source)
     return Reprogrammed(
         reprogrammers.build(frames=options["frames"], bins=options["mels"], **reprogrammer),

@@ -162,9 +162,13 @@ def of_runs(
     """
     pretrained.verify_weights(backbone, weights)
     manifest_sha256 = manifest.content_sha256(clips, classes)
-    weights_sha256 = identity.of_file(weights)
+    chosen_sha256 = identity.of_file(weights)
     configs = []
     for name, conf in confs.items():
+        weights_sha256 = chosen_sha256
+        if pretrained.starts_from_panns(conf.backbone.name, conf.backbone.weights):
+            path = pretrained.panns_path()
+            weights_sha256 = identity.of_file(path) if path.is_file() else ""
         for seed in seeds:
             run = RunIdentity(
                 corpus=Path(data).name,

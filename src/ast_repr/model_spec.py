@@ -156,7 +156,7 @@ def from_config(
         feature: from `features.build`.
         clips: dataset.Clips of the training split, for input norm "corpus".
         backbone: its name in the catalogue.
-        weights_file: the backbone's file.
+        weights_file: the file of the backbone that was chosen.
 
     Raises:
         ValueError: the head needs source classes by name, and some classes have none.
@@ -168,6 +168,9 @@ def from_config(
     if maps_by_name(config):
         head |= source_groups(classes, backbone, weights_file)
     is_pretrained = config.backbone.weights == "pretrained"
+    file = Path(weights_file)
+    if pretrained.starts_from_panns(config.backbone.name, config.backbone.weights):
+        file = pretrained.panns_path()
     return {
         "norm": norm,
         "reprogrammer": config.reprogrammer.to_dict(),
@@ -176,7 +179,7 @@ def from_config(
             "name": config.backbone.name,
             "options": _backbone_options(config.backbone, feature, backbone, weights_file),
             "source": backbone,
-            "file": str(Path(weights_file).resolve()) if is_pretrained else None,
+            "file": str(file.resolve()) if is_pretrained else None,
             "seed": config.run.seed,
             "finetune": config.backbone.finetune,
         },

@@ -157,6 +157,21 @@ def add_backbone_options(parser, backbones: Sequence[str]) -> None:
     )
 
 
+def add_panns_options(parser) -> None:
+    """Add the weights that one of the systems for IRMAS starts from."""
+    parser.add_argument(
+        "--panns",
+        action="store_true",
+        help="download PANNs' CNN14 (327 MB), from which multi_stft3_panns is trained",
+    )
+    parser.add_argument(
+        "--panns-file",
+        type=Path,
+        metavar="FILE",
+        help="the same on disk: Cnn14_mAP=0.431.pth; its sha256 is checked",
+    )
+
+
 def add_processing_options(parser) -> None:
     """Add the options of the stages that read audio."""
     parser.add_argument(

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from . import atomic, identity, registry, yaml_file
+from .corpora.remote import Remote, download, only_user_of
 
 
 def _folder():
@@ -25,6 +26,11 @@ def _folder():
 
 FOLDER = _folder()
 MODEL = "ast_unet_residual_synth"  # folder of the trained model that is shipped
+PANNS = Remote(  # CNN14 (Kong et al. 2020), CC BY 4.0
+    "https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
+    327_428_481,
+    sha256="0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,42 @@ def verify_weights(name: str, path: str | Path) -> None:
     entry = get(name)
     if entry is not None and Path(path).resolve() == entry.path.resolve():
         entry.verify()
+
+
+def panns_path() -> Path:
+    """File of the part of PANNs' CNN14 that the backbone multi_stft starts from."""
+    return FOLDER / "downloads" / "panns_cnn14.safetensors"
+
+
+def fetch_panns(file: Path | None = None) -> None:
+    """Make `panns_path` from PANNs' file, which is downloaded unless it is given.
+
+    Raises:
+        RemoteError: it cannot be downloaded.
+        ValueError: `file` is another one.
+        OSError: a file cannot be read or written.
+    """
+    # Imports torch, and is needed here only.
+    from .backbones import multi_stft
+
+    folder = panns_path().parent
+    with only_user_of(folder):
+        if file is not None:
+            sha256 = identity.of_file(file)
+            if sha256 != PANNS.sha256:
+                raise ValueError(
+                    f"{file}: found sha256 {sha256}, expected {PANNS.sha256}; get {PANNS.url}"
+                )
+            multi_stft.convert_cnn14(file, panns_path())
+        elif not panns_path().is_file():
+            downloaded = download(PANNS, folder / "Cnn14_mAP=0.431.pth")
+            multi_stft.convert_cnn14(downloaded, panns_path())
+            downloaded.unlink()
+
+
+def starts_from_panns(network: str, weights: str) -> bool:
+    """Whether a backbone section's network and weights are those of `panns_path`."""
+    return network == "multi_stft" and weights == "pretrained"
 
 
 def shipped_model() -> Path:

@@ -1,10 +1,11 @@
 """Convolutional networks with a branch per spectrogram (Dahan and Hefetz, a student project).
 
 They are trained from scratch or, with branches of CNN14, from the weights of PANNs (Kong et al.
-2020) of which these are the first convolutions of the blocks 1 to 4.
+2020), which `convert_cnn14` reads.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from .. import stft_stack
 from ..registry import unknown
 from ..stft_stack import BINS, FFTS
+from . import weights
 from .output import Output
 
 BANDS_HZ = ((0, 1000), (1000, 4000), (4000, 11_025))
@@ -81,6 +83,11 @@ class MultiSTFT(nn.Module):
             width = out
         self.embed_dim = width
 
+    @property
+    def pretrained_modules(self) -> list[nn.Module]:
+        """The parts that start from one file of weights, each."""
+        return list(self.branches)
+
     def forward(self, x: torch.Tensor) -> Output:
         """(B, 3, T, 128) -> Output(embedding (B, D), None)."""
         by_fft = dict(zip(FFTS, stft_stack.unfold(x), strict=True))
@@ -112,6 +119,9 @@ class Cnn14Branch(nn.Sequential):
     """The first convolution and BatchNorm of CNN14's blocks 1 to 4: (B, 1, T, F) -> (B, 512)."""
 
     width = 512
+    dims: dict[str, int] = {}  # none to choose; with mean and std, for `weights.save`
+    mean = 0.0
+    std = 0.5
 
     def __init__(self):
         super().__init__(
@@ -125,6 +135,33 @@ class Cnn14Branch(nn.Sequential):
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
+
+
+def convert_cnn14(source: str | Path, path: str | Path) -> None:
+    """Write the part of PANNs' CNN14 that is a `Cnn14Branch`, in the layout of this project.
+
+    Args:
+        source: the authors' file, whose sha256 the caller has verified.
+        path: the file to write.
+
+    Raises:
+        WeightsError: `source` holds something else.
+    """
+    _, tensors = weights.read(source)
+    branch = Cnn14Branch()
+    state = {}
+    block = 0
+    for number, layer in enumerate(branch):
+        if isinstance(layer, nn.Conv2d):
+            block += 1
+        kind = "conv1" if isinstance(layer, nn.Conv2d) else "bn1"
+        for name in layer.state_dict():
+            theirs = f"conv_block{block}.{kind}.{name}"
+            if theirs not in tensors:
+                raise weights.WeightsError(f"{source}: no {theirs}; expected PANNs' CNN14")
+            state[f"{number}.{name}"] = tensors[theirs]
+    branch.load_state_dict(state)
+    weights.save(branch, path)
 
 
 BRANCHES = {"small": SmallBranch, "cnn14": Cnn14Branch}

@@ -82,7 +82,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: missing, truncated, malicious, or not the weights of a backbone.
     """
-    metadata, tensors = _read(path)
+    metadata, tensors = read(path)
     layout, state = _canonical(path, metadata, tensors)
     if layout != "ast_repr":
         return {"layout": layout, "dims": _infer_dims(path, state), **_statistics(path)}
@@ -102,7 +102,7 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
         WeightsError: the file is missing, truncated or malicious, or its tensors do not match the
             backbone or hold NaN or infinity; keys are named.
     """
-    metadata, tensors = _read(path)
+    metadata, tensors = read(path)
     # The sum is a quick sufficient test.
     bad = [key for key, x in tensors.items() if not (x.sum().isfinite() or x.isfinite().all())]
     if bad:
@@ -184,8 +184,12 @@ def fit_positions(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
     return torch.cat([tokens, image.flatten(2).transpose(1, 2)], dim=1)
 
 
-def _read(path: str | Path) -> tuple[dict[str, str], Tensors]:
-    """Read metadata and tensors of a safetensors or pickle file, the latter with weights_only."""
+def read(path: str | Path) -> tuple[dict[str, str], Tensors]:
+    """Read metadata and tensors of a safetensors or pickle file, the latter with weights_only.
+
+    Raises:
+        WeightsError: missing, truncated, malicious, or without tensors.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weight file")

@@ -47,6 +47,22 @@ def test_f1_is_that_of_metrics_for_every_resample():
         np.testing.assert_allclose(values, np.array(expected, float), atol=1e-12)
 
 
+def test_a_part_of_the_data_is_compared_with_the_same_part(tmp_path):
+    exp = tmp_path / "synthetic"
+    half = "+train.label_fraction=0.5"
+    for conf, noise in (("ast_linear", 0.6), ("ast_unet", 0.3)):
+        scored(exp, conf, 0, arrays(0, noise=noise))
+        scored(exp, conf + half, 0, arrays(0, noise=2 * noise), label_fraction=0.5)
+    scored(exp, "ast_unet+train.label_fraction=0.1", 0, arrays(0), label_fraction=0.1)
+    (table,), _ = results.read(exp)
+    differences = compare.compare_with_reference(table, "ast_linear", resamples=20).differences
+    assert differences.keys() == {"ast_unet", "ast_unet" + half}
+    for part in ("", half):
+        pair = methods(exp, "ast_linear" + part, "ast_unet" + part)
+        expected = compare.compare(*pair, resamples=20)["macro_f1"]["difference"]
+        assert differences["ast_unet" + part].value == pytest.approx(expected)
+
+
 def test_the_difference_by_hand(tmp_path):
     """Four clips, one instrument: a is right on 1 of 2 present and 2 of 2 absent, b on all."""
     common = {

@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 from helpers import call
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from report_runs import PUBLISHED, arrays, entries, lines_of, make_run, record_files, run, scored
+from report_runs import (
+    PUBLISHED,
+    arrays,
+    entries,
+    lines_of,
+    make_run,
+    record_files,
+    run,
+    scored,
+    with_truth,
+)
 
 import report
 from ast_repr.report import (
+    compare,
     instruments,
     learning_curves,
     overview,
@@ -106,7 +117,8 @@ def test_rows_trained_in_one_go_or_not_at_all_have_no_curve(tmp_path):
     table = only(tmp_path / "synthetic")
     assert [method.conf for method in learning_curves.with_curves(table)] == ["ast_unet"]
     panels = learning_curves.curves(table).axes
-    assert [panel.get_title() for panel in panels if panel.axison] == ["ast_unet"]
+    titles = [panel.get_title() for panel in panels if panel.axison]
+    assert titles == ["ast_unet", ""]  # the second axes are those of the loss
 
 
 def test_unobserved_instruments_are_left_blank(tmp_path):
@@ -200,6 +212,55 @@ def test_a_line_per_conf_against_the_fraction_of_labels(tmp_path):
     np.testing.assert_allclose(lines["B name (b)"].get_ydata(), [60.6] * 3)
     ticks = [label.get_text() for label in axes.get_xticklabels()]
     assert ticks == ["1 %", "2 %", "5 %", "10 %", "25 %", "50 %", "100 %"]
+
+
+def test_a_line_per_conf_against_the_number_of_clips_and_its_difference_below(tmp_path):
+    exp = tmp_path / "synthetic"
+    for conf, noise in (("ast_linear", 0.8), ("ast_unet", 0.5)):
+        for fraction, clips in ((0.1, 64), (1.0, 640)):
+            variant = conf if fraction == 1 else f"{conf}+train.clip_fraction={fraction}"
+            part = {"clip_fraction": fraction, "train_clips": clips}
+            scored(exp, variant, 0, with_truth(arrays(0, noise=noise / fraction**0.5)), **part)
+    table = only(exp)
+    about = {"question": "?", "confs": table.confs, "figure": "clips", "against": "ast_linear"}
+    (study,) = read_studies(tmp_path, {"data": about})
+    above, below = study_figures.clips(study, study.table(table)).axes
+    lines = {line.get_label(): line for line in above.lines}
+    np.testing.assert_allclose(lines["ast_unet"].get_xdata(), [64, 640])
+    on_truth = [
+        100 * table.only([conf]).methods[0].scores(schema.TRUTH, "macro_f1")[0]
+        for conf in ("ast_unet+train.clip_fraction=0.1", "ast_unet")
+    ]
+    np.testing.assert_allclose(lines["ast_unet"].get_ydata(), on_truth)
+    (difference,) = [line for line in below.lines if len(line.get_xdata()) == 2][:1]
+    np.testing.assert_allclose(
+        difference.get_ydata(), np.subtract(on_truth, lines["ast_linear"].get_ydata())
+    )
+    assert "truth" in above.get_ylabel() and "ast_linear" in below.get_ylabel()
+
+
+def test_instruments_show_their_counts_and_intervals(tmp_path):
+    found = with_truth(arrays(0))
+    found["truth"][:, 0] = np.arange(24) < 3  # three clips with an accordion
+    scored(tmp_path / "synthetic", "ast_linear", 0, found)
+    table = only(tmp_path / "synthetic")
+    axes, colours = instruments.heatmap(table).axes
+    assert "accordion, 3 / 21" in [label.get_text() for label in axes.get_xticklabels()]
+    assert all("±" in text.get_text() for text in axes.texts)
+    assert "truth" in colours.get_ylabel() and "axis from" in colours.get_ylabel()
+    (panel,) = instruments.bars(table).axes
+    assert panel.get_yticklabels()[0].get_text() == "accordion\n3 / 21"
+    (whiskers,) = [item for item in panel.collections if len(item.get_segments()) == 3][:1]
+    low, high = compare.intervals(table)["ast_linear"]
+    for segment, *ends in zip(whiskers.get_segments(), low[:3], high[:3], strict=True):
+        np.testing.assert_allclose(segment[:, 0], 100 * np.array(ends))
+
+
+def test_curves_show_the_training_loss(tmp_path):
+    make_run(tmp_path / "synthetic")
+    scores, losses = learning_curves.curves(only(tmp_path / "synthetic")).axes
+    np.testing.assert_allclose(losses.lines[0].get_ydata(), [1, 1 / 2, 1 / 3])
+    assert scores.lines
 
 
 def test_long_names_of_bars_do_not_touch(tmp_path):

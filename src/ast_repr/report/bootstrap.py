@@ -49,11 +49,11 @@ def macro_f1(marks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     positives = (weights @ present).astype(float)
     guesses = (weights @ predicted).astype(float)
     total = (weights @ scored).astype(float)
-    positive_f1 = _ratio(2 * hits, positives + guesses)
-    absent_f1 = _ratio(2 * (total - positives - guesses + hits), 2 * total - positives - guesses)
+    positive_f1 = ratio(2 * hits, positives + guesses)
+    absent_f1 = ratio(2 * (total - positives - guesses + hits), 2 * total - positives - guesses)
     both_kinds = (positives > 0) & (positives < total)
     per_instrument = np.where(both_kinds, (positive_f1 + absent_f1) / 2, np.nan)
-    mean = _ratio(np.nansum(per_instrument, axis=1), both_kinds.sum(1))
+    mean = ratio(np.nansum(per_instrument, axis=1), both_kinds.sum(1))
     return np.column_stack([per_instrument, mean])
 
 
@@ -122,5 +122,6 @@ def _weights(clips: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield weights.astype(np.float32)
 
 
-def _ratio(over, under):
+def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """Divide; NaN if the divisor is zero."""
     return np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0)

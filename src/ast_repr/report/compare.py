@@ -54,23 +54,26 @@ def compare_with_reference(
 ) -> Comparison:
     """Compare every method of a table with one of them, on the truth if it is known.
 
-    If the table lacks the conf `reference`, there are sampling errors alone.
+    A method without a `Table.reference_for` it has a sampling error alone.
     """
-    labels = TRUTH if table.has_truth else OBSERVED
     others = [conf for conf in table.confs if conf != reference]
-    cells, failures = _read_cells(table.only([reference, *others]).methods, labels)
+    cells, failures = _read_cells(table.only([reference, *others]).methods, table.labels)
     scores = _score(cells, resamples, seed)
     errors = {}
     intervals = {}
     p_values = []
     for conf, by_seed in scores.items():
+        (method,) = table.only([conf]).methods
+        base_method = table.reference_for(method, reference)
         mean = np.mean([macro_f1[1:, -1] for macro_f1 in by_seed.values()], axis=0)
         if np.isnan(mean).all():
             continue
         errors[conf] = float(np.nanstd(mean, ddof=1))
-        base = scores.get(reference, {})
+        if base_method is None or base_method.conf == conf:
+            continue
+        base = scores.get(base_method.conf, {})
         paired = [by_seed[number] - base[number] for number in by_seed if number in base]
-        if conf == reference or not paired:
+        if not paired:
             continue
         difference = np.mean(paired, axis=0)[:, -1]
         low, high = bootstrap.interval(difference[1:])
@@ -81,7 +84,7 @@ def compare_with_reference(
     for (conf, interval), is_significant in zip(intervals.items(), significant, strict=True):
         differences[conf] = Difference(*interval, is_significant)
     problems = [f"No interval for {conf}: {error}." for conf, error in failures.items()]
-    return Comparison(labels, errors, differences, problems)
+    return Comparison(table.labels, errors, differences, problems)
 
 
 def compare(
@@ -139,6 +142,21 @@ def compare(
     }
 
 
+def intervals(
+    table: Table, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Compute the bounds of macro-F1 by conf, of each instrument and, last, of their mean.
+
+    They are arrays (K + 1,) of fractions, the mean over seeds, on the truth if it is known. Methods
+    without intact predictions have none.
+    """
+    cells, _ = _read_cells(table.methods, table.labels)
+    bounds = {}
+    for conf, by_seed in _score(cells, resamples, seed).items():
+        bounds[conf] = bootstrap.interval(np.mean(list(by_seed.values()), axis=0)[1:])
+    return bounds
+
+
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     """Compute Kendall's tau-a of two rankings, from -1 (reversed) to 1 (the same order).
 
@@ -165,27 +183,32 @@ def sentence(comparison: dict[str, Any]) -> str:
     )
 
 
-def _read_cells(methods, labels):
-    """Read the `bootstrap.cells` of methods as {conf: {seed: cells}}, and the errors of others.
+def read_arrays(
+    methods: Sequence[Method], labels: str
+) -> tuple[dict[str, dict[int, dict[str, np.ndarray]]], dict[str, ResultsError]]:
+    """Read the arrays of predictions.npz of methods, by conf and seed, and the errors of others.
 
     All are in the order of the first run's clips, and have its clips and labels.
+
+    Args:
+        labels: OBSERVED or TRUTH, that all must share.
     """
-    cells = {}
+    arrays = {}
     failures = {}
     common = None  # arrays of the run whose clips and labels all others must have
     for method in methods:
         try:
             first = common or method.runs[0].arrays(PREDICTIONS)
-            cells[method.conf] = {run["seed"]: _cells(run, first, labels) for run in method.runs}
+            arrays[method.conf] = {run["seed"]: _aligned(run, first, labels) for run in method.runs}
         except ResultsError as error:
             failures[method.conf] = error
         else:
             common = first
-    return cells, failures
+    return arrays, failures
 
 
-def _cells(run, reference, labels):
-    """Read a run's cells, in the order of the clips of the arrays `reference`."""
+def _aligned(run, reference, labels):
+    """Read a run's arrays, in the order of the clips of the arrays `reference`."""
     arrays = run.arrays(PREDICTIONS)
     order = np.argsort(arrays["clips"])
     expected = np.argsort(reference["clips"])
@@ -198,7 +221,7 @@ def _cells(run, reference, labels):
         )
     places = np.empty_like(order)
     places[expected] = order
-    names = ("scores", "truth") if labels == TRUTH else ("scores", "targets", "mask")
+    names = [name for name in ("scores", "targets", "mask", "truth") if name in arrays]
     arrays = {name: arrays[name][places] for name in names}
     if labels == TRUTH:
         same = np.array_equal(arrays["truth"], reference["truth"])
@@ -208,7 +231,21 @@ def _cells(run, reference, labels):
         same = same and np.array_equal(arrays["targets"][mask], reference["targets"][mask])
     if not same:
         raise _differ(run, "labels")
-    return bootstrap.cells(arrays, run["threshold"], labels)
+    return arrays
+
+
+def _read_cells(methods, labels):
+    """Read the `bootstrap.cells` of methods as {conf: {seed: cells}}, and the errors of others."""
+    arrays, failures = read_arrays(methods, labels)
+    cells = {}
+    for method in methods:
+        if method.conf in arrays:
+            threshold = method["threshold"]
+            cells[method.conf] = {
+                seed: bootstrap.cells(values, threshold, labels)
+                for seed, values in arrays[method.conf].items()
+            }
+    return cells, failures
 
 
 def _score(cells, resamples, seed):

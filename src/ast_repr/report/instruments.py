@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .. import escaping
 from . import style
+from .compare import intervals
 from .results import KINDS, Table
-from .schema import BASELINES, OBSERVED
+from .schema import BASELINES
 
 MOST = 6  # methods that bars can show legibly
 
@@ -37,20 +37,24 @@ def chosen(table: Table, confs: Sequence[str] = ()) -> Table:
 
 
 def bars(table: Table) -> Figure:
-    """Draw macro-F1 per instrument and method with its deviation, and the baselines as lines."""
+    """Draw macro-F1 per instrument and method with its interval, and the baselines as lines."""
     names = table["classes"]
     columns = 2 if len(names) > 10 else 1
     per_column = math.ceil(len(names) / columns)
     count = len(table.methods)
-    height = 1.5 + 0.17 * count + per_column * max(0.3, 0.09 * count + 0.08)
+    height = 1.7 + 0.17 * count + per_column * max(0.3, 0.09 * count + 0.08)
     figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
     panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
+    bounds = intervals(table)
     for column, panel in enumerate(panels):
-        _draw_panel(panel, table, names[column * per_column :][:per_column])
-        panel.set(xlabel="macro-F1, %", xlim=(0, 100), ylim=(per_column - 0.5, -0.5))
-    legend = f"under each instrument: labels present / absent in {table['split']!r}"
-    if any(len(method.runs) > 1 for method in table.methods):
-        legend += "; whiskers: standard deviation over seeds"
+        shown = slice(column * per_column, (column + 1) * per_column)
+        _draw_panel(panel, table, shown, bounds)
+        panel.set(xlim=(0, 100), ylim=(per_column - 0.5, -0.5))
+        style.label_accuracy(panel.xaxis, table.labels)
+    legend = (
+        f"under each instrument: clips with it / without it in {table['split']!r}, by the "
+        f"{table.labels}; whiskers: {style.INTERVAL}"
+    )
     figure.suptitle(style.title(table.title, legend), fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -60,15 +64,20 @@ def bars(table: Table) -> Figure:
 def heatmap(table: Table) -> Figure:
     """Draw macro-F1 of each method (down) and instrument (across), the mean over instruments first.
 
-    Numbers are means over seeds.
+    Numbers are means over seeds with half the width of their interval.
     """
     names = table["classes"]
+    bounds = intervals(table)
     values = np.empty((len(table.methods), len(names) + 1))
-    for row, method in zip(values, table.methods, strict=True):
-        row[0] = style.percent(method.runs).mean()
-        row[1:], _ = style.per_instrument(method.metrics(OBSERVED), names)
+    halves = np.full(values.shape, np.nan)
+    for row, method in enumerate(table.methods):
+        values[row, 0] = style.percent(method, table.labels).mean()
+        values[row, 1:], _ = style.per_instrument(method.metrics(table.labels), names)
+        if method.conf in bounds:
+            low, high = bounds[method.conf]
+            halves[row] = np.roll(50 * (high - low), 1)  # the mean comes first
     decimals = 1 if len(names) <= 12 else 0  # what fits
-    figure, axes = style.new_figure(1.9 + 0.26 * len(values))
+    figure, axes = style.new_figure(2.3 + 0.36 * len(values))
     low = np.nanmin(values)
     high = np.nanmax(values)
     axes.set_facecolor("0.85")  # an instrument without labels
@@ -77,30 +86,50 @@ def heatmap(table: Table) -> Figure:
     )
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else f"{value:.{decimals}f}"
+        half = halves[row, column]
+        if not np.isnan(half):
+            text += f"\n±{half:.{decimals}f}"
         colour = "white" if value < (low + high) / 2 else "black"
-        axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=6.5)
+        axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=6)
     axes.axvline(0.5, color="white", linewidth=3)
-    axes.set_xticks(range(len(names) + 1), ["mean", *map(style.plain, names)], rotation=90)
+    labels = [f"{style.plain(name)}, {_counts(table, name)}" for name in names]
+    axes.set_xticks(range(len(names) + 1), ["mean", *labels], rotation=90)
     labels = [style.wrapped(method.label, 34) for method in table.methods]
     axes.set_yticks(range(len(values)), labels, fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="macro-F1, %", pad=0.01, aspect=30)
-    figure.suptitle(escaping.figure(table.title), fontsize=8)
+    colours = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
+    style.label_accuracy(colours.ax.yaxis, table.labels)
+    legend = (
+        f"±: half of the {style.INTERVAL}; after each instrument: clips with it / without it, by "
+        f"the {table.labels}"
+    )
+    figure.suptitle(style.title(table.title, legend), fontsize=8)
     return figure
 
 
-def _draw_panel(panel, table, names):
+def _counts(table, name):
+    """How many test clips have an instrument and how many lack it, as far as is known."""
+    counts = table.scored_on(table.labels)["metrics"]["per_instrument"][name]
+    return f"{counts['present']} / {counts['absent']}"
+
+
+def _draw_panel(panel, table, shown, bounds):
+    names = table["classes"][shown]
     height = 0.8 / len(table.methods)
     places = np.arange(len(names))
     for index, method in enumerate(table.methods):
         look = style.look(index)
-        means, deviations = style.per_instrument(method.metrics(OBSERVED), names)
+        means, _ = style.per_instrument(method.metrics(table.labels), names)
+        whiskers = None
+        if method.conf in bounds:
+            ends = [100 * bound[:-1][shown] for bound in bounds[method.conf]]
+            whiskers = style.whiskers(means, ends)
         panel.barh(
             places - 0.4 + (index + 0.5) * height,
             means,
             0.92 * height,
-            xerr=deviations if len(method.runs) > 1 else None,
+            xerr=whiskers,
             color=look.colour,
             hatch=look.hatch,
             edgecolor="white",
@@ -109,16 +138,12 @@ def _draw_panel(panel, table, names):
             label=style.wrapped(method.label, 55),
         )
     for baseline, label in BASELINES.items():
-        scores = table.baseline_metrics(baseline, OBSERVED)
+        scores = table.baseline_metrics(baseline, table.labels)
         means, _ = style.per_instrument(scores, names)
         ends = (places - 0.43, places + 0.43)
         panel.vlines(means, *ends, "white", linewidth=2.4, zorder=4)
         look = {"linestyles": style.BASELINE_LINES[baseline], "label": f"baseline: {label}"}
         panel.vlines(means, *ends, "black", linewidth=1.1, zorder=4, **look)
-    labels = []
-    for name in names:
-        counts = table["metrics"]["per_instrument"][name]
-        labels.append(f"{style.plain(name)}\n{counts['present']} / {counts['absent']}")
-    panel.set_yticks(places, labels)
+    panel.set_yticks(places, [f"{style.plain(name)}\n{_counts(table, name)}" for name in names])
     panel.tick_params(axis="y", length=0)
     style.add_grid(panel, axis="x")

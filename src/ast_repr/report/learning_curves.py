@@ -1,4 +1,4 @@
-"""Figures of runs: validation score per epoch, and a clip before and after the reprogrammer."""
+"""Figures of runs: validation and training loss by epoch; a clip before and after reprogramming."""
 
 import math
 
@@ -10,6 +10,7 @@ from . import before_after, style
 from .results import Method, Run, Table
 
 COLUMNS = 3  # panels side by side
+LOSS = {"color": "0.55", "linewidth": 0.9, "linestyle": "--"}
 
 
 def curve(run: Run) -> dict[int, float]:
@@ -28,9 +29,10 @@ def with_curves(table: Table) -> list[Method]:
 
 
 def curves(table: Table) -> Figure:
-    """Draw validation macro-F1 against the epoch, a panel per method.
+    """Draw validation macro-F1 and the training loss against the epoch, a panel per method.
 
-    Thin lines are seeds, the thick one is their mean, dots mark the chosen epochs.
+    Thin lines are seeds, the thick one is their mean, dots mark the chosen epochs. The loss has an
+    axis for each panel, at its right.
     """
     methods = with_curves(table)
     columns = min(COLUMNS, len(methods))
@@ -42,8 +44,10 @@ def curves(table: Table) -> Figure:
     for panel in panels[len(methods) :]:
         panel.set_axis_off()
     figure.supxlabel("epoch", fontsize=8)
-    figure.supylabel("validation macro-F1, %", fontsize=8)
-    legend = "thin: a seed; thick: mean over seeds; dot: the chosen epoch"
+    style.label_accuracy(panels[0].yaxis, "validation labels")
+    figure.supylabel(panels[0].get_ylabel(), fontsize=8)
+    panels[0].set_ylabel("")
+    legend = "thin: a seed; thick: mean over seeds; dot: the chosen epoch; grey: training loss"
     figure.suptitle(style.title(table.title, legend), fontsize=8)
     return figure
 
@@ -59,12 +63,19 @@ def example(method: Method, run: Run) -> Figure:
 
 def _draw_panel(panel, method):
     colour = style.KINDS[method.kind]["color"]
+    losses = panel.twinx()
+    losses.tick_params(labelsize=6, colors=LOSS["color"])
+    losses.spines["right"].set(visible=True, color=LOSS["color"])
+    panel.set_zorder(losses.get_zorder() + 1)
+    panel.patch.set_visible(False)
     seeds = []
     for run in method.runs:
         values = curve(run)
         if not values:
             continue
         seeds.append(values)
+        epochs = [line["epoch"] for line in run.history]
+        losses.plot(epochs, [line["loss"] for line in run.history], **LOSS)
         panel.plot(values.keys(), values.values(), color=colour, linewidth=0.6, alpha=0.6)
         chosen = run["selection"]["epoch"]
         if chosen in values:

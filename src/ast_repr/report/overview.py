@@ -6,23 +6,27 @@ from matplotlib.lines import Line2D
 
 from .. import escaping
 from . import style
+from .compare import intervals
 from .results import Table
 
 PUBLISHED = {"color": "#D55E00", "marker": "x", "linestyle": ""}
+SAMPLING = {"color": "0.8", "linewidth": 5, "solid_capstyle": "butt", "zorder": 1.5}
 # A logarithmic axis has no zero: "none" stands this factor to the left of the smallest number.
 NONE_TRAINED = 4
 
 
 def boxes(table: Table) -> Figure:
-    """Draw macro-F1 of each method as a box with its runs as points, and the baselines.
+    """Draw macro-F1 of each method: its runs as a box and points, its interval, and the baselines.
 
     Published runs are shown if they are on the table's corpus.
     """
     methods = table.methods
     figure, axes = style.new_figure(1.3 + 0.34 * len(methods))
     extra = []
+    bounds = intervals(table)
     for place, method in enumerate(methods):
-        _draw_box(axes, place, method)
+        _draw_box(axes, place, method, style.percent(method, table.labels))
+        axes.plot(style.overall(bounds.get(method.conf)), [place, place], **SAMPLING)
         published = table.published(method)
         if published:
             places = np.full(len(published.macro_f1), place + 0.38)
@@ -30,10 +34,12 @@ def boxes(table: Table) -> Figure:
             extra = [Line2D([], [], label="published run", **PUBLISHED)]
     style.draw_baselines(axes, table, across=False)
     axes.set_yticks(range(len(methods)), [style.wrapped(method.label, 40) for method in methods])
-    axes.set(xlabel="macro-F1, %", ylim=(len(methods) - 0.4, -0.6))
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    style.label_accuracy(axes.xaxis, table.labels)
     style.add_grid(axes, axis="x")
     legend = "box: quartiles and median; whiskers: all runs; point: a run"
-    axes.set_title(style.title(table.title, legend), fontsize=8)
+    sampling = f"grey: {style.INTERVAL}"
+    axes.set_title(style.title(table.title, legend, sampling), fontsize=8)
     baselines, _ = axes.get_legend_handles_labels()
     present = {method.kind for method in methods}
     kinds = [
@@ -47,16 +53,18 @@ def boxes(table: Table) -> Figure:
 
 
 def accuracy_vs_parameters(table: Table) -> Figure:
-    """Draw macro-F1 (mean, deviation over seeds) against trained parameters, logarithmic."""
+    """Draw macro-F1 (mean over seeds, interval) against trained parameters, logarithmic."""
     figure, axes = style.new_figure(3.9 + 0.09 * len(table.methods))
     trained = [method["trainable_parameters"] for method in table.methods]
     least = min(filter(None, trained), default=1)
+    bounds = intervals(table)
     for index, method in enumerate(table.methods):
         look = style.look(index + index // len(style.MARKERS))
+        mean = style.percent(method, table.labels).mean()
         axes.errorbar(
             trained[index] or least / NONE_TRAINED,
-            style.percent(method.runs).mean(),
-            style.deviation(method.runs),
+            mean,
+            style.whiskers(mean, style.overall(bounds.get(method.conf))),
             color=look.colour,
             marker=style.MARKERS[index % len(style.MARKERS)],
             linestyle="",
@@ -65,20 +73,20 @@ def accuracy_vs_parameters(table: Table) -> Figure:
             **style.DOT,
         )
     axes.set_xscale("log")
-    axes.set(xlabel="trained parameters", ylabel="macro-F1, %")
+    axes.set_xlabel("trained parameters")
     axes.margins(x=0.1)
+    style.label_accuracy(axes.yaxis, table.labels)
     style.add_grid(axes, axis="y")
     if 0 in trained:
         _mark_none_trained(axes, least, max(trained))
-    legend = "mean and standard deviation over seeds"
+    legend = f"point: mean over seeds; whisker: {style.INTERVAL}"
     axes.set_title(style.title(table.title, legend), fontsize=8)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
 
 
-def _draw_box(axes, place, method):
+def _draw_box(axes, place, method, runs):
     look = style.KINDS[method.kind]
-    runs = style.percent(method.runs)
     line = {"color": look["color"], "linewidth": 1}
     axes.boxplot(
         [runs],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tabulate import SEPARATING_LINE, tabulate
 
 from .. import escaping
-from . import tables
+from . import partial_labels, tables
 from .compare import compare_with_reference
 from .results import Table
 from .studies import Study
@@ -63,7 +63,14 @@ def blocks(
         missing = study.missing(shown)
         if missing:
             page.append(f"Not run: {', '.join(missing)}.")
-        page += [*_accuracy(shown, study.against or reference), shown]
+        if study.figure == "partial_labels":
+            measurement = partial_labels.measure(shown)
+            page += tables.partial_labels_notes(shown, measurement)
+            if measurement.parts:
+                page += tables.partial_labels(measurement.parts)
+        else:
+            page += _accuracy(shown, study.against or reference)
+        page.append(shown)
     return page
 
 

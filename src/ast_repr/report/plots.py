@@ -11,7 +11,12 @@ from .results import Table
 from .schema import TRUTH
 from .studies import Study
 
-STUDY = {"bars": study_figures.bars, "labels": study_figures.labels}
+STUDY = {
+    "bars": study_figures.bars,
+    "labels": study_figures.labels,
+    "clips": study_figures.clips,
+    "partial_labels": study_figures.partial,
+}
 
 
 def draw(
@@ -45,7 +50,7 @@ def draw(
             shown = study.table(table)
             if shown and study.figure in STUDY:
                 figures[f"study.{study.name}"] = STUDY[study.figure](study, shown)
-    return {stem(table, name): figure for name, figure in figures.items()}
+    return {stem(table, name): figure for name, figure in figures.items() if figure}
 
 
 def draw_difference(table: Table, comparison: dict) -> tuple[str, Figure]:

@@ -127,6 +127,11 @@ class Method:
         return self.conf.partition("+")[0]
 
     @property
+    def share_of_data(self) -> tuple[float, float]:
+        """The fractions of the training clips and of their labels that the runs were trained on."""
+        return self["clip_fraction"], self["label_fraction"]
+
+    @property
     def is_variant(self) -> bool:
         return "+" in self.conf
 
@@ -198,6 +203,25 @@ class Table:
     def has_truth(self) -> bool:
         """Whether a run was evaluated on the truth too."""
         return self.scored_on(TRUTH) is not None
+
+    @property
+    def labels(self) -> str:
+        """The labels that methods are compared on: the TRUTH if it is known, else OBSERVED."""
+        return TRUTH if self.has_truth else OBSERVED
+
+    def reference_for(self, method: Method, reference: str | None) -> Method | None:
+        """The method that another is compared with, which was trained on as much data; or None.
+
+        It is the conf `reference` or, for a method trained on a part of the data, a variant of it.
+        """
+        peers = [peer for peer in self.methods if peer.share_of_data == method.share_of_data]
+        for peer in peers:
+            if peer.conf == reference:
+                return peer
+        if method.share_of_data == (1, 1):
+            return None
+        variants = [peer for peer in peers if peer.base_conf == reference]
+        return min(variants, key=lambda variant: len(variant.conf), default=None)
 
     @property
     def confs(self) -> list[str]:

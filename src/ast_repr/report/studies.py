@@ -3,7 +3,7 @@
 normalisation:
   question: Is it reprogramming or re-normalisation?
   confs: [ast_linear, ast_linear+input.norm=none]    # in this order
-  figure: bars        # or labels: macro-F1 against the fraction of training labels; optional
+  figure: bars        # optional, see Study.figure
   against: ast_linear    # the others are compared with this one; default: the report's reference
 
 A study is shown if all of its confs were run, or if it was asked for, by its name or by that of a
@@ -22,11 +22,16 @@ from .results import Table
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the confs that answer it, in order; see the head of this file."""
+    """A question and the confs that answer it, in order; see the head of this file.
+
+    Attributes:
+        figure: bars per method; macro-F1 against the fraction of training labels, or against the
+            number of training clips; or the effect of partial_labels, which has tables too.
+    """
 
     question: str
     confs: list[str]
-    figure: Literal["bars", "labels", "none"] = "none"
+    figure: Literal["bars", "labels", "clips", "partial_labels", "none"] = "none"
     against: str | None = None
     name: str = ""
     requested: bool = False

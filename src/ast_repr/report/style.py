@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from .. import atomic, escaping
-from .results import Run, Table, mean_std
+from .bootstrap import LEVEL
+from .results import Method, Table, mean_std
 from .schema import BASELINES
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
@@ -41,6 +43,7 @@ STYLE = {
 }
 FRAMES_PER_SECOND = {"musicnn_mel": 62.5}  # of features; the others have 100
 WIDTH = 7.2  # inches: a page of A4 within its margins
+INTERVAL = f"{LEVEL} % bootstrap interval over test clips"
 GRID = {"color": "0.9", "linewidth": 0.6}
 
 
@@ -101,14 +104,25 @@ def plain(name: str) -> str:
     return escaping.figure(escaping.plain(name))
 
 
-def percent(runs: Sequence[Run]) -> np.ndarray:
-    """macro-F1 of each run in per cent, array (n,)."""
-    return 100 * np.array([run["metrics"]["macro_f1"] for run in runs])
+def percent(method: Method, labels: str) -> np.ndarray:
+    """macro-F1 of each run on OBSERVED or TRUTH in per cent, array (n,); NaN if undefined."""
+    scores = method.scores(labels, "macro_f1") or [None]
+    return 100 * np.array(scores, dtype=float)  # float makes None NaN
 
 
-def deviation(runs: Sequence[Run]) -> float | None:
-    """Standard deviation of macro-F1 over runs in per cent; None of a single run."""
-    return percent(runs).std(ddof=1) if len(runs) > 1 else None
+def overall(bounds: tuple[np.ndarray, np.ndarray] | None) -> tuple[float, float]:
+    """The bounds in per cent of macro-F1, from `compare.intervals`; NaN if there are none."""
+    if bounds is None:
+        return np.nan, np.nan
+    low, high = bounds
+    return 100 * low[-1], 100 * high[-1]
+
+
+def whiskers(values: np.ndarray, bounds: Sequence[np.ndarray]) -> np.ndarray:
+    """Lengths (2, n) of error bars from values (n,) or one value down and up to their bounds."""
+    low, high = bounds
+    lengths = [np.atleast_1d(values - low), np.atleast_1d(high - values)]
+    return np.maximum(lengths, 0)
 
 
 def per_instrument(scores: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +139,20 @@ def draw_baselines(axes: Axes, table: Table, across: bool) -> None:
     """Draw the constant baselines as lines across the axes, or down."""
     draw = axes.axhline if across else axes.axvline
     for baseline, name in BASELINES.items():
-        value = 100 * table["constant_baselines"][baseline]["macro_f1"]
+        (metrics,) = table.baseline_metrics(baseline, table.labels)
+        value = 100 * metrics["macro_f1"]
         label = f"baseline: {name} ({value:.1f})"
         line = BASELINE_LINES[baseline]
         draw(value, color="0.35", linestyle=line, linewidth=1, label=label, zorder=1)
+
+
+def label_accuracy(axis: Axis, labels: str, metric: str = "macro-F1") -> None:
+    """Label the axis of a metric, after all is drawn; tell if it does not start at zero."""
+    low, high = axis.get_view_interval()
+    text = f"{metric} on the {labels}, %"
+    if low > 0:
+        text += f"\n(axis from {low:.0f} to {high:.0f})"
+    axis.set_label_text(text)
 
 
 def add_grid(axes: Axes, **options: Any) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 
 from .. import escaping
 from .bootstrap import LEVEL, RESAMPLES, SIGNIFICANCE
-from .compare import Comparison, compare, kendall_tau, sentence
+from .compare import Comparison, Difference, compare, kendall_tau, sentence
+from .partial_labels import METRICS, Estimate, Measurement, Part
 from .results import ResultsError, Table, mean_std
 from .schema import BASELINES, OBSERVED, PER_INSTRUMENT, TRUTH
 
 Line = dict[str, str]  # of a table: its cells by heading
-TEXT_COLUMNS = ("method", "norm")
+TEXT_COLUMNS = ("method", "norm", "labels")
 OBSERVED_COLUMNS = {  # the metric of each heading
     "macro-F1 %": "macro_f1",
     "pos. F1 %": "positive_f1",
@@ -55,7 +56,7 @@ def accuracy(table: Table, comparison: Comparison, footnotes: Sequence[str] = ()
         line |= _scores(method.metrics(OBSERVED), method.metrics(TRUTH), count=True)
         error = comparison.errors.get(method.conf)
         line[ERROR] = NONE if error is None else f"{100 * error:.1f}"
-        line[DIFFERENCE] = _points(comparison.differences.get(method.conf))
+        line[DIFFERENCE] = points(comparison.differences.get(method.conf))
         line[PUBLISHED] = NONE
         published = table.published(method)
         if published and footnotes:
@@ -142,9 +143,12 @@ def comparison_notes(table: Table, comparison: Comparison, reference: str | None
             f"{comparison.labels}, in points; ± is the standard deviation over seeds."
         )
     if comparison.differences:
+        part = ""
+        if any(method.share_of_data != (1, 1) for method in table.methods):
+            part = ", trained on the same part of the data"
         paragraphs.append(
-            f"Difference: macro-F1 on the {comparison.labels} minus that of {reference}, paired by "
-            f"seed and clip, with a {LEVEL} % bootstrap interval over the test clips "
+            f"Difference: macro-F1 on the {comparison.labels} minus that of {reference}{part}, "
+            f"paired by seed and clip, with a {LEVEL} % bootstrap interval over the test clips "
             f"({RESAMPLES:,} resamples). *: it differs from zero after Holm's correction for the "
             f"number of differences, {len(comparison.differences)} (chance of a false mark in the "
             f"table: at most {100 * SIGNIFICANCE:g} %)."
@@ -168,6 +172,49 @@ def comparison_notes(table: Table, comparison: Comparison, reference: str | None
             "improving; more epochs might raise the scores."
         )
     return paragraphs + _controls(table, comparison.labels) + comparison.problems
+
+
+def partial_labels_notes(table: Table, measurement: Measurement) -> list[str]:
+    """Explain the tables of `partial_labels`, and name the methods that are left out."""
+    if not measurement.parts:
+        return measurement.problems
+    draws = max(part.draws for part in measurement.parts)
+    return [
+        f"The {measurement.methods} methods are scored again on a part of the test cells (clip and "
+        "instrument): drawn from all cells with their true labels; from the observed cells with "
+        "their true labels; or from the observed cells with their observed labels, of which "
+        f"{100 * measurement.correct:.1f} % are true. Values are means over {draws} draws [95 % of "
+        "the draws]; the last part of each kind is not drawn.",
+        "Tau: Kendall's, between the order of the methods on the part and their order on the truth "
+        "of every cell, by the same metric (1: the same order, 0: none in common, -1: reversed). "
+        "Bias: the metric on the part minus that on the truth of every cell, the mean over "
+        "methods, in points.",
+        *measurement.problems,
+    ]
+
+
+def partial_labels(parts: Iterable[Part]) -> list[list[Line]]:
+    """Fill two tables of the `partial_labels.measure` of methods: tau, and bias in points."""
+    taus = []
+    biases = []
+    for part in parts:
+        line = {"labels": part.source, "share of cells": f"{100 * part.share:.3g} %"}
+        tau = dict(line)
+        bias = dict(line)
+        for metric, name in METRICS.items():
+            tau[f"tau {name}"] = _estimate(part.tau[metric], ".2f", part.draws)
+            bias[f"bias {name}"] = _estimate(part.bias[metric], "+.1f", part.draws, scale=100)
+        taus.append(tau)
+        biases.append(bias)
+    return [taus, biases]
+
+
+def _estimate(estimate: Estimate, form: str, draws: int, scale: float = 1) -> str:
+    """Format the mean over draws, with the interval that holds most of them."""
+    value, low, high = [
+        format(scale * number, form) for number in (estimate.value, estimate.low, estimate.high)
+    ]
+    return f"{value} [{low}, {high}]" if draws > 1 else value
 
 
 def _controls(table, labels):
@@ -285,7 +332,7 @@ def _percent(values):
     return text if deviation is None else f"{text} ± {100 * deviation:.1f}"
 
 
-def _points(difference):
+def points(difference: Difference | None) -> str:
     """Format a difference in points, with its interval and, if it is significant, a mark."""
     if difference is None:
         return NONE

@@ -114,10 +114,9 @@ def test_enough_is_rendered_however_high_an_artist_is_tuned(styles):
     assert max(style.cents for style in styles) > 50  # an eighth of a tone: some are extreme
 
 
-def test_the_default_corpus_does_not_depend_on_the_tuning(styles):
-    """Its clips have not changed since longer ones are rendered for artists with a high tuning."""
-    artists = synthetic.CLIPS // synthetic.CLIPS_PER_ARTIST
-    assert {style.seconds for style in styles[:artists]} == {10.2}
+def test_the_first_clips_do_not_depend_on_the_tuning(styles):
+    """They have not changed since longer ones are rendered for artists with a high tuning."""
+    assert {style.seconds for style in styles[:100]} == {10.2}
 
 
 @pytest.mark.parametrize("extreme", [min, max])
@@ -216,7 +215,7 @@ def test_every_note_is_in_the_instruments_range(name):
 def test_no_rendered_pitch_exceeds_the_safe_one(monkeypatch):
     rendered = []
 
-    def listen(program, notes, seconds):
+    def listen(program, notes, seconds, synthesizer):
         rendered.append((program, max((note[2] for note in notes), default=0)))
         return np.ones(round(seconds * soundfont.RENDER_RATE), np.float32)
 
@@ -233,7 +232,9 @@ def test_no_rendered_pitch_exceeds_the_safe_one(monkeypatch):
 
 def test_a_pitch_on_which_the_renderer_would_hang_is_refused():
     with pytest.raises(ValueError, match="97; the renderer is safe up to 96"):
-        soundfont.render(0, [(0.0, 1.0, soundfont.MAX_PITCH + 1, 90)], 1.0)
+        note = (0.0, 1.0, soundfont.MAX_PITCH + 1, 90)
+        synthesizer = soundfont.make_synthesizer(soundfont.default_soundfont())
+        soundfont.render(0, [note], 1.0, synthesizer)
 
 
 def test_programs_are_general_midi():
@@ -243,15 +244,17 @@ def test_programs_are_general_midi():
 
 
 def test_the_bytes_of_a_clip_do_not_depend_on_those_rendered_before_it(tmp_path):
+    """A process keeps its synthesizers, which may play other sounds after others."""
     artist = synthetic._artists(0, 1000)[3]
     clips = artist.clips[:3]
     names = [synthetic.key(clip) for clip in clips]
-    for folder, order in (("forwards", clips), ("backwards", reversed(clips))):
+    orders = {"forwards": clips, "backwards": clips[::-1]}
+    for folder, order in orders.items():
+        synthetic._synthesizer.cache_clear()
         for clip in order:
             synthetic._render_clip((tmp_path / folder, 0, artist, clip))
     for name in names:
         forwards, backwards = (
-            synthetic.audio_path(tmp_path / folder, name).read_bytes()
-            for folder in ("forwards", "backwards")
+            synthetic.audio_path(tmp_path / folder, name).read_bytes() for folder in orders
         )
         assert forwards == backwards, name

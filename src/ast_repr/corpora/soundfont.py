@@ -37,7 +37,7 @@ def render(
     program: int | None,
     notes: Sequence[tuple],
     seconds: float,
-    synthesizer: symusic.core.Synthesizer | None = None,
+    synthesizer: symusic.core.Synthesizer,
 ) -> np.ndarray | None:
     """Render one part.
 
@@ -45,8 +45,8 @@ def render(
         program: General MIDI program 0..127, or None for the drum kit.
         notes: see Conventions.
         seconds: length of the result; the tail of the last note is cut there.
-        synthesizer: None makes one of the default soundfont, since the sound of some presets
-            depends on earlier parts.
+        synthesizer: from `make_synthesizer`; the sound of some presets depends on the other
+            presets that it has played.
 
     Returns:
         float32 (seconds * 44100,) mono, or None if the renderer diverged (about 1 % of parts).
@@ -62,8 +62,6 @@ def render(
         track.notes.append(symusic.Note(start, duration, int(pitch), int(velocity), ttype="second"))
     score = symusic.Score(ttype="second")
     score.tracks.append(track)
-    if synthesizer is None:
-        synthesizer = make_synthesizer(default_soundfont())
     sound = np.asarray(synthesizer.render(score, stereo=False), dtype=np.float32).reshape(-1)
     samples = round(seconds * RENDER_RATE)
     sound = np.pad(sound[:samples], (0, max(0, samples - len(sound))))

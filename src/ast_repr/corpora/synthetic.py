@@ -8,6 +8,7 @@ vote of three fallible listeners, so that no method reaches 100 %.
 """
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Iterable
@@ -17,18 +18,26 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+import symusic
 from tqdm import tqdm
 
 from .. import atomic, ogg, processes
 from ..audio import CLIP_SECONDS
 from .arrangement import INSTRUMENTS, UNLABELLED, Bar, Instrument, harmony, siblings, write
 from .openmic import audio_path
-from .soundfont import MAX_PITCH, RENDER_RATE, SPEED_OF_SEMITONE, Room, render
+from .soundfont import (
+    MAX_PITCH,
+    RENDER_RATE,
+    SPEED_OF_SEMITONE,
+    Room,
+    default_soundfont,
+    make_synthesizer,
+    render,
+)
 
 CLASSES = sorted(INSTRUMENTS)  # the twenty of OpenMIC-2018
-CLIPS = 1_000
 FEWEST_CLIPS = 200  # with fewer some instrument is unobserved
-MOST_CLIPS = 20_000  # OpenMIC-2018's number: two hours of rendering on one core
+MOST_CLIPS = 20_000  # OpenMIC-2018's number: half an hour of rendering on one core
 SPARE_SECONDS = 0.2  # rendered beyond the clip
 RATE = 22_050  # Hz, of the Ogg files
 CLIPS_PER_ARTIST = 10
@@ -53,7 +62,7 @@ class Artist:
 Job = tuple[Path, int, Artist, int]  # (root, seed, artist, clip number)
 
 
-def make(root: str | Path, clips: int = CLIPS, seed: int = 0, nj: int = 1) -> None:
+def make(root: str | Path, clips: int, seed: int = 0, nj: int = 1) -> None:
     """Render the corpus into `root`; existing files are kept. The same seed gives the same bytes.
 
     Args:
@@ -219,6 +228,16 @@ def _render_clip(job: Job) -> None:
     atomic.write_bytes(path, ogg_bytes(recorded, RATE, serial=clip))
 
 
+@functools.cache
+def _synthesizer(program: int | None) -> symusic.core.Synthesizer:
+    """Return this process's synthesizer of one preset.
+
+    Loading a preset's samples takes ten times as long as playing a part. Each synthesizer has one,
+    since the sound of some presets depends on those that were played before.
+    """
+    return make_synthesizer(default_soundfont())
+
+
 def render_part(
     rng: np.random.Generator,
     instrument: Instrument,
@@ -255,8 +274,11 @@ def render_part(
             if enters <= start < leaves:
                 pitch = min(pitch - transpose, MAX_PITCH)
                 notes.append((start * speed, length * speed, pitch, velocity))
-        sound = render(program, notes, seconds * speed + 0.1) if notes else None
+        if not notes:
+            continue
+        sound = render(program, notes, seconds * speed + 0.1, _synthesizer(program))
         if sound is None:
+            _synthesizer.cache_clear()  # one that has diverged may play other notes differently
             continue
         sound = soxr.resample(sound, RENDER_RATE * speed, RENDER_RATE, quality="MQ")[:samples]
         active = sound[np.abs(sound) > 1e-3 * np.abs(sound).max()]

@@ -41,6 +41,12 @@ def enabled(tiny_ast):
 
 
 @pytest.fixture
+def attention(enabled):
+    """The attention of a block as `enable` leaves it."""
+    return enabled[1].blocks[0].attn
+
+
+@pytest.fixture
 def layer():
     """A frozen linear layer as `enable` leaves it."""
     layer = nn.Linear(24, 7).requires_grad_(False)
@@ -81,6 +87,17 @@ def test_other_precisions_are_left_alone(layer):
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "bf16, tokens, fused", [(False, 9, True), (True, 9, False), (True, 257, True)]
+)
+def test_attention_is_plain_products_for_few_tokens_in_bfloat16(attention, bf16, tokens, fused):
+    x = random(1, tokens, attention.attn_dim).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = attention(x)
+    is_fused = any("ScaledDotProduct" in name for name in functions_in(out.grad_fn))
+    assert is_fused == fused
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -1,11 +1,13 @@
-"""Faster linear layers for a frozen AST on a CPU, in float32; optional.
+"""Faster layers for a frozen AST on a CPU; optional.
 
 The network itself is plain timm blocks; this file holds every private operation of PyTorch that the
-project uses. PyTorch gives these products to its BLAS: MKL leaves half of the width of AVX-512
-unused on AMD's CPUs, oneDNN uses all of it. Results differ by rounding only. On an AMD EPYC, a
-training step of AST-base took 1.90 times as long without these kernels; on an Intel Xeon the two
-are within a fifth (tests/bench/step.py). Without a gain in the oldest supported PyTorch, this file
-can be deleted; stored models are not affected.
+project uses. In float32, PyTorch gives linear layers to its BLAS: MKL leaves half of the width of
+AVX-512 unused on AMD's CPUs, oneDNN uses all of it. On an AMD EPYC, a training step of AST-base
+took 1.90 times as long without these kernels; on an Intel Xeon the two are within a fifth
+(tests/bench/step.py). In bfloat16, PyTorch's fused attention takes longer than plain products if
+there are few tokens: on that Xeon, a training step of a U-Net before an AST of width 256 with 170
+tokens took 1.19 times as long. Results differ by rounding only. Without a gain in the oldest
+supported PyTorch, this file can be deleted; stored models are not affected.
 """
 
 import math
@@ -13,23 +15,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers import Attention, use_fused_attn
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from .audio_transformer import AudioTransformer
 
+FEW_TOKENS = 256
+
 
 def enable(model: nn.Module) -> None:
-    """Make the blocks of each AST in `model` use oneDNN for their frozen linear layers.
+    """Make the blocks of each AST in `model` use the layers below.
 
-    This applies on a CPU, in float32, and not in compiled or exported graphs. Layers change their
-    class, as in torch's `fully_shard`, and keep their parameters and names.
+    They differ on a CPU only, and not in compiled or exported graphs. Layers change their class, as
+    in torch's `fully_shard`, and keep their parameters and names.
     """
     for network in model.modules():
         if isinstance(network, AudioTransformer):
             for layer in network.blocks.modules():
                 if type(layer) is nn.Linear:
                     layer.__class__ = CpuLinear
+                elif type(layer) is Attention:
+                    layer.__class__ = CpuAttention
 
 
 def flop_formulas() -> dict[Callable, Callable]:
@@ -51,6 +58,17 @@ class CpuLinear(nn.Linear):
         if self.weight.requires_grad or not onednn_applies(x):
             return super().forward(x)
         return _FrozenLinear.apply(x, self.weight, self.bias)
+
+
+class CpuAttention(Attention):
+    """Attention as plain products in bfloat16 if there are few tokens, otherwise timm's choice."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        if not torch.compiler.is_compiling():
+            is_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+            self.fused_attn = use_fused_attn() and not (is_bf16 and x.shape[1] <= FEW_TOKENS)
+        return super().forward(x, *args, **kwargs)
 
 
 def onednn_applies(x: torch.Tensor) -> bool:

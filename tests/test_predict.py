@@ -580,7 +580,7 @@ def test_a_picture_shows_the_windows_where_they_are():
     np.testing.assert_array_equal(
         top.collections[0].get_array(), [[0.8, 0.6], [0.5, 0.7], [0.2, 0.1]]
     )
-    assert bottom.get_xlim() == (0, 12.5) and top.get_title() == "a.wav"
+    assert bottom.get_xlim() == (0, 12.5) and figure.get_suptitle() == "a.wav"
 
 
 def test_pictures_of_songs_of_one_name_are_kept_apart(tell, tmp_path):

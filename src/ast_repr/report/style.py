@@ -15,7 +15,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from .. import atomic, escaping
 from .bootstrap import LEVEL
@@ -41,15 +43,72 @@ STYLE = {
     "pdf.fonttype": 42,
     "hatch.linewidth": 0.5,
 }
-FRAMES_PER_SECOND = {"musicnn_mel": 62.5}  # of features; the others have 100
+FRAMES_PER_SECOND = {  # of features; the others have 100
+    "musicnn_mel": 62.5,
+    "han_mel": 22_050 / 512,
+    "multi_stft": 22_050 / 64,
+}
+TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 WIDTH = 7.2  # inches: a page of A4 within its margins
 INTERVAL = f"{LEVEL} % bootstrap interval over test clips"
+NARROW = 3.5  # inches: a phone
 GRID = {"color": "0.9", "linewidth": 0.6}
 
 
 def frames_per_second(feature: str) -> float:
     """Frames per second of a feature, by its name."""
     return FRAMES_PER_SECOND.get(feature, 100.0)
+
+
+def kaldi_mel(hz: ArrayLike) -> np.ndarray:
+    """Convert Hz to Kaldi's mel."""
+    return np.log1p(np.asarray(hz) / 700)
+
+
+def slaney_mel(hz: ArrayLike) -> np.ndarray:
+    """Convert Hz to Slaney's mel: linear up to 1 kHz."""
+    octaves = np.log(np.maximum(hz, 1000) / 1000)
+    return np.minimum(hz, 1000) * 3 / 200 + octaves * 27 / np.log(6.4)
+
+
+# Mel scale, lowest and highest edge in Hz of features with mel bands.
+MEL_SCALES = {
+    "logmel": (kaldi_mel, 20, 8000),
+    "musicnn_mel": (slaney_mel, 0, 8000),
+    "han_mel": (slaney_mel, 0, 11_025),
+}
+
+
+def band_of(hz: ArrayLike, feature: str, bins: int) -> np.ndarray:
+    """Compute the mel band, from 0 on and with fractions, whose centre is at `hz`.
+
+    The centre of a band is the upper edge of the one before.
+    """
+    mel, lowest_hz, highest_hz = MEL_SCALES[feature]
+    lowest = mel(lowest_hz)
+    width = (mel(highest_hz) - lowest) / (bins + 1)
+    return (mel(hz) - lowest) / width - 1
+
+
+def label_frequency(axes: Axes, feature: str, bins: int) -> None:
+    """Label the axis of a feature's bands in Hz; by their numbers if it has no mel bands."""
+    if feature not in MEL_SCALES:
+        axes.set_ylabel("band")
+        return
+    labels = [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in TICKS_HZ]
+    axes.set_yticks(band_of(TICKS_HZ, feature, bins), labels)
+    axes.set_ylim(-0.5, bins - 0.5)
+    axes.set_ylabel("frequency, Hz")
+
+
+def add_colour_bar(
+    image: ScalarMappable, axes: Axes, label: str, location: str = "right", **options: Any
+) -> None:
+    """Draw the colour bar of an image at its right, or above or below in a narrow figure."""
+    if location != "right":
+        options |= {"aspect": 40}
+        label = label.replace("\n", " ")
+    axes.figure.colorbar(image, ax=axes, label=label, location=location, pad=0.01, **options)
 
 
 class Look(NamedTuple):

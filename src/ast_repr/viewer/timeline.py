@@ -1,11 +1,12 @@
 """Figure of a song: time against instruments, and the log-mel below."""
 
+import io
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from .. import atomic
 from ..report import style
@@ -17,6 +18,9 @@ DPI = 150
 COLUMNS = 2000  # at most, in a picture
 INSTRUMENTS = 20  # at most, in a picture
 OUTLIERS = 1  # per cent at each end outside the log-mel's colour range
+LEAST = 5.0  # range of the log-mel's colours; silence has none of its own
+UNITS = {"logmel": "log-mel energy\n(natural log)"}  # of features
+TICKS_S = (0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18_000)
 
 
 class LongLogMel:
@@ -25,10 +29,11 @@ class LongLogMel:
     It has at most COLUMNS columns, each the mean of `step` neighbouring frames.
 
     Args:
-        feature: its name, which decides the scale of time.
+        feature: its name, which decides the scales of time and frequency.
     """
 
     def __init__(self, feature: str = "logmel"):
+        self.feature = feature
         self.rate = style.frames_per_second(feature)
         self.step = 1
         self.sums = None
@@ -55,16 +60,22 @@ class LongLogMel:
         return np.where(counts > 0, self.sums[:end] / np.maximum(counts, 1), np.nan)
 
 
-def draw(song: FilePrediction, view: DisplayOptions, log_mel: LongLogMel) -> Figure:
+def draw(
+    song: FilePrediction, view: DisplayOptions, log_mel: LongLogMel, narrow: bool = False
+) -> Figure:
     """Draw the probabilities of each window over the log-mel.
 
     Instruments are sorted by their probability over the whole file, which stands beside their
     names; bold names are those that `view` shows.
+
+    Args:
+        narrow: whether the figure is for a phone, with the colour bars above and below.
     """
     order = np.argsort(-song.probabilities, kind="stable")[:INSTRUMENTS]
     bold = {name for name, _ in view.shown(song.probabilities)}
     with matplotlib.rc_context(style.STYLE):
-        figure = Figure(figsize=(style.WIDTH, 2.9 + 0.17 * len(order)), layout="constrained")
+        width, height = (style.NARROW, 3.7) if narrow else (style.WIDTH, 2.9)
+        figure = Figure(figsize=(width, height + 0.17 * len(order)), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[0.17 * len(order), 1.7])
         image = top.pcolormesh(
             edges(song),
@@ -74,22 +85,22 @@ def draw(song: FilePrediction, view: DisplayOptions, log_mel: LongLogMel) -> Fig
             vmin=0,
             vmax=1,
         )
-        figure.colorbar(image, ax=top, label="probability", pad=0.01)
+        style.add_colour_bar(image, top, "probability", "top" if narrow else "right")
         names = [f"{style.plain(view.classes[i])}  {song.probabilities[i]:.2f}" for i in order]
         top.set_yticks(np.arange(len(order)) + 0.5, names)
         for i, label in zip(order, top.get_yticklabels(), strict=True):
             label.set_fontweight("bold" if view.classes[i] in bold else "normal")
         top.set_ylim(len(order), 0)
         top.tick_params(length=0)
-        _draw_log_mel(figure, bottom, song, log_mel)
+        _draw_log_mel(bottom, song, log_mel, narrow)
         title = song.path.rpartition("/")[2]
         if song.is_silent:
             title += " (silent)"
-        top.set_title(style.wrapped(title, 90))
+        figure.suptitle(style.wrapped(title, 40 if narrow else 90), fontsize=9)
     return figure
 
 
-def _draw_log_mel(figure, axes, song, log_mel):
+def _draw_log_mel(axes, song, log_mel, narrow):
     values = log_mel.columns
     if len(values):
         low, high = np.nanpercentile(values, [OUTLIERS, 100 - OUTLIERS])
@@ -98,17 +109,21 @@ def _draw_log_mel(figure, axes, song, log_mel):
             values.T,
             cmap="cividis",
             vmin=low,
-            vmax=max(high, low + 1e-6),
+            vmax=max(high, low + LEAST),
             extent=extent,
             origin="lower",
             aspect="auto",
             interpolation="nearest",
         )
-        figure.colorbar(
-            image, ax=axes, label="log-mel energy\n(natural log)", extend="both", pad=0.01
-        )
-    axes.set(xlabel="time", ylabel="mel band", xlim=(0, max(song.seconds, SHORTEST)))
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 6, 10]))
+        label = UNITS.get(log_mel.feature, style.plain(log_mel.feature))
+        location = "bottom" if narrow else "right"
+        style.add_colour_bar(image, axes, label, location, extend="both")
+        style.label_frequency(axes, log_mel.feature, values.shape[1])
+    seconds = max(song.seconds, SHORTEST)
+    axes.set(xlabel="time", xlim=(0, seconds))
+    most = 4 if narrow else 8
+    step = min((step for step in TICKS_S if step >= seconds / most), default=seconds / most)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda seconds, _: format_timestamp(max(seconds, 0)))
     )
@@ -123,10 +138,17 @@ def edges(song: FilePrediction) -> np.ndarray:
     return np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, SHORTEST)]])
 
 
+def png(figure: Figure) -> bytes:
+    """Render a figure as PNG."""
+    data = io.BytesIO()
+    with style.writing():
+        figure.savefig(data, format="png", dpi=DPI)
+    return data.getvalue()
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, atomically."""
-    with style.writing(), atomic.replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI)
+    atomic.write_bytes(path, png(figure))
 
 
 def _halved(values):

@@ -1,5 +1,6 @@
 """The demo's page: its answers, its errors; a browser gets all of it from this computer."""
 
+import csv
 import http.client
 import json
 import os
@@ -8,7 +9,9 @@ import shutil
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ import soundfile
 import torch
 from helpers import call, start
 
-from ast_repr import checkpoint, inference, pretrained, run_folder
+from ast_repr import audio, checkpoint, inference, manifest, pretrained, run_folder
 from ast_repr.commands import demo, demo_page
+from ast_repr.commands.demo_examples import Example
+from ast_repr.corpora import synthetic
 from ast_repr.run_folder import RunFolder
 from ast_repr.viewer import page, predictions, timeline
 
@@ -63,8 +68,13 @@ def exp(run, tmp_path):
 
 
 @pytest.fixture
-def app(exp):
-    return demo_page.DemoApp(demo.find_models(exp, None, inference.load), inference.load)
+def app(exp, tmp_path):
+    models = demo.find_models(exp, None, inference.load)
+    return demo_page.DemoApp(models, inference.load, no_examples, tmp_path / "page")
+
+
+def no_examples(info):
+    return []
 
 
 @pytest.fixture
@@ -96,7 +106,7 @@ def test_the_shipped_model_is_offered_beside_the_runs_of_the_checkout(exp):
     (checkout / "egs" / "mine").mkdir(parents=True)
     (checkout / "moved").rename(checkout / "egs" / "mine" / "exp")
     models = demo.find_models(None, checkout, inference.load)
-    assert len(models) == 3 and list(models)[-1] == str(pretrained.shipped_model())
+    assert len(models) == 3 and next(iter(models)) == str(pretrained.shipped_model())
     assert len({info.label for info in models.values()}) == 3
     (shipped,) = demo.find_models(None, None, inference.load).values()
     assert shipped.corpus == "synthetic" and 0.5 < shipped.macro_f1 < 1
@@ -104,24 +114,121 @@ def test_the_shipped_model_is_offered_beside_the_runs_of_the_checkout(exp):
 
 
 def test_an_answer_has_probabilities_timeline_and_both_spectrograms(app, sound, unet):
-    html = app.answer(str(sound), unet, silent)
+    html, files = app.answer(str(sound), unet, silent)
     (expected,) = inference.load(unet).predict([sound])
     rows = re.findall(
-        r'<tr( class=present)?><th scope="row">(\w+)</th>.*?<td>([\d.]+)</td></tr>', html
+        r'<tr( class=present)?><th scope="row">(\w+)</th>.*?<td>([\d.]+)</td><td></td></tr>', html
     )
     ranked = sorted(zip(expected.probabilities, ["bass", "flute", "voice"], strict=True))[::-1]
     assert [name for _, name, _ in rows] == [name for _, name in ranked]
     assert [value for *_, value in rows] == [f"{value:.2f}" for value, _ in ranked]
     assert [bool(marked) for marked, *_ in rows] == [value >= 0.5 for value, _ in ranked]
-    assert html.count("data:image/png;base64,") == 2
-    assert "transformer receives the second spectrogram" in html and "is 61 %" in html
+    assert html.count("<picture") == 2 and html.count("data:image/png;base64,") == 4
+    assert "the network receives the second spectrogram" in html
     assert "<b>song" not in html
+    assert [file.name for file in files] == [
+        f"a_b_song.instruments.{kind}" for kind in ("csv", "json", "png")
+    ]
 
 
-def test_a_model_without_reprogrammer_says_so(app, sound, unet):
-    html = app.answer(str(sound), unet.replace("ast_unet", "ast_linear"), silent)
-    assert html.count("data:image/png;base64,") == 1
-    assert "no reprogrammer: the transformer receives" in html
+def test_downloads_hold_all_windows_without_the_path_of_the_upload(app, sound, unet):
+    _, (table, record, picture) = app.answer(str(sound), unet, silent)
+    (song,) = json.loads(record.read_text())
+    (expected,) = inference.load(unet).predict([sound])
+    assert song["file"] == sound.name and len(song["timeline"]) == len(expected.timeline) == 3
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 9 and rows[0]["file"] == sound.name
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in rows], expected.timeline.ravel(), atol=1e-6
+    )
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_without_reprogrammer_has_one_figure(app, sound, unet):
+    linear = unet.replace("ast_unet", "ast_linear")
+    html, _ = app.answer(str(sound), linear, silent)
+    assert html.count("<picture") == 1 and "reprogrammer" not in html
+
+
+def test_the_introduction_describes_the_model(app, unet):
+    text = app.introduce(unet)
+    assert "changed by a small trained *reprogrammer* (`unet`)" in text
+    source = inference.load(unet).spec.backbone.source
+    assert f"frozen transformer (AST) with the weights `{source}`" in text
+    assert "3 instruments" in text and "bass, flute, voice" in text
+    assert "trained on tiny; on other music" in text and "61 %" in text
+    linear = unet.replace("ast_unet", "ast_linear")
+    assert "reprogrammer" not in app.introduce(linear)
+    assert "frozen transformer" in app.introduce(linear)
+    (Path(unet) / "best.valid.macro_f1.pt").write_text("damaged")
+    assert "best.valid.macro" in app.introduce(unet)
+
+
+def test_the_introduction_tells_weights_networks_and_heads_apart(app, unet):
+    model = inference.load(unet)
+    info = app.models[unet]
+
+    def text(head=None, about=None, **backbone):
+        spec = replace(model.spec, backbone=replace(model.spec.backbone, **backbone))
+        model_like = SimpleNamespace(
+            spec=spec if head is None else replace(spec, head=head),
+            about=about or {},
+            classes=["bass"],
+        )
+        return demo_page.introduction(info, model_like)
+
+    assert "random weights" in text(file=None)
+    assert "fine-tuned transformer" in text(finetune=True)
+    assert "small network, trained from scratch" in text(
+        name="frame_network", file=None, finetune=True
+    )
+    assert "statistics, without any network" in text(name="summary", file=None)
+    assert "convolutional network (musicnn) with the weights" in text(name="musicnn")
+    zero_shot = text(head={"name": "labelmap", "kind": "names"})
+    assert "nothing was trained" in zero_shot and "trained on" not in zero_shot
+    told = text(about={"summary": "It fails on *oboes*."})
+    assert r"It fails on \*oboes\*." in told and "Macro-F1" not in told
+
+
+def test_examples_of_the_built_in_corpus_are_rendered_with_their_truth(app, unet, tmp_path):
+    shipped = replace(app.models[unet], shipped=True)
+    (example, *others) = demo.find_examples(shipped, None)
+    assert demo.find_examples(replace(app.models[unet], corpus="synthetic-300"), None)
+    assert len(others) == 2 and example.known == synthetic.example_truth(0)
+    assert example.label == ", ".join(name for name, sounds in example.known.items() if sounds)
+    first = example.write(tmp_path / "a").read_bytes()
+    assert first == example.write(tmp_path / "b").read_bytes()
+    waveform = audio.decode(tmp_path / "a" / "audio" / "000" / "000000_0.ogg")
+    assert len(waveform) == pytest.approx(audio.CLIP_SAMPLES, abs=2)
+    assert not audio.is_silent(waveform)
+
+
+def test_examples_of_a_prepared_corpus_are_its_test_clips(app, unet, sound, tmp_path):
+    info = app.models[unet]
+    assert demo.find_examples(info, tmp_path) == demo.find_examples(info, None) == []
+    data = tmp_path / "egs" / "mine" / "data" / "tiny"
+    data.mkdir(parents=True)
+    split = {"train": "x", "valid": "y", "test": "z"}
+    clips = [
+        manifest.Clip(name, group, str(sound), 5.0, name, {"bass": 0.9, "voice": 0.1})
+        for name, group in split.items()
+    ]
+    missing = manifest.Clip("c", "v", str(tmp_path / "none.wav"), 0.0, "test", {"bass": 1.0})
+    manifest.write(data, [*clips, missing], ["bass", "voice"])
+    (example,) = demo.find_examples(info, tmp_path)
+    assert example.known == {"bass": True, "voice": False} and example.label == "bass"
+    whole = audio.decode(sound)
+    cut = audio.decode(example.write(tmp_path / "page"))
+    np.testing.assert_allclose(cut, whole[5 * RATE : 15 * RATE], atol=1e-4)
+
+
+def test_the_answer_marks_what_an_example_is_known_to_have(app, unet, sound):
+    known = {"bass": True, "voice": False}
+    app = replace(app, find_examples=lambda info: [Example(known, lambda folder: sound)])
+    html, _ = app.answer(app.example(unet, 0), unet, silent)
+    marks = dict(re.findall(r'<th scope="row">(\w+)</th>.*?<td>[\d.]+</td><td>(.?)</td>', html))
+    assert marks == {"bass": "✓", "voice": "–", "flute": ""}
+    assert "By its labels the clip has bass " in html
 
 
 def test_the_surest_ten_seconds_are_shown_before_and_after(app, sound, unet, run):
@@ -135,47 +242,47 @@ def test_the_surest_ten_seconds_are_shown_before_and_after(app, sound, unet, run
     assert surest.start_s == windows[int(np.argmax(peaks))].start_s
     assert [done for done, _ in seen] == [0.4, 0.8, 1.0] and "0:20 of 0:25" in seen[1][1]
     short = next(predictor.predict_windows([sound], hop_s=1))
-    figure = demo_page.draw_before_after(predictor, app.models[unet], short, sound.name)
-    pictures = [axes.images[0].get_array().T for axes in figure.axes[:3]]
+    pair = demo_page.reprogrammed(predictor, short)
     with torch.no_grad():
         before = run[1].normalise(torch.from_numpy(short.feature)[None])
         after = run[1].reprogrammer(before)
-    for picture, values in zip(pictures, (before, after, after - before), strict=True):
-        np.testing.assert_allclose(picture, values[0, 0, :998], atol=1e-5)
+    for shown, values in zip(pair, (before, after), strict=True):
+        np.testing.assert_allclose(shown, values[0, 0, :998], atol=1e-5)
 
 
 def test_a_song_shorter_than_a_frame_is_shown(app, unet, tmp_path):
     soundfile.write(tmp_path / "dot.wav", [0.5], RATE)
-    html = app.answer(str(tmp_path / "dot.wav"), unet, silent)
-    assert html.count("data:image") == 2
+    html, _ = app.answer(str(tmp_path / "dot.wav"), unet, silent)
+    assert html.count("<picture") == 2
 
 
 def test_silence_and_damage_are_reported(app, unet, sound, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
-    html = app.answer(str(tmp_path / "silent.wav"), unet, silent)
-    assert "silent" in html and "class=present" not in html
+    html, _ = app.answer(str(tmp_path / "silent.wav"), unet, silent)
+    assert "is silent" in html and "<tr" not in html and html.count("<picture") == 1
     (tmp_path / "cut.wav").write_bytes(sound.read_bytes()[:-200_000])
-    html = app.answer(str(tmp_path / "cut.wav"), unet, silent)
+    html, _ = app.answer(str(tmp_path / "cut.wav"), unet, silent)
     assert re.match(r'<p class="problem" role="alert">cut\.wav: damaged: [^<]* missing', html)
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("<picture") == 2
 
 
 def test_an_error_is_one_line_without_the_path_of_the_upload(app, unet, sound, tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
-    html = app.answer(str(tmp_path / "text.wav"), unet, silent)
+    html, files = app.answer(str(tmp_path / "text.wav"), unet, silent)
     assert html.startswith('<p class="problem" role="alert">text.wav: not readable as audio')
-    assert "\n" not in html and str(tmp_path) not in html
+    assert "\n" not in html and str(tmp_path) not in html and not files
     (tmp_path / "tiny.safetensors").unlink()
-    html = app.answer(str(sound), unet, silent)
+    html, _ = app.answer(str(sound), unet, silent)
     assert 'class="problem"' in html and "Traceback" not in html and html.count("<p") == 1
 
 
-def test_names_are_text_and_the_likeliest_below_the_threshold_is_named():
+def test_names_are_text_and_none_below_the_threshold_is_named():
     song = inference.FilePrediction(
         "x", 1.0, probabilities=np.array([0.2, 0.4]), silent=np.array([False])
     )
     html = page.instruments(song, predictions.DisplayOptions(["<i>", "snare_drum"], 0.5))
-    assert "most likely: snare drum" in html and "&lt;i&gt;" in html and "present" not in html
+    assert "the model names none" in html and "<b>snare" not in html
+    assert "&lt;i&gt;" in html and "present" not in html
 
 
 def test_a_folder_without_runs_is_named(tmp_path, capsys):
@@ -293,8 +400,10 @@ def test_the_served_page_predicts_a_song(server, sound):
                 if message["msg"] == "process_completed":
                     break
     assert "progress" in messages
-    (html,) = messages["process_completed"]["output"]["data"]
-    assert "<h2>Instruments: " in html and str(sound.parent) not in html
+    html, *files = messages["process_completed"]["output"]["data"]
+    assert "<h2>Instruments</h2>" in html and str(sound.parent) not in html
+    assert [Path(file["value"]["path"]).suffix for file in files] == [".csv", ".json", ".png"]
+    assert "instrument,probability" in client.get(files[0]["value"]["url"]).text
 
 
 @pytest.fixture
@@ -344,14 +453,14 @@ def test_a_browser_shows_a_song_another_model_and_an_error(browser, server, soun
     browser.get(server)
     upload(sound)
     text = wait_for_text("Before and after the reprogrammer")
-    assert re.search(r"Instruments: .*\nProbabilities over the whole song \(0:25\)", text)
+    assert re.search(r"Instruments\n[^\n]+\nProbabilities, .* over the whole song \(0:25\)", text)
     sizes = browser.execute_script(
         "return [...document.querySelectorAll('#predictions img')].map(i => i.naturalWidth)"
     )
     assert len(sizes) == 2 and min(sizes) > 500
     browser.find_element(By.CSS_SELECTOR, "input[aria-label=Model]").click()
     wait(find_option).click()
-    wait_for_text("no reprogrammer")
+    wait(lambda: "reprogrammer" not in browser.find_element(By.TAG_NAME, "body").text)
     (tmp_path / "text.wav").write_text("no sound")
     browser.get(server)
     upload(tmp_path / "text.wav")

@@ -1,29 +1,36 @@
 """The demo's web page: a song and a model in, instruments, timeline and spectrograms out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from .. import audio, cli, escaping, inference
+from .. import atomic, audio, cli, escaping, identity, inference
+from ..escaping import markdown, markdown_code
+from ..export import model_card
 from ..report import before_after, style
 from ..viewer import page, predictions, timeline
 from ..viewer.predictions import format_timestamp
+from .demo_examples import Example
+from .predict import name_pictures
 
 ADDRESS = "127.0.0.1"  # reachable from this computer only
 BATCH = 4  # windows per forward pass: few, so that the progress moves
 KEPT_S = 3600  # how long a running server keeps its copy of a song
 TITLE = "Which instruments are in this song?"
-INTRODUCTION = (
-    "A frozen transformer, trained on sounds of all kinds, receives your song through a small "
-    "trained change of its input, the *reprogrammer*, and names the instruments. Everything is "
-    "computed on this computer; your song is not sent anywhere."
-)
+PRIVACY = "Everything is computed on this computer; your song is not sent anywhere."
+NETWORKS = {
+    "ast": "transformer (AST)",
+    "musicnn": "convolutional network (musicnn)",
+    "frame_network": "small network",
+}
+STATISTICS = ("pool", "summary")  # backbones without parameters
+DOWNLOADS = {"csv": "CSV", "json": "JSON", "png": "picture"}
 # The default fonts would be fetched.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
@@ -46,11 +53,15 @@ class ModelInfo:
 
     @property
     def label(self) -> str:
-        """The model's name in the list of models."""
-        origin = ", shipped" if self.shipped else ""
-        return escaping.terminal(
-            f"{self.conf}, seed {self.seed} ({self.corpus}, protocol {self.protocol}{origin})"
-        )
+        """The model's name in the list of models, short enough for a phone."""
+        parts = [self.conf]
+        if self.shipped:
+            parts.append("shipped")
+        else:
+            parts += [self.corpus, f"seed {self.seed}"]
+        if self.protocol != "clean":
+            parts.append(self.protocol)
+        return escaping.terminal(", ".join(parts))
 
 
 @dataclass(frozen=True)
@@ -60,15 +71,39 @@ class DemoApp:
     Attributes:
         models: {path: ModelInfo} of the models to choose from, the default first.
         load: loads the model in a path.
+        find_examples: lists clips to try a model on.
+        folder: for files of the page.
+        known: {sha256 of an example: what is known about it}, of the examples in use.
     """
 
     models: dict[str, ModelInfo]
     load: Callable[[str], inference.TorchPredictor]
+    find_examples: Callable[[ModelInfo], list[Example]]
+    folder: Path
+    known: dict[str, dict[str, bool]] = field(default_factory=dict)
 
-    def answer(self, song: str | None, path: str, progress: Callable) -> str:
-        """Render a song's prediction by the model in `path`, or the error, as HTML."""
+    def introduce(self, path: str) -> str:
+        """Describe the model in `path`, or the error, in Markdown."""
+        try:
+            return introduction(self.models[path], self.load(path))
+        except cli.EXPECTED as error:
+            return markdown(cli.one_line(error))
+
+    def example(self, path: str, index: int) -> str:
+        """Write the audio of an example for the model in `path`, and return its path."""
+        example = self.find_examples(self.models[path])[index]
+        file = example.write(self.folder / "examples")
+        self.known[identity.of_file(file)] = example.known
+        return str(file)
+
+    def answer(self, song: str | None, path: str, progress: Callable) -> tuple[str, list[Path]]:
+        """Predict a song by the model in `path`.
+
+        Returns:
+            (the prediction, or the error, as HTML; the files to download, none after an error).
+        """
         if song is None:
-            return page.note("The instruments of your song will appear here.")
+            return page.note("The instruments of your song will appear here."), []
         name = Path(song).name
         warnings = []
         try:
@@ -76,12 +111,68 @@ class DemoApp:
             model = self.load(path)
             prediction, log_mel, surest = analyse(model, song, progress, warnings.append)
             progress(1, desc="drawing")
-            html = render(model, self.models[path], prediction, log_mel, surest)
+            prediction = replace(prediction, path=name)
+            known = self.known.get(identity.of_file(song), {})
+            html = render(model, self.models[path], prediction, log_mel, surest, known)
+            files = write_downloads(model, prediction, log_mel, self.folder / "downloads")
         except cli.EXPECTED as error:
             line = cli.one_line(error).replace(escaping.terminal(song), escaping.terminal(name))
-            return page.problem(line)
+            return page.problem(line), []
         problems = [page.problem(line.replace(song, name)) for line in warnings]
-        return "".join(problems) + html
+        return "".join(problems) + html, files
+
+
+def introduction(info: ModelInfo, model: inference.TorchPredictor) -> str:
+    """Describe a model in Markdown: its parts, what it was trained on, and its instruments."""
+    spec = model.spec
+    backbone = spec.backbone
+    feature = "The log-mel spectrogram of your song"
+    if spec.feature["name"] != "logmel":
+        feature = f"A spectrogram ({markdown(str(spec.feature['name']))}) of your song"
+    if spec.reprogrammer["name"] != "none":
+        name = markdown_code(str(spec.reprogrammer["name"]))
+        feature += f", changed by a small trained *reprogrammer* ({name}),"
+    state = "fine-tuned" if backbone.finetune else "frozen"
+    weights = pretrained_weights(model)
+    network = NETWORKS.get(str(backbone.name), f"network {markdown(str(backbone.name))}")
+    if backbone.name in STATISTICS:
+        way = "is summarised by statistics, without any network"
+    elif weights:
+        way = f"goes through a {state} {network} with the weights {markdown_code(weights)}"
+    elif backbone.finetune:
+        way = f"goes through a {network}, trained from scratch"
+    else:
+        way = f"goes through a {network} with random weights"
+    classes = f"{len(model.classes)} instruments"
+    mapping = f"A trained head maps the result to {classes}."
+    if spec.head.get("kind") == "names":
+        mapping = f"Its own classes are mapped to {classes} by name, and nothing was trained."
+    names = markdown(", ".join(map(escaping.plain, model.classes)))
+    return (
+        f"**{markdown(info.label)}.** {feature} {way}. {mapping} {limits(info, model)}\n\n"
+        f"<details><summary>It knows {classes} and no others.</summary>\n\n{names}\n\n</details>"
+    )
+
+
+def limits(info: ModelInfo, model: inference.Predictor) -> str:
+    """State in Markdown what a model was trained on, and what it can do."""
+    if "summary" in model.about:
+        return markdown(str(model.about["summary"]))
+    sentences = []
+    if model.spec.head.get("kind") != "names":
+        sentences.append(model_card.corpus_of(info.corpus).limits)
+    macro_f1 = "unknown" if info.macro_f1 is None else f"{100 * info.macro_f1:.0f} %"
+    sentences.append(f"Macro-F1 on unseen clips of its corpus: {macro_f1}.")
+    return " ".join(sentences)
+
+
+def pretrained_weights(model: inference.Predictor) -> str | None:
+    """Return the name of the weights that a backbone started from; None if there are none."""
+    exported = model.about.get("backbone")
+    if exported is not None:
+        return exported["name"]
+    backbone = model.spec.backbone
+    return backbone.source if backbone.file is not None else None
 
 
 def render(
@@ -90,29 +181,52 @@ def render(
     prediction: inference.FilePrediction,
     log_mel: timeline.LongLogMel,
     surest: inference.WindowPrediction,
+    known: dict[str, bool],
 ) -> str:
-    """Render the results of `analyse` as HTML."""
+    """Render the results of `analyse` as HTML; `known` as in `Example`."""
     view = predictions.DisplayOptions(model.classes, model.threshold)
-    network = "transformer" if model.spec.backbone.name == "ast" else "classifier"
-    title = "Before and after the reprogrammer"
-    if model.spec.reprogrammer["name"] == "none":
-        text = f"This model has no reprogrammer: the {network} receives the log-mel as it is."
-        before_and_after = page.section(title, text)
-    else:
-        text = (
-            f"{span(surest)}, where the model is most certain of an instrument: the "
-            f"{network} receives the second spectrogram instead of the first."
-        )
-        figure = draw_before_after(model, info, surest, Path(prediction.path).name)
-        before_and_after = page.picture(figure, title, text)
-    text = "Each instrument's probability in windows of ten seconds, above the log-mel."
+    text = (
+        f"Each instrument's probability in windows of {model.window.seconds:g} seconds, "
+        "above the spectrogram."
+    )
     sections = [
-        page.instruments(prediction, view),
-        page.picture(timeline.draw(prediction, view, log_mel), "Timeline", text),
-        before_and_after,
-        page.section("How far to trust the results", limits(info, model)),
+        page.instruments(prediction, view, known),
+        page.picture(
+            lambda narrow: timeline.draw(prediction, view, log_mel, narrow), "Timeline", text
+        ),
     ]
+    if model.spec.reprogrammer["name"] != "none" and not prediction.is_silent:
+        text = (
+            f"{span(surest)}, the window with the largest probability: the network receives the "
+            "second spectrogram instead of the first."
+        )
+        before, after = reprogrammed(model, surest)
+        title = escaping.figure(f"{prediction.path}, {span(surest)}")
+        feature = model.spec.feature["name"]
+
+        def draw(narrow):
+            with matplotlib.rc_context(style.STYLE):
+                return before_after.draw(before, after, info.norm, title, feature, narrow)
+
+        sections.append(page.picture(draw, "Before and after the reprogrammer", text))
     return "".join(sections)
+
+
+def write_downloads(
+    model: inference.Predictor,
+    prediction: inference.FilePrediction,
+    log_mel: timeline.LongLogMel,
+    folder: Path,
+) -> list[Path]:
+    """Write a prediction with its timeline as CSV, JSON and picture, and return their paths."""
+    view = predictions.DisplayOptions(model.classes, model.threshold, timeline=True)
+    song = Path(prediction.path)
+    picture = name_pictures([song], folder)[song]
+    for kind in ("csv", "json"):
+        text = "".join(predictions.FORMATS[kind]([prediction], view))
+        atomic.write_text(picture.with_suffix(f".{kind}"), text)
+    timeline.save(timeline.draw(prediction, view, log_mel), picture)
+    return [picture.with_suffix(f".{kind}") for kind in DOWNLOADS]
 
 
 def analyse(
@@ -148,21 +262,14 @@ def analyse(
     return prediction, log_mel, surest
 
 
-def draw_before_after(
-    model: inference.TorchPredictor, info: ModelInfo, window: inference.WindowPrediction, name: str
-) -> Figure:
-    """Draw a window's log-mel before and after the reprogrammer, without padding."""
-    seconds = window.end_s - window.start_s
-    feature = model.spec.feature["name"]
-    frames = max(round(seconds * style.frames_per_second(feature)) - timeline.CUT, 1)
+def reprogrammed(
+    model: inference.TorchPredictor, window: inference.WindowPrediction
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute a window's log-mel (T, F) before and after the reprogrammer, without padding."""
+    rate = style.frames_per_second(model.spec.feature["name"])
+    frames = max(round((window.end_s - window.start_s) * rate) - timeline.CUT, 1)
     before, after = model.reprogram_feature(torch.from_numpy(window.feature)[None])
-    model_line = escaping.figure(f"{info.conf}, seed {info.seed}")
-    song_line = escaping.figure(f"{name}, {span(window)}")
-    title = f"{model_line}\n{song_line}"
-    with matplotlib.rc_context(style.STYLE):
-        return before_after.draw(
-            before[0, 0, :frames], after[0, 0, :frames], info.norm, title, feature
-        )
+    return before[0, 0, :frames], after[0, 0, :frames]
 
 
 def span(window: inference.WindowPrediction) -> str:
@@ -170,24 +277,36 @@ def span(window: inference.WindowPrediction) -> str:
     return f"{format_timestamp(window.start_s)} to {format_timestamp(window.end_s)}"
 
 
-def limits(info: ModelInfo, model: inference.Predictor) -> str:
-    """State which instruments the model knows, and its accuracy."""
-    names = ", ".join(map(escaping.plain, model.classes))
-    macro_f1 = "unknown" if info.macro_f1 is None else f"{100 * info.macro_f1:.0f} %"
-    return (
-        f"This model was trained on {len(model.classes)} instruments and can name no others: "
-        f"{names}. Its macro-F1 on unseen clips of its corpus ({info.corpus}) is {macro_f1}. On "
-        "other music it may do worse; a probability is the model's guess, not a fact."
-    )
-
-
-def build(app: DemoApp, examples: list[str]) -> Any:
-    """Build the page, as gradio.Blocks, with the paths of example songs."""
+def build(app: DemoApp) -> Any:
+    """Build the page, as gradio.Blocks."""
     gradio = import_gradio()
+    first = next(iter(app.models))
+
+    def show_examples(path):
+        info = app.models[path]
+        labels = [example.label for example in app.find_examples(info)]
+        samples = [[f"{i}: {label}"] for i, label in enumerate(labels, 1)]
+        label = "Or a clip that the model was not trained on, with its instruments"
+        if not samples:
+            label = f"Clips of its corpus, {escaping.terminal(info.corpus)}, are not here"
+        return gradio.Dataset(
+            components=["textbox"], samples=samples, label=label, type="index", samples_per_page=10
+        )
+
+    def show_model(path):
+        return app.introduce(path), show_examples(path)
+
+    def choose(index, path):
+        try:
+            return app.example(path, index)
+        except cli.EXPECTED as error:
+            raise gradio.Error(cli.one_line(error)) from error
+
     with gradio.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)
     ) as blocks:
-        gradio.Markdown(f"# {TITLE}\n{INTRODUCTION}")
+        gradio.Markdown(f"# {TITLE}\n{PRIVACY}")
+        introduction = gradio.Markdown(app.introduce(first))
         with gradio.Row():
             with gradio.Column(scale=2, min_width=320, elem_classes="beside"):
                 song = gradio.Audio(
@@ -197,31 +316,40 @@ def build(app: DemoApp, examples: list[str]) -> Any:
                     editable=False,
                     buttons=[],
                 )
-                if examples:
-                    labels = [f"test clip {i + 1}" for i in range(len(examples))]
-                    gradio.Examples(examples, song, label="Or one of these", example_labels=labels)
+                examples = show_examples(first)
                 model = gradio.Dropdown(
                     [(info.label, path) for path, info in app.models.items()],
-                    value=next(iter(app.models)),
+                    value=first,
                     label="Model",
-                    info="The best finished run comes first.",
                 )
             with gradio.Column(scale=5, min_width=320):
-                output = gradio.HTML(app.answer(None, "", None), elem_id="predictions")
+                with gradio.Row():
+                    buttons = [
+                        gradio.DownloadButton(f"↓ {kind}", visible=False, size="sm", min_width=80)
+                        for kind in DOWNLOADS.values()
+                    ]
+                output = gradio.HTML(app.answer(None, "", None)[0], elem_id="predictions")
         default = gradio.Progress()
 
         def answer(song, path, progress=default):
-            return app.answer(song, path, progress)
+            html, files = app.answer(song, path, progress)
+            updates = [gradio.DownloadButton(visible=False) for _ in buttons]
+            if files:
+                updates = [gradio.DownloadButton(value=file, visible=True) for file in files]
+            return html, *updates
 
         gradio.on(
             [song.change, model.change],
             answer,
             [song, model],
-            output,
+            [output, *buttons],
             concurrency_limit=1,
             trigger_mode="always_last",
+            show_progress_on=output,
             api_visibility="private",
         )
+        model.change(show_model, model, [introduction, examples], api_visibility="private")
+        examples.click(choose, [examples, model], song, api_visibility="private")
     return blocks
 
 

@@ -47,6 +47,7 @@ PARTS = (0.18, 0.32, 0.28, 0.15, 0.07)  # probability of 1..5 labelled parts in 
 UNLABELLED_SHARE = 0.3  # of clips with an instrument that has no label
 QUIETEST_DB = 10  # below the loudest part
 ASKED_PRESENT = 0.43  # share of labels that ask about an instrument of the clip, as in OpenMIC
+EXAMPLE_SEED = 1  # of clips to try models on; the corpus has seed 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,26 @@ def make(root: str | Path, clips: int, seed: int = 0, nj: int = 1) -> None:
             for _ in tqdm(rendered, "render", len(todo), unit="clip", disable=None):
                 pass
     _write_tables(root, jobs)
+
+
+def example_truth(number: int) -> dict[str, bool]:
+    """Tell which classes sound in example `number`, a clip that is in no corpus."""
+    artist, clip = _example(number)
+    parts = dict(_draw_parts(EXAMPLE_SEED, artist, clip))
+    return {name: name in parts for name in CLASSES}
+
+
+def render_example(root: str | Path, number: int) -> Path:
+    """Render example `number` into `root`, and return its path."""
+    artist, clip = _example(number)
+    _render_clip((Path(root), EXAMPLE_SEED, artist, clip))
+    return audio_path(root, key(clip))
+
+
+def _example(number: int) -> tuple[Artist, int]:
+    """Return the artist and the clip of an example; each is by another artist."""
+    artist = _artists(EXAMPLE_SEED, (number + 1) * CLIPS_PER_ARTIST)[number]
+    return artist, artist.clips[0]
 
 
 def key(clip: int) -> str:

@@ -4,9 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from ast_repr import backbones, features, heads, stft_stack
+from ast_repr import backbones, checkpoint, features, heads, inference, stft_stack
+from ast_repr.classifier import build_model
 
 RATE = 22_050
 
@@ -148,3 +150,42 @@ def test_another_input_is_refused():
         backbones.build("multi_stft", branch="cnn13")
     with pytest.raises(ValueError, match="did you mean 'all'"):
         backbones.build("multi_stft", spectrograms="al")
+
+
+@pytest.mark.parametrize("is_softmax", [False, True])
+def test_a_trained_model_predicts_files_at_its_rate(is_softmax, tmp_path):
+    options = {"frames": 1036, "mels": 128, "mean": -28.0, "std": 9.0}
+    spec = {
+        "norm": "backbone",
+        "reprogrammer": {"name": "none"},
+        "backbone": {
+            "name": "multi_stft",
+            "options": options | {"spectrograms": "one_per_band"},
+            "source": "ast_tiny_synth",
+            "file": None,
+            "seed": 0,
+            "finetune": True,
+        },
+        "head": {"name": "embedding", "norm": False, "softmax": is_softmax},
+    }
+    classes = ["cello", "flute", "voice"]
+    model = build_model(classes, **spec).eval()
+    about = {
+        "classes": classes,
+        "feature": {"name": "multi_stft"},
+        "spec": spec,
+        "backbone_sha256": backbones.weights.fingerprint(model.backbone),
+    }
+    learned = model.trainable_state_dict()
+    path = tmp_path / "best.valid.macro_f1.pt"
+    checkpoint.save(path, {"learned": learned, "epoch": 1, "about": about})
+    waveform = noise(5)
+    soundfile.write(tmp_path / "song.wav", waveform, RATE, subtype="FLOAT")
+    predictor = inference.load(path)
+    (song,) = predictor.predict(tmp_path / "song.wav")
+    assert song.times.tolist() == [[0, 3], [2, 5]]
+    windows = torch.from_numpy(np.stack([waveform[: 3 * RATE], waveform[2 * RATE :]]))
+    with torch.no_grad():
+        expected = model(predictor.feature(windows).half().float()).sigmoid().numpy()
+    np.testing.assert_allclose(song.timeline, expected, rtol=0, atol=1e-5)
+    assert np.allclose(song.probabilities.sum(), 1) == is_softmax

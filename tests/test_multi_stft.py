@@ -9,6 +9,7 @@ import torch
 
 from ast_repr import backbones, checkpoint, features, heads, inference, stft_stack
 from ast_repr.classifier import build_model
+from ast_repr.report import style
 
 RATE = 22_050
 
@@ -189,3 +190,9 @@ def test_a_trained_model_predicts_files_at_its_rate(is_softmax, tmp_path):
         expected = model(predictor.feature(windows).half().float()).sigmoid().numpy()
     np.testing.assert_allclose(song.timeline, expected, rtol=0, atol=1e-5)
     assert np.allclose(song.probabilities.sum(), 1) == is_softmax
+
+
+@pytest.mark.parametrize("name", ["multi_stft", "han_mel"])
+def test_pictures_have_the_frames_of_a_second(name):
+    frames = features.build(name, seconds=10.0).frames
+    assert frames == pytest.approx(10 * style.frames_per_second(name), abs=4)

@@ -40,6 +40,15 @@ stage_extract() {
     run "$root/src/extract.py" --data "data/$name" "${config_options[@]}" "${extract_options[@]}"
 }
 
+stage_preview() { # the table of the configs that train in seconds, unless there is a table
+    [[ ! -e $experiments/RESULTS.md ]] || return 0
+    local conf=$preview
+    local config_options=("${config_options[@]}" --conf "$conf")
+    for stage in train score report; do
+        "stage_$stage" || return
+    done
+}
+
 stage_train() {
     log "train: $conf; $backbone on $name, protocol $protocol, seeds $seeds"
     run "$root/src/train.py" --data "data/$name" --exp "$experiments" "${config_options[@]}" \
@@ -71,7 +80,7 @@ failed() { # stage, exit code
 source "$root/egs/environment.sh"
 settings=$(any_python "$root/src/options.py" --name "$(basename -- "$PWD")" --conf-dir "$conf_dir" \
     --called-from "$called_from" "${recipe[@]}" -- "$@") || exit
-eval "$settings" # conf, protocol, seeds, stages; per stage an array of its options
+eval "$settings" # conf, preview, protocol, seeds, stages; per stage an array of its options
 use_python
 
 stage=fetch

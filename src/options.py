@@ -44,9 +44,12 @@ def main(arguments: list[str]) -> None:
         return
     chosen = parse(parser, recipe, given)
     stages = select_stages(chosen)
+    if recipe.preview and chosen.conf == recipe.conf and {"train", "report"} <= set(stages):
+        stages.insert(stages.index("train"), "preview")
     print(f"export AST_REPR_COMMAND={shlex.quote(join(['source', 'run.sh', *given]))}")
     for name in ("conf", "protocol"):
         print(f"{name}={shlex.quote(getattr(chosen, name))}")
+    print(f"preview={shlex.quote(recipe.preview)}")
     print(f"seeds={as_text(chosen.seeds)}")
     print(f"stages=({join(stages)})")
     for stage in (*STAGES, "check", "config"):
@@ -63,6 +66,9 @@ def parse_recipe(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--corpora", required=True, type=lambda text: text.split(","))
     parser.add_argument("--conf", required=True, help="configs to run by default")
+    parser.add_argument(
+        "--preview", default="", help="those of them whose table is printed before the rest is run"
+    )
     parser.add_argument("--conf-dir", required=True)
     parser.add_argument("--called-from", required=True, type=Path, help="the user's directory")
     return parser.parse_args(arguments)

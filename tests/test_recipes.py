@@ -372,6 +372,28 @@ def test_a_wrong_conf_ends_the_recipe_before_any_stage_that_takes_long(recipe, e
     assert stages_called(recipe) == ["fetch", "check"]
 
 
+PREVIEW = "logmel_statistics,ast_linear,ast_linear_raw"
+TABLE = ["train", "score", "report"]
+
+
+def test_the_default_confs_give_a_first_table_before_the_others_are_trained(recipe, env):
+    assert bash("source run.sh --seeds 0,1", recipe, env).returncode == 0
+    assert stages_called(recipe) == ["fetch", "check", "prepare", "extract", *TABLE, *TABLE]
+    *_, train, score, report = calls(recipe)[:-3]
+    for stage, given in (train, score, report):
+        assert given["--conf"][-1] == PREVIEW, stage
+    assert train[1]["--seeds"] == score[1]["--seeds"] == ["0,1"]
+    for _, given in calls(recipe)[-3:]:
+        assert given["--conf"] == [f"{PREVIEW},ast_unet"]
+
+
+def test_a_first_table_is_not_made_twice(recipe, env):
+    (recipe / "exp" / "synthetic").mkdir(parents=True)
+    (recipe / "exp" / "synthetic" / "RESULTS.md").touch()
+    assert bash("source run.sh --from train", recipe, env).returncode == 0
+    assert stages_called(recipe) == ["fetch", "check", *TABLE]
+
+
 def test_what_needs_no_conf_is_not_checked(recipe, env):
     assert bash("source run.sh --from score", recipe, env).returncode == 0
     assert stages_called(recipe) == ["fetch", "score", "report"]

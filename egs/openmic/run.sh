@@ -6,6 +6,7 @@ if (return 0 2>/dev/null); then source "$(dirname -- "${BASH_SOURCE[0]:-${(%):-%
 
 recipe=(
     --corpora auto,synthetic,openmic
-    --conf logmel_statistics,ast_linear,ast_unet,ast_unet_residual
+    --conf logmel_statistics,ast_linear,ast_linear_raw,ast_unet
+    --preview logmel_statistics,ast_linear,ast_linear_raw
 )
 source "$(dirname -- "${BASH_SOURCE[0]}")/../recipe.sh"

@@ -43,7 +43,7 @@ class Entry:
     """The name, description and published results of a conf.
 
     Attributes:
-        control: conf of the same training without the method's reprogrammer, if there is one.
+        control: conf on the same input without the method's reprogrammer, if there is one.
     """
 
     name: str

@@ -375,35 +375,44 @@ def server(exp, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_served_page_predicts_a_song(server, sound):
+def test_the_served_page_predicts_a_song_and_describes_another_model(server, sound):
     """By the requests of gradio's own page, where there is no browser."""
     client = pytest.importorskip("httpx").Client(base_url=server, timeout=120)
     page_config = client.get("/config").json()
     (dropdown,) = [item for item in page_config["components"] if item["type"] == "dropdown"]
     models = [path for _, path in dropdown["props"]["choices"]]
     assert len(models) == 2 and dropdown["props"]["value"] == models[0]
+
+    def outputs(event, *data):
+        """Messages of an event, the last of which has its outputs."""
+        job = {
+            "data": data,
+            "fn_index": page_config["dependencies"][event]["id"],
+            "session_hash": f"event{event}",
+        }
+        assert client.post("/gradio_api/queue/join", json=job).status_code == 200
+        messages = {}
+        url = f"/gradio_api/queue/data?session_hash=event{event}"
+        with client.stream("GET", url) as response:
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    message = json.loads(line.removeprefix("data:"))
+                    messages[message["msg"]] = message
+                    if message["msg"] == "process_completed":
+                        break
+        assert messages["process_completed"]["success"], messages
+        return messages, messages["process_completed"]["output"]["data"]
+
     (path,) = client.post("/gradio_api/upload", files={"files": sound.open("rb")}).json()
-    event = {
-        "data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, models[0]],
-        "fn_index": page_config["dependencies"][0]["id"],
-        "session_hash": "test",
-    }
-    assert client.post("/gradio_api/queue/join", json=event).status_code == 200
-    messages = {}
-    with client.stream(
-        "GET", "/gradio_api/queue/data", params={"session_hash": "test"}
-    ) as response:
-        for line in response.iter_lines():
-            if line.startswith("data:"):
-                message = json.loads(line.removeprefix("data:"))
-                messages[message["msg"]] = message
-                if message["msg"] == "process_completed":
-                    break
+    song = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    messages, (html, *files) = outputs(0, song, models[0])
     assert "progress" in messages
-    html, *files = messages["process_completed"]["output"]["data"]
     assert "<h2>Instruments</h2>" in html and str(sound.parent) not in html
     assert [Path(file["value"]["path"]).suffix for file in files] == [".csv", ".json", ".png"]
     assert "instrument,probability" in client.get(files[0]["value"]["url"]).text
+    _, (introduction, examples) = outputs(1, models[1])
+    assert "ast_unet, tiny" in introduction and examples["samples"] == []
+    assert "tiny, are not here" in examples["label"]
 
 
 @pytest.fixture

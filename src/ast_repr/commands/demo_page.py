@@ -282,19 +282,19 @@ def build(app: DemoApp) -> Any:
     gradio = import_gradio()
     first = next(iter(app.models))
 
-    def show_examples(path):
+    def list_examples(path):
+        """Return properties of the list of examples."""
         info = app.models[path]
-        labels = [example.label for example in app.find_examples(info)]
-        samples = [[f"{i}: {label}"] for i, label in enumerate(labels, 1)]
+        samples = []
+        for number, example in enumerate(app.find_examples(info), 1):
+            samples.append([f"{number}: {example.label}"])
         label = "Or a clip that the model was not trained on, with its instruments"
         if not samples:
             label = f"Clips of its corpus, {escaping.terminal(info.corpus)}, are not here"
-        return gradio.Dataset(
-            components=["textbox"], samples=samples, label=label, type="index", samples_per_page=10
-        )
+        return {"samples": samples, "label": label}
 
     def show_model(path):
-        return app.introduce(path), show_examples(path)
+        return app.introduce(path), gradio.update(**list_examples(path))
 
     def choose(index, path):
         try:
@@ -316,7 +316,9 @@ def build(app: DemoApp) -> Any:
                     editable=False,
                     buttons=[],
                 )
-                examples = show_examples(first)
+                examples = gradio.Dataset(
+                    components=["textbox"], type="index", **list_examples(first)
+                )
                 model = gradio.Dropdown(
                     [(info.label, path) for path, info in app.models.items()],
                     value=first,

@@ -117,12 +117,14 @@ def test_scores_of_windows_are_combined():
     odds = scores / (1 - scores)
     mean = split([1, 2]).combine(scores)
     np.testing.assert_allclose(mean, [[0.2, 0.9], [0.65, 0.3]], rtol=1e-6)
-    greatest = split([1, 2]).combine(scores, Score("max", "probabilities"))
+    greatest = split([1, 2]).combine(scores, Score("max", "probabilities", "half", []))
     np.testing.assert_allclose(greatest, [[0.2, 0.9], [0.8, 0.5]], rtol=1e-6)
-    on_logits = split([1, 2]).combine(scores, Score("mean", "logits"))
+    on_logits = split([1, 2]).combine(scores, Score("mean", "logits", "half", []))
     geometric = np.sqrt(odds[1] * odds[2])
     np.testing.assert_allclose(on_logits[1], geometric / (1 + geometric), rtol=1e-5)
-    certain = split([2]).combine(np.array([[0, 1], [0, 1]], np.float32), Score("mean", "logits"))
+    certain = split([2]).combine(
+        np.array([[0, 1], [0, 1]], np.float32), Score("mean", "logits", "half", [])
+    )
     assert np.isfinite(certain).all()
 
 

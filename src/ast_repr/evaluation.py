@@ -16,7 +16,7 @@ import torch
 
 from . import atomic, checkpoint, features, identity, inference, manifest, metrics, registry
 from .classifier import HeadOnlyModel, Reprogrammed, probabilities
-from .data import dataset, feature_store, windows
+from .data import dataset, feature_store, mixtures, windows
 from .run_folder import RunFolder
 from .settings import Config, Score
 from .training import embedding_cache, trainer
@@ -129,6 +129,11 @@ class Evaluator:
         if truth is not None:
             results["truth"] = {"sha256": manifest.truth_sha256(self._clips_with_truth)}
             results["truth"] |= self._measure(truth, np.ones(truth.shape, bool), scores)
+        if conf.score is not None:
+            threshold = self._threshold(model, conf, feature)
+            results["predominant"] = measure_predominant(
+                targets, mask, scores, self.classes, threshold, conf.score
+            )
         results["command"] = run.read_command()
         results["commit"] = commit()
         results["made_from"] = made_from
@@ -188,6 +193,19 @@ class Evaluator:
         scores = probabilities(model, parts.batches(BATCH), self.device)
         return test.combine(scores, conf.score)
 
+    def _threshold(self, model, conf, feature):
+        """Return the threshold of a predominant instrument."""
+        if conf.score.threshold == "half":
+            return THRESHOLD
+        key = ("mixtures", conf.feature.name, features.window(feature))
+        if key not in self.cache:
+            valid = [clip for clip in self.clips if clip.split == "valid"]
+            drawn = mixtures.draw(valid)
+            self.cache[key] = mixtures.load(drawn, self.classes, self.data, feature)
+        mixed = self.cache[key]
+        scores = probabilities(model, mixed.batches(BATCH), self.device)
+        return metrics.best_threshold(mixed.targets.numpy() >= manifest.PRESENT, scores)
+
     def _choose_on_test(self, run, history, conf, test, allow):
         """Evaluate each epoch on test and keep the best, as the paper did.
 
@@ -218,6 +236,7 @@ class Evaluator:
             "scores": scores,
             "targets": targets,
             "mask": mask,
+            "groups": np.array([clip.group for clip in test.clips]),
         }
         if truth is not None:
             predictions["truth"] = truth
@@ -234,6 +253,40 @@ class Evaluator:
             "metrics": metrics.evaluate(targets, mask, scores, THRESHOLD, self.classes),
             "constant_baselines": metrics.constant_baselines(targets, mask, self.classes),
         }
+
+
+def measure_predominant(
+    targets: np.ndarray,
+    mask: np.ndarray,
+    scores: np.ndarray,
+    classes: list[str],
+    threshold: float,
+    settings: Score,
+) -> dict[str, Any]:
+    """Measure the recognition of predominant instruments.
+
+    Returns:
+        dict: the threshold and the values of metrics.PREDOMINANT at it; f1, {instrument: value};
+        oracle, the same with the threshold that is best on these labels; baselines.
+
+    Raises:
+        ValueError: a label is unobserved.
+    """
+    if not mask.all():
+        raise ValueError("score: an unobserved label; expected all to be, or `score: null`")
+    labels = targets >= manifest.PRESENT
+    values = {"threshold": threshold}
+    values |= metrics.evaluate_predominant(labels, scores, threshold, classes, settings.merged)
+    values["f1"] = {}
+    for k, name in enumerate(classes):
+        predicted = scores[:, k] >= threshold
+        undefined = not (labels[:, k].any() or predicted.any())
+        values["f1"][name] = None if undefined else metrics.f1(labels[:, k], predicted)
+    best = metrics.best_threshold(labels, scores)
+    values["oracle"] = {"threshold": best}
+    values["oracle"] |= metrics.evaluate_predominant(labels, scores, best, classes, settings.merged)
+    values["baselines"] = metrics.predominant_baselines(labels, classes, settings.merged)
+    return values
 
 
 def read_state(run: RunFolder) -> dict:

@@ -129,10 +129,18 @@ class Select:
 
 @dataclass(frozen=True)
 class Score:
-    """Scoring of clips that are longer than a feature's window: how windows are combined."""
+    """Scoring of predominant instruments: `metrics.evaluate_predominant`.
+
+    Attributes:
+        aggregate, of: how the windows of a long clip are combined.
+        threshold: chosen on mixtures of validation clips, or 0.5.
+        merged: classes that count as one in top-1.
+    """
 
     aggregate: Literal["mean", "max"]
     of: Literal["probabilities", "logits"]
+    threshold: Literal["mixtures", "half"]
+    merged: list[str]
 
 
 @dataclass(frozen=True)

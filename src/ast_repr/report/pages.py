@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tabulate import SEPARATING_LINE, tabulate
 
 from .. import escaping
-from . import partial_labels, tables
+from . import partial_labels, predominant, tables
 from .compare import compare_with_reference
 from .results import Table
 from .studies import Study
@@ -52,6 +52,9 @@ def blocks(
     if main.methods:
         footnotes = tables.footnotes(main)
         page += _accuracy(main, reference, footnotes)
+        predominant_lines = predominant.lines(main)
+        if predominant_lines:
+            page += [predominant.explanation(), predominant_lines]
         page += [COSTS, tables.complexity(main, footnotes)]
         page += [f"[{number}] {text}" for number, text in enumerate(footnotes, 1)]
         page.append(main)

@@ -1,0 +1,129 @@
+"""The table of predominant instruments, as IRMAS' literature prints it.
+
+Micro-F1 has a bootstrap interval over recordings, since excerpts of one recording are alike.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..manifest import PRESENT
+from . import bootstrap
+from .results import Method, Table, mean_std
+
+NONE = "-"
+COLUMNS = {  # the value of each heading
+    "micro-F1 %": "micro_f1",
+    "macro-F1 %": "macro_f1",
+    "LRAP %": "lrap",
+    "top-1 %": "top1",
+    "top-1, merged %": "top1_merged",
+}
+GENUINE_CLIPS = 2_874  # of IRMAS' test split
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published result on IRMAS, in per cent; None if it was not reported."""
+
+    name: str
+    protocol: str
+    micro_f1: float | None = None
+    macro_f1: float | None = None
+    lrap: float | None = None
+    top1_merged: float | None = None
+
+
+PUBLISHED = (
+    Published(
+        "Dahan and Hefetz, model 1",
+        "slides of their project; softmax over the whole excerpt",
+        top1_merged=15.0,
+    ),
+    Published(
+        "Dahan and Hefetz, model 2.3",
+        "1,463 of 2,874; training and validation share recordings",
+        top1_merged=50.9,
+    ),
+    Published("Han, Kim and Lee 2016", "as cited by the DWT fusion below", 61.9, 51.3),
+    Published("Zhong et al. 2023", "threshold chosen on test", 68.2, None, 81.6),
+    Published("MusDetect (PaSST)", "threshold 0.25, no validation split", 69.2, 62.1),
+    Published("DWT fusion 2024", "abstract", 69.5, 63.1),
+)
+
+
+def lines(table: Table) -> list[dict[str, str]]:
+    """Fill the table; empty if no run was scored on predominant instruments."""
+    methods = [method for method in table.methods if _scored(method)]
+    if not methods:
+        return []
+    filled = []
+    for name, values in methods[0]["predominant"]["baselines"].items():
+        filled.append(_line(name, [values]))
+    for method in methods:
+        values = [run["predominant"] for run in method.runs]
+        line = _line(method.label, values)
+        low, high = interval(method)
+        line["micro-F1 interval"] = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        thresholds = sorted({f"{value['threshold']:.2f}" for value in values})
+        line["threshold"] = ", ".join(thresholds)
+        line["oracle micro-F1 %"] = _percent([value["oracle"]["micro_f1"] for value in values])
+        filled.append(line)
+    if table["clips"] == GENUINE_CLIPS:
+        for result in PUBLISHED:
+            line = _line(f"published: {result.name} ({result.protocol})", [{}])
+            for heading, key in COLUMNS.items():
+                value = getattr(result, key, None)
+                line[heading] = NONE if value is None else f"{value:.1f}"
+            filled.append(line)
+    return filled
+
+
+def explanation() -> str:
+    """Explain the columns of `lines`."""
+    return (
+        "Predominant instruments: precision and recall of 'present' over all cells (micro-F1), "
+        "the mean of the F1 of each instrument (macro-F1), label ranking average precision (LRAP), "
+        "and the share of excerpts whose most probable instrument is among their labels (top-1; "
+        "merged: some instruments count as one). Threshold: chosen on mixtures of validation "
+        f"excerpts. Interval: {bootstrap.LEVEL} % bootstrap over recordings. Oracle: with the "
+        "threshold that is best on these very labels. The first lines do not depend on the "
+        "excerpt; they know how frequent each label is in the test split."
+    )
+
+
+def interval(method: Method) -> tuple[float, float]:
+    """Compute the bootstrap interval of micro-F1, the mean over a method's runs."""
+    values = []
+    for run in method.runs:
+        arrays = run.arrays("predictions.npz")
+        labels = arrays["targets"] >= PRESENT
+        predicted = arrays["scores"] >= run["predominant"]["threshold"]
+        counts = np.stack([labels & predicted, labels, predicted]).sum(axis=2)  # (3, N)
+        _, group = np.unique(arrays["groups"], return_inverse=True)
+        per_group = np.stack([np.bincount(group, weights=row) for row in counts])  # (3, G)
+        rng = np.random.default_rng(0)
+        size = per_group.shape[1]
+        sampled = per_group[:, rng.integers(0, size, (bootstrap.RESAMPLES, size))].sum(axis=2)
+        values.append(2 * sampled[0] / (sampled[1] + sampled[2]))
+    low, high = bootstrap.interval(np.mean(values, axis=0))
+    return float(low), float(high)
+
+
+def _scored(method):
+    return all("predominant" in run.results for run in method.runs)
+
+
+def _line(name, values):
+    line = {"method": name}
+    for heading, key in COLUMNS.items():
+        line[heading] = _percent([value.get(key) for value in values])
+    return line | {"micro-F1 interval": NONE, "threshold": NONE, "oracle micro-F1 %": NONE}
+
+
+def _percent(values):
+    average, deviation = mean_std(values)
+    if average is None:
+        return NONE
+    text = f"{100 * average:.1f}"
+    return text if deviation is None else f"{text} ± {100 * deviation:.1f}"

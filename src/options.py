@@ -20,13 +20,18 @@ from ast_repr import choices, escaping, options
 
 STAGES = ("fetch", "prepare", "extract", "train", "score", "report")
 BACKBONES = Path(__file__).parents[1] / "pretrained_models" / "index.yaml"
+STAGE_DEFAULTS = {"corpus": "auto"}  # of a stage, if a recipe may have another
 NEED_CONFIGS = ("prepare", "extract", "train")  # run only after a check of the configs
 
 CORPUS_EXAMPLES = """\
     source run.sh                               the built-in corpus: nothing to download
-    source run.sh --corpus openmic              the paper: downloads OpenMIC-2018 and AST (3 GB)
+    source run.sh --corpus {published}
     source run.sh --conf all --seeds 0,1,2 --from train
     source run.sh --conf ast_unet --set optimizer.lr=0.0003 --overwrite"""
+PUBLISHED = {  # corpora to download
+    "openmic": "openmic              the paper: downloads OpenMIC-2018 and AST (3 GB)",
+    "irmas": "irmas                downloads IRMAS (several GB)",
+}
 MANIFEST_EXAMPLES = """\
     source run.sh --manifest ~/songs.csv
     source run.sh --manifest ~/songs.csv --conf ast_linear,ast_unet --seeds 0,1,2 --from train"""
@@ -103,11 +108,13 @@ def option_groups(recipe: argparse.Namespace) -> list[tuple]:
 
 def make_parser(recipe: argparse.Namespace, groups: list[tuple]) -> options.Parser:
     """Make the parser of the user's options."""
-    custom = recipe.corpora == ["custom"]
+    examples = MANIFEST_EXAMPLES
+    if recipe.corpora != ["custom"]:
+        examples = CORPUS_EXAMPLES.format(published=PUBLISHED[recipe.corpora[-1]])
     epilog = [
         f"configs: {' '.join(choices.confs(recipe.conf_dir))}",
         f"studies: {' '.join(choices.studies(recipe.conf_dir))}",
-        f"examples:\n{MANIFEST_EXAMPLES if custom else CORPUS_EXAMPLES}",
+        f"examples:\n{examples}",
     ]
     parser = options.Parser(
         f"The {recipe.name} recipe: from a corpus to a table of reprogrammed backbones.",
@@ -177,6 +184,7 @@ def hand_over(add_options, chosen: argparse.Namespace) -> list[str]:
     words = []
     for name, default in vars(parser.parse_args([])).items():
         value = getattr(chosen, name)
+        default = STAGE_DEFAULTS.get(name, default)
         option = f"--{name.replace('_', '-')}"
         if value == default:
             continue

@@ -34,6 +34,7 @@ SCRIPTS = (
     "egs/slurm.sh",
     "egs/openmic/run.sh",
     "egs/custom/run.sh",
+    "egs/irmas/run.sh",
     "egs/pretrain/run.sh",
     "egs/instruments/run.sh",
     "tests/run.sh",
@@ -231,6 +232,17 @@ def test_a_usage_error_is_one_line_before_anything_runs(recipe, env):
     assert run.stdout == "rc 2\n"
     assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
     assert not (recipe / "calls").exists()
+
+
+def test_a_recipe_hands_over_its_default_corpus(capsys):
+    recipe = ["--name", "irmas", "--corpora", "irmas_synthetic,irmas", "--conf", "ast_linear"]
+    recipe += ["--conf-dir", str(CONFS), "--called-from", "/"]
+    options.main([*recipe, "--"])
+    assert "fetch_options=(--corpus irmas_synthetic" in capsys.readouterr().out
+    options.main([*recipe, "--", "--corpus", "irmas", "--data-root", "copy"])
+    assert "--corpus irmas --data-root /copy" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--clips"):
+        options.main([*recipe, "--", "--clips", "500"])
 
 
 def test_help_names_options_stages_and_confs(recipe, env):

@@ -8,7 +8,7 @@ import torch
 from ast_repr import audio, evaluation, features, metrics
 from ast_repr.data import mixtures
 from ast_repr.manifest import Clip
-from ast_repr.report import predominant
+from ast_repr.report import confusion, predominant
 from ast_repr.report.results import Method, Run, Table
 from ast_repr.settings import Score
 
@@ -108,6 +108,7 @@ def table(tmp_path):
             "arrays": arrays,
             "clips": 40,
             "backbone": {"weights": "none"},
+            "classes": CLASSES,
         }
         runs.append(StoredRun(tmp_path, results))
     return Table("irmas", "clean", "none", [Method("ast_linear", runs)])
@@ -144,3 +145,19 @@ def test_a_table_of_other_runs_has_none(table):
     for run in table.runs:
         del run.results["predominant"]
     assert predominant.lines(table) == []
+    assert predominant.scored(table) == []
+
+
+def test_confusions_are_counted_on_clips_of_one_instrument(table):
+    method = predominant.best(table)
+    total = confusion.counts(method)
+    expected = np.zeros((3, 3), int)
+    for run in table.runs:
+        arrays = run.results["arrays"]
+        for targets, scores in zip(arrays["targets"], arrays["scores"], strict=True):
+            if targets.sum() == 1:
+                expected[targets.argmax(), scores.argmax()] += 1
+    np.testing.assert_array_equal(total, expected)
+    axes = confusion.draw(method).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == CLASSES
+    assert len(axes.texts) == np.count_nonzero(expected)

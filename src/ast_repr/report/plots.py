@@ -6,7 +6,16 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from . import difference, instruments, learning_curves, overview, study_figures, style
+from . import (
+    confusion,
+    difference,
+    instruments,
+    learning_curves,
+    overview,
+    predominant,
+    study_figures,
+    style,
+)
 from .results import Table
 from .schema import TRUTH
 from .studies import Study
@@ -39,6 +48,8 @@ def draw(
             figures["methods"] = overview.boxes(main)
             figures["accuracy_vs_parameters"] = overview.accuracy_vs_parameters(main)
             figures["heatmap"] = instruments.heatmap(main)
+            if predominant.scored(main):
+                figures["confusion"] = confusion.draw(predominant.best(main))
             figures["instruments"] = instruments.bars(instruments.chosen(table, confs))
         if learning_curves.with_curves(main):
             figures["curves"] = learning_curves.curves(main)

@@ -54,7 +54,7 @@ PUBLISHED = (
 
 def lines(table: Table) -> list[dict[str, str]]:
     """Fill the table; empty if no run was scored on predominant instruments."""
-    methods = [method for method in table.methods if _scored(method)]
+    methods = scored(table)
     if not methods:
         return []
     filled = []
@@ -77,6 +77,20 @@ def lines(table: Table) -> list[dict[str, str]]:
                 line[heading] = NONE if value is None else f"{value:.1f}"
             filled.append(line)
     return filled
+
+
+def scored(table: Table) -> list[Method]:
+    """List the methods whose runs were scored on predominant instruments."""
+    methods = []
+    for method in table.methods:
+        if all("predominant" in run.results for run in method.runs):
+            methods.append(method)
+    return methods
+
+
+def best(table: Table) -> Method:
+    """Return the one of `scored` with the best ranking (LRAP)."""
+    return max(scored(table), key=lambda method: method.mean("predominant.lrap"))
 
 
 def explanation() -> str:
@@ -108,10 +122,6 @@ def interval(method: Method) -> tuple[float, float]:
         values.append(2 * sampled[0] / (sampled[1] + sampled[2]))
     low, high = bootstrap.interval(np.mean(values, axis=0))
     return float(low), float(high)
-
-
-def _scored(method):
-    return all("predominant" in run.results for run in method.runs)
 
 
 def _line(name, values):

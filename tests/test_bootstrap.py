@@ -78,3 +78,18 @@ def test_holm_is_the_closed_test_of_bonferroni():
             ]
             expected.append(all(min(p_values[list(f)]) <= 0.05 / len(f) for f in families))
         assert bootstrap.holm(p_values) == expected
+
+
+def test_whole_groups_are_sampled():
+    rng = np.random.default_rng(0)
+    marks = rng.random((3, 6, 2)) < 0.5
+    marks[2] = True
+    groups = np.array([0, 0, 1, 2, 2, 2])
+    values = bootstrap.resampled([marks], 50, 3, groups)[0]
+    samples = np.random.default_rng(3).integers(0, 3, (50, 3))
+    for sample, value in zip(samples, values[1:], strict=True):
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in sample])
+        expected = bootstrap.macro_f1(marks[:, rows], np.ones((1, len(rows)), np.float32))[0]
+        np.testing.assert_allclose(value, expected)
+    alone = bootstrap.resampled([marks], 50, 3, np.arange(6))
+    np.testing.assert_array_equal(alone, bootstrap.resampled([marks], 50, 3))

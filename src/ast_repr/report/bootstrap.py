@@ -57,18 +57,25 @@ def macro_f1(marks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.column_stack([per_instrument, mean])
 
 
-def resampled(runs: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+def resampled(
+    runs: Sequence[np.ndarray],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
     """Compute macro-F1 of runs on the clips as they are, then on samples of them, the same for all.
 
     Args:
         runs: the `cells` (3, N, K) of each.
+        groups: number of each clip's group (N,), from 0; whole groups are sampled. None: clips.
 
     Returns:
         (runs, 1 + resamples, K + 1), see `macro_f1`.
     """
-    clips = runs[0].shape[1]
+    if groups is None:
+        groups = np.arange(runs[0].shape[1])
     chunks = []
-    for weights in _weights(clips, resamples, seed):
+    for weights in _weights(groups, resamples, seed):
         chunks.append([macro_f1(marks, weights) for marks in runs])
     return np.concatenate(chunks, axis=1)
 
@@ -112,14 +119,15 @@ def holm(p_values: Sequence[float], significance: float = SIGNIFICANCE) -> list[
     return rejected
 
 
-def _weights(clips: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _weights(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each clip counts, float32 (at most CHUNK, clips): once, then in samples."""
-    yield np.ones((1, clips), np.float32)
+    yield np.ones((1, len(groups)), np.float32)
     rng = np.random.default_rng(seed)
+    size = int(groups.max()) + 1
     for start in range(0, resamples, CHUNK):
-        samples = rng.integers(0, clips, (min(CHUNK, resamples - start), clips))
-        weights = np.stack([np.bincount(sample, minlength=clips) for sample in samples])
-        yield weights.astype(np.float32)
+        samples = rng.integers(0, size, (min(CHUNK, resamples - start), size))
+        weights = np.stack([np.bincount(sample, minlength=size) for sample in samples])
+        yield weights.astype(np.float32)[:, groups]
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 The same samples of the test clips serve all methods and seeds; the differences of the seeds that
 two methods share are averaged. Intervals and errors cover the choice of test clips, not of seeds.
+Predominant instruments have many clips of a recording: whole recordings are sampled.
 """
 
 from collections.abc import Sequence
@@ -57,8 +58,9 @@ def compare_with_reference(
     A method without a `Table.reference_for` it has a sampling error alone.
     """
     others = [conf for conf in table.confs if conf != reference]
-    cells, failures = _read_cells(table.only([reference, *others]).methods, table.labels)
-    scores = _score(cells, resamples, seed)
+    methods = table.only([reference, *others]).methods
+    cells, groups, failures = _read_cells(methods, table.labels)
+    scores = _score(cells, groups, resamples, seed)
     errors = {}
     intervals = {}
     p_values = []
@@ -114,10 +116,10 @@ def compare(
             f"{b.conf} has {', '.join(map(str, runs[b.conf]))}; run the missing with --seeds"
         )
     paired = [replace(m, runs=[runs[m.conf][number] for number in seeds]) for m in (a, b)]
-    cells, failures = _read_cells(paired, labels)
+    cells, groups, failures = _read_cells(paired, labels)
     for error in failures.values():
         raise error
-    scores = _score(cells, resamples, seed)
+    scores = _score(cells, groups, resamples, seed)
     scores_a = np.stack(list(scores[a.conf].values()))
     scores_b = np.stack(list(scores[b.conf].values()))
     differences = scores_b - scores_a
@@ -150,9 +152,9 @@ def intervals(
     They are arrays (K + 1,) of fractions, the mean over seeds, on the truth if it is known. Methods
     without intact predictions have none.
     """
-    cells, _ = _read_cells(table.methods, table.labels)
+    cells, groups, _ = _read_cells(table.methods, table.labels)
     bounds = {}
-    for conf, by_seed in _score(cells, resamples, seed).items():
+    for conf, by_seed in _score(cells, groups, resamples, seed).items():
         bounds[conf] = bootstrap.interval(np.mean(list(by_seed.values()), axis=0)[1:])
     return bounds
 
@@ -221,7 +223,7 @@ def _aligned(run, reference, labels):
         )
     places = np.empty_like(order)
     places[expected] = order
-    names = [name for name in ("scores", "targets", "mask", "truth") if name in arrays]
+    names = [name for name in ("scores", "targets", "mask", "truth", "groups") if name in arrays]
     arrays = {name: arrays[name][places] for name in names}
     if labels == TRUTH:
         same = np.array_equal(arrays["truth"], reference["truth"])
@@ -235,23 +237,31 @@ def _aligned(run, reference, labels):
 
 
 def _read_cells(methods, labels):
-    """Read the `bootstrap.cells` of methods as {conf: {seed: cells}}, and the errors of others."""
+    """Read the `bootstrap.cells` of methods, what is sampled, and the errors of others.
+
+    Returns:
+        ({conf: {seed: cells}}, groups of `bootstrap.resampled`, {conf: error}).
+    """
     arrays, failures = read_arrays(methods, labels)
     cells = {}
+    groups = None
     for method in methods:
         if method.conf in arrays:
+            if method.samples_recordings:
+                first = next(iter(arrays[method.conf].values()))
+                groups = np.unique(first["groups"], return_inverse=True)[1]
             threshold = method["threshold"]
             cells[method.conf] = {
                 seed: bootstrap.cells(values, threshold, labels)
                 for seed, values in arrays[method.conf].items()
             }
-    return cells, failures
+    return cells, groups, failures
 
 
-def _score(cells, resamples, seed):
+def _score(cells, groups, resamples, seed):
     """Compute `bootstrap.resampled` of each run: {conf: {seed: (1 + resamples, K + 1)}}."""
     runs = [marks for by_seed in cells.values() for marks in by_seed.values()]
-    macro_f1 = bootstrap.resampled(runs, resamples, seed) if runs else []
+    macro_f1 = bootstrap.resampled(runs, resamples, seed, groups) if runs else []
     scores = {}
     for conf, by_seed in cells.items():
         scores[conf] = dict(zip(by_seed, macro_f1, strict=False))

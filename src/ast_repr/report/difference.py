@@ -37,8 +37,8 @@ def draw(table: Table, comparison: dict) -> Figure:
     axes.tick_params(axis="y", length=0)
     style.add_grid(axes, axis="x")
     legend = (
-        f"bars: {comparison['level']} % bootstrap interval over test clips; > and <: it excludes "
-        "zero; grey: of all instruments"
+        f"bars: {comparison['level']} % bootstrap interval over the test split; > and <: it "
+        "excludes zero; grey: of all instruments"
     )
     result, _, samples = sentence(comparison).partition(" (")
     title = style.title(table.title, result, f"({samples}", legend)

@@ -81,11 +81,7 @@ def lines(table: Table) -> list[dict[str, str]]:
 
 def scored(table: Table) -> list[Method]:
     """List the methods whose runs were scored on predominant instruments."""
-    methods = []
-    for method in table.methods:
-        if all("predominant" in run.results for run in method.runs):
-            methods.append(method)
-    return methods
+    return [method for method in table.methods if method.samples_recordings]
 
 
 def best(table: Table) -> Method:

@@ -150,6 +150,11 @@ class Method:
         return any(run.results.get("ended_at_cap", False) for run in self.runs)
 
     @property
+    def samples_recordings(self) -> bool:
+        """Whether intervals come from samples of whole recordings instead of clips."""
+        return all("predominant" in run.results for run in self.runs)
+
+    @property
     def kind(self) -> str:
         """One of KINDS. Fine-tuned means that more than half of all parameters are trained."""
         without, frozen, reprogrammed, finetuned = KINDS

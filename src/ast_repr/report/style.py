@@ -50,7 +50,7 @@ FRAMES_PER_SECOND = {  # of features; the others have 100
 }
 TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000)
 WIDTH = 7.2  # inches: a page of A4 within its margins
-INTERVAL = f"{LEVEL} % bootstrap interval over test clips"
+INTERVAL = f"{LEVEL} % bootstrap interval over the test split"
 NARROW = 3.5  # inches: a phone
 GRID = {"color": "0.9", "linewidth": 0.6}
 

@@ -137,9 +137,12 @@ def explanations(table: Table) -> list[str]:
 def comparison_notes(table: Table, comparison: Comparison, reference: str | None) -> list[str]:
     """Explain sampling errors and differences, and name the methods without them."""
     paragraphs = []
+    sampled = "clips"
+    if all(method.samples_recordings for method in table.methods):
+        sampled = "recordings"
     if comparison.errors:
         paragraphs.append(
-            f"Sampling error: bootstrap standard error, over test clips, of macro-F1 on the "
+            f"Sampling error: bootstrap standard error, over test {sampled}, of macro-F1 on the "
             f"{comparison.labels}, in points; ± is the standard deviation over seeds."
         )
     if comparison.differences:
@@ -148,7 +151,7 @@ def comparison_notes(table: Table, comparison: Comparison, reference: str | None
             part = ", trained on the same part of the data"
         paragraphs.append(
             f"Difference: macro-F1 on the {comparison.labels} minus that of {reference}{part}, "
-            f"paired by seed and clip, with a {LEVEL} % bootstrap interval over the test clips "
+            f"paired by seed and clip, with a {LEVEL} % bootstrap interval over the test {sampled} "
             f"({RESAMPLES:,} resamples). *: it differs from zero after Holm's correction for the "
             f"number of differences, {len(comparison.differences)} (chance of a false mark in the "
             f"table: at most {100 * SIGNIFICANCE:g} %)."

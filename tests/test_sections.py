@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 import check
-from ast_repr import cli, config, sections
+from ast_repr import choices, cli, config, sections
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+IRMAS = SHIPPED.parents[1] / "irmas" / "conf"
 
 
 def tell(capsys, *options):
@@ -27,6 +28,13 @@ def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
     studies = ",".join(config.studies(SHIPPED))
     options = ["--corpus", corpus, "--protocol", protocol, "--conf", f"all,{studies}"]
     assert tell(capsys, *options) == (0, "")
+
+
+@pytest.mark.parametrize("network", ["ast", "musicnn"])
+@pytest.mark.parametrize("name", [*choices.confs(IRMAS), "mixing"])
+def test_the_confs_of_irmas_are_in_order(name, network):
+    for variant in config.select(IRMAS, name):
+        sections.check(config.load(IRMAS, variant, "irmas", network=network))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def check(conf: Config) -> None:
         options |= QUICK_AST
     head = conf.head.to_dict()
     if model_spec.maps_by_name(conf):
-        head["groups"] = [[0]]
+        head["groups"] = [[0], [0]]
     backbone = {
         "name": conf.backbone.name,
         "options": conf.backbone.options | options,
@@ -30,7 +30,8 @@ def check(conf: Config) -> None:
         "seed": 0,
         "finetune": conf.backbone.finetune,
     }
-    model = build_model(["class"], "none", conf.reprogrammer.to_dict(), backbone, head, allow)
+    classes = ["one", "other"]  # a softmax needs two
+    model = build_model(classes, "none", conf.reprogrammer.to_dict(), backbone, head, allow)
     method = registry.resolve("method", conf.method.to_dict(), allow, given=("model",))
     methods.build(model=model, **method)
     if model.trainable_parameters():

@@ -72,7 +72,7 @@ def heatmap(table: Table) -> Figure:
     halves = np.full(values.shape, np.nan)
     for row, method in enumerate(table.methods):
         values[row, 0] = style.percent(method, table.labels).mean()
-        values[row, 1:], _ = style.per_instrument(method.metrics(table.labels), names)
+        values[row, 1:] = style.per_instrument(method.metrics(table.labels), names)
         if method.conf in bounds:
             low, high = bounds[method.conf]
             halves[row] = np.roll(50 * (high - low), 1)  # the mean comes first
@@ -120,7 +120,7 @@ def _draw_panel(panel, table, shown, bounds):
     places = np.arange(len(names))
     for index, method in enumerate(table.methods):
         look = style.look(index)
-        means, _ = style.per_instrument(method.metrics(table.labels), names)
+        means = style.per_instrument(method.metrics(table.labels), names)
         whiskers = None
         if method.conf in bounds:
             ends = [100 * bound[:-1][shown] for bound in bounds[method.conf]]
@@ -139,7 +139,7 @@ def _draw_panel(panel, table, shown, bounds):
         )
     for baseline, label in BASELINES.items():
         scores = table.baseline_metrics(baseline, table.labels)
-        means, _ = style.per_instrument(scores, names)
+        means = style.per_instrument(scores, names)
         ends = (places - 0.43, places + 0.43)
         panel.vlines(means, *ends, "white", linewidth=2.4, zorder=4)
         look = {"linestyles": style.BASELINE_LINES[baseline], "label": f"baseline: {label}"}

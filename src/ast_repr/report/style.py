@@ -184,14 +184,13 @@ def whiskers(values: np.ndarray, bounds: Sequence[np.ndarray]) -> np.ndarray:
     return np.maximum(lengths, 0)
 
 
-def per_instrument(scores: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation over runs of macro-F1 in per cent, arrays (names,); NaN if undefined."""
-    statistics = []
+def per_instrument(scores: Sequence[dict], names: Sequence[str]) -> np.ndarray:
+    """Mean over runs of macro-F1 in per cent, array (names,); NaN if undefined."""
+    means = []
     for name in names:
-        values = [score["per_instrument"][name]["macro_f1"] for score in scores]
-        statistics.append(mean_std(values))
-    means, deviations = 100 * np.array(statistics, dtype=float).T  # float makes None NaN
-    return means, deviations
+        mean, _ = mean_std(score["per_instrument"][name]["macro_f1"] for score in scores)
+        means.append(mean)
+    return 100 * np.array(means, dtype=float)  # float makes None NaN
 
 
 def draw_baselines(axes: Axes, table: Table, across: bool) -> None:

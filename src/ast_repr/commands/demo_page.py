@@ -290,7 +290,9 @@ def build(app: DemoApp) -> Any:
             samples.append([f"{number}: {example.label}"])
         label = "Or a clip that the model was not trained on, with its instruments"
         if not samples:
-            label = f"Clips of its corpus, {escaping.terminal(info.corpus)}, are not here"
+            label = (
+                f"Clips of its corpus, {escaping.terminal(info.corpus)}, are not on this computer"
+            )
         return {"samples": samples, "label": label}
 
     def show_model(path):

@@ -262,7 +262,7 @@ GUITARS = ("acoustic_guitar", "electric_guitar")
 
 @pytest.fixture(scope="module")
 def irmas_labels():
-    """Labels (2874, 11) with IRMAS' counts; the guitars are together in 94 excerpts."""
+    """Labels (2874, 11) with IRMAS' counts; which labels occur together is made up."""
     left = list(IRMAS_LABELS.values())
     labels = np.zeros((2874, 11), bool)
     row = 0

@@ -29,7 +29,7 @@ DIMS = {
     "frames": 1024,
     "mels": 128,
     "n_source": len(sounds.CLASSES),
-    "pooled_blocks": [3, 5],
+    "pooled_blocks": [2, 4],
 }
 SHARD_CLIPS = 512
 VALID_SHARDS = 2

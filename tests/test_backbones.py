@@ -370,8 +370,8 @@ def test_patches_are_pooled_after_the_blocks_that_are_named(recomputed, tmp_path
     x = torch.randn(2, 1, 64, 32)
     embedding, logits = network(x)
     expected = [network.norm(network.blocks[2](outputs[1])[:, :2]).mean(dim=1)]
-    first, second = network.pool_norms.values()
-    for patches in (first(outputs[0][:, 2:]), second(outputs[1][:, 2:])):
+    for tokens in outputs:
+        patches = torch.nn.functional.layer_norm(tokens[:, 2:], (32,))
         expected += [patches.mean(dim=1), patches.amax(dim=1)]
     assert embedding.shape == (2, network.embed_dim) and network.embed_dim == 5 * 32
     assert torch.allclose(embedding, torch.cat(expected, dim=1), atol=1e-5)
@@ -379,7 +379,12 @@ def test_patches_are_pooled_after_the_blocks_that_are_named(recomputed, tmp_path
     weights.save(network, tmp_path / "x.safetensors")
     dims = weights.read_header(tmp_path / "x.safetensors")["dims"]
     loaded = weights.load(backbones.build("ast", **dims), tmp_path / "x.safetensors")
-    assert torch.allclose(loaded(x).source_logits, logits)
+    assert torch.equal(loaded(x).embedding, embedding) and torch.equal(
+        loaded(x).source_logits, logits
+    )
+
+    plain = weights.load(tiny_ast(depth=3), tmp_path / "x.safetensors")
+    assert torch.allclose(plain(x).source_logits, logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("patch", [[16], [16, 16, 16], [0, 16], [16, 65], "16", 16.5])

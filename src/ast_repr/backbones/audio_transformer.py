@@ -40,7 +40,8 @@ class AudioTransformer(nn.Module):
         norm_eps: epsilon of every LayerNorm: 1e-12 in the copy on the hub, 1e-6 in the authors'
             timm; their logits differ by 3e-5 at most.
         pooled_blocks: blocks, from 1 to depth - 1, whose patches are normalised and pooled into
-            the embedding (D = embed_dim * (1 + 2 * number of them)); none: AST as published.
+            the embedding (D = embed_dim * (1 + 2 * number of them)); none: AST as published. It has
+            no parameters, so it suits any weights.
 
     Attributes:
         embed_dim: size D of the embedding.
@@ -126,12 +127,8 @@ class AudioTransformer(nn.Module):
             Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm_layer) for _ in range(depth)
         )
         self.norm = norm_layer(embed_dim)
-        self.pool_norms = nn.ModuleDict(
-            {str(number): norm_layer(embed_dim) for number in pooled_blocks}
-        )
-        self.source_head = nn.Sequential(
-            norm_layer(self.embed_dim), nn.Linear(self.embed_dim, n_source)
-        )
+        self.pooled_blocks = pooled_blocks
+        self.source_head = nn.Sequential(norm_layer(embed_dim), nn.Linear(embed_dim, n_source))
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -164,12 +161,12 @@ class AudioTransformer(nn.Module):
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)
-            if str(number) in self.pool_norms:
-                patches = self.pool_norms[str(number)](tokens[:, 2:])
+            if number in self.pooled_blocks:
+                patches = functional.layer_norm(tokens[:, 2:], tokens.shape[2:])
                 pooled += [patches.mean(dim=1), patches.amax(dim=1)]
         class_token = self.norm(first_tokens(last, tokens, 2)).mean(dim=1)
         embedding = torch.cat([class_token, *pooled], dim=1)
-        return Output(embedding, self.source_head(embedding))
+        return Output(embedding, self.source_head(class_token))
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:

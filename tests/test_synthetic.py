@@ -168,6 +168,22 @@ def noise():
     return (0.2 * np.random.default_rng(0).standard_normal(30_000)).astype(np.float32)
 
 
+@pytest.mark.slow
+def test_clips_of_a_corpus_of_another_size_are_rendered_again(monkeypatch, tmp_path):
+    """What a clip contains depends on the size, so that clips of another one have wrong labels."""
+    monkeypatch.setattr(synthetic, "FEWEST_CLIPS", 1)
+    monkeypatch.setattr(synthetic, "CLIPS_PER_ARTIST", 1)
+
+    def audio(root, clips):
+        synthetic.make(root, clips=clips)
+        return {path.name: path.read_bytes() for path in root.rglob("*.ogg")}
+
+    smaller = audio(tmp_path / "extended", 4)
+    extended = audio(tmp_path / "extended", 12)
+    assert extended == audio(tmp_path / "whole", 12)
+    assert any(extended[name] != content for name, content in smaller.items())
+
+
 def test_an_ogg_file_is_restamped_with_its_serial_and_right_checksums(noise):
     data = synthetic.ogg_bytes(noise, 22_050, serial=123_456)
     assert (

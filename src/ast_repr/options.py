@@ -18,7 +18,7 @@ CORPUS_HELP = {  # by the default of a recipe
     "auto": "auto: OpenMIC-2018 if it is on disk, otherwise the built-in corpus",
     "irmas_synthetic": "irmas_synthetic: the built-in corpus; irmas: downloads it, or --data-root",
 }
-CLIPS = 3_000  # of the built-in corpus, a quarter of them for test
+CLIPS = 2_200  # of the built-in corpus, a quarter of them for test
 
 
 class UsageError(ValueError):

@@ -11,6 +11,7 @@ import csv
 import functools
 import io
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,10 @@ Job = tuple[Path, int, Artist, int]  # (root, seed, artist, clip number)
 
 
 def make(root: str | Path, clips: int, seed: int = 0, nj: int = 1) -> None:
-    """Render the corpus into `root`; existing files are kept. The same seed gives the same bytes.
+    """Render the corpus into `root`. The same seed and number of clips give the same bytes.
+
+    Clips of the same seed and number are kept; others are rendered again, since what each contains
+    depends on both.
 
     Args:
         root: folder, created in OpenMIC-2018's layout.
@@ -81,6 +85,7 @@ def make(root: str | Path, clips: int, seed: int = 0, nj: int = 1) -> None:
             f"a built-in corpus of {clips} clips; expected {FEWEST_CLIPS} to {MOST_CLIPS} (--clips)"
         )
     root = Path(root)
+    _discard_others(root, {"clips": clips, "seed": seed})
     jobs = [(root, seed, artist, clip) for artist in _artists(seed, clips) for clip in artist.clips]
     todo = [job for job in jobs if not audio_path(root, key(job[3])).is_file()]
     if todo:
@@ -89,6 +94,18 @@ def make(root: str | Path, clips: int, seed: int = 0, nj: int = 1) -> None:
             for _ in tqdm(rendered, "render", len(todo), unit="clip", disable=None):
                 pass
     _write_tables(root, jobs)
+
+
+def _discard_others(root: Path, made_from: dict[str, int]) -> None:
+    """Remove the clips in `root`, unless they were rendered from these settings."""
+    record = root / "made_from.json"
+    text = json.dumps(made_from)
+    if record.is_file() and record.read_bytes() == text.encode():
+        return
+    if (root / "audio").is_dir():
+        shutil.rmtree(root / "audio")
+    root.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(record, text)
 
 
 def example_truth(number: int) -> dict[str, bool]:

@@ -88,7 +88,8 @@ def test_the_stage_extract_stores_a_feature_for_each_window(data, monkeypatch, c
     for name, start_s in (("song@0", 1.0), ("song@3", 4.0), ("song@4.5", 5.5)):
         waveform = audio.decode(data / "song.wav", start_s, 3.0)
         expected = feature(torch.from_numpy(waveform)[None])[0].half().numpy()
-        np.testing.assert_array_equal(store.read([name])[0], expected)
+        # Sums are rounded differently with another number of threads: the last bit of a float16.
+        np.testing.assert_allclose(store.read([name])[0], expected, rtol=2**-10)
     clips, _ = manifest.read(data)
     assert feature_store.usable(data / "features", clips) == clips
 

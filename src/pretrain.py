@@ -14,7 +14,6 @@ if __name__ == "__main__":
 from pathlib import Path
 
 import torch
-from timm.layers import set_fused_attn
 
 from ast_repr import backbones, cli, devices, pretrained
 from ast_repr.corpora import soundfont, sounds
@@ -66,10 +65,10 @@ def main(args):
         clips[split] = rendered_clips.Clips(args.data / split, settings, count)
 
     bf16 = devices.has_bf16(torch.device("cpu"))
-    set_fused_attn(not bf16)  # with few tokens, torch's fused attention takes longer in bfloat16
     torch.manual_seed(0)
     sample = clips["train"].batch(range(0, len(clips["train"]), 64)).log_mel
     backbone = backbones.build("ast", mean=sample.mean().item(), std=sample.std().item(), **DIMS)
+    backbones.cpu_kernels.enable(backbone)
     student = distillation.Student(backbone, clips["train"])
     plan = distillation.Plan(args.epochs, args.batch, args.lr)
     statistics = distillation.log_mel_statistics(clips["valid"], args.batch)

@@ -5,8 +5,8 @@
     ast-repr predict --format csv --output instruments.csv --threshold 0.3 ~/music
     ast-repr predict --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
 
-Without --model, the shipped model is taken, which names twenty instruments; the first lines of the
-output say what it can do, and its card in pretrained_models where it fails.
+Without --model, the shipped model is taken; its card in pretrained_models says on what it was
+trained and how well it does.
 
 Files may be of any audio format that FFmpeg reads, and of any sample rate, number of channels and
 length. They are cut into windows of ten seconds; a silent window has no instruments. Damaged files

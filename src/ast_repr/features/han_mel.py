@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .musicnn_mel import slaney_filters
+from .spectrum import check_waveforms, magnitudes, slaney_filters
 
 SAMPLE_RATE = 22_050
 FFT = 1024  # samples per frame
@@ -73,24 +73,12 @@ class HanMel(nn.Module):
         Raises:
             ValueError: `waveforms` is not two-dimensional.
         """
-        if waveforms.ndim != 2:
-            raise ValueError(
-                f"han_mel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
-            )
+        check_waveforms("han_mel", waveforms)
         peak = waveforms.abs().amax(dim=1, keepdim=True)
-        spectrum = torch.stft(
-            waveforms / peak.where(peak > 0, 1.0),
-            FFT,
-            HOP,
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        magnitudes = spectrum.abs().transpose(1, 2) @ self.filters  # (B, T, bins)
+        spectra = magnitudes(waveforms / peak.where(peak > 0, 1.0), self.window, HOP)
+        mels = (spectra @ self.filters)[:, : self.frames]
         out = waveforms.new_full((len(waveforms), *self.shape), FLOOR)
-        magnitudes = magnitudes[:, : self.frames]
-        out[:, 0, : magnitudes.shape[1]] = magnitudes
+        out[:, 0, : mels.shape[1]] = mels
         return out.clamp_min_(FLOOR).log_()
 
     def to_power(self, log_mel: torch.Tensor) -> torch.Tensor:

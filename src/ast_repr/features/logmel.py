@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
+from .spectrum import check_waveforms
 
 FRAME_SHIFT_MS = 10.0
 FRAME_LENGTH_MS = 25.0  # 400 samples
@@ -89,10 +90,7 @@ class LogMel(nn.Module):
         Raises:
             ValueError: `waveforms` is not two-dimensional.
         """
-        if waveforms.ndim != 2:
-            raise ValueError(
-                f"logmel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
-            )
+        check_waveforms("logmel", waveforms)
         log_mels = waveforms.new_zeros(len(waveforms), 1, self.frames, self.bins)
         for log_mel, waveform in zip(log_mels, waveforms, strict=True):
             energies = self._fbank(waveform - waveform.mean())[: self.frames]

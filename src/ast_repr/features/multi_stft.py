@@ -11,6 +11,7 @@ from torch import nn
 
 from .. import stft_stack
 from ..stft_stack import BINS, FFTS, ROWS, SAMPLE_RATE
+from .spectrum import check_waveforms, magnitudes
 
 RANGE_DB = 80.0  # below the loudest cell; less becomes this
 LEAST = 1e-10  # magnitude
@@ -74,23 +75,11 @@ class MultiSTFT(nn.Module):
         Raises:
             ValueError: `waveforms` is not two-dimensional.
         """
-        if waveforms.ndim != 2:
-            raise ValueError(
-                f"multi_stft expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
-            )
+        check_waveforms("multi_stft", waveforms)
         stack = waveforms.new_full((len(waveforms), *self.shape), -RANGE_DB)
         for channel, fft in enumerate(FFTS):
-            spectrum = torch.stft(
-                waveforms,
-                fft,
-                fft // 4,
-                window=self.get_buffer(f"window_{fft}"),
-                center=True,
-                pad_mode="constant",
-                return_complex=True,
-            )
-            decibels = relative_decibels(spectrum.abs())[:, :-1].transpose(1, 2)  # (B, T, F)
-            rows = stft_stack.fold(decibels)[:, : self.frames]
+            spectra = magnitudes(waveforms, self.get_buffer(f"window_{fft}"), fft // 4)
+            rows = stft_stack.fold(relative_decibels(spectra)[..., :-1])[:, : self.frames]
             stack[:, channel, : rows.shape[1]] = rows
         return stack
 
@@ -104,7 +93,7 @@ class MultiSTFT(nn.Module):
 
 
 def relative_decibels(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Return 10 log10 of magnitudes (..., F, T) relative to the largest over (F, T), at least -80.
+    """Return 10 log10 of magnitudes (..., T, F) relative to the largest over (T, F), at least -80.
 
     Silence is at -80 throughout.
     """

@@ -4,21 +4,17 @@ The authors' package rounds the energies to float16, in which loud music overflo
 float32.
 """
 
-import math
-
 import torch
 from torch import nn
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
+from .spectrum import check_waveforms, magnitudes, slaney_filters
 
 FFT = 512  # samples per frame
 HOP = 256  # samples between frames
 BINS = 96
 GAIN = 10_000.0  # log10(1 + GAIN * energy)
 MOST_FRAMES = 100_000
-LINEAR_HZ = 200.0 / 3  # Slaney's mel scale: linear below BREAK_HZ, this many Hz per mel
-BREAK_HZ = 1000.0
-LOG_STEP = math.log(6.4) / 27  # above it, the logarithm of the ratio between neighbouring mels
 
 
 class MusicnnMel(nn.Module):
@@ -75,21 +71,9 @@ class MusicnnMel(nn.Module):
         Raises:
             ValueError: `waveforms` is not two-dimensional.
         """
-        if waveforms.ndim != 2:
-            raise ValueError(
-                f"musicnn_mel expects waveforms of shape (B, N), found {tuple(waveforms.shape)}"
-            )
+        check_waveforms("musicnn_mel", waveforms)
         out = waveforms.new_zeros(len(waveforms), 1, self.frames, BINS)
-        spectrum = torch.stft(
-            waveforms,
-            FFT,
-            HOP,
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        power = spectrum.abs().square().transpose(1, 2)  # (B, T, FFT // 2 + 1)
+        power = magnitudes(waveforms, self.window, HOP).square()
         energies = (power @ self.filters)[:, : self.frames]
         out[:, 0, : energies.shape[1]] = (GAIN * energies + 1).log10()
         return out
@@ -101,23 +85,3 @@ class MusicnnMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`."""
         return (GAIN * power + 1).log10()
-
-
-def slaney_filters(sample_rate: int, fft: int, bins: int) -> torch.Tensor:
-    """Compute Slaney's triangular mel filters up to the Nyquist frequency, each of unit area in Hz.
-
-    Returns:
-        float32 (fft // 2 + 1, bins), to be multiplied by a spectrum from the left.
-    """
-    highest = BREAK_HZ / LINEAR_HZ + math.log(sample_rate / 2 / BREAK_HZ) / LOG_STEP
-    mels = torch.linspace(0.0, highest, bins + 2, dtype=torch.float64)
-    above = BREAK_HZ * (LOG_STEP * (mels - BREAK_HZ / LINEAR_HZ)).exp()
-    edges = torch.where(mels < BREAK_HZ / LINEAR_HZ, LINEAR_HZ * mels, above)
-    hz = torch.linspace(0.0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
-    left = edges[:-2]
-    centre = edges[1:-1]
-    right = edges[2:]
-    rising = (hz - left) / (centre - left)
-    falling = (right - hz) / (right - centre)
-    triangles = torch.minimum(rising, falling).clamp_min(0.0)
-    return (triangles * 2 / (right - left)).float()

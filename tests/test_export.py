@@ -13,7 +13,16 @@ import torch
 import yaml
 from helpers import call
 
-from ast_repr import checkpoint, choices, config, features, inference, model_spec, pretrained
+from ast_repr import (
+    checkpoint,
+    choices,
+    config,
+    features,
+    identity,
+    inference,
+    model_spec,
+    pretrained,
+)
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.commands import export, predict
@@ -349,6 +358,28 @@ def test_the_card_has_the_numbers_of_the_results(exported):
     assert "| this model | 61.6 | 50.0 | 33.3 | - |" in body
     assert "| always absent | 34.8 |" in body and "| bass | 61.6 | 25.0 | 3 | 4 |" in body
     assert "without any real recording" in body and "`ast_tiny_synth.safetensors`" in body
+
+
+def test_a_threshold_chosen_in_scoring_is_kept(scored, tmp_path, capsys):
+    path = scored / "best.valid.macro_f1.pt"
+    state = checkpoint.load(path)
+    state["about"]["feature"]["seconds"] = 3.0
+    settings = {"aggregate": "mean", "of": "probabilities", "threshold": "mixtures", "merged": []}
+    state["about"]["config"] = CONFIG | {"score": settings}
+    checkpoint.save(path, state)
+    values = {"micro_f1": 0.512, "macro_f1": 0.25, "lrap": 0.625, "top1": 0.75}
+    predominant = values | {"threshold": 0.23, "score": settings, "baselines": {"always x": values}}
+    made_from = {"checkpoints": {path.name: identity.of_file(path)}}
+    RunFolder(scored).write_results(RESULTS | {"predominant": predominant, "made_from": made_from})
+    assert inference.load(scored).threshold == inference.load(path).threshold == 0.23
+    assert call(capsys, export, scored, tmp_path / "out", "--merge")[0] == 0
+    assert inference.load(tmp_path / "out").threshold == 0.23
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "0.23, chosen on mixtures" in card and "predominant instruments in 3 seconds" in card
+    assert "| this model | 51.2 | 25.0 | 62.5 | 75.0 |" in card and "| always x | 51.2 |" in card
+    state["epoch"] = 2
+    checkpoint.save(path, state)
+    assert inference.load(scored).threshold == 0.5  # the results are of another checkpoint
 
 
 def test_a_run_that_was_not_scored_says_so(scored, tmp_path, capsys):

@@ -266,8 +266,9 @@ def measure_predominant(
     """Measure the recognition of predominant instruments.
 
     Returns:
-        dict: the threshold and the values of metrics.PREDOMINANT at it; f1, {instrument: value};
-        oracle, the same with the threshold that is best on these labels; baselines.
+        dict: the threshold, the settings of the score, and the values of metrics.PREDOMINANT at
+        the threshold; f1, {instrument: value}; oracle, the same with the threshold that is best on
+        these labels; baselines.
 
     Raises:
         ValueError: a label is unobserved.
@@ -275,7 +276,7 @@ def measure_predominant(
     if not mask.all():
         raise ValueError("score: an unobserved label; expected all to be, or `score: null`")
     labels = targets >= manifest.PRESENT
-    values = {"threshold": threshold}
+    values = {"threshold": threshold, "score": asdict(settings)}
     values |= metrics.evaluate_predominant(labels, scores, threshold, classes, settings.merged)
     values["f1"] = {}
     for k, name in enumerate(classes):

@@ -276,7 +276,8 @@ def load(
 
     Args:
         path: a run folder (its best checkpoint is taken), a checkpoint, a folder that
-            `ast-repr export` wrote, or a file in it; None: the shipped model.
+            `ast-repr export` wrote, or a file in it; None: the shipped model. The threshold is the
+            one stored in the model, or chosen in scoring the checkpoint; otherwise 0.5.
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
 
@@ -292,6 +293,10 @@ def load(
         predictor = GraphPredictor(graph, allow)
     else:
         model, about = restore(path, backbone_file, allow)
+        if path.suffix == ".pt":
+            threshold = RunFolder(path.parent).threshold(path)
+            if threshold is not None:
+                about = about | {"threshold": threshold}
         predictor = TorchPredictor(model, about, device, allow)
     if path.suffix != ".pt":
         _check_labels(path.with_name(LABELS), predictor.classes)

@@ -62,7 +62,7 @@ def main(args: Namespace) -> None:
         model = load_shipped(load)
     else:
         model = load(args.model)
-        say(f"model: {args.model}")
+        say(f"model: {args.model}, which names instruments from {model.threshold:g} on")
     threshold = model.threshold if args.threshold is None else args.threshold
     view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline)
     errors = write_predictions(model, paths, view, pictures, args)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import registry
+from ..audio import Window
 from ..escaping import markdown, markdown_code
 from ..model_spec import lookup
 from ..run_folder import RunFolder
@@ -17,6 +18,7 @@ from ..settings import Config
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 METRICS = {"macro_f1": "macro-F1", "positive_f1": "positive F1", "map": "mAP", "auroc": "AUROC"}
+PREDOMINANT = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "lrap": "LRAP", "top1": "top-1"}
 TAGS = [
     "audio",
     "music",
@@ -25,6 +27,10 @@ TAGS = [
     "audio-spectrogram-transformer",
 ]
 LICENCE = "MIT"  # of this project and of the tensors trained with it
+SOUNDFONT = (
+    "rendered by this project's code with the soundfont of pretty_midi (GPL); it contains no "
+    "recording"
+)
 UNKNOWN = "unknown to this card; whoever shares the model states it here"
 
 
@@ -40,8 +46,7 @@ class Corpus:
 CORPORA = {
     "synthetic": Corpus(
         "synthetic",
-        "rendered by this project's code with the soundfont of pretty_midi (GPL); it contains no "
-        "recording",
+        SOUNDFONT,
         "It was trained on a synthetic corpus, rendered from one soundfont, without any real "
         "recording: on real music expect less.",
     ),
@@ -57,6 +62,19 @@ CORPORA = {
         "licences",
         "OpenMIC-2018 holds ten-second excerpts of free online music, each labelled for a few of "
         "its instruments only.",
+    ),
+    "irmas": Corpus(
+        "IRMAS",
+        "IRMAS: CC BY-NC-SA 3.0, neither redistributed nor modified",
+        "It was trained on IRMAS' excerpts of three seconds, each labelled with its one "
+        "predominant instrument: an instrument that accompanies counts as absent.",
+    ),
+    "irmas_synthetic": Corpus(
+        "synthetic, in IRMAS' layout",
+        SOUNDFONT,
+        "It was trained on synthetic excerpts of three seconds, each labelled with its one "
+        "predominant instrument, without any real recording: an instrument that accompanies counts "
+        "as absent, and on real music expect less.",
     ),
 }
 
@@ -95,12 +113,20 @@ def read_results(run: RunFolder) -> dict | None:
     return results
 
 
-def render(about: dict, config: Config, results: dict | None, merged: bool, graph: bool) -> str:
+def render(
+    about: dict,
+    config: Config,
+    window: Window,
+    results: dict | None,
+    merged: bool,
+    graph: bool,
+) -> str:
     """Render the card.
 
     Args:
         about: the description in the exported file, see `description.describe`.
         config: the run's config.
+        window: of the model's feature.
         results: the content of results.json.
         merged: whether the file holds the backbone's tensors.
         graph: whether model.onnx lies beside it.
@@ -114,6 +140,10 @@ def render(about: dict, config: Config, results: dict | None, merged: bool, grap
         systems["this model"] = results["metrics"]
         for name, scores in results["constant_baselines"].items():
             systems[name.replace("_", " ")] = scores
+    predominant = (results or {}).get("predominant")
+    predominant_systems = {}
+    if predominant:
+        predominant_systems = {"this model": predominant} | predominant["baselines"]
     card = ModelCard.from_template(
         _metadata(about, config, results, merged, corpus.name),
         template_path=str(TEMPLATE),
@@ -126,6 +156,11 @@ def render(about: dict, config: Config, results: dict | None, merged: bool, grap
         results=results,
         systems=systems,
         metrics=METRICS,
+        predominant=predominant,
+        predominant_systems=predominant_systems,
+        predominant_metrics=PREDOMINANT,
+        seconds=f"{window.seconds:g}",
+        samples=f"{window.samples:_}",
         merged=merged,
         graph=graph,
         backbone=_describe_backbone(about, config),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ast_repr import features
+from ast_repr import features, stft_stack
 from ast_repr.data import dataset
 from ast_repr.data.dataset import Batch
 from ast_repr.settings import Augment, Mix
@@ -46,7 +46,11 @@ def test_clips_of_a_batch_have_stripes_of_their_own():
 
 
 RATES = {"logmel": 16_000, "musicnn_mel": 16_000, "han_mel": 22_050, "multi_stft": 22_050}
-SECONDS = {"han_mel": {"seconds": 3.0}}
+SECONDS = {
+    "logmel": {"frames": 298, "seconds": 3.0},
+    "musicnn_mel": {"frames": 188, "seconds": 3.0},
+    "han_mel": {"seconds": 3.0},
+}
 
 
 def tones(frequencies, rate, seed):
@@ -160,6 +164,57 @@ def test_noise_has_at_most_its_amplitude_and_gains_their_decibels():
     louder = augment.augment(batch_of(x), dataset.generator(0), settings, feature, 0.0)
     decibels = 10 * feature.to_power(louder.features).log10()
     assert -3.01 < decibels.min() < -2.5 and 2.5 < decibels.max() < 3.01
+
+
+def sinusoid(name, hz, start_s):
+    """Powers (T, F) of three seconds of a feature, silent before `start_s`."""
+    feature = features.build(name, **SECONDS.get(name, {}))
+    time = torch.arange(3 * RATES[name]) / RATES[name]
+    wave = torch.sin(2 * torch.pi * hz * time) * (time >= start_s)
+    return feature, feature.to_power(feature(wave[None]))
+
+
+def spectrogram(name, power):
+    return stft_stack.unfold(power)[2][0] if name == "multi_stft" else power[0, 0]
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_sinusoid_of_another_pitch_is_where_a_higher_one_is(name):
+    feature, power = sinusoid(name, 800, 0.0)
+    fifth_up = feature.warp(power, torch.tensor([1.0]), torch.tensor([1.5]))
+    _, expected = sinusoid(name, 1200, 0.0)
+    band = spectrogram(name, fifth_up).sum(dim=0).argmax()
+    assert abs(band - spectrogram(name, expected).sum(dim=0).argmax()) <= 1
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_at_twice_the_tempo_a_sinusoid_begins_in_half_the_time_and_ends(name):
+    feature, power = sinusoid(name, 800, 2.0)
+    faster = feature.warp(power, torch.tensor([2.0]), torch.tensor([1.0]))
+    envelope = spectrogram(name, faster).sum(dim=1)
+    sounds = (envelope > 0.3 * envelope.max()).nonzero().flatten()
+    frames_per_s = len(envelope) / 3
+    assert sounds[0].item() == pytest.approx(frames_per_s, abs=4)
+    assert sounds[-1].item() == pytest.approx(1.5 * frames_per_s, abs=4)
+    assert torch.equal(feature.warp(power, torch.ones(1), torch.ones(1)), power)
+
+
+def test_changes_of_tempo_and_pitch_keep_to_their_range_and_the_labels():
+    feature = features.build("musicnn_mel", frames=200)
+    power = torch.zeros(300, 1, 200, 96)
+    power[:, :, 100, 48] = 1.0
+    settings = Augment(None, 0.0, 0.0, time=0, freq=0, fill="zero", stretch=0.1, semitones=2.0)
+    assert augment.is_active(settings)
+    batch = batch_of(feature.from_power(power), torch.rand(300, 3))
+    out = augment.augment(batch, dataset.generator(0), settings, feature, 0.0)
+    assert torch.equal(out.targets, batch.targets)
+    frames = feature.to_power(out.features).sum(dim=3).argmax(dim=2)
+    bands = feature.to_power(out.features).sum(dim=2).argmax(dim=2)
+    assert 90 <= frames.min() < 93 and 108 < frames.max() <= 112  # 100 / 1.1 and 100 / 0.9
+    ratios = feature.hz[bands] / feature.hz[48]
+    assert 0.87 < ratios.min() < 0.91 and 1.1 < ratios.max() < 1.15  # bands are 3 % apart
+    again = augment.augment(batch, dataset.generator(0), settings, feature, 0.0)
+    assert torch.equal(again.features, out.features)
 
 
 def test_a_feature_without_powers_is_masked_only():

@@ -27,8 +27,10 @@ from ast_repr.training.trainer import Plan, Trainer
 
 AUGMENT = partial(
     augment.augment,
-    settings=Augment(Mix(0.5, 6.0), noise=0.1, gain_db=3.0, time=20, freq=8, fill="zero"),
-    feature=features.build("logmel"),
+    settings=Augment(
+        Mix(0.5, 6.0), 0.1, gain_db=3.0, time=20, freq=8, fill="zero", stretch=0.1, semitones=2.0
+    ),
+    feature=features.build("logmel", frames=64, bins=32),
     fill=0.0,
 )
 

@@ -5,13 +5,13 @@ anything is built or allocated; options of a class are checked where it is built
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from . import backbones, heads, pretrained, typecheck
 from .settings import Config
-from .typecheck import Range, number
+from .typecheck import number
 
 ABOUT = ("classes", "feature", "threshold", "backbone_sha256", "feature_spec")
 THRESHOLD = 0.5  # of a model file that stores none
@@ -95,7 +95,7 @@ class ModelSpec:
     backbone: BackboneSpec
     head: dict
     backbone_sha256: str
-    threshold: float = field(default=THRESHOLD, metadata={"range": Range(0, 1)})
+    threshold: float = number(0, 1, default=THRESHOLD)
     feature_spec: dict | None = None
 
     @classmethod

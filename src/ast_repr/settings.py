@@ -83,6 +83,7 @@ class Augment:
         gain_db: largest change of level.
         time, freq, fill: SpecAugment's longest stripe in frames and in bands, and the value that
             fills it.
+        stretch, semitones: largest change of tempo, as a share of it, and of pitch.
     """
 
     mix: Mix | None
@@ -91,6 +92,8 @@ class Augment:
     time: int = number(0)
     freq: int = number(0)
     fill: Literal["zero", "mean"]
+    stretch: float | None = number(0, 0.5, default=None)
+    semitones: float | None = number(0, 12, default=None)
 
 
 @dataclass(frozen=True)

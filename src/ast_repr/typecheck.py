@@ -49,9 +49,11 @@ class Range:
         return f"a number {least} {self.low:g}{most}"
 
 
-def number(low: float, high: float = math.inf, above: bool = False) -> Any:
+def number(
+    low: float, high: float = math.inf, above: bool = False, default: Any = dataclasses.MISSING
+) -> Any:
     """Declare a field of a dataclass whose values lie in a Range."""
-    return dataclasses.field(metadata={"range": Range(low, high, above)})
+    return dataclasses.field(default=default, metadata={"range": Range(low, high, above)})
 
 
 def build(kind: type[T], values: Any, where: str = "") -> T:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .spectrum import check_waveforms, magnitudes, slaney_filters
+from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters, warp
 
 SAMPLE_RATE = 22_050
 FFT = 1024  # samples per frame
@@ -43,6 +43,7 @@ class HanMel(nn.Module):
             )
         self.seconds = seconds
         self.hop_s = hop_s
+        self.hz = slaney_edges(SAMPLE_RATE, BINS)[1:-1]  # of the bands
         self.frames = round(seconds * SAMPLE_RATE) // HOP
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
         self.register_buffer("filters", slaney_filters(SAMPLE_RATE, FFT, BINS), persistent=False)
@@ -88,3 +89,7 @@ class HanMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`; a waveform's peak, which is 1, may have changed with the power."""
         return power.sqrt().clamp_min(FLOOR).log()
+
+    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+        """Change tempo and pitch, see `spectrum.warp`."""
+        return warp(power, rates, ratios, self.hz)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms
+from .spectrum import check_waveforms, warp
 
 FRAME_SHIFT_MS = 10.0
 FRAME_LENGTH_MS = 25.0  # 400 samples
@@ -57,6 +57,7 @@ class LogMel(nn.Module):
         self.bins = bins
         self.seconds = seconds
         self.hop_s = hop_s
+        self.hz = centre_frequencies(bins)
         self.shift = round(FRAME_SHIFT_MS * SAMPLE_RATE / 1000)
         self.length = round(FRAME_LENGTH_MS * SAMPLE_RATE / 1000)
         window = torch.hann_window(self.length, periodic=False)
@@ -105,6 +106,10 @@ class LogMel(nn.Module):
         """Undo `to_power`."""
         return torch.where(power == 0, 0.0, power.clamp_min(FLOOR).log())
 
+    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+        """Change tempo and pitch, see `spectrum.warp`."""
+        return warp(power, rates, ratios, self.hz)
+
     def _fbank(self, waveform: torch.Tensor) -> torch.Tensor:
         """(N,) -> (M, bins), bit-equal to torchaudio.compliance.kaldi.fbank with AST's settings."""
         if len(waveform) < self.length:
@@ -126,9 +131,7 @@ def mel_filters(bins: int) -> torch.Tensor:
     Returns:
         float32 (FFT // 2 + 1, bins), the right factor of a product with a power spectrum.
     """
-    lowest = 1127.0 * math.log(1.0 + LOWEST_HZ / 700.0)
-    highest = 1127.0 * math.log(1.0 + SAMPLE_RATE / 2 / 700.0)
-    half_width = (highest - lowest) / (bins + 1)
+    lowest, half_width = _mel_grid(bins)
     numbers = torch.arange(bins)
     left = lowest + numbers * half_width
     centre = lowest + (numbers + 1.0) * half_width
@@ -140,3 +143,17 @@ def mel_filters(bins: int) -> torch.Tensor:
     falling = (right - mel) / (right - centre)
     filters = torch.minimum(rising, falling).clamp_min(0.0)
     return functional.pad(filters, (0, 0, 0, 1))
+
+
+def centre_frequencies(bins: int) -> torch.Tensor:
+    """Compute the centres of `mel_filters` in Hz, float64 (bins,)."""
+    lowest, half_width = _mel_grid(bins)
+    mel = lowest + torch.arange(1, bins + 1, dtype=torch.float64) * half_width
+    return 700.0 * ((mel / 1127.0).exp() - 1.0)
+
+
+def _mel_grid(bins):
+    """Return the lower edge of the first filter and half the width of each, in mel."""
+    lowest = 1127.0 * math.log(1.0 + LOWEST_HZ / 700.0)
+    highest = 1127.0 * math.log(1.0 + SAMPLE_RATE / 2 / 700.0)
+    return lowest, (highest - lowest) / (bins + 1)

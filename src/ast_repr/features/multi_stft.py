@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import stft_stack
 from ..stft_stack import BINS, FFTS, ROWS, SAMPLE_RATE
-from .spectrum import check_waveforms, magnitudes
+from .spectrum import check_waveforms, magnitudes, warp
 
 RANGE_DB = 80.0  # below the loudest cell; less becomes this
 LEAST = 1e-10  # magnitude
@@ -90,6 +90,15 @@ class MultiSTFT(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`, relative to the loudest cells of these powers."""
         return relative_decibels(power.sqrt())
+
+    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+        """Change tempo and pitch, see `spectrum.warp`."""
+        channels = []
+        for spectrogram in stft_stack.unfold(power):
+            bins = torch.arange(spectrogram.shape[2], dtype=torch.float64)
+            warped = warp(spectrogram[:, None], rates, ratios, bins)
+            channels.append(stft_stack.fold(warped))
+        return torch.stack(channels, dim=1)
 
 
 def relative_decibels(magnitudes: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms, magnitudes, slaney_filters
+from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters, warp
 
 FFT = 512  # samples per frame
 HOP = 256  # samples between frames
@@ -42,6 +42,7 @@ class MusicnnMel(nn.Module):
         self.frames = frames
         self.seconds = seconds
         self.hop_s = hop_s
+        self.hz = slaney_edges(SAMPLE_RATE, BINS)[1:-1]  # of the bands
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
         self.register_buffer("filters", slaney_filters(SAMPLE_RATE, FFT, BINS), persistent=False)
 
@@ -85,3 +86,7 @@ class MusicnnMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`."""
         return (GAIN * power + 1).log10()
+
+    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
+        """Change tempo and pitch, see `spectrum.warp`."""
+        return warp(power, rates, ratios, self.hz)

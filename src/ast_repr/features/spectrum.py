@@ -1,7 +1,8 @@
-"""Spectra and mel filters that several features share."""
+"""Spectra, mel filters and changes of tempo and pitch that several features share."""
 
 import math
 
+import numpy as np
 import torch
 
 # Slaney's mel scale: linear below BREAK_HZ, logarithmic above it.
@@ -47,16 +48,55 @@ def magnitudes(waveforms: torch.Tensor, window: torch.Tensor, hop: int) -> torch
     return spectrum.abs().transpose(1, 2)
 
 
+def warp(
+    power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor, hz: torch.Tensor
+) -> torch.Tensor:
+    """Change tempo and pitch of spectrograms, by linear interpolation of their powers.
+
+    Args:
+        power: (B, C, T, F).
+        rates: of tempo, (B,); what follows the end of the audio is silence.
+        ratios: of frequencies, (B,); beyond the lowest and the highest bin, these are repeated.
+        hz: frequencies of the bins, (F,), increasing.
+    """
+    frames = torch.arange(power.shape[2]) * rates[:, None]
+    bins = torch.from_numpy(np.interp(hz / ratios[:, None], hz, np.arange(len(hz))))
+    return _interpolate(_interpolate(power, 2, frames), 3, bins)
+
+
+def _interpolate(x: torch.Tensor, dim: int, positions: torch.Tensor) -> torch.Tensor:
+    """Interpolate (B, C, T, F) along `dim` at positions (B, n); 0 after the last."""
+    shape = [len(x), 1, 1, 1]
+    shape[dim] = -1
+    size = list(x.shape)
+    size[dim] = positions.shape[1]
+    last = x.shape[dim] - 1
+    below = positions.floor().clamp(max=last)
+    indices = below.long().view(shape).expand(size).to(x.device)
+    lower = x.gather(dim, indices)
+    upper = x.gather(dim, (indices + 1).clamp(max=last))
+    weights = (positions - below).to(x.dtype).view(shape).to(x.device)
+    return torch.where(weights < 1, lower.lerp(upper, weights), 0.0)
+
+
+def slaney_edges(sample_rate: int, bins: int) -> torch.Tensor:
+    """Compute the edges of `slaney_filters` in Hz, float64 (bins + 2,).
+
+    A filter rises from its edge to the next, its centre, and falls to the one after.
+    """
+    highest = BREAK_HZ / LINEAR_HZ + math.log(sample_rate / 2 / BREAK_HZ) / LOG_STEP
+    mels = torch.linspace(0.0, highest, bins + 2, dtype=torch.float64)
+    above = BREAK_HZ * (LOG_STEP * (mels - BREAK_HZ / LINEAR_HZ)).exp()
+    return torch.where(mels < BREAK_HZ / LINEAR_HZ, LINEAR_HZ * mels, above)
+
+
 def slaney_filters(sample_rate: int, fft: int, bins: int) -> torch.Tensor:
     """Compute Slaney's triangular mel filters up to the Nyquist frequency, each of unit area in Hz.
 
     Returns:
         float32 (fft // 2 + 1, bins), to be multiplied by a spectrum from the left.
     """
-    highest = BREAK_HZ / LINEAR_HZ + math.log(sample_rate / 2 / BREAK_HZ) / LOG_STEP
-    mels = torch.linspace(0.0, highest, bins + 2, dtype=torch.float64)
-    above = BREAK_HZ * (LOG_STEP * (mels - BREAK_HZ / LINEAR_HZ)).exp()
-    edges = torch.where(mels < BREAK_HZ / LINEAR_HZ, LINEAR_HZ * mels, above)
+    edges = slaney_edges(sample_rate, bins)
     hz = torch.linspace(0.0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
     left = edges[:-2]
     centre = edges[1:-1]

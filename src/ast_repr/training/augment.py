@@ -2,7 +2,8 @@
 
 Waveforms are not stored, so sums are those of the powers of time-frequency cells. That is the
 expectation over the phases, which are unknown; in the sum of two waveforms a cell where both are
-equally loud has between no and twice this power.
+equally loud has between no and twice this power. Tempo and pitch are changed by interpolating the
+powers, along time and along frequency.
 """
 
 from typing import Any
@@ -16,15 +17,20 @@ from ..settings import Augment
 
 def is_active(settings: Augment) -> bool:
     """Whether anything is augmented."""
+    return changes_power(settings) or settings.time > 0 or settings.freq > 0
+
+
+def changes_power(settings: Augment) -> bool:
+    """Whether more is done than masking stripes."""
     return settings.mix is not None or any(
-        (settings.noise, settings.gain_db, settings.time, settings.freq)
+        (settings.noise, settings.gain_db, settings.stretch, settings.semitones)
     )
 
 
 def augment(
     batch: Batch, generator: torch.Generator, settings: Augment, feature: Any, fill: float
 ) -> Batch:
-    """Mix clips, add noise, change levels and mask stripes, in this order.
+    """Change tempo and pitch, mix clips, add noise, change levels and mask stripes, in this order.
 
     Args:
         generator: on the CPU.
@@ -35,12 +41,16 @@ def augment(
     Raises:
         ValueError: the feature has no powers.
     """
-    changes_power = settings.mix is not None or settings.noise or settings.gain_db
-    if changes_power and not hasattr(feature, "to_power"):
+    if changes_power(settings) and not hasattr(feature, "to_power"):
         raise ValueError(
             f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
             "expected only time and freq, or another feature"
         )
+    if settings.stretch or settings.semitones:
+        warped = warp(
+            batch.features, generator, feature, settings.stretch or 0.0, settings.semitones or 0.0
+        )
+        batch = batch._replace(features=warped)
     if settings.mix is not None:
         probability = settings.mix.probability
         batch = mix(batch, generator, feature, probability, settings.mix.gain_db)
@@ -52,6 +62,27 @@ def augment(
         batch = batch._replace(features=feature.from_power(power))
     masked = spec_augment(batch.features, generator, settings.time, settings.freq, fill)
     return batch._replace(features=masked)
+
+
+def warp(
+    x: torch.Tensor,
+    generator: torch.Generator,
+    feature: Any,
+    stretch: float,
+    semitones: float,
+) -> torch.Tensor:
+    """Change the tempo and the pitch of each clip, independently of each other.
+
+    Args:
+        x: (B, C, T, F), values of the feature.
+        generator: on the CPU.
+        feature: with `to_power`, `from_power` and `warp`.
+        stretch: the rate of tempo is uniform from 1 - `stretch` to 1 + `stretch`.
+        semitones: the change of pitch is uniform from -`semitones` to `semitones`.
+    """
+    rates = 1 + stretch * _symmetric(len(x), generator)
+    ratios = 2 ** (semitones / 12 * _symmetric(len(x), generator))
+    return feature.from_power(feature.warp(feature.to_power(x), rates, ratios))
 
 
 def mix(
@@ -100,8 +131,13 @@ def add_noise(power: torch.Tensor, generator: torch.Generator, largest: float) -
 
 def _gains(power: torch.Tensor, generator: torch.Generator, most_db: float) -> torch.Tensor:
     """Draw a gain of power for each clip, (B, 1, 1, 1), from -`most_db` to `most_db` decibels."""
-    gain_db = most_db * (2 * torch.rand(len(power), 1, 1, 1, generator=generator) - 1)
+    gain_db = most_db * _symmetric(len(power), generator)[:, None, None, None]
     return (10 ** (gain_db / 10)).to(power.device)
+
+
+def _symmetric(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw numbers (count,) that are uniform from -1 to 1."""
+    return 2 * torch.rand(count, generator=generator) - 1
 
 
 def spec_augment(

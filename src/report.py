@@ -105,15 +105,11 @@ def write_report(
     entries: dict[str, published.Entry],
     known: list[studies.Study],
 ) -> None:
-    """Write and print tables, and draw figures."""
+    """Write and print tables, then draw figures."""
     if args.out.is_file() and not args.out.read_bytes().startswith(pages.HEAD.encode()):
         raise cli.UsageError(
             f"{args.out}: not a page of results that was made here; name another file (--out)"
         )
-    figures = args.exp / "figures"
-    for table in exp_tables:
-        for stem, figure in plots.draw(table, known, _names(args.methods)).items():
-            style.save(figure, figures, stem)
     exp = args.exp.resolve()
     sections = {exp.name: exp_tables}
     if args.all_corpora:
@@ -127,7 +123,11 @@ def write_report(
     atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
     atomic.write_text(args.out, pages.document(document))
     for page in document[exp.name]:
-        print(f"\n{pages.text(page)}")
+        print(f"\n{pages.text(page)}", flush=True)
+    figures = args.exp / "figures"
+    for table in exp_tables:
+        for stem, figure in plots.draw(table, known, _names(args.methods)).items():
+            style.save(figure, figures, stem)
     written = f"Written: {args.out}, {args.exp / 'per_instrument.csv'}, {figures}"
     print(f"\n{escaping.terminal(written)}")
 

@@ -157,13 +157,14 @@ def _draw_quieter(rng: np.random.Generator, taken: list[str]) -> list[tuple[str,
 def _render(job: Job) -> None:
     root, seed, number, excerpt = job
     style = np.random.default_rng([seed, 2, number])  # the same for a recording's excerpts
-    room = Room(style, RATE, noise_db=(-70, -35))
+    whole = excerpt.seconds * len(excerpt.files)
+    samples = round(whole * RATE)
+    room = Room(style, RATE, samples, noise_db=(-70, -35))
     bar_seconds = 240 / style.uniform(70, 150)
     detune = 2 ** (style.normal(0, 15) / 1200)
     loudness_db = style.uniform(-15, -1)
     voices = {name: draw_voice(style, instrument) for name, instrument in (CODED | BACKING).items()}
     rng = np.random.default_rng([seed, 3, number, round(100 * excerpt.seconds)])
-    whole = excerpt.seconds * len(excerpt.files)
     seconds = whole * max(1.0, detune) + SPARE_SECONDS
     song_key = int(rng.integers(12))
     bars = harmony(rng, song_key, bar_seconds, seconds)
@@ -175,7 +176,7 @@ def _render(job: Job) -> None:
         )
         parts.append(part * 10 ** (level / 20))
     mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * detune, RATE, quality="HQ")
-    sound = room.record(mix[: round(whole * RATE)], rng)
+    sound = room.record(mix[:samples], rng)
     sound *= 10 ** (loudness_db / 20) / np.abs(sound).max()
     for file, part in zip(excerpt.files, np.split(sound, len(excerpt.files)), strict=True):
         path = root / file

@@ -9,6 +9,7 @@ Conventions
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ class Room:
     Args:
         rng: generator that the room is drawn from.
         rate: sampling rate in Hz.
+        samples: length of the recordings.
         dry: probability that the room has no reverberation.
         noise_db: range of the noise's level relative to the signal.
     """
@@ -83,10 +85,12 @@ class Room:
         self,
         rng: np.random.Generator,
         rate: int,
+        samples: int,
         dry: float = 0.15,
         noise_db: tuple[float, float] = (-70, -25),
     ):
         self.rate = rate
+        self.samples = samples
         decay_s = rng.uniform(0.1, 1.2)  # to -60 dB
         time = np.arange(round(decay_s * rate)) / rate
         tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / decay_s)
@@ -97,17 +101,30 @@ class Room:
         self.anchors_db -= self.anchors_db.mean()
         self.noise_db = rng.uniform(*noise_db)
         self.noise_slope = rng.uniform(0, 1.2)  # 0 white, 1 pink
+        self.fft_size = 1 << (samples + len(tail) - 1).bit_length()
+
+    @cached_property
+    def _hz(self) -> np.ndarray:
+        return np.maximum(np.fft.rfftfreq(self.fft_size, 1 / self.rate), 20.0)
+
+    @cached_property
+    def _response(self) -> np.ndarray:
+        """Factors of the signal's spectrum."""
+        gain_db = np.interp(np.log2(self._hz / 40.0), np.arange(9), self.anchors_db)
+        reverberation = 1 + self.wet * np.fft.rfft(self.tail, self.fft_size)
+        return reverberation * 10 ** (gain_db / 20)
+
+    @cached_property
+    def _noise_divisors(self) -> np.ndarray:
+        """Divisors of the noise's spectrum."""
+        return (self._hz / 1000) ** (self.noise_slope / 2)
 
     def record(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Record (n,) at `rate` in this room, with noise drawn from `rng`: float32 (n,)."""
-        samples = len(sound)
-        size = 1 << (samples + len(self.tail) - 1).bit_length()
-        hz = np.maximum(np.fft.rfftfreq(size, 1 / self.rate), 20.0)
-        gain_db = np.interp(np.log2(hz / 40.0), np.arange(9), self.anchors_db)
-        response = (1 + self.wet * np.fft.rfft(self.tail, size)) * 10 ** (gain_db / 20)
-        signal = np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:samples]
-        spectrum = np.fft.rfft(rng.standard_normal(samples), size)
-        noise = np.fft.irfft(spectrum / (hz / 1000) ** (self.noise_slope / 2), size)[:samples]
+        """Record (samples,) at `rate` in this room, with noise from `rng`: float32 (samples,)."""
+        spectrum = np.fft.rfft(sound, self.fft_size) * self._response
+        signal = np.fft.irfft(spectrum, self.fft_size)[: self.samples]
+        spectrum = np.fft.rfft(rng.standard_normal(self.samples), self.fft_size)
+        noise = np.fft.irfft(spectrum / self._noise_divisors, self.fft_size)[: self.samples]
         signal_rms = np.sqrt(np.mean(signal**2))
         level = signal_rms * 10 ** (self.noise_db / 20) / np.sqrt(np.mean(noise**2))
         return (signal + level * noise).astype(np.float32)

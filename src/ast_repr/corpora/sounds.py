@@ -93,7 +93,7 @@ class Renderer:
             part, classes = self._part(program, bars, key)
             mix += part * 10 ** (rng.uniform(-QUIETEST_DB, 0) / 20)
             truth[classes] = 1
-        recorded = Room(rng, SAMPLE_RATE).record(mix, rng)
+        recorded = Room(rng, SAMPLE_RATE, len(mix)).record(mix, rng)
         recorded *= 10 ** (rng.uniform(-30, -1) / 20) / np.abs(recorded).max()
         return _coded(recorded, CODECS[rng.integers(len(CODECS))], rng), truth
 

@@ -227,10 +227,11 @@ class Style:
         return max(CLIP_SECONDS + SPARE_SECONDS, whole)
 
 
+@functools.lru_cache(maxsize=1)  # a process renders the clips of an artist in a row
 def _draw_style(seed: int, artist: int) -> Style:
     """Draw the Style of artist number `artist`."""
     rng = np.random.default_rng([seed, 3, artist])
-    room = Room(rng, RATE, noise_db=(-70, -35))
+    room = Room(rng, RATE, CLIP_SECONDS * RATE, noise_db=(-70, -35))
     tempo = rng.uniform(70, 150)
     cents = rng.normal(0, 15)
     loudness_db = rng.uniform(-15, -1)
@@ -253,13 +254,13 @@ def _render_clip(job: Job) -> None:
     song_key = int(rng.integers(12))
     bar_seconds = 240 / (style.tempo * rng.uniform(0.95, 1.05))
     bars = harmony(rng, song_key, bar_seconds, style.seconds)
-    parts = []
+    mix = np.zeros(round(style.seconds * RENDER_RATE))
     for name, level in _draw_parts(seed, artist, clip):
         instrument = (INSTRUMENTS | UNLABELLED)[name]
         part = render_part(rng, instrument, style.voices[name], bars, song_key, style.seconds)
-        parts.append(part * 10 ** (level / 20))
-    mix = soxr.resample(np.sum(parts, axis=0), RENDER_RATE * style.detune, RATE, quality="HQ")
-    recorded = style.room.record(mix[: round(CLIP_SECONDS * RATE)], rng)
+        mix += part * 10 ** (level / 20)
+    mix = soxr.resample(mix, RENDER_RATE * style.detune, RATE, quality="HQ")
+    recorded = style.room.record(mix[: CLIP_SECONDS * RATE], rng)
     recorded *= 10 ** ((style.loudness_db + rng.uniform(-2, 0)) / 20) / np.abs(recorded).max()
     path = audio_path(root, key(clip))
     path.parent.mkdir(parents=True, exist_ok=True)

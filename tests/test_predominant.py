@@ -25,12 +25,14 @@ def clips(count=9):
     return made
 
 
-def test_mixtures_have_one_to_three_clips_of_different_groups_whatever_the_order():
+def test_mixtures_have_one_to_three_recordings_whatever_the_order():
     drawn = mixtures.draw(clips(), 60)
     sizes = [len(mixture) for mixture in drawn]
     assert [sizes.count(size) for size in mixtures.SIZES] == [20, 20, 20]
     for mixture in drawn:
-        assert len({clip.group for clip, _ in mixture}) == len(mixture)
+        groups = [{clip.group for clip in recording} for recording, _ in mixture]
+        assert all(len(group) == 1 for group in groups)
+        assert len(set.union(*groups)) == len(mixture)
         assert all(-mixtures.GAIN_DB <= level <= 0 for _, level in mixture)
     assert mixtures.draw(clips()[::-1], 60) == drawn
     assert mixtures.draw(clips(), 60, seed=1) != drawn
@@ -38,28 +40,32 @@ def test_mixtures_have_one_to_three_clips_of_different_groups_whatever_the_order
 
 def test_a_mixture_has_the_labels_of_all_its_clips():
     first, second, third = clips(3)
-    mixed = mixtures.labelled([[(first, 0.0)], [(second, 0.0), (third, -3.0)]])
+    mixed = mixtures.labelled([[([first], 0.0)], [([second], 0.0), ([third], -3.0)]])
     assert [clip.labels for clip in mixed] == [
         {"cello": 1.0, "flute": 0.0, "voice": 0.0},
         {"cello": 0.0, "flute": 1.0, "voice": 1.0},
     ]
 
 
-def test_a_mixture_is_the_sum_of_waveforms_at_equal_power(tmp_path):
+def test_a_mixture_is_the_sum_of_recordings_at_equal_power_cut_into_windows(tmp_path):
+    """The shorter recording, of one clip, is repeated under the two clips of the other."""
     rng = np.random.default_rng(0)
-    sounds = rng.uniform(-0.1, 0.1, (2, 48_000)) * [[1], [0.1]]
+    sounds = rng.uniform(-0.1, 0.1, (3, 48_000)) * [[1], [0.1], [0.2]]
     for i, sound in enumerate(sounds):
         soundfile.write(tmp_path / f"{i}.wav", sound, 16_000, subtype="FLOAT")
     feature = features.build("logmel", frames=304, seconds=3.0)
-    first, second = clips(2)
-    loaded = mixtures.load([[(first, 0.0), (second, -6.0)]], CLASSES, tmp_path, feature)
-    waveforms = [audio.decode(tmp_path / f"{i}.wav") for i in range(2)]
-    one, other = (waveform / np.sqrt(np.mean(waveform**2)) for waveform in waveforms)
-    total = one + other * np.float32(10 ** (-6 / 20))
+    first, second, third = clips(3)
+    mixture = [([first], 0.0), ([second, third], -6.0)]
+    loaded, counts = mixtures.load([mixture], CLASSES, tmp_path, feature)
+    waveforms = [audio.decode(tmp_path / f"{i}.wav") for i in range(3)]
+    longer = np.concatenate(waveforms[1:])
+    total = np.tile(waveforms[0] / np.sqrt(np.mean(waveforms[0] ** 2)), 2)
+    total += longer / np.sqrt(np.mean(longer**2)) * np.float32(10 ** (-6 / 20))
     total *= 0.9 / np.abs(total).max()
-    expected = feature(torch.from_numpy(total)[None])[0].half()
-    torch.testing.assert_close(loaded.batch(torch.tensor([0])).features[0], expected)
-    assert loaded.targets.tolist() == [[1.0, 1.0, 0.0]]
+    expected = feature(torch.from_numpy(total.reshape(2, -1))).half()
+    assert counts == [2]
+    torch.testing.assert_close(loaded.batch(torch.arange(2)).features, expected)
+    assert loaded.targets.tolist() == [[1.0, 1.0, 1.0]] * 2
 
 
 def measured(seed=0, threshold=0.4):

@@ -29,7 +29,7 @@ EPSILON = 1e-6  # least distance of a probability from 0 and 1 before its logit 
 
 @dataclass(frozen=True)
 class WindowedSplit:
-    """The test clips and their windows.
+    """Clips and their windows.
 
     Attributes:
         clips: N clips.
@@ -111,7 +111,7 @@ class Evaluator:
         best = run.best(conf.select.split, conf.select.metric)
         model, _ = inference.restore(best, self.weights, allow)
         model = model.to(self.device)
-        scores = self._scores(model, test, conf, feature, state, str(run))
+        scores = self._scores(model, test, conf, feature, state, f"{run}", self.data)
         truth = self._truth(test)
         files = [run.history, *self._write_arrays(run, model, test, scores, truth, conf)]
         if conf.select.split == SPLIT:
@@ -130,7 +130,7 @@ class Evaluator:
             results["truth"] = {"sha256": manifest.truth_sha256(self._clips_with_truth)}
             results["truth"] |= self._measure(truth, np.ones(truth.shape, bool), scores)
         if conf.score is not None:
-            threshold = self._threshold(model, conf, feature)
+            threshold = self._threshold(model, conf, feature, state, f"{run}")
             results["predominant"] = measure_predominant(
                 targets, mask, scores, self.classes, threshold, conf.score
             )
@@ -150,6 +150,8 @@ class Evaluator:
             "weights": conf.run.weights_sha256,
             "feature": feature.spec(),
         }
+        if conf.score is not None:
+            made_from["mixtures"] = identity.of_values(mixtures.SETTINGS)
         if self._clips_with_truth:
             made_from["truth"] = manifest.truth_sha256(self._clips_with_truth)
         return made_from
@@ -179,21 +181,24 @@ class Evaluator:
             self.cache[key] = WindowedSplit(clips, self.classes, loaded, counts)
         return self.cache[key]
 
-    def _scores(self, model, test, conf, feature, state, label):
-        """Compute the probabilities (N, K) of the test clips."""
-        parts = test.windows
+    def _scores(self, model, split, conf, feature, state, label, data):
+        """Compute the probabilities (N, K) of the clips of a WindowedSplit.
+
+        `data` is the folder that keeps embeddings; None to keep them in memory alone.
+        """
+        parts = split.windows
         if model.head_only:
             cache = embedding_cache.EmbeddingCache(
-                self.data, conf.feature.name, feature.spec(), self.cache
+                data, conf.feature.name, feature.spec(), self.cache
             )
             spec = state["about"]["spec"]
             embeddings, _ = cache.read(model, parts, spec, self.device, f"{label}: embed")
             parts = parts.with_features(embeddings)
             model = HeadOnlyModel(model)
         scores = probabilities(model, parts.batches(BATCH), self.device)
-        return test.combine(scores, conf.score)
+        return split.combine(scores, conf.score)
 
-    def _threshold(self, model, conf, feature):
+    def _threshold(self, model, conf, feature, state, label):
         """Return the threshold of a predominant instrument."""
         if conf.score.threshold == "half":
             return THRESHOLD
@@ -201,10 +206,13 @@ class Evaluator:
         if key not in self.cache:
             valid = [clip for clip in self.clips if clip.split == "valid"]
             drawn = mixtures.draw(valid)
-            self.cache[key] = mixtures.load(drawn, self.classes, self.data, feature)
+            loaded, counts = mixtures.load(drawn, self.classes, self.data, feature)
+            labelled = mixtures.labelled(drawn)
+            self.cache[key] = WindowedSplit(labelled, self.classes, loaded, counts)
         mixed = self.cache[key]
-        scores = probabilities(model, mixed.batches(BATCH), self.device)
-        return metrics.best_threshold(mixed.targets.numpy() >= manifest.PRESENT, scores)
+        scores = self._scores(model, mixed, conf, feature, state, label, None)
+        targets, _ = mixed.targets()
+        return metrics.best_threshold(targets >= manifest.PRESENT, scores)
 
     def _choose_on_test(self, run, history, conf, test, allow):
         """Evaluate each epoch on test and keep the best, as the paper did.

@@ -364,7 +364,7 @@ def test_a_threshold_chosen_in_scoring_is_kept(scored, tmp_path, capsys):
     path = scored / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)
     state["about"]["feature"]["seconds"] = 3.0
-    settings = {"aggregate": "mean", "of": "probabilities", "threshold": "mixtures", "merged": []}
+    settings = {"aggregate": "normalised_sum", "threshold": "mixtures", "merged": []}
     state["about"]["config"] = CONFIG | {"score": settings}
     checkpoint.save(path, state)
     values = {"micro_f1": 0.512, "macro_f1": 0.25, "lrap": 0.625, "top1": 0.75}
@@ -373,7 +373,8 @@ def test_a_threshold_chosen_in_scoring_is_kept(scored, tmp_path, capsys):
     RunFolder(scored).write_results(RESULTS | {"predominant": predominant, "made_from": made_from})
     assert inference.load(scored).threshold == inference.load(path).threshold == 0.23
     assert call(capsys, export, scored, tmp_path / "out", "--merge")[0] == 0
-    assert inference.load(tmp_path / "out").threshold == 0.23
+    model = inference.load(tmp_path / "out")
+    assert (model.threshold, model.aggregate) == (0.23, "normalised_sum")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "0.23, chosen on mixtures" in card and "predominant instruments in 3 seconds" in card
     assert "| this model | 51.2 | 25.0 | 62.5 | 75.0 |" in card and "| always x | 51.2 |" in card

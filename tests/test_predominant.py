@@ -13,7 +13,7 @@ from ast_repr.report.results import Method, Run, Table
 from ast_repr.settings import Score
 
 CLASSES = ["cello", "flute", "voice"]
-SETTINGS = Score("mean", "probabilities", "mixtures", ["cello", "flute"])
+SETTINGS = Score("mean", "mixtures", ["cello", "flute"])
 
 
 def clips(count=9):

@@ -118,15 +118,19 @@ def test_scores_of_windows_are_combined():
     odds = scores / (1 - scores)
     mean = split([1, 2]).combine(scores)
     np.testing.assert_allclose(mean, [[0.2, 0.9], [0.65, 0.3]], rtol=1e-6)
-    greatest = split([1, 2]).combine(scores, Score("max", "probabilities", "half", []))
+    greatest = split([1, 2]).combine(scores, Score("max", "half", []))
     np.testing.assert_allclose(greatest, [[0.2, 0.9], [0.8, 0.5]], rtol=1e-6)
-    on_logits = split([1, 2]).combine(scores, Score("mean", "logits", "half", []))
+    on_logits = split([1, 2]).combine(scores, Score("mean_logit", "half", []))
     geometric = np.sqrt(odds[1] * odds[2])
     np.testing.assert_allclose(on_logits[1], geometric / (1 + geometric), rtol=1e-5)
     certain = split([2]).combine(
-        np.array([[0, 1], [0, 1]], np.float32), Score("mean", "logits", "half", [])
+        np.array([[0, 1], [0, 1]], np.float32), Score("mean_logit", "half", [])
     )
     assert np.isfinite(certain).all()
+    # Sums 1.3, 0.6 over the larger one; a single window over its largest class; silence stays 0.
+    scores = np.array([[0.2, 0.8], [0.5, 0.1], [0.8, 0.5], [0.0, 0.0]], np.float32)
+    normalised = split([1, 2, 1]).combine(scores, Score("normalised_sum", "mixtures", []))
+    np.testing.assert_allclose(normalised, [[0.25, 1.0], [1.0, 6 / 13], [0, 0]], rtol=1e-6)
 
 
 def test_one_window_per_clip_keeps_the_scores_to_the_bit():

@@ -24,7 +24,6 @@ from .training import embedding_cache, trainer
 SPLIT = "test"
 BATCH = 16
 THRESHOLD = 0.5
-EPSILON = 1e-6  # least distance of a probability from 0 and 1 before its logit is taken
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,8 @@ class WindowedSplit:
         By default they are averaged.
         """
         function = inference.AGGREGATES["mean" if settings is None else settings.aggregate]
-        on_logits = settings is not None and settings.of == "logits"
-        if on_logits:
-            scores = torch.from_numpy(scores).logit(EPSILON).numpy()
         parts = np.split(scores, np.cumsum(self.counts)[:-1])
-        combined = np.stack([function(part, axis=0) for part in parts])
-        return torch.from_numpy(combined).sigmoid().numpy() if on_logits else combined
+        return np.stack([function(part, axis=0) for part in parts])
 
 
 @dataclass

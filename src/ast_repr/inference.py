@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 
 from . import atomic, audio, checkpoint, features, model_spec, pretrained, registry, typecheck
 from .backbones import weights
@@ -31,7 +32,33 @@ EXPORTED = ("model.safetensors", "model.onnx")  # of an exported folder, the fir
 SUFFIXES = (".pt", ".safetensors", ".onnx")
 LABELS = "labels.txt"  # beside an exported model: one class per line
 MAX_VALUES = 10**9  # in all tensors of a model; AST-base has 87 million
-AGGREGATES = {"mean": np.mean, "max": np.max}  # of a file's windows
+EPSILON = 1e-6  # least distance of a probability from 0 and 1 before its logit is taken
+
+
+def mean_logit(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Average the logits of probabilities along an axis; return the probability of the mean."""
+    clipped = np.clip(probabilities, EPSILON, 1 - EPSILON)
+    return expit(np.mean(logit(clipped), axis=axis))
+
+
+def normalised_sum(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Add up the probabilities of windows and divide by the largest sum of a class, which gets 1.
+
+    The aggregation of Han, Kim and Lee (2016). In silence, where all are 0, they stay 0.
+
+    >>> normalised_sum(np.array([[0.2, 0.5], [0.1, 0.1]])).round(6).tolist()
+    [0.5, 1.0]
+    """
+    total = np.sum(probabilities, axis=axis)
+    return total / (total.max() or 1.0)
+
+
+AGGREGATES = {  # of the windows of a file
+    "mean": np.mean,
+    "max": np.max,
+    "mean_logit": mean_logit,
+    "normalised_sum": normalised_sum,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,7 @@ class Predictor:
         about: the description stored with the model; `spec`: its checked part.
         classes: names of the K classes, in the order of the outputs.
         threshold: the probability from which an instrument counts as present.
+        aggregate: how the windows of a file are combined, see AGGREGATES.
         feature: the module that computes the model's input.
         window: length, hop and sampling rate of the waveforms that it is computed from.
 
@@ -86,6 +114,7 @@ class Predictor:
         self.spec = ModelSpec.from_dict(about)
         self.classes = self.spec.classes
         self.threshold = self.spec.threshold
+        self.aggregate = self.spec.aggregate
         self.feature = _build_feature(self.spec, allow)
         self.window = features.window(self.feature)
         if hasattr(self.feature, "read"):
@@ -110,7 +139,7 @@ class Predictor:
         self,
         paths: str | Path | Iterable[str | Path],
         hop_s: float | None = None,
-        aggregate: str = "mean",
+        aggregate: str | None = None,
         batch_size: int = 16,
         on_window: Callable[[WindowPrediction], None] | None = None,
         warn: Callable[[str], None] = warnings.warn,
@@ -120,7 +149,7 @@ class Predictor:
         Args:
             paths: the files, or a single one.
             hop_s: seconds from one window to the next; default: the model's.
-            aggregate: "mean" or "max" over the windows of a file.
+            aggregate: one of AGGREGATES, of the windows of a file; default: the model's.
             batch_size: windows per forward pass; batches span files.
             on_window: called with each window, e.g. to show progress.
             warn: called with a line about a file that is damaged or exceeds +-1.
@@ -128,6 +157,8 @@ class Predictor:
         Raises:
             ValueError: `aggregate` is unknown, or `hop_s` or `batch_size` is out of range.
         """
+        if aggregate is None:
+            aggregate = self.aggregate
         if aggregate not in AGGREGATES:
             raise ValueError(registry.unknown("aggregate", aggregate, AGGREGATES))
         windows = self.predict_windows(paths, hop_s, batch_size, warn)
@@ -276,8 +307,8 @@ def load(
 
     Args:
         path: a run folder (its best checkpoint is taken), a checkpoint, a folder that
-            `ast-repr export` wrote, or a file in it; None: the shipped model. The threshold is the
-            one stored in the model, or chosen in scoring the checkpoint; otherwise 0.5.
+            `ast-repr export` wrote, or a file in it; None: the shipped model. The threshold and
+            the aggregate are those stored in the model, or chosen in scoring the checkpoint.
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
 
@@ -294,9 +325,7 @@ def load(
     else:
         model, about = restore(path, backbone_file, allow)
         if path.suffix == ".pt":
-            threshold = RunFolder(path.parent).threshold(path)
-            if threshold is not None:
-                about = about | {"threshold": threshold}
+            about = about | RunFolder(path.parent).decision(path)
         predictor = TorchPredictor(model, about, device, allow)
     if path.suffix != ".pt":
         _check_labels(path.with_name(LABELS), predictor.classes)

@@ -10,10 +10,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from . import backbones, heads, pretrained, typecheck
-from .settings import Config
+from .settings import Aggregate, Config
 from .typecheck import number
 
-ABOUT = ("classes", "feature", "threshold", "backbone_sha256", "feature_spec")
+ABOUT = ("classes", "feature", "threshold", "aggregate", "backbone_sha256", "feature_spec")
 THRESHOLD = 0.5  # of a model file that stores none
 MOST_CLASSES = 10_000
 LONGEST_NAME = 1_000  # characters of a class's name
@@ -84,6 +84,7 @@ class ModelSpec:
         classes: K names, in the order of the outputs.
         norm: "backbone", "none" or [mean, std], see `classifier.Reprogrammed`.
         threshold: the probability from which an instrument counts as present.
+        aggregate: how the windows of a file are combined.
         backbone_sha256: of the frozen tensors, see `backbones.weights.fingerprint`.
         feature_spec: the feature's settings at the time of the export; None in a checkpoint.
     """
@@ -96,6 +97,7 @@ class ModelSpec:
     head: dict
     backbone_sha256: str
     threshold: float = number(0, 1, default=THRESHOLD)
+    aggregate: Aggregate = "mean"
     feature_spec: dict | None = None
 
     @classmethod

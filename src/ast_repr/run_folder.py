@@ -174,17 +174,22 @@ class RunFolder:
             return None
         return values if identity.is_sealed(values) else None
 
-    def threshold(self, checkpoint: Path) -> float | None:
-        """Return the threshold that was chosen in scoring a checkpoint of this folder.
+    def decision(self, checkpoint: Path) -> dict:
+        """Return {"threshold", "aggregate"} as chosen in scoring a checkpoint of this folder.
 
-        None if there was no such choice, or the results are those of another checkpoint.
+        Empty if there was no such choice, or the results are those of another checkpoint.
         """
         results = self.read_results() or {}
         scored = results.get("made_from", {}).get("checkpoints", {})
         if "predominant" not in results or scored.get(checkpoint.name) is None:
-            return None
-        is_same = scored[checkpoint.name] == identity.of_file(checkpoint)
-        return results["predominant"]["threshold"] if is_same else None
+            return {}
+        if scored[checkpoint.name] != identity.of_file(checkpoint):
+            return {}
+        predominant = results["predominant"]
+        return {
+            "threshold": predominant["threshold"],
+            "aggregate": predominant["score"]["aggregate"],
+        }
 
     def write_results(self, values: dict) -> None:
         """Write results.json, sealed by its own sha256."""

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from . import registry, typecheck
 from .typecheck import Range, number
 
+Aggregate = Literal["mean", "max", "mean_logit", "normalised_sum"]  # of windows
+
 OPTION_RANGES = {  # that constructors do not check
     "optimizer.lr": Range(0),
     "optimizer.head_lr": Range(0),
@@ -135,13 +137,12 @@ class Score:
     """Scoring of predominant instruments: `metrics.evaluate_predominant`.
 
     Attributes:
-        aggregate, of: how the windows of a long clip are combined.
+        aggregate: how the windows of a long clip are combined, see `inference.AGGREGATES`.
         threshold: chosen on mixtures of validation clips, or 0.5.
         merged: classes that count as one in top-1.
     """
 
-    aggregate: Literal["mean", "max"]
-    of: Literal["probabilities", "logits"]
+    aggregate: Aggregate
     threshold: Literal["mixtures", "half"]
     merged: list[str]
 

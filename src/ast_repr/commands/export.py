@@ -37,7 +37,7 @@ def main(args: Namespace) -> None:
     results = model_card.read_results(run)
     merged = args.merge or model.finetune
     about = description.describe(
-        predictor.about, config, predictor.threshold, feature.spec(), results, merged
+        predictor.about, config, predictor.spec, feature.spec(), results, merged
     )
     backbone = about["spec"]["backbone"]["file"]
     check_output_folder(args.out, about["backbone"]["file"], args.overwrite)

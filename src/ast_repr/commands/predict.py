@@ -249,8 +249,7 @@ def parse() -> cli.Parser:
     parser.add_argument(
         "--aggregate",
         choices=tuple(inference.AGGREGATES),
-        default="mean",
-        help="how the probabilities of a file's windows are combined",
+        help="how the probabilities of a file's windows are combined; default: the model's",
     )
     parser.add_argument(
         "--plot",

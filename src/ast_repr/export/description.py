@@ -15,7 +15,7 @@ class ExportError(ValueError):
 def describe(
     about: dict,
     config: Config,
-    threshold: float,
+    spec: model_spec.ModelSpec,
     feature_spec: dict,
     results: dict | None,
     merged: bool,
@@ -25,7 +25,7 @@ def describe(
     Args:
         about: the description in the run's checkpoint.
         config: the run's config.
-        threshold: the probability from which an instrument counts as present.
+        spec: the checked part of the description.
         feature_spec: the settings of the feature.
         results: the content of results.json; None if the run was not scored.
         merged: whether the file holds the backbone's tensors.
@@ -34,7 +34,8 @@ def describe(
     source = source_of(backbone, config.run.weights_sha256)
     file = None if merged else source["file"]
     return {key: about[key] for key in KEPT} | {
-        "threshold": threshold,
+        "threshold": spec.threshold,
+        "aggregate": spec.aggregate,
         "feature_spec": feature_spec,
         "spec": about["spec"] | {"backbone": backbone | {"file": file}},
         "backbone": source,

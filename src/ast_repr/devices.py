@@ -1,16 +1,14 @@
 """Choice, memory, capabilities and description of devices."""
 
 import contextlib
-import ctypes
 import os
 import platform
 from pathlib import Path
 
 import torch
 
-from . import atomic
+from . import atomic, processes
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of the C library's mallopt
 # Linux' control groups, version 2 and 1: files with the limit and the use of memory, and the key of
 # memory.stat that counts caches of files.
 CONTROL_GROUPS = {
@@ -37,20 +35,8 @@ def choose(name: str = "auto") -> torch.device:
             f"device {name!r}: this machine has {count} CUDA devices; pass --device cpu"
         )
     if device.type == "cpu":
-        keep_freed_memory()
+        processes.keep_freed_memory()
     return device
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep freed tensors' memory for the next ones, as PyTorch does on a GPU.
-
-    Linux' C library returns the largest blocks at once and then gets them again page by page;
-    tests/bench/step.py measures the cost of that in a training step.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_MAX, 0)
 
 
 def memory_left(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:

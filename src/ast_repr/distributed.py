@@ -25,7 +25,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from . import atomic, devices, processes
+from . import atomic, processes
 
 # How long a process waits for another: the main one may embed all clips, or validate.
 TIMEOUT = timedelta(days=2)
@@ -124,7 +124,7 @@ def _member(work, tasks, number, device, environment):
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     atomic.write_utf8_to_terminal()
     if device.type == "cpu":
-        devices.keep_freed_memory()
+        processes.keep_freed_memory()
     # tqdm's own lock is a system-wide one, which a process that is ended would leave behind.
     tqdm.set_lock(threading.RLock())
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as stack:

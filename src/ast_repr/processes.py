@@ -8,6 +8,7 @@ If a process is killed, for example because memory ran out, this is a one-line e
 endless wait. The parent handles Ctrl-C: items in progress are finished, the others are dropped.
 """
 
+import ctypes
 import os
 import signal
 import threading
@@ -22,6 +23,8 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 CALLS_AHEAD = 4  # per process
+M_TRIM_THRESHOLD = -1  # of the C library's mallopt
+M_MMAP_MAX = -4
 
 
 class Executor(ProcessPoolExecutor):
@@ -131,6 +134,18 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep freed arrays' memory for the next ones, as PyTorch does on a GPU.
+
+    Linux' C library returns the largest blocks at once and then gets them again page by page;
+    tests/bench/step.py measures the cost of that in a training step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_MAX, 0)
 
 
 def _call_each(function: Callable, items: list) -> list[Any]:

@@ -45,7 +45,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ast_repr import backbones, devices, losses, reprogrammers
+from ast_repr import backbones, devices, losses, processes, reprogrammers
 from ast_repr.backbones import cpu_kernels
 from ast_repr.backbones.audio_transformer import AudioTransformer
 from ast_repr.classifier import Reprogrammed, multiply_accumulates
@@ -84,7 +84,7 @@ class Timed(NamedTuple):
 def main(args: argparse.Namespace) -> None:
     """Time the steps, their variants and their parts, and save the rows."""
     # Once this is called, the C library is no longer as it is by default.
-    with mock.patch.object(devices, "keep_freed_memory"):
+    with mock.patch.object(processes, "keep_freed_memory"):
         device = devices.choose(args.device)
     precisions = [torch.float32]
     if devices.has_bf16(device):
@@ -160,7 +160,7 @@ def with_both_memories(
     memories = ["given back", "kept"] if device.type == "cpu" else ["kept"]
     for memory in memories:
         if memory == "kept" and device.type == "cpu":
-            devices.keep_freed_memory()
+            processes.keep_freed_memory()
         for key, work in passes.items():
             for timed, taken in record.alternate(work, repeats).items():
                 seconds[key][timed._replace(memory=memory)] = taken

@@ -89,7 +89,7 @@ def make(root: str | Path, clips: int, seed: int = 0, nj: int = 1) -> None:
     jobs = [(root, seed, artist, clip) for artist in _artists(seed, clips) for clip in artist.clips]
     todo = [job for job in jobs if not audio_path(root, key(job[3])).is_file()]
     if todo:
-        with processes.pool(min(nj, len(todo))) as pool:
+        with processes.pool(min(nj, len(todo)), processes.keep_freed_memory) as pool:
             rendered = pool.map(_render_clip, todo)
             for _ in tqdm(rendered, "render", len(todo), unit="clip", disable=None):
                 pass

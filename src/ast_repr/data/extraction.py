@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import audio, devices, features, identity, manifest, processes
+from .. import audio, features, identity, manifest, processes
 from . import feature_store
 
 
@@ -114,7 +114,7 @@ def _one_ahead(items: Iterable) -> Iterator:
 def _start_worker(data: Path, feature_name: str, feature: Any, buffers: np.ndarray) -> None:
     global _worker
     torch.set_num_threads(1)
-    devices.keep_freed_memory()
+    processes.keep_freed_memory()
     _worker = _Worker(data, feature_name, feature, buffers, identity.FileHashes())
 
 

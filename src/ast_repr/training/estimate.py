@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import PartialState
 
-from .. import devices, distributed, features, processes
+from .. import distributed, features, processes
 from ..data import dataset, windows
 from ..settings import Config
 from . import experiment, trainer
@@ -110,7 +110,7 @@ def _try(conf, context, device, steps, threads):
     distributed.forget_launch()
     torch.set_num_threads(threads)
     if device.type == "cpu":
-        devices.keep_freed_memory()
+        processes.keep_freed_memory()
     group = PartialState(cpu=device.type == "cpu")
     context = replace(context, data=None)
     with (

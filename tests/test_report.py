@@ -238,7 +238,10 @@ def test_the_shipped_entries_are_of_shipped_confs():
         ("ast_unet: {nmae: AST-URP}", "ast_unet.name"),
         ("ast_unet: {description: words}", "ast_unet.name"),
         ("ast_unet: {name: a, published: {macro_f1: [81]}}", "ast_unet.published.source"),
-        ("ast_unet: {name: a, published: {macro_f1: [x]}}", "ast_unet.published.macro_f1"),
+        (
+            "ast_unet: {name: a, published: {source: s, corpus: c, protocol: p, macro_f1: [x]}}",
+            "ast_unet.published.macro_f1",
+        ),
     ],
 )
 def test_unusable_published_results_are_refused_by_key(tmp_path, text, named):

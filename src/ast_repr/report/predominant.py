@@ -3,7 +3,7 @@
 Micro-F1 has a bootstrap interval over recordings, since excerpts of one recording are alike.
 """
 
-from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 
@@ -19,37 +19,8 @@ COLUMNS = {  # the value of each heading
     "top-1 %": "top1",
     "top-1, merged %": "top1_merged",
 }
-GENUINE_CLIPS = 2_874  # of IRMAS' test split
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published result on IRMAS, in per cent; None if it was not reported."""
-
-    name: str
-    protocol: str
-    micro_f1: float | None = None
-    macro_f1: float | None = None
-    lrap: float | None = None
-    top1_merged: float | None = None
-
-
-PUBLISHED = (
-    Published(
-        "Dahan and Hefetz, model 1",
-        "slides of their project; softmax over the whole excerpt",
-        top1_merged=15.0,
-    ),
-    Published(
-        "Dahan and Hefetz, model 2.3",
-        "1,463 of 2,874; training and validation share recordings",
-        top1_merged=50.9,
-    ),
-    Published("Han, Kim and Lee 2016", "as cited by the DWT fusion below", 61.9, 51.3),
-    Published("Zhong et al. 2023", "threshold chosen on test", 68.2, None, 81.6),
-    Published("MusDetect (PaSST)", "threshold 0.25, no validation split", 69.2, 62.1),
-    Published("DWT fusion 2024", "abstract", 69.5, 63.1),
-)
+CORPUS = "IRMAS"  # in publications
+GENUINE_CLIPS = 2_874  # of its test split
 
 
 def lines(table: Table) -> list[dict[str, str]]:
@@ -70,12 +41,11 @@ def lines(table: Table) -> list[dict[str, str]]:
         line["oracle micro-F1 %"] = _percent([value["oracle"]["micro_f1"] for value in values])
         filled.append(line)
     if table["clips"] == GENUINE_CLIPS:
-        for result in PUBLISHED:
-            line = _line(f"published: {result.name} ({result.protocol})", [{}])
-            for heading, key in COLUMNS.items():
-                value = getattr(result, key, None)
-                line[heading] = NONE if value is None else f"{value:.1f}"
-            filled.append(line)
+        for entry in table.entries.values():
+            published = entry.published
+            if published and published.corpus == CORPUS:
+                label = f"published: {entry.name} ({published.source}; {published.protocol})"
+                filled.append(_line(label, [_fractions(published)]))
     return filled
 
 
@@ -125,6 +95,15 @@ def _line(name, values):
     for heading, key in COLUMNS.items():
         line[heading] = _percent([value.get(key) for value in values])
     return line | {"micro-F1 interval": NONE, "threshold": NONE, "oracle micro-F1 %": NONE}
+
+
+def _fractions(published):
+    """Return the mean of each published score, as a fraction."""
+    fractions = {}
+    for key in COLUMNS.values():
+        scores = getattr(published, key, None)
+        fractions[key] = mean(scores) / 100 if scores else None
+    return fractions
 
 
 def _percent(values):

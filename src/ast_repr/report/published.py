@@ -25,13 +25,21 @@ NETWORKS_IN_FULL = {NETWORK: "Audio Spectrogram Transformer (AST)"}
 
 @dataclass(frozen=True)
 class Published:
-    """Results of a publication: macro-F1 of runs in per cent, parameters in millions if known."""
+    """Results of a publication: scores of runs in per cent, parameters in millions, if known.
 
-    macro_f1: list[float]
+    Attributes:
+        macro_f1: as the corpus' tables define it.
+        micro_f1, lrap, top1_merged: of predominant instruments, see `metrics`.
+    """
+
     source: str
     corpus: str
     protocol: str
+    macro_f1: list[float] | None = None
     trainable_parameters: float | None = None
+    micro_f1: list[float] | None = None
+    lrap: list[float] | None = None
+    top1_merged: list[float] | None = None
 
     @property
     def footnote(self) -> str:

@@ -180,12 +180,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Table:
-    """Methods that may be compared: the same corpus, protocol, backbone and test labels."""
+    """Methods that may be compared: the same corpus, protocol, backbone and test labels.
+
+    Attributes:
+        entries: all of published.yaml, by conf.
+    """
 
     corpus: str
     protocol: str
     backbone: str
     methods: list[Method]
+    entries: Mapping[str, Entry] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
         return self.methods[0][key]
@@ -243,11 +248,11 @@ class Table:
         return replace(self, methods=[methods[conf] for conf in confs if conf in methods])
 
     def published(self, method: Method) -> Published | None:
-        """The published results of a method on this table's corpus.
+        """The published macro-F1 of a method on this table's corpus.
 
         None if they are of another network: publications speak of AST.
         """
-        if method.published is None:
+        if method.published is None or method.published.macro_f1 is None:
             return None
         if method["backbone"]["weights"] != "none" and pretrained.network(self.backbone) != NETWORK:
             return None
@@ -296,9 +301,10 @@ def read(
         except ResultsError as error:
             left_out.append(str(error))
     tables = []
+    entries = entries or {}
     runs = _of_corpus(exp.name, runs, left_out)
     for key, group in _groups(runs, "corpus", "protocol", "backbone.name"):
-        tables.append(Table(*key, _methods(group, entries or {}, left_out)))
+        tables.append(Table(*key, _methods(group, entries, left_out), entries))
     return tables, left_out
 
 

@@ -6,6 +6,6 @@ if (return 0 2>/dev/null); then source "$(dirname -- "${BASH_SOURCE[0]:-${(%):-%
 
 recipe=(
     --corpora irmas_synthetic,irmas
-    --conf logmel_statistics,ast_zero_shot,ast_linear,ast_logistic
+    --conf logmel_statistics,ast_linear,ast_logistic,ast_patch,han_convnet_short
 )
 source "$(dirname -- "${BASH_SOURCE[0]}")/../recipe.sh"

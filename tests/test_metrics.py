@@ -339,6 +339,16 @@ def test_predominant_metrics_equal_their_definitions_and_sklearns():
     assert unmerged["top1_merged"] == unmerged["top1"]
 
 
+def test_the_middle_threshold_is_between_the_ends_of_a_flat_optimum():
+    labels = np.array([[True, False]] * 100)
+    scores = np.where(labels, 0.8, 0.2)  # all is right from 0.21 to 0.80
+    assert metrics.best_threshold(labels, scores) == 0.21
+    assert metrics.middle_threshold(labels, scores) == 0.505
+    scores[0, 0] = 0.3  # a single error from 0.31 on, which is within the tolerance
+    assert metrics.best_threshold(labels, scores) == 0.21
+    assert metrics.middle_threshold(labels, scores) == 0.505
+
+
 def test_the_best_threshold_is_the_one_of_an_exhaustive_search():
     rng = np.random.default_rng(2)
     labels = rng.random((200, 3)) < 0.3

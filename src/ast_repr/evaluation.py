@@ -146,7 +146,8 @@ class Evaluator:
             "feature": feature.spec(),
         }
         if conf.score is not None:
-            made_from["mixtures"] = identity.of_values(mixtures.SETTINGS)
+            settings = [*mixtures.SETTINGS, metrics.TOLERANCE]
+            made_from["mixtures"] = identity.of_values(settings)
         if self._clips_with_truth:
             made_from["truth"] = manifest.truth_sha256(self._clips_with_truth)
         return made_from
@@ -207,7 +208,7 @@ class Evaluator:
         mixed = self.cache[key]
         scores = self._scores(model, mixed, conf, feature, state, label, None)
         targets, _ = mixed.targets()
-        return metrics.best_threshold(targets >= manifest.PRESENT, scores)
+        return metrics.middle_threshold(targets >= manifest.PRESENT, scores)
 
     def _choose_on_test(self, run, history, conf, test, allow):
         """Evaluate each epoch on test and keep the best, as the paper did.

@@ -60,6 +60,7 @@ PREDOMINANT = (
     "top1_merged",
 )
 THRESHOLDS = np.arange(1, 100) / 100  # that `best_threshold` tries
+TOLERANCE = 0.01  # of micro-F1, in `middle_threshold`
 PER_INSTRUMENT = ("macro_f1", "positive_f1", "absent_f1", "weighted_f1", "ap", "auroc")
 
 
@@ -178,9 +179,23 @@ def evaluate_predominant(
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """Return the smallest of THRESHOLDS with the best micro-F1."""
-    labels = np.asarray(labels, bool)
-    values = [f1(labels.ravel(), (scores >= value).ravel()) for value in THRESHOLDS]
-    return float(THRESHOLDS[int(np.argmax(values))])
+    return float(THRESHOLDS[_micro_f1(labels, scores).argmax()])
+
+
+def middle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the middle of THRESHOLDS whose micro-F1 is within TOLERANCE of the best.
+
+    For the choice of a threshold on few clips: where F1 is flat, its maximum is a matter of chance.
+    """
+    values = _micro_f1(labels, scores)
+    good = THRESHOLDS[values >= values.max() - TOLERANCE]
+    return round(float(good[0] + good[-1]) / 2, 3)
+
+
+def _micro_f1(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Compute the micro-F1 at each of THRESHOLDS."""
+    labels = np.asarray(labels, bool).ravel()
+    return np.array([f1(labels, scores.ravel() >= value) for value in THRESHOLDS])
 
 
 def predominant_baselines(

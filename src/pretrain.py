@@ -1,9 +1,9 @@
 """Pre-train the small AST that is shipped, on rendered music and by distillation from musicnn.
 
-It renders clips that contain some of General MIDI's 175 sounds (`corpora/sounds.py`), computes what
-musicnn makes of each, and trains on both (`training/distillation.py`). Interrupted at any time, the
-same command resumes: finished shards of clips are kept, and training continues from the last
-checkpoint.
+It renders clips that contain some of General MIDI's 175 sounds (`corpora/sounds.py`), cuts excerpts
+of recorded songs, if it gets any (`corpora/songs.py`), computes what musicnn makes of each, and
+trains on both (`training/distillation.py`). Interrupted at any time, the same command resumes:
+finished shards of clips are kept, and training continues from the last checkpoint.
 """
 
 if __name__ == "__main__":
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ast_repr import backbones, cli, devices, pretrained
-from ast_repr.corpora import soundfont, sounds
+from ast_repr import backbones, cli, devices, identity, pretrained
+from ast_repr.corpora import songs, soundfont, sounds
 from ast_repr.training import distillation, rendered_clips
 
 DIMS = {
@@ -32,6 +32,8 @@ DIMS = {
 }
 SHARD_CLIPS = 512
 VALID_SHARDS = 2
+SONGS = "_songs"  # at the end of the names of folders with excerpts
+HELD_OUT = 16  # of so many songs, one validates
 TEACHER = "musicnn_msd"
 DEBIAN = Path("/usr/share/sounds")
 SOUNDFONTS = [DEBIAN / "sf2/FluidR3_GM.sf2", DEBIAN / "sf3/MuseScore_General_Lite.sf3"]
@@ -56,23 +58,24 @@ def main(args):
         entry.fetch()
         teacher = entry.path
 
-    shards = {"train": -(-args.clips // SHARD_CLIPS), "valid": VALID_SHARDS}
-    print_cost(args, shards)
+    sets = clip_sets(args, soundfonts, teacher)
+    print_cost(args, sets)
     clips = {}
-    for seed, (split, count) in enumerate(shards.items()):
-        settings = rendered_clips.Settings(soundfonts, teacher, seed, SHARD_CLIPS)
-        rendered_clips.render(args.data / split, settings, count, args.nj)
-        clips[split] = rendered_clips.Clips(args.data / split, settings, count)
+    for folder, (settings, shards) in sets.items():
+        rendered_clips.render(folder, settings, shards, args.nj)
+        part = rendered_clips.Clips(folder, settings, shards)
+        split = folder.name.removesuffix(SONGS)
+        clips[split] = clips[split] + part if split in clips else part
 
     bf16 = devices.has_bf16(torch.device("cpu"))
     torch.manual_seed(0)
-    sample = clips["train"].batch(range(0, len(clips["train"]), 64)).log_mel
-    backbone = backbones.build("ast", mean=sample.mean().item(), std=sample.std().item(), **DIMS)
+    backbone = build(args.init, clips["train"])
     backbones.cpu_kernels.enable(backbone)
     student = distillation.Student(backbone, clips["train"])
-    plan = distillation.Plan(args.epochs, args.batch, args.lr)
+    init = None if args.init is None else identity.of_file(args.init)
+    plan = distillation.Plan(args.epochs, args.batch, args.lr, init=init)
     statistics = distillation.log_mel_statistics(clips["valid"], args.batch)
-    reference = distillation.probe(clips["valid"].truth.numpy(), statistics)
+    reference = distillation.probe(clips["valid"], statistics)
     print(f"probe_map of log-mel statistics, without a network: {reference}", flush=True)
     training = distillation.Pretraining(
         student,
@@ -92,18 +95,47 @@ def main(args):
     )
 
 
-def print_cost(args, shards):
+def clip_sets(args, soundfonts, teacher):
+    """Return {folder: (Settings, number of shards)}; every sixteenth song is held out."""
+    shards = {"train": -(-args.clips // SHARD_CLIPS), "valid": VALID_SHARDS}
+    sets = {}
+    for seed, (split, count) in enumerate(shards.items()):
+        settings = rendered_clips.Settings(soundfonts, teacher, seed, SHARD_CLIPS)
+        sets[args.data / split] = (settings, count)
+    if args.songs is None:
+        return sets
+    files = songs.find(args.songs)
+    held_out = files[::HELD_OUT]
+    parts = {"train": [path for path in files if path not in held_out], "valid": held_out}
+    for seed, (split, count) in enumerate(shards.items()):
+        settings = rendered_clips.Settings((), teacher, seed, SHARD_CLIPS, tuple(parts[split]))
+        sets[args.data / f"{split}{SONGS}"] = (settings, count)
+    return sets
+
+
+def build(path, clips):
+    """Build the network, with the weights of a file or random ones."""
+    if path is None:
+        sample = clips.batch(range(0, len(clips), 64)).log_mel
+        return backbones.build("ast", mean=sample.mean().item(), std=sample.std().item(), **DIMS)
+    header = backbones.weights.read_header(path)
+    if header["dims"] != DIMS:
+        raise ValueError(f"{path}: dimensions {header['dims']}, expected {DIMS}")
+    backbone = backbones.build("ast", mean=header["mean"], std=header["std"], **DIMS)
+    return backbones.weights.load(backbone, path)
+
+
+def print_cost(args, sets):
     """Print the time and disk space that remain."""
-    todo = sum(
-        len(rendered_clips.missing(args.data / split, count)) for split, count in shards.items()
-    )
+    todo = sum(len(rendered_clips.missing(folder, shards)) for folder, (_, shards) in sets.items())
     clips = todo * SHARD_CLIPS
     hours = clips * RENDER_S / args.nj / 3600
     print(
-        f"{clips:,} clips to render: about {hours:.1f} h with {args.nj} processes, "
+        f"{clips:,} clips to make: about {hours:.1f} h with {args.nj} processes, "
         f"{clips * rendered_clips.CLIP_BYTES / 1e9:.1f} GB in {args.data}"
     )
-    hours = args.epochs * shards["train"] * SHARD_CLIPS * TRAIN_S / args.nj / 3600
+    clips = args.clips * (1 if args.songs is None else 2)
+    hours = args.epochs * clips * TRAIN_S / args.nj / 3600
     print(f"{args.epochs} epochs of training: about {hours:.1f} h", flush=True)
 
 
@@ -124,6 +156,19 @@ def parse():
         metavar="FILE",
         help="besides pretty_midi's (default: FluidR3 and MuseScore General, from Debian's "
         f"packages {PACKAGES})",
+    )
+    parser.add_argument(
+        "--songs",
+        type=Path,
+        metavar="FOLDER",
+        help="recorded music, any formats, from which as many excerpts are cut as clips are "
+        "rendered (default: none)",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="weights to start from, of an earlier training (default: random ones)",
     )
     parser.add_argument(
         "--teacher",

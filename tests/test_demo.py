@@ -109,7 +109,7 @@ def test_the_shipped_model_is_offered_beside_the_runs_of_the_checkout(exp):
     assert len(models) == 3 and next(iter(models)) == str(pretrained.shipped_model())
     assert len({info.label for info in models.values()}) == 3
     (shipped,) = demo.find_models(None, None, inference.load).values()
-    assert shipped.corpus == "synthetic" and 0.5 < shipped.macro_f1 < 1
+    assert shipped.corpus == "rendered" and 0.5 < shipped.macro_f1 < 1
     assert "shipped" in shipped.label
 
 

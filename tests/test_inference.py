@@ -235,7 +235,7 @@ def test_the_shipped_model_is_loaded_without_a_path():
     model = inference.load()
     assert "guitar" in model.classes and len(model.classes) == 20
     assert model(sound(1)).shape == (2, 20)
-    assert model.about["run"]["conf"] == "ast_unet_residual"
+    assert model.about["run"]["conf"] == "instruments"
 
 
 def test_an_outdated_model_is_named(run):

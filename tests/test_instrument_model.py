@@ -199,3 +199,11 @@ def test_embeddings_are_those_that_predict_computes(data, backbone_file):
     augmented = instrument_model.embed(model, clips, augmented=True)
     assert augmented.features.shape == batch.features.shape
     assert augmented.targets.sum() > batch.targets.sum()  # of mixtures
+
+
+def test_the_shipped_model_names_nothing_in_silence_and_little_in_noise():
+    model = inference.load()
+    assert not model(np.zeros((1, 160_000), np.float32)).any()
+    sounds_without_music = [noises.draw(np.random.default_rng([2, seed]))[0] for seed in range(24)]
+    named = model(np.stack(sounds_without_music)) >= model.threshold
+    assert named.sum() <= 3

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers import start, wait_until
+from torch.nn import functional
 
 import pretrain
 from ast_repr import backbones, features
 from ast_repr.backbones import weights
 from ast_repr.classifier import multiply_accumulates
-from ast_repr.corpora import arrangement, soundfont, sounds
+from ast_repr.corpora import arrangement, songs, soundfont, sounds
 from ast_repr.training import distillation, rendered_clips
 from ast_repr.training.distillation import Plan, Pretraining, Student
 
@@ -46,7 +48,7 @@ def random_clips(count, seed):
     clips.identity = f"seed {seed}, {count} clips"
     clips.shard_clips = count
     clips._log_mels = [torch.randn(count, 64, 32, generator=generator)]
-    clips.truth = (torch.rand(count, 175, generator=generator) < 0.1).byte()
+    clips.truth = (torch.rand(count, 175, generator=generator) < 0.1).to(torch.int8)
     clips.embedding = torch.randn(count, 12, generator=generator)
     clips.tags = torch.rand(count, 5, generator=generator)
     return clips
@@ -167,6 +169,96 @@ def test_only_missing_shards_are_rendered(folder, settings):
     assert (folder / "00000.safetensors").stat().st_ino == before
 
 
+def song(path, seconds, hz, rate=44_100):
+    time = np.arange(round(seconds * rate)) / rate
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hz * time), rate)
+
+
+def test_files_that_last_long_enough_are_songs(tmp_path):
+    with pytest.raises(ValueError, match="no audio file of at least 20 s"):
+        songs.find(tmp_path)
+    (tmp_path / "album").mkdir()
+    song(tmp_path / "album" / "one.ogg", 21, 440)
+    song(tmp_path / "effect.wav", 5, 440)
+    (tmp_path / "cover.txt").write_text("not audio")
+    assert songs.find(tmp_path) == (tmp_path / "album" / "one.ogg",)
+
+
+def test_excerpts_are_songs_at_another_speed_with_noise(tmp_path, monkeypatch):
+    monkeypatch.setattr(songs, "MIXED_SHARE", 0)
+    song(tmp_path / "a.wav", 30, 1000)
+    excerpts = songs.Excerpts([tmp_path / "a.wav"], 3, np.random.default_rng(0))
+    again = songs.Excerpts([tmp_path / "a.wav"], 3, np.random.default_rng(0))
+    heights = set()
+    for _ in range(3 * songs.EXCERPTS_PER_VISIT):
+        waveform, truth = excerpts.clip()
+        assert waveform.shape == (160_000,) and waveform.dtype == np.float32
+        assert np.array_equal(waveform, again.clip()[0])
+        assert (truth == songs.UNKNOWN).all() and truth.shape == (3,)
+        spectrum = np.abs(np.fft.rfft(waveform))
+        heights.add(spectrum.argmax() / 10)
+        floor_db = 20 * np.log10(np.median(spectrum) / spectrum.max())
+        assert -130 < floor_db < -60
+    assert len(heights) == 3  # one speed per visit of the song
+    semitones = 12 * np.log2(np.array(sorted(heights)) / 1000)
+    assert np.abs(semitones).max() <= songs.SEMITONES + 0.1
+
+
+def test_a_silent_song_has_no_excerpts(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(30 * 16_000), 16_000)
+    excerpts = songs.Excerpts([tmp_path / "a.wav"], 3, np.random.default_rng(0))
+    assert excerpts._cut_song(tmp_path / "a.wav") == []
+
+
+def test_shards_of_songs_join_those_of_rendered_clips(folder, settings, tmp_path):
+    song(tmp_path / "a.wav", 30, 500)
+    excerpts = replace(settings, songs=(tmp_path / "a.wav",))
+    assert excerpts.identity() != settings.identity()
+    rendered_clips._render_shard((tmp_path, excerpts, excerpts.identity(), 0))
+    clips = rendered_clips.Clips(folder, settings, 2)
+    joined = clips + rendered_clips.Clips(tmp_path, excerpts, 1)
+    assert len(joined) == 3 * SHARD_CLIPS and joined.identity != clips.identity
+    assert joined.known().tolist() == 2 * SHARD_CLIPS * [True] + SHARD_CLIPS * [False]
+    first, last = joined.batch([0]), joined.batch([2 * SHARD_CLIPS])
+    assert torch.equal(first.log_mel, clips.batch([0]).log_mel)
+    assert last.truth.isnan().all() and last.log_mel.isfinite().all()
+    assert not torch.equal(first.embedding, last.embedding)
+
+
+def test_a_truth_that_is_unknown_has_no_influence(training):
+    run = training()
+    batch = run.train.batch(torch.arange(4))
+    unknown = replace(batch, truth=torch.full_like(batch.truth, torch.nan))
+    half = replace(batch, truth=torch.cat([batch.truth[:2], unknown.truth[2:]]))
+    output = run.student(batch.log_mel)
+    losses = run.student.losses(output, half)
+    known = functional.binary_cross_entropy_with_logits(output.source_logits[:2], batch.truth[:2])
+    assert torch.allclose(losses["sounds"], known)
+    assert run.student.losses(output, unknown)["sounds"] == 0
+
+
+def test_outliers_of_the_teacher_are_bounded(training):
+    run = training()
+    batch = run.train.batch(torch.arange(4))
+    far = replace(batch, embedding=batch.embedding + 1e6)
+    output = run.student(batch.log_mel)
+    head = run.student.embedding_head(output.embedding)
+    loss = run.student.losses(output, far)["embedding"]
+    assert torch.allclose(loss, (head - distillation.LARGEST_TARGET).square().mean())
+
+
+def test_constant_targets_are_left_out(tiny_ast):
+    clips = random_clips(8, 0)
+    clips.embedding[:, 2:5] = 7.0
+    student = Student(tiny_ast(frames=70, n_source=175), clips)
+    assert student.embedding_head.out_features == 12 - 3
+    batch = clips.batch(torch.arange(8))
+    output = student(batch.log_mel)
+    before = student.losses(output, batch)["embedding"]
+    batch.embedding[:, 2:5] = -1e3
+    assert torch.equal(student.losses(output, batch)["embedding"], before)
+
+
 def test_a_damaged_or_foreign_shard_is_refused(folder, settings, tmp_path):
     data = bytearray((folder / "00000.safetensors").read_bytes())
     with pytest.raises(ValueError, match="00000.*missing"):
@@ -198,6 +290,7 @@ def test_augmentation_keeps_the_truth_and_mixes_targets():
 
 
 def test_mixing_adds_energies(monkeypatch):
+    monkeypatch.setattr(distillation, "FLOOR_DB", (-300, -300))
     for name in ("EQUALISER_DB", "LEVEL_DB", "MIX_DB", "LONGEST_STRIPE", "WIDEST_STRIPE"):
         monkeypatch.setattr(distillation, name, 0)
     batch = random_clips(6, 0).batch(torch.arange(6))
@@ -251,11 +344,15 @@ def test_a_checkpoint_of_other_clips_is_refused(training):
 
 def test_the_probe_finds_what_an_embedding_shows():
     rng = np.random.default_rng(0)
-    truth = (rng.random((400, 175)) < 0.2).astype(np.uint8)
-    shown = truth + 0.1 * rng.normal(size=truth.shape)
-    assert distillation.probe(truth, shown) > 0.9
-    assert distillation.probe(truth, rng.normal(size=truth.shape)) < 0.6
-    assert distillation.probe(0 * truth, shown) is None
+    clips = random_clips(500, 0)
+    clips.truth = torch.from_numpy((rng.random((500, 175)) < 0.2).astype(np.int8))
+    clips.truth[::5] = songs.UNKNOWN
+    shown = clips.truth.numpy() + 0.1 * rng.normal(size=clips.truth.shape)
+    shown[::5] = 1e6  # must not matter
+    assert distillation.probe(clips, shown) > 0.9
+    assert distillation.probe(clips, rng.normal(size=shown.shape)) < 0.6
+    clips.truth[:] = 0
+    assert distillation.probe(clips, shown) is None
 
 
 def test_a_missing_soundfont_is_named(tmp_path):
@@ -277,7 +374,19 @@ def test_bfloat16_changes_a_step_by_rounding_only(training):
 def test_the_script_resumes_after_kills(settings, tmp_path):
     out = tmp_path / "out.safetensors"
     command = [sys.executable, SMALL, "--out", out, "--data", tmp_path, "--soundfonts"]
-    command += ["--teacher", settings.teacher, "--clips", "8", "--epochs", "3", "--batch", "4"]
+    song(tmp_path / "a.wav", 30, 500)
+    command += [
+        "--songs",
+        tmp_path,
+        "--teacher",
+        settings.teacher,
+        "--clips",
+        "8",
+        "--epochs",
+        "3",
+        "--batch",
+        "4",
+    ]
     command += ["--nj", "1", "--checkpoint-minutes", "0"]
     for awaited in ("train/00000.safetensors", "last.pt"):
         process = start(command)
@@ -286,10 +395,14 @@ def test_the_script_resumes_after_kills(settings, tmp_path):
         process.communicate()
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert "0 clips to render" in run.stdout
+    assert "0 clips to make" in run.stdout
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
     assert len(lines) == 4
     header = weights.read_header(out)
     network = backbones.build("ast", mean=header["mean"], std=header["std"], **header["dims"])
     weights.load(network, out)
     assert header["source_classes"] == sounds.CLASSES
+    command[command.index("--data") + 1] = tmp_path / "next"
+    command += ["--init", out]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr

@@ -25,7 +25,7 @@ def _folder():
 
 
 FOLDER = _folder()
-MODEL = "ast_unet_residual_synth"  # folder of the trained model that is shipped
+MODEL = "instruments_ast"  # folder of the trained model that is shipped
 PANNS = Remote(  # CNN14 (Kong et al. 2020), CC BY 4.0
     "https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
     327_428_481,

@@ -43,6 +43,5 @@ def load_shipped(load: Callable[[Path], Predictor]) -> Predictor:
     path = pretrained.shipped_model()
     model = load(path)
     say(f"model: {path.name}, which is shipped; --model chooses another")
-    if "summary" in model.about:
-        say(model.about["summary"])
+    say(model.about["summary"])
     return model

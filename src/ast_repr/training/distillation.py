@@ -1,9 +1,9 @@
-"""Pre-train a backbone on rendered clips: by their truth, and by distillation from a teacher.
+"""Pre-train a backbone: by the truth of rendered clips, and by distillation from a teacher.
 
-Three losses: binary cross-entropy of the 175 sounds, mean squared error of the teacher's
-standardised embedding, binary cross-entropy of its tags. The teacher's targets have linear heads,
-which are dropped afterwards. Augmentation changes log-mels, and mixes pairs of clips, increasingly
-often in the first fifth of the training.
+Three losses: binary cross-entropy of the 175 sounds, if they are known; mean squared error of the
+teacher's standardised and bounded embedding; binary cross-entropy of its tags. The teacher's
+targets have linear heads, which are dropped afterwards. Augmentation changes log-mels, adds a floor
+of noise, and mixes pairs of clips, increasingly often in the first fifth of the training.
 
 Everything random is drawn from the seed and the number of the step, and a checkpoint is written
 every few minutes: a run that was killed and resumed ends bit-equal, on CPU, to one that was not.
@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import atomic, backbones, checkpoint
 from ..corpora.arrangement import INSTRUMENTS
+from ..losses import masked_bce
 from . import optim
 from .augment import spec_augment
 from .rendered_clips import Batch, Clips
@@ -41,6 +42,11 @@ DB = math.log(10) / 10  # in a log-mel, which is a natural logarithm of energy
 EQUALISER_DB = 4.0  # standard deviation at each of EQUALISER_POINTS
 EQUALISER_POINTS = 8
 LEVEL_DB = 6.0  # standard deviation
+FLOOR_DB = (-70.0, -25.0)  # of noise, relative to the mean energy of a clip
+FLOOR_TILT_DB = 10.0  # standard deviation of its slope, from the lowest band to the highest
+FLOOR_SPREAD = 0.5  # standard deviation of the noise in a cell of the log-mel
+CONSTANT_TARGET = 0.01  # standard deviation up to which a target carries nothing: dead units
+LARGEST_TARGET = 3.0  # standard deviations; the teacher's embedding has outliers
 LONGEST_STRIPE = 96  # frames
 WIDEST_STRIPE = 24  # bands
 LOG_SECONDS = 60
@@ -53,6 +59,7 @@ class Plan:
 
     Attributes:
         averaging: decay of the exponential moving average of the weights, which is the result.
+        init: sha256 of the file of weights to start from; None: random ones.
     """
 
     epochs: int
@@ -60,6 +67,7 @@ class Plan:
     lr: float
     averaging: float = 0.999
     seed: int = 0
+    init: str | None = None
 
 
 class Student(nn.Module):
@@ -69,8 +77,11 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = backbone
         embedding = train.embedding.float()
+        varying = embedding.std(dim=0) > CONSTANT_TARGET
+        embedding = embedding[:, varying]
+        self.register_buffer("varying", varying)
         self.register_buffer("embedding_mean", embedding.mean(dim=0))
-        self.register_buffer("embedding_std", embedding.std(dim=0) + 1e-3)
+        self.register_buffer("embedding_std", embedding.std(dim=0))
         self.embedding_head = nn.Linear(backbone.embed_dim, embedding.shape[1])
         self.tags_head = nn.Linear(backbone.embed_dim, train.tags.shape[1])
 
@@ -82,10 +93,12 @@ class Student(nn.Module):
 
     def losses(self, output: backbones.Output, batch: Batch) -> dict[str, torch.Tensor]:
         """Compute the losses of the output for a batch, each a mean over its cells."""
-        embedding = (batch.embedding - self.embedding_mean) / self.embedding_std
+        embedding = batch.embedding[:, self.varying]
+        embedding = (embedding - self.embedding_mean) / self.embedding_std
+        embedding = embedding.clamp(-LARGEST_TARGET, LARGEST_TARGET)
         cross_entropy = functional.binary_cross_entropy_with_logits
         return {
-            "sounds": cross_entropy(output.source_logits, batch.truth),
+            "sounds": masked_bce(output.source_logits, batch.truth, ~batch.truth.isnan()),
             "embedding": functional.mse_loss(self.embedding_head(output.embedding), embedding),
             "tags": cross_entropy(self.tags_head(output.embedding), batch.tags),
         }
@@ -95,7 +108,7 @@ class Pretraining:
     """Train a student, validate its averaged weights after each epoch, and resume.
 
     Args:
-        student: with random weights.
+        student: as it starts.
         train, valid: clips.
         plan: a Plan.
         folder: gets last.pt and history.jsonl.
@@ -247,7 +260,7 @@ def augment(batch: Batch, generator: torch.Generator, mixed: float, fill: float)
     points = EQUALISER_DB * torch.randn(clips, 1, EQUALISER_POINTS, generator=generator)
     points += LEVEL_DB * torch.randn(clips, 1, 1, generator=generator)
     response = functional.interpolate(points, bands, mode="linear", align_corners=True)
-    log_mel = log_mel + DB * response
+    log_mel = torch.logaddexp(log_mel + DB * response, _noise_floor(log_mel, generator))
 
     is_mixed = torch.rand(clips, generator=generator) < mixed
     gain = DB * MIX_DB * (2 * torch.rand(clips, generator=generator) - 1)
@@ -268,6 +281,17 @@ def augment(batch: Batch, generator: torch.Generator, mixed: float, fill: float)
     )
 
 
+def _noise_floor(log_mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw the log-mel of stationary noise for each clip."""
+    clips, frames, bands = log_mel.shape
+    mean_energy = log_mel.flatten(1).logsumexp(dim=1) - math.log(frames * bands)
+    level = torch.empty(clips).uniform_(*FLOOR_DB, generator=generator)
+    tilt = FLOOR_TILT_DB * torch.randn(clips, 1, generator=generator)
+    slope = DB * tilt * torch.linspace(-0.5, 0.5, bands)
+    noise = FLOOR_SPREAD * torch.randn(log_mel.shape, generator=generator)
+    return (mean_energy + DB * level)[:, None, None] + slope[:, None] + noise
+
+
 @torch.no_grad()
 def validate(student: Student, clips: Clips, batch_size: int) -> dict[str, float | None]:
     """Compute the losses, the mAP of the sounds, and the mAP of a probe on the embedding."""
@@ -282,11 +306,12 @@ def validate(student: Student, clips: Clips, batch_size: int) -> dict[str, float
         embeddings.append(output.embedding)
         for name, loss in student.losses(output, batch).items():
             losses[name] += loss.item() * len(indices) / len(clips)
-    truth = clips.truth.numpy()
+    known = clips.known()
+    truth = clips.truth[known].numpy()
     return {
         **losses,
-        "sounds_map": mean_average_precision(truth, torch.cat(logits).numpy()),
-        "probe_map": probe(truth, torch.cat(embeddings).numpy()),
+        "sounds_map": mean_average_precision(truth, torch.cat(logits)[known].numpy()),
+        "probe_map": probe(clips, torch.cat(embeddings).numpy()),
     }
 
 
@@ -298,15 +323,19 @@ def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> float | Non
     return float(average_precision_score(truth[:, occurring], scores[:, occurring]))
 
 
-def probe(truth: np.ndarray, embedding: np.ndarray) -> float | None:
+def probe(clips: Clips, embedding: np.ndarray) -> float | None:
     """Compute the mAP of a logistic regression per instrument of the built-in corpus.
 
-    The first half of the clips trains it, the second tests it.
+    The first half of the clips whose truth is known trains it, the second tests it. An instrument
+    occurs if one of its presets does.
 
     Args:
-        truth: (N, 175); an instrument occurs if one of its presets does.
+        clips: N clips.
         embedding: (N, D).
     """
+    known = clips.known().numpy()
+    truth = clips.truth.numpy()[known]
+    embedding = embedding[known]
     half = len(truth) // 2
     scaled = StandardScaler().fit(embedding[:half]).transform(embedding)
     labels = []

@@ -1,11 +1,13 @@
-"""Rendered clips for pre-training, in shards: log-mels, the truth, and the outputs of a teacher.
+"""Clips for pre-training, in shards: log-mels, the truth, and the outputs of a teacher.
 
-A shard of 512 clips is rendered by one process and written atomically, so an interrupted rendering
-resumes with the next shard. It carries the identity of the settings that it was made from and the
-sha256 of its tensors: other settings and damage are refused.
+They are rendered, or excerpts of recorded songs. A shard of 512 clips is made by one process and
+written atomically, so an interrupted run resumes with the next shard. It carries the identity of
+the settings that it was made from and the sha256 of its tensors: other settings and damage are
+refused.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 
 from .. import atomic, backbones, features, identity, processes
-from ..corpora import sounds
+from ..corpora import songs, sounds
 from ..export.safetensors import content_hash
 
 SHARD_CLIPS = 512
@@ -33,12 +35,14 @@ class Settings:
         teacher: file of musicnn's weights.
         seed: training and validation clips have different ones.
         shard_clips: clips per shard.
+        songs: files of recorded music, of which the clips are excerpts; none: clips are rendered.
     """
 
     soundfonts: tuple[Path, ...]
     teacher: Path
     seed: int
     shard_clips: int = SHARD_CLIPS
+    songs: tuple[Path, ...] = ()
 
     def identity(self) -> str:
         """Return the sha256 of these settings and of the files' content."""
@@ -49,6 +53,8 @@ class Settings:
             "seed": self.seed,
             "shard_clips": self.shard_clips,
         }
+        if self.songs:
+            values["songs"] = [identity.of_file(path) for path in self.songs]
         return identity.of_values(values)
 
 
@@ -58,7 +64,7 @@ class Batch:
 
     Attributes:
         log_mel: (B, 998, 128), un-normalised.
-        truth: (B, 175), 0 or 1.
+        truth: (B, 175), 0 or 1, NaN if unknown.
         embedding: (B, 1506), the teacher's.
         tags: (B, 50), probabilities by the teacher.
     """
@@ -90,12 +96,34 @@ class Clips:
         self.shard_clips = len(opened[0]["truth"])
         self.identity = f"{made_from}, {shards * self.shard_clips} clips"
         self._log_mels = [tensors["log_mel"] for tensors in opened]
-        self.truth = torch.cat([tensors["truth"] for tensors in opened])
+        self.truth = torch.cat([tensors["truth"] for tensors in opened]).to(torch.int8)
         self.embedding = torch.cat([tensors["embedding"] for tensors in opened])
         self.tags = torch.cat([tensors["tags"] for tensors in opened])
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def __add__(self, other: "Clips") -> "Clips":
+        """Join the clips of two folders.
+
+        Raises:
+            ValueError: their shards are not equally large.
+        """
+        if other.shard_clips != self.shard_clips:
+            raise ValueError(
+                f"shards of {self.shard_clips} and of {other.shard_clips} clips; expected the same"
+            )
+        joined = copy(self)
+        joined.identity = f"{self.identity}; {other.identity}"
+        joined._log_mels = self._log_mels + other._log_mels
+        joined.truth = torch.cat([self.truth, other.truth])
+        joined.embedding = torch.cat([self.embedding, other.embedding])
+        joined.tags = torch.cat([self.tags, other.tags])
+        return joined
+
+    def known(self) -> torch.Tensor:
+        """Return a mask (N,): True for clips whose truth is known."""
+        return (self.truth != songs.UNKNOWN).all(dim=1)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Read some clips."""
@@ -103,9 +131,10 @@ class Clips:
         for index in indices:
             shard, row = divmod(int(index), self.shard_clips)
             log_mels.append(self._log_mels[shard][row])
+        truth = self.truth[indices].float()
         return Batch(
             torch.stack(log_mels).float(),
-            self.truth[indices].float(),
+            truth.where(truth != songs.UNKNOWN, torch.nan),
             self.embedding[indices].float(),
             self.tags[indices].float(),
         )
@@ -147,13 +176,17 @@ def _path(folder: Path, index: int) -> Path:
 @torch.no_grad()
 def _render_shard(job: tuple[Path, Settings, str, int]) -> None:
     folder, settings, made_from, index = job
-    renderer = sounds.Renderer(settings.soundfonts, np.random.default_rng([settings.seed, index]))
+    rng = np.random.default_rng([settings.seed, index])
+    if settings.songs:
+        source = songs.Excerpts(settings.songs, len(sounds.CLASSES), rng)
+    else:
+        source = sounds.Renderer(settings.soundfonts, rng)
     log_mel = features.build("logmel", frames=FRAMES)
     teacher = load_teacher(settings.teacher)
     teacher_mel = features.build("musicnn_mel", frames=teacher.dims["frames"])
     columns = {"log_mel": [], "truth": [], "embedding": [], "tags": []}
     for _ in range(settings.shard_clips):
-        waveform, truth = renderer.clip()
+        waveform, truth = source.clip()
         waveforms = torch.from_numpy(waveform)[None]
         output = teacher((teacher_mel(waveforms) - teacher.mean) / (2 * teacher.std))
         columns["log_mel"].append(log_mel(waveforms)[0, 0].half())

@@ -119,6 +119,8 @@ def test_the_threshold_is_the_one_in_the_file(run):
     model, about = inference.restore(run[0] / "best.valid.macro_f1.pt")
     assert inference.TorchPredictor(model, about).threshold == 0.5
     assert inference.TorchPredictor(model, about | {"threshold": 0.3}).threshold == 0.3
+    normalised = inference.TorchPredictor(model, about | {"aggregate": "normalised_sum"})
+    assert (normalised(np.full((2, 9), 0.1, np.float32)).max(axis=1) == 1).all()
 
 
 @pytest.fixture

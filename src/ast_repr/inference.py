@@ -42,7 +42,7 @@ def mean_logit(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def normalised_sum(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Add up the probabilities of windows and divide by the largest sum of a class, which gets 1.
+    """Add up probabilities (..., K) along an axis and divide by the largest class, which gets 1.
 
     The aggregation of Han, Kim and Lee (2016). In silence, where all are 0, they stay 0.
 
@@ -50,7 +50,8 @@ def normalised_sum(probabilities: np.ndarray, axis: int = 0) -> np.ndarray:
     [0.5, 1.0]
     """
     total = np.sum(probabilities, axis=axis)
-    return total / (total.max() or 1.0)
+    largest = total.max(axis=-1, keepdims=True)
+    return total / np.where(largest > 0, largest, 1.0)
 
 
 AGGREGATES = {  # of the windows of a file
@@ -127,13 +128,14 @@ class Predictor:
         """Compute probabilities of (B, N) waveforms of any length, float32 at 16 kHz: (B, K).
 
         The rate is `window.sample_rate` if that is another. More than `window.seconds`, ten for
-        most models, are cut into windows, the last of which ends with the waveform, and averaged;
-        less is padded with zeros. In silence all probabilities are 0.
+        most models, are cut into windows, the last of which ends with the waveform, and combined
+        as `aggregate` says; less is padded with zeros. In silence all probabilities are 0.
 
         Raises:
             ValueError: the waveforms are not two-dimensional, or empty.
         """
-        return self._mean_over_windows(waveforms, lambda window: self._predict(window)[1])
+        combine = AGGREGATES[self.aggregate]
+        return self._over_windows(waveforms, lambda window: self._predict(window)[1], combine)
 
     def predict(
         self,
@@ -224,11 +226,11 @@ class Predictor:
         padded = torch.from_numpy(np.pad(waveforms, [(0, 0), (0, padding)]))
         return self.feature(padded).half().float()  # the precision of the store, as in training
 
-    def _mean_over_windows(self, waveforms, function):
-        """Average `function` over the windows of (B, N) waveforms."""
+    def _over_windows(self, waveforms, function, combine=np.mean):
+        """Combine the values of `function` on the windows of (B, N) waveforms."""
         hop = round(self.window.hop_s * self.window.sample_rate)
         windows = audio.windows([_check_waveforms(waveforms)], hop, self.window.samples)
-        return np.mean([function(window) for _, window in windows], axis=0)
+        return combine([function(window) for _, window in windows], axis=0)
 
 
 class TorchPredictor(Predictor):
@@ -247,7 +249,7 @@ class TorchPredictor(Predictor):
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows."""
-        return self._mean_over_windows(
+        return self._over_windows(
             waveforms, lambda window: self._forward(self._compute_feature(window))[0]
         )
 

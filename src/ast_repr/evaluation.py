@@ -106,7 +106,7 @@ class Evaluator:
         best = run.best(conf.select.split, conf.select.metric)
         model, _ = inference.restore(best, self.weights, allow)
         model = model.to(self.device)
-        scores = self._scores(model, test, conf, feature, state, f"{run}", self.data)
+        scores = self._scores(model, test, conf, feature, state, str(run), self.data)
         truth = self._truth(test)
         files = [run.history, *self._write_arrays(run, model, test, scores, truth, conf)]
         if conf.select.split == SPLIT:
@@ -125,7 +125,7 @@ class Evaluator:
             results["truth"] = {"sha256": manifest.truth_sha256(self._clips_with_truth)}
             results["truth"] |= self._measure(truth, np.ones(truth.shape, bool), scores)
         if conf.score is not None:
-            threshold = self._threshold(model, conf, feature, state, f"{run}")
+            threshold = self._threshold(model, conf, feature, state, str(run))
             results["predominant"] = measure_predominant(
                 targets, mask, scores, self.classes, threshold, conf.score
             )

@@ -1,7 +1,7 @@
 """Fit the instruments model that is shipped, and write it as `ast-repr export` does.
 
 It needs the clips that `egs/pretrain/run.sh` rendered, and the prepared built-in corpus with its
-log-mels; `egs/instruments/run.sh` makes the latter. Folders after --try-on are prepared corpora
+features; `egs/instruments/run.sh` makes the latter. Folders after --try-on are prepared corpora
 that know the truth of their test split: the model is scored on them, and its card says how well it
 does.
 """
@@ -15,38 +15,41 @@ from pathlib import Path
 
 import torch
 
-from ast_repr import backbones, cli, features, identity, pretrained
+from ast_repr import backbones, cli, identity, pretrained
 from ast_repr.classifier import build_model
 from ast_repr.export import instruments
 from ast_repr.training import instrument_model
 from ast_repr.training.instrument_model import CLASSES, CorpusClips, NoiseClips
 
-BACKBONE = "ast_tiny_synth"
+FEATURES = {"ast_tiny_synth": "logmel", "musicnn_msd": "musicnn_mel"}
 HELD_OUT = "rendered music"
 HELD_OUT_NOISES = 256
 
 
 def main(args):
     torch.set_num_threads(args.nj)
-    weights = args.backbone_file or pretrained.find(BACKBONE).path
-    model, spec = build(weights)
+    feature = FEATURES[args.backbone]
+    weights = args.backbone_file
+    if weights is None:
+        source = pretrained.find(args.backbone)
+        source.fetch()
+        weights = source.path
+    model, spec = build(args.backbone, weights)
 
-    train = instrument_model.training_clips(args.clips, args.data)
-    valid = instrument_model.validation_clips(args.clips, args.data)
-    print(f"embedding {len(train):,} clips to fit, {len(valid):,} to calibrate", flush=True)
-    threshold = instrument_model.fit(
-        model,
-        instrument_model.embed(model, train, augmented=True, seed=0),
-        instrument_model.embed(model, valid, augmented=True, seed=1),
-    )
+    train = instrument_model.embed_split(model, feature, args.clips, args.data, "train", seed=0)
+    valid = instrument_model.embed_split(model, feature, args.clips, args.data, "valid", seed=1)
+    print(f"{len(train.features):,} clips to fit, {len(valid.features):,} to calibrate", flush=True)
+    threshold = instrument_model.fit(model, train, valid)
     print(f"names instruments from {threshold} on", flush=True)
 
     results = {}
     for name, folder in {HELD_OUT: args.data, **{path.name: path for path in args.try_on}}.items():
-        clips = instrument_model.embed(model, CorpusClips(folder, "test"), augmented=False)
+        test = CorpusClips(folder, "test", feature)
+        clips = instrument_model.embed(model, test, augmented=False)
         results[name] = instrument_model.evaluate(model, clips, threshold)
         print(f"{name}, {instrument_model.describe(results[name])}", flush=True)
-    noise = instrument_model.embed(model, NoiseClips(HELD_OUT_NOISES, seed=1), augmented=False)
+    noise = NoiseClips(HELD_OUT_NOISES, 1, feature)
+    noise = instrument_model.embed(model, noise, augmented=False)
     named = instrument_model.probabilities(model, noise) >= threshold
     noise_names = float(named.sum(axis=1).mean())
     print(f"sounds without music: {noise_names:.3f} instruments named per clip", flush=True)
@@ -55,15 +58,18 @@ def main(args):
         model,
         spec,
         CLASSES,
-        features.build("logmel").spec(),
+        feature,
         threshold,
         results,
         identity.of_file(weights),
         instrument_model.SUMMARY,
     )
     facts = {
-        "clips": len(train),
-        "valid_clips": len(valid),
+        "name": args.out.name,
+        "default": pretrained.DEFAULT_MODEL,
+        "augmented": instrument_model.is_augmented(feature),
+        "clips": len(train.features),
+        "valid_clips": len(valid.features),
         "prior": instrument_model.PRIOR,
         "most_wrong": instrument_model.MOST_WRONG,
         "noise_names": noise_names,
@@ -73,16 +79,20 @@ def main(args):
     print(f"{args.out}: {(args.out / instruments.MODEL).stat().st_size / 1000:,.0f} kB")
 
 
-def build(weights):
-    """Build the model on the frozen AST in a file: (model, keywords of `build_model`)."""
+def build(name, weights):
+    """Build the model on the frozen backbone in a file: (model, keywords of `build_model`)."""
+    network = pretrained.network(name)
     header = backbones.weights.read_header(weights)
+    options = header["dims"] | {"mean": header["mean"], "std": header["std"]}
+    if network == "musicnn":
+        options |= {"embedding": "pooled"}
     spec = {
         "norm": "backbone",
         "reprogrammer": {"name": "none"},
         "backbone": {
-            "name": "ast",
-            "options": header["dims"] | {"mean": header["mean"], "std": header["std"]},
-            "source": BACKBONE,
+            "name": network,
+            "options": options,
+            "source": name,
             "file": str(weights),
             "seed": 0,
             "finetune": False,
@@ -111,8 +121,9 @@ def parse():
         metavar="DIR",
         help="prepared corpora that know the truth of their test split",
     )
+    parser.add_argument("--backbone", choices=tuple(FEATURES), default="ast_tiny_synth")
     parser.add_argument(
-        "--backbone-file", type=Path, metavar="FILE", help=f"weights of {BACKBONE}, if not shipped"
+        "--backbone-file", type=Path, metavar="FILE", help="its weights (default: the catalogue's)"
     )
     parser.add_argument("--nj", type=cli.between(int, 1), default=2, help="threads")
     return parser

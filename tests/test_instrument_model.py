@@ -6,7 +6,8 @@ import torch
 from sklearn.metrics import brier_score_loss
 
 import fit_instruments
-from ast_repr import audio, features, inference, manifest, metrics
+from ast_repr import audio, backbones, features, inference, manifest, metrics, pretrained
+from ast_repr.backbones import weights
 from ast_repr.corpora import noises, sounds
 from ast_repr.data import dataset, feature_store
 from ast_repr.export.safetensors import content_hash
@@ -52,7 +53,7 @@ def test_sounds_without_music_are_finite_and_repeatable(kind, monkeypatch):
 
 def test_speech_may_be_a_voice():
     for index in range(12):
-        _, truth = NoiseClips(12, seed=0)[index]
+        _, truth = NoiseClips(12, 0, "logmel")[index]
         _, kind = noises.draw(np.random.default_rng([0, index]))
         unknown = {name for name, value in zip(CLASSES, truth, strict=True) if value.isnan()}
         assert unknown == ({"voice"} if kind == "speech" else set())
@@ -98,24 +99,28 @@ def test_the_calibration_error_is_that_of_the_bins():
     assert brier_score_loss(truth, scores) < brier_score_loss(truth, constant)
 
 
+def write_shard(folder, made_from, embedding):
+    """Write a shard of random clips with these outputs of the teacher."""
+    generator = torch.Generator().manual_seed(0)
+    log_mel = torch.randn(SHARD_CLIPS, rendered_clips.FRAMES, 128, generator=generator)
+    tensors = {
+        "log_mel": log_mel.half(),
+        "truth": (torch.rand(SHARD_CLIPS, 175, generator=generator) < 0.1).byte(),
+        "embedding": embedding,
+        "tags": torch.zeros(SHARD_CLIPS, 5),
+    }
+    header = {"made_from": made_from, "sha256": content_hash(made_from, tensors)}
+    folder.mkdir(parents=True)
+    path = folder / "00000.safetensors"
+    path.write_bytes(rendered_clips.serialise(tensors, header))
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """Folder of pre-training with a shard of random clips in each split."""
     folder = tmp_path_factory.mktemp("shards")
-    generator = torch.Generator().manual_seed(0)
     for split in ("train", "valid"):
-        tensors = {
-            "log_mel": torch.randn(SHARD_CLIPS, rendered_clips.FRAMES, 128, generator=generator),
-            "truth": torch.rand(SHARD_CLIPS, 175, generator=generator) < 0.1,
-            "embedding": torch.zeros(SHARD_CLIPS, 12),
-            "tags": torch.zeros(SHARD_CLIPS, 5),
-        }
-        tensors["log_mel"] = tensors["log_mel"].half()
-        tensors["truth"] = tensors["truth"].byte()
-        header = {"made_from": split, "sha256": content_hash(split, tensors)}
-        (folder / split).mkdir()
-        path = folder / split / "00000.safetensors"
-        path.write_bytes(rendered_clips.serialise(tensors, header))
+        write_shard(folder / split, split, torch.zeros(SHARD_CLIPS, 12))
     return folder
 
 
@@ -140,7 +145,11 @@ def data(tmp_path_factory):
 
 
 def test_clips_have_the_frames_of_ten_seconds(shards, data):
-    for clips in (RenderedClips(shards / "train"), CorpusClips(data, "test"), NoiseClips(1, 0)):
+    for clips in (
+        RenderedClips(shards / "train"),
+        CorpusClips(data, "test", "logmel"),
+        NoiseClips(1, 0, "logmel"),
+    ):
         log_mel, truth = clips[0]
         assert log_mel.shape == (rendered_clips.FRAMES, 128) and log_mel.dtype == torch.float32
         assert truth.shape == (20,)
@@ -156,7 +165,7 @@ def test_an_instrument_that_a_corpus_lacks_is_unknown(data, tmp_path):
     ]
     manifest.write(tmp_path, fewer, ["bass"])
     (tmp_path / "features").symlink_to(data / "features")
-    truth = CorpusClips(tmp_path, "test").truth
+    truth = CorpusClips(tmp_path, "test", "logmel").truth
     assert (truth[:, CLASSES.index("bass")] == 1).all() and truth.isnan().sum() == 10 * 19
 
 
@@ -167,7 +176,7 @@ def test_without_a_truth_a_corpus_is_refused(data, tmp_path):
     )
     (tmp_path / "features").symlink_to(data / "features")
     with pytest.raises(ValueError, match="no clip of the split test has a truth"):
-        CorpusClips(tmp_path, "test")
+        CorpusClips(tmp_path, "test", "logmel")
 
 
 def test_the_script_writes_a_model_that_predicts(
@@ -189,9 +198,42 @@ def test_the_script_writes_a_model_that_predicts(
     assert all(f"| {name} |" in card for name in CLASSES)
 
 
+def test_a_model_on_musicnn_is_fitted_on_stored_embeddings(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(instrument_model, "NOISES", 4)
+    monkeypatch.setattr(fit_instruments, "HELD_OUT_NOISES", 4)
+    weights_file = tmp_path / "musicnn_msd.safetensors"
+    torch.manual_seed(0)
+    weights.save(backbones.build("musicnn"), weights_file, [f"tag {n}" for n in range(50)])
+    shards = tmp_path / "shards"
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "valid"):
+        write_shard(shards / split, split, torch.randn(SHARD_CLIPS, 1506, generator=generator))
+    clips, _ = manifest.read(data)
+    feature = features.build("musicnn_mel", frames=640)
+    values = np.random.default_rng(0).uniform(0, 4, (len(clips), *feature.shape))
+    corpus = tmp_path / "data"
+    manifest.write(corpus, clips, CLASSES)
+    feature_store.write_shard(
+        corpus / "features" / "musicnn_mel",
+        0,
+        values.astype(np.float16),
+        manifest.identities(clips, "musicnn_mel"),
+        feature.spec(),
+    )
+    out = tmp_path / "instruments_musicnn"
+    options = ["--backbone", "musicnn_msd", "--backbone-file", weights_file, "--clips", shards]
+    options += ["--data", corpus, "--out", out, "--nj", "1"]
+    fit_instruments.main(fit_instruments.parse().parse_args(list(map(str, options))))
+    assert f"{SHARD_CLIPS + 3 * 10 + 4} clips to fit" in capsys.readouterr().out
+    predictor = inference.load(out, backbone_file=weights_file)
+    assert predictor(np.random.default_rng(0).uniform(-0.5, 0.5, (1, 16_000))).shape == (1, 20)
+    card = (out / "README.md").read_text()
+    assert 'inference.load("instruments_musicnn")' in card and "augmented" not in card
+
+
 def test_embeddings_are_those_that_predict_computes(data, backbone_file):
-    model = fit_instruments.build(backbone_file)[0]
-    clips = CorpusClips(data, "test")
+    model = fit_instruments.build("ast_tiny_synth", backbone_file)[0]
+    clips = CorpusClips(data, "test", "logmel")
     expected = model.head_input(torch.from_numpy(clips.store.read(clips.names)).float())
     batch = instrument_model.embed(model, clips, augmented=False)
     np.testing.assert_allclose(batch.features, expected, atol=1e-5)
@@ -207,3 +249,19 @@ def test_the_shipped_model_names_nothing_in_silence_and_little_in_noise():
     sounds_without_music = [noises.draw(np.random.default_rng([2, seed]))[0] for seed in range(24)]
     named = model(np.stack(sounds_without_music)) >= model.threshold
     assert named.sum() <= 3
+
+
+def test_a_shipped_model_is_loaded_by_its_name():
+    assert inference.load("instruments_ast").about == inference.load().about
+
+
+def test_the_shipped_model_on_musicnn_asks_for_its_backbone(monkeypatch, tmp_path):
+    musicnn = pretrained.find("musicnn_msd")
+    monkeypatch.setattr(type(musicnn), "path", tmp_path / "musicnn.safetensors")
+
+    def fail(self, folder):
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(type(musicnn), "_download_wheel", fail)
+    with pytest.raises(RuntimeError, match="no connection"):
+        inference.load("instruments_musicnn")

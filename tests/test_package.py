@@ -26,7 +26,8 @@ def test_every_package_is_listed():
     packages = {
         ".".join(path.parent.relative_to(source).parts) for path in source.rglob("__init__.py")
     }
-    weights = {"ast_repr.pretrained_models", f"ast_repr.pretrained_models.{pretrained.MODEL}"}
+    weights = {"ast_repr.pretrained_models"}
+    weights |= {f"ast_repr.pretrained_models.{name}" for name in pretrained.MODELS}
     assert set(settings["packages"]) == packages | weights
     assert (source / "ast_repr" / "py.typed").is_file()
 
@@ -108,5 +109,5 @@ def test_the_wheel_predicts_a_song_from_another_folder(installed, tmp_path):
 
     result = run("predict", "song.ogg")
     assert result.stdout.startswith("song.ogg (0:11)\n")
-    assert pretrained.MODEL in result.stderr
+    assert pretrained.DEFAULT_MODEL in result.stderr
     assert f"model {installed.parent}" in run("version").stdout

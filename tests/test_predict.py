@@ -520,7 +520,7 @@ def test_the_shipped_model_is_used_without_a_name(tell, tmp_path):
     code, out, err = tell(tmp_path / "a.wav", model=None)
     assert code == 0 and "a.wav" in out
     first, summary = err.splitlines()
-    assert pretrained.MODEL in first and "--model" in first and "rendered music" in summary
+    assert pretrained.DEFAULT_MODEL in first and "--model" in first and "rendered music" in summary
     # As of a variable that is not set: the default would be another model than was meant.
     assert tell(tmp_path / "a.wav", model="")[0] == 1
 

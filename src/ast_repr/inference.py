@@ -309,16 +309,22 @@ def load(
 
     Args:
         path: a run folder (its best checkpoint is taken), a checkpoint, a folder that
-            `ast-repr export` wrote, or a file in it; None: the shipped model. The threshold and
-            the aggregate are those stored in the model, or chosen in scoring the checkpoint.
+            `ast-repr export` wrote, a file in it, or the name of a shipped model, whose backbone is
+            downloaded if need be; None: the default one. The threshold and the aggregate are those
+            stored in the model, or chosen in scoring the checkpoint.
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
 
     Raises:
         ValueError: the model is missing, cannot be read, or differs from its description.
+        RuntimeError: the backbone cannot be downloaded.
         OSError: a run folder has no best checkpoint.
     """
-    path = _find_model(pretrained.shipped_model() if path is None else Path(path))
+    name = pretrained.DEFAULT_MODEL if path is None else str(path)
+    if name in pretrained.MODELS and not Path(name).exists():
+        pretrained.find(pretrained.MODELS[name]).fetch()
+        path = pretrained.shipped_model(name)
+    path = _find_model(Path(path))
     if path.suffix == ".onnx":
         graph = onnx.Graph(path)
         with _naming(path):

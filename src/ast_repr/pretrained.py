@@ -25,7 +25,11 @@ def _folder():
 
 
 FOLDER = _folder()
-MODEL = "instruments_ast"  # folder of the trained model that is shipped
+MODELS = {  # folders of the trained models that are shipped, and the backbone of each
+    "instruments_ast": "ast_tiny_synth",
+    "instruments_musicnn": "musicnn_msd",
+}
+DEFAULT_MODEL = "instruments_ast"
 PANNS = Remote(  # CNN14 (Kong et al. 2020), CC BY 4.0
     "https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
     327_428_481,
@@ -200,9 +204,9 @@ def starts_from_panns(network: str, weights: str) -> bool:
     return network == "multi_stft" and weights == "pretrained"
 
 
-def shipped_model() -> Path:
-    """Folder of the trained model that is shipped, as `ast-repr export` wrote it."""
-    return FOLDER / MODEL
+def shipped_model(name: str = DEFAULT_MODEL) -> Path:
+    """Folder of a trained model that is shipped, as `ast-repr export` wrote it."""
+    return FOLDER / name
 
 
 def names() -> list[str]:

@@ -29,7 +29,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from .. import atomic, audio, cli, devices, inference
+from .. import atomic, audio, cli, devices, inference, pretrained
 from ..viewer import predictions, timeline
 from .common import add_device_option, add_model_options, load_shipped, say
 
@@ -63,6 +63,8 @@ def main(args: Namespace) -> None:
     else:
         model = load(args.model)
         say(f"model: {args.model}, which names instruments from {model.threshold:g} on")
+        if "summary" in model.about:
+            say(model.about["summary"])
     threshold = model.threshold if args.threshold is None else args.threshold
     view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline)
     errors = write_predictions(model, paths, view, pictures, args)
@@ -218,7 +220,11 @@ def parse() -> cli.Parser:
         metavar="PATH",
         help="files, folders (all audio below them), patterns such as '*.mp3'",
     )
-    parser.add_argument("--model", help="a run folder, a checkpoint, or an exported model")
+    parser.add_argument(
+        "--model",
+        help="a run folder, a checkpoint, an exported model, or a shipped one, "
+        f"{' or '.join(pretrained.MODELS)} (default: {pretrained.DEFAULT_MODEL})",
+    )
     add_model_options(parser)
     parser.add_argument("--format", choices=tuple(predictions.FORMATS), default="table")
     parser.add_argument(

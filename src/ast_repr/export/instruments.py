@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .. import atomic
+from .. import atomic, features
 from ..backbones import weights
 from ..classifier import Reprogrammed
 from ..escaping import markdown
@@ -20,7 +20,7 @@ def describe(
     model: Reprogrammed,
     spec: dict,
     classes: list[str],
-    feature_spec: dict,
+    feature: str,
     threshold: float,
     results: dict[str, dict],
     sha256: str,
@@ -30,7 +30,7 @@ def describe(
 
     Args:
         spec: keywords of `classifier.build_model`.
-        feature_spec: settings of the log-mel.
+        feature: name of the feature.
         threshold: the probability from which an instrument is named.
         results: {what it was tried on: result of `instrument_model.evaluate`}.
         sha256: of the backbone's file.
@@ -40,10 +40,10 @@ def describe(
     tried = next(iter(results.values()))
     return {
         "classes": classes,
-        "feature": {"name": "logmel"},
+        "feature": {"name": feature},
         "summary": summary,
         "threshold": threshold,
-        "feature_spec": feature_spec,
+        "feature_spec": features.build(feature).spec(),
         "spec": spec | {"backbone": spec["backbone"] | {"file": source["file"]}},
         "backbone": source,
         "backbone_sha256": weights.fingerprint(model.backbone),

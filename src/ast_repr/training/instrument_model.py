@@ -1,8 +1,9 @@
-"""The instruments model: a calibrated logistic regression per instrument on a frozen AST.
+"""The instruments model: a calibrated logistic regression per instrument on a frozen backbone.
 
 It is fitted on clips whose truth is fully known: those of pre-training (three soundfonts, rooms,
-codecs; `corpora/sounds.py`), the built-in corpus, and sounds without music as counterexamples. All
-are augmented as in pre-training. Probabilities are calibrated on held-out clips, for a prior that
+codecs; `corpora/sounds.py`), the built-in corpus, and sounds without music as counterexamples. For
+AST, all are augmented as in pre-training. For musicnn they are not: its embeddings of the clips of
+pre-training are stored with them. Probabilities are calibrated on held-out clips, for a prior that
 is chosen: how often instruments occur in the rendered clips says nothing about the world.
 """
 
@@ -32,8 +33,10 @@ MOST_WRONG = 1.0  # instruments named wrongly per clip, at that prior, by the th
 CS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 MIXED = 0.5  # share of clips to which another one is added
 BATCH = 64
-CORPUS_VIEWS = 3  # passes through the built-in corpus, which is smaller than the others
+CORPUS_VIEWS = 3  # how often the built-in corpus counts, which is smaller than the others
 NOISES = 512
+FRAMES = {"logmel": rendered_clips.FRAMES, "musicnn_mel": 626}  # of ten seconds, without padding
+STORED = {"logmel": {}, "musicnn_mel": {"frames": 640}}  # options of the recipes' features
 KEYS = {
     "drums": (35, KICK, *SNARES, *TOMS),
     "cymbals": (*HATS, *RIDES, *CRASHES),
@@ -83,11 +86,16 @@ def instruments_of(truth: torch.Tensor) -> torch.Tensor:
 
 
 class RenderedClips(Dataset):
-    """The clips of pre-training in a folder of shards: (log-mel (998, 128), truth (20,))."""
+    """The clips of pre-training in a folder of shards: (log-mel (998, 128), truth (20,)).
+
+    Attributes:
+        embedding: musicnn's (N, 1506).
+    """
 
     def __init__(self, folder: Path):
         self.clips = rendered_clips.Clips(folder, None, rendered_clips.count(folder))
         self.truth = instruments_of(self.clips.truth)
+        self.embedding = self.clips.embedding.float()
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -97,21 +105,28 @@ class RenderedClips(Dataset):
 
 
 class CorpusClips(Dataset):
-    """A split of a prepared corpus that knows its truth: (log-mel (998, 128), truth (20,)).
+    """A split of a prepared corpus that knows its truth: (feature (T, F), truth (20,)).
+
+    Args:
+        data: folder of the corpus.
+        split: train, valid or test.
+        feature: name of the feature, which is returned without its padding.
 
     Attributes:
         truth: NaN for instruments that the corpus does not have.
 
     Raises:
-        ValueError: no clip of the split has a truth, or the log-mels are missing or stale.
+        ValueError: no clip of the split has a truth, or the features are missing or stale.
     """
 
-    def __init__(self, data: Path, split: str):
+    def __init__(self, data: Path, split: str, feature: str):
         clips, _ = manifest.read(data)
-        feature = features.build("logmel")
         self.store = feature_store.Store(
-            data / "features" / "logmel", feature.spec(), manifest.identities(clips, "logmel")
+            data / "features" / feature,
+            features.build(feature, **STORED[feature]).spec(),
+            manifest.identities(clips, feature),
         )
+        self.frames = FRAMES[feature]
         clips = feature_store.usable(data / "features", clips)
         clips = [clip for clip in clips if clip.split == split and clip.truth]
         if not clips:
@@ -127,20 +142,20 @@ class CorpusClips(Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        log_mel = torch.from_numpy(self.store.read([self.names[index]]))
-        return log_mel[0, 0, : rendered_clips.FRAMES].float(), self.truth[index]
+        stored = torch.from_numpy(self.store.read([self.names[index]]))
+        return stored[0, 0, : self.frames].float(), self.truth[index]
 
 
 class NoiseClips(Dataset):
-    """Sounds without music: (log-mel (998, 128), truth (20,)).
+    """Sounds without music: (feature (T, F), truth (20,)).
 
     All instruments are absent, except that speech may or may not count as a voice.
     """
 
-    def __init__(self, count: int, seed: int):
+    def __init__(self, count: int, seed: int, feature: str):
         self.count = count
         self.seed = seed
-        self.feature = features.build("logmel", frames=rendered_clips.FRAMES)
+        self.feature = features.build(feature, frames=FRAMES[feature])
 
     def __len__(self) -> int:
         return self.count
@@ -153,27 +168,39 @@ class NoiseClips(Dataset):
         return self.feature(torch.from_numpy(sound)[None])[0, 0].half().float(), truth
 
 
-def training_clips(shards: Path, data: Path) -> Dataset:
-    """Join the clips that the head is fitted on.
+def is_augmented(feature: str) -> bool:
+    """Whether clips with this feature are augmented, as those of pre-training are."""
+    return feature == "logmel"
+
+
+def embed_split(
+    model: Reprogrammed, feature: str, shards: Path, data: Path, split: str, seed: int
+) -> dataset.Batch:
+    """Embed the clips that the head is fitted on, or the held-out ones that calibrate it.
 
     Args:
+        feature: name of the backbone's feature, logmel or musicnn_mel.
         shards: folder of pre-training, with the folders train and valid.
         data: folder of the prepared built-in corpus.
+        split: train, which has sounds without music as well, or valid.
+        seed: of the augmentation.
     """
-    corpus = CorpusClips(data, "train")
-    noise = NoiseClips(NOISES, seed=0)
-    return ConcatDataset([RenderedClips(shards / "train"), *[corpus] * CORPUS_VIEWS, noise])
-
-
-def validation_clips(shards: Path, data: Path) -> Dataset:
-    """Join the held-out clips that calibrate the head; the arguments are as above."""
-    corpus = CorpusClips(data, "valid")
-    return ConcatDataset([RenderedClips(shards / "valid"), *[corpus] * CORPUS_VIEWS])
+    rendered = RenderedClips(shards / split)
+    corpus = CorpusClips(data, split, feature)
+    noise = [NoiseClips(NOISES, 0, feature)] if split == "train" else []
+    if is_augmented(feature):
+        clips = ConcatDataset([rendered, *[corpus] * CORPUS_VIEWS, *noise])
+        return embed(model, clips, augmented=True, seed=seed)
+    truth = rendered.truth
+    parts = [dataset.Batch(rendered.embedding, truth.nan_to_num(), ~truth.isnan())]
+    parts += [embed(model, corpus, augmented=False)] * CORPUS_VIEWS
+    parts += [embed(model, clips, augmented=False) for clips in noise]
+    return dataset.Batch(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def embed(model: Reprogrammed, clips: Dataset, augmented: bool, seed: int = 0) -> dataset.Batch:
-    """Compute the embeddings of all clips, in random order if they are augmented.
+    """Compute the embeddings of all clips; log-mels may be augmented, in random order.
 
     Returns:
         Batch of features (N, D), targets (N, 20), and the mask of known cells.
@@ -181,14 +208,14 @@ def embed(model: Reprogrammed, clips: Dataset, augmented: bool, seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     embeddings = []
     truths = []
-    for log_mel, truth in DataLoader(clips, BATCH, shuffle=augmented, generator=generator):
+    for feature, truth in DataLoader(clips, BATCH, shuffle=augmented, generator=generator):
         if augmented:
             nothing = truth[:, :0]  # no targets of a teacher
-            batch = rendered_clips.Batch(log_mel, truth, nothing, nothing)
+            batch = rendered_clips.Batch(feature, truth, nothing, nothing)
             batch = augment(batch, generator, MIXED, model.backbone.mean)
-            log_mel, truth = batch.log_mel, batch.truth
-        padding = model.backbone.frames - log_mel.shape[1]
-        embeddings.append(model.head_input(functional.pad(log_mel, (0, 0, 0, padding))[:, None]))
+            feature, truth = batch.log_mel, batch.truth
+        padding = model.backbone.dims["frames"] - feature.shape[1]
+        embeddings.append(model.head_input(functional.pad(feature, (0, 0, 0, padding))[:, None]))
         truths.append(truth)
     truth = torch.cat(truths)
     return dataset.Batch(torch.cat(embeddings), truth.nan_to_num(), ~truth.isnan())

@@ -105,6 +105,8 @@ def clip_sets(args, soundfonts, teacher):
     if args.songs is None:
         return sets
     files = songs.find(args.songs)
+    if len(files) == 1:
+        raise ValueError(f"{args.songs}: one song; expected at least two, since one validates")
     held_out = files[::HELD_OUT]
     parts = {"train": [path for path in files if path not in held_out], "valid": held_out}
     for seed, (split, count) in enumerate(shards.items()):

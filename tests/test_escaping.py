@@ -12,6 +12,7 @@ from report_runs import make_run, scores
 from test_export import CONFIG
 
 from ast_repr import cli, escaping
+from ast_repr.audio import Window
 from ast_repr.export import model_card
 from ast_repr.inference import FilePrediction
 from ast_repr.report import pages, plots, published, results, style, tables
@@ -164,6 +165,7 @@ def test_a_model_card_shows_names_as_text(tmp_path):
     config = Config.from_dict(CONFIG | {"run": CONFIG["run"] | names})
     about = {
         "classes": NAMES,
+        "threshold": 0.5,
         "trainable_parameters": 1,
         "total_parameters": 2,
         "backbone": {
@@ -178,7 +180,7 @@ def test_a_model_card_shows_names_as_text(tmp_path):
     }
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
     results = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
-    text = model_card.render(about, config, results, False, False).split("---\n", 2)[2]
+    text = model_card.render(about, config, Window(), results, False, False).split("---\n", 2)[2]
     assert "It is built from `mine.Own`" in text
     assert all(line.isprintable() for line in text.split("\n"))
     markdown_it = pytest.importorskip("markdown_it")

@@ -363,6 +363,14 @@ def test_a_missing_soundfont_is_named(tmp_path):
         pretrain.main(args)
 
 
+def test_a_single_song_cannot_both_train_and_validate(settings, tmp_path):
+    song(tmp_path / "a.wav", 30, 500)
+    options = ["--out", tmp_path / "out", "--data", tmp_path, "--songs", tmp_path, "--soundfonts"]
+    options += ["--teacher", settings.teacher]
+    with pytest.raises(ValueError, match="one song; expected at least two"):
+        pretrain.main(pretrain.parse().parse_args(list(map(str, options))))
+
+
 def test_bfloat16_changes_a_step_by_rounding_only(training):
     exact = training()._train_step()
     rounded = training(bf16=True)._train_step()
@@ -374,10 +382,12 @@ def test_bfloat16_changes_a_step_by_rounding_only(training):
 def test_the_script_resumes_after_kills(settings, tmp_path):
     out = tmp_path / "out.safetensors"
     command = [sys.executable, SMALL, "--out", out, "--data", tmp_path, "--soundfonts"]
-    song(tmp_path / "a.wav", 30, 500)
+    (tmp_path / "songs").mkdir()
+    song(tmp_path / "songs" / "a.wav", 30, 500)
+    song(tmp_path / "songs" / "b.wav", 30, 700)
     command += [
         "--songs",
-        tmp_path,
+        tmp_path / "songs",
         "--teacher",
         settings.teacher,
         "--clips",

@@ -58,6 +58,11 @@ class HanConvNet(nn.Module):
         self.dense = nn.Linear(channels, EMBED_DIM)
         self.activation = nn.LeakyReLU(SLOPE)
         self.dropout = nn.Dropout(dropout)
+        # Without normalisation, torch's defaults shrink the signal by half in each of nine layers.
+        for module in (*self.convolutions, self.dense):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_uniform_(module.weight, a=SLOPE, nonlinearity="leaky_relu")
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) -> Output(embedding (B, 1024), None)."""

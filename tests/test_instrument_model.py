@@ -255,6 +255,12 @@ def test_a_shipped_model_is_loaded_by_its_name():
     assert inference.load("instruments_ast").about == inference.load().about
 
 
+def test_a_folder_with_its_name_does_not_replace_the_default_model(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "instruments_ast").mkdir()
+    assert inference.load().classes == CLASSES
+
+
 def test_the_shipped_model_on_musicnn_asks_for_its_backbone(monkeypatch, tmp_path):
     musicnn = pretrained.find("musicnn_msd")
     monkeypatch.setattr(type(musicnn), "path", tmp_path / "musicnn.safetensors")

@@ -180,6 +180,7 @@ def test_files_that_last_long_enough_are_songs(tmp_path):
     (tmp_path / "album").mkdir()
     song(tmp_path / "album" / "one.ogg", 21, 440)
     song(tmp_path / "effect.wav", 5, 440)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(30 * 16_000), 16_000)
     (tmp_path / "cover.txt").write_text("not audio")
     assert songs.find(tmp_path) == (tmp_path / "album" / "one.ogg",)
 

@@ -320,8 +320,8 @@ def load(
         RuntimeError: the backbone cannot be downloaded.
         OSError: a run folder has no best checkpoint.
     """
-    name = pretrained.DEFAULT_MODEL if path is None else str(path)
-    if name in pretrained.MODELS and not Path(name).exists():
+    if path is None or (str(path) in pretrained.MODELS and not Path(path).exists()):
+        name = str(path or pretrained.DEFAULT_MODEL)
         pretrained.find(pretrained.MODELS[name]).fetch()
         path = pretrained.shipped_model(name)
     path = _find_model(Path(path))

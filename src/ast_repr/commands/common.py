@@ -1,11 +1,9 @@
 """Options and functions that several commands share."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from .. import cli, escaping, pretrained
-from ..inference import Predictor
+from .. import cli, escaping
 
 
 def add_model_options(parser: cli.Parser) -> None:
@@ -36,12 +34,3 @@ def find_checkout() -> Path | None:
         if (folder / "egs" / "recipe.sh").is_file():
             return folder
     return None
-
-
-def load_shipped(load: Callable[[Path], Predictor]) -> Predictor:
-    """Load the shipped model, and say which it is, and what it can do."""
-    path = pretrained.shipped_model()
-    model = load(path)
-    say(f"model: {path.name}, which is shipped; --model chooses another")
-    say(model.about["summary"])
-    return model

@@ -5,8 +5,8 @@
     ast-repr predict --format csv --output instruments.csv --threshold 0.3 ~/music
     ast-repr predict --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
 
-Without --model, the shipped model is taken; its card in pretrained_models says on what it was
-trained and how well it does.
+Without --model, a shipped model names twenty instruments; its card in pretrained_models reports how
+it was trained, its evaluation and its limitations.
 
 Files may be of any audio format that FFmpeg reads, and of any sample rate, number of channels and
 length. They are cut into windows of ten seconds; a silent window has no instruments. Damaged files
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .. import atomic, audio, cli, devices, inference, pretrained
 from ..viewer import predictions, timeline
-from .common import add_device_option, add_model_options, load_shipped, say
+from .common import add_device_option, add_model_options, say
 
 # Suffixes of the files taken from folders: audio in formats that FFmpeg decodes.
 # fmt: off
@@ -54,17 +54,11 @@ def main(args: Namespace) -> None:
     outputs = [args.output] if args.output else []
     atomic.refuse_to_replace([*outputs, *pictures.values()], args.overwrite, inputs=paths)
     device = devices.choose(args.device)
-
-    def load(path):
-        return inference.load(path, device, args.backbone_file, args.allow_class)
-
-    if args.model is None:
-        model = load_shipped(load)
-    else:
-        model = load(args.model)
-        say(f"model: {args.model}, which names instruments from {model.threshold:g} on")
-        if "summary" in model.about:
-            say(model.about["summary"])
+    model = inference.load(args.model, device, args.backbone_file, args.allow_class)
+    name = f"{pretrained.DEFAULT_MODEL} (default of --model)" if args.model is None else args.model
+    say(f"model: {name}, threshold {model.threshold:g}")
+    if "summary" in model.about:
+        say(model.about["summary"])
     threshold = model.threshold if args.threshold is None else args.threshold
     view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline)
     errors = write_predictions(model, paths, view, pictures, args)

@@ -23,22 +23,22 @@ UNKNOWN = -1  # in place of the truth
 
 
 def find(folder: Path) -> tuple[Path, ...]:
-    """List the files of a folder that last at least 20 s, in alphabetical order.
+    """List the audible files of a folder that last at least 20 s, in alphabetical order.
 
     Raises:
-        ValueError: none does.
+        ValueError: there is none.
     """
     songs = []
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             try:
-                long_enough = audio.duration(path) >= SHORTEST_S
+                waveform = audio.decode(path, damaged=True)
             except audio.AudioError:
                 continue  # covers, licences, playlists
-            if long_enough:
+            if len(waveform) >= SHORTEST_S * audio.SAMPLE_RATE and not audio.is_silent(waveform):
                 songs.append(path)
     if not songs:
-        raise ValueError(f"{folder}: no audio file of at least {SHORTEST_S:g} s")
+        raise ValueError(f"{folder}: no audio file of at least {SHORTEST_S:g} s that is not silent")
     return tuple(songs)
 
 

@@ -7,13 +7,14 @@ from ..backbones import weights
 from ..classifier import Reprogrammed
 from ..escaping import markdown
 from . import description, safetensors
-from .model_card import CORPORA, LICENCE, TAGS
+from .model_card import CORPORA, LICENCE
 
 TEMPLATE = Path(__file__).with_name("instruments.md")
 MODEL = "model.safetensors"
 LABELS = "labels.txt"
 CARD = "README.md"
 CORPUS = "rendered"
+TAGS = ["audio", "music", "instrument-recognition"]
 
 
 def describe(
@@ -84,7 +85,7 @@ def render(about: dict, results: dict[str, dict], facts: dict) -> str:
         license=LICENCE.lower(),
         library_name="ast_repr",
         pipeline_tag="audio-classification",
-        tags=[tag for tag in TAGS if tag != "model-reprogramming"],
+        tags=TAGS,
     )
     card = ModelCard.from_template(
         metadata,

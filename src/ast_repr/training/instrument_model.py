@@ -24,8 +24,8 @@ from . import rendered_clips
 from .distillation import augment
 
 SUMMARY = (
-    "It names twenty instruments, fitted on rendered music alone: on recordings take it as a hint, "
-    "on singing least of all; its card says where it fails."
+    "Recognises twenty instruments. Trained on rendered music only: expect errors on recordings, "
+    "and missed singers; see the limitations in its model card."
 )
 CLASSES = sorted(INSTRUMENTS)
 PRIOR = 0.15  # of each instrument: three of the twenty sound in ten seconds

@@ -4,10 +4,10 @@ The network itself is plain timm blocks; this file holds every private operation
 project uses. In float32, PyTorch gives linear layers to its BLAS: MKL leaves half of the width of
 AVX-512 unused on AMD's CPUs, oneDNN uses all of it. On an AMD EPYC, a training step of AST-base
 took 1.90 times as long without these kernels; on an Intel Xeon the two are within a fifth
-(tests/bench/step.py). In bfloat16, PyTorch's fused attention takes longer than plain products if
-there are few tokens: on that Xeon, a training step of a U-Net before an AST of width 256 with 170
-tokens took 1.19 times as long. Results differ by rounding only. Without a gain in the oldest
-supported PyTorch, this file can be deleted; stored models are not affected.
+(tests/bench/step.py). In bfloat16, the gradient of PyTorch's fused attention takes longer than
+plain products: on that Xeon, the shipped AST's layer (514 tokens, 16 clips) took 133 ms forward and
+backward, against 78; forward alone 21 against 31. Results differ by rounding only. Without a gain
+in the oldest supported PyTorch, this file can be deleted; stored models are not affected.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from .audio_transformer import AudioTransformer
 
-FEW_TOKENS = 256
+FEW_TOKENS = 600  # plain products keep a matrix of tokens x tokens per head
 
 
 def enable(model: nn.Module) -> None:
@@ -61,13 +61,15 @@ class CpuLinear(nn.Linear):
 
 
 class CpuAttention(Attention):
-    """Attention as plain products in bfloat16 if there are few tokens, otherwise timm's choice."""
+    """Attention as plain products where that is quicker, see above, otherwise timm's choice."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)."""
         if not torch.compiler.is_compiling():
             is_bf16 = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-            self.fused_attn = use_fused_attn() and not (is_bf16 and x.shape[1] <= FEW_TOKENS)
+            has_gradient = x.requires_grad and torch.is_grad_enabled()
+            is_plain = is_bf16 and has_gradient and x.shape[1] <= FEW_TOKENS
+            self.fused_attn = use_fused_attn() and not is_plain
         return super().forward(x, *args, **kwargs)
 
 

@@ -56,6 +56,20 @@ def step(model, optimizer):
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_bfloat16_rounds_everything_before_the_head(head, tiny_ast):
+    model = build(tiny_ast, "residual cnn", head).eval()
+    x, _, _ = data()
+    expected = model.encode(x)
+    model.bf16 = True
+    output = model.encode(x)
+    for value, reference in zip(output, expected, strict=True):
+        assert value.dtype == torch.float32
+        assert not torch.equal(value, reference)
+        torch.testing.assert_close(value, reference, rtol=0.05, atol=0.05)
+    assert torch.equal(model(x), model.head(output))
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_reprogrammer_and_head_change_in_training(kind, head, tiny_ast):
     model = build(tiny_ast, kind, head).train()

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from helpers import plain_config
 
-from ast_repr import checkpoint, classifier, evaluation, features, inference, manifest
+from ast_repr import checkpoint, classifier, devices, evaluation, features, inference, manifest
 from ast_repr.backbones import weights
 from ast_repr.data import feature_store
 from ast_repr.run_folder import RunFolder
@@ -389,6 +389,27 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
         )
     ).float()
     np.testing.assert_allclose(said[0], model(x).sigmoid().detach().numpy(), rtol=0, atol=1e-6)
+
+
+def test_training_and_evaluation_have_the_same_precision(
+    corpus, backbone_at, tmp_path, computed, monkeypatch
+):
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    data, clips = corpus
+    context = experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at)
+    evaluator = evaluation.Evaluator(str(data), clips, CLASSES, backbone_at, CPU)
+    scores = []
+    for precision in ("float32", "auto"):
+        rounded = conf()
+        rounded = replace(rounded, train=replace(rounded.train, precision=precision))
+        folder = RunFolder(tmp_path / precision)
+        folder.path.mkdir()
+        experiment.train(folder.path, rounded, context, PartialState(), CPU)
+        evaluator.evaluate(folder, evaluation.read_state(folder), rounded)
+        scores.append(np.load(folder.predictions)["scores"])
+    assert computed == [20, 8, 9] * 2  # neither reads what the other has cached
+    assert not np.array_equal(*scores)
+    np.testing.assert_allclose(*scores, rtol=0, atol=0.05)
 
 
 def test_a_run_on_a_part_of_the_clips_embeds_and_counts_that_part(

@@ -28,6 +28,9 @@ class Reprogrammed(nn.Module):
         norm: normalisation (x - mean) / (2 std) before the reprogrammer: by the statistics of the
             "backbone", by a pair (mean, std), or "none" (as in the authors' code).
         finetune: train the backbone as well.
+
+    Attributes:
+        bf16: compute everything before the head under bfloat16 autocast; false at first.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Reprogrammed(nn.Module):
         self.backbone = backbone
         self.head = head
         self.finetune = finetune
+        self.bf16 = False
         backbone.requires_grad_(finetune)
         if backbone.n_source and head.input_key != "source_logits":
             backbone.source_head.requires_grad_(False)
@@ -70,7 +74,15 @@ class Reprogrammed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, T, F) un-normalised log-mel -> logits (B, K)."""
-        return self.head(self.backbone(self.reprogrammer(self.normalise(x))))
+        return self.head(self.encode(x))
+
+    def encode(self, x: torch.Tensor) -> backbones.Output:
+        """Compute the backbone's float32 output for (B, 1, T, F) un-normalised log-mels."""
+        if not self.bf16:
+            return self.backbone(self.reprogrammer(self.normalise(x)))
+        with torch.autocast(x.device.type, torch.bfloat16):
+            output = self.backbone(self.reprogrammer(self.normalise(x)))
+        return backbones.Output(*(None if value is None else value.float() for value in output))
 
     @property
     def head_only(self) -> bool:
@@ -83,8 +95,7 @@ class Reprogrammed(nn.Module):
     @torch.no_grad()
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the head's input, (B, D) or (B, S), for (B, 1, T, F) un-normalised log-mels."""
-        output = self.backbone(self.reprogrammer(self.normalise(x)))
-        return getattr(output, self.head.input_key)
+        return getattr(self.encode(x), self.head.input_key)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """List the parameters that are trained."""

@@ -106,6 +106,11 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
+def uses_bf16(device: torch.device, precision: str) -> bool:
+    """Whether `precision`, "auto" or "float32", means bfloat16 there."""
+    return precision == "auto" and has_bf16(device)
+
+
 def describe(device: torch.device) -> dict[str, str | int]:
     """Describe a device in plain values for results.json."""
     name = f"{torch.get_num_threads()} CPU threads"

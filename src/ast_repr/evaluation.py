@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import atomic, checkpoint, features, identity, inference, manifest, metrics, registry
+from . import (
+    atomic,
+    checkpoint,
+    devices,
+    features,
+    identity,
+    inference,
+    manifest,
+    metrics,
+    registry,
+)
 from .classifier import HeadOnlyModel, Reprogrammed, probabilities
 from .data import dataset, feature_store, mixtures, windows
 from .run_folder import RunFolder
@@ -104,8 +114,7 @@ class Evaluator:
         if conf.select.split == SPLIT:
             history = self._choose_on_test(run, history, conf, test, allow)
         best = run.best(conf.select.split, conf.select.metric)
-        model, _ = inference.restore(best, self.weights, allow)
-        model = model.to(self.device)
+        model = self._restore(best, conf, allow)
         scores = self._scores(model, test, conf, feature, state, str(run), self.data)
         truth = self._truth(test)
         files = [run.history, *self._write_arrays(run, model, test, scores, truth, conf)]
@@ -135,6 +144,12 @@ class Evaluator:
         results["files"] = {path.name: identity.of_file(path) for path in files}
         run.write_results(results)
         return summarise(results)
+
+    def _restore(self, path, conf, allow):
+        """Restore the model of a checkpoint, in the precision of its training."""
+        model, _ = inference.restore(path, self.weights, allow)
+        model.bf16 = devices.uses_bf16(self.device, conf.train.precision)
+        return model.to(self.device)
 
     def _made_from(self, state, conf, feature):
         made_from = {
@@ -221,8 +236,7 @@ class Evaluator:
         for entry in history:
             path = run.epoch(entry["epoch"])
             if path.is_file():
-                model, _ = inference.restore(path, self.weights, allow)
-                model = model.to(self.device)
+                model = self._restore(path, conf, allow)
                 scores = probabilities(model, test.windows.batches(BATCH), self.device)
                 values = metrics.evaluate(targets, mask, test.combine(scores, conf.score))
                 entry[SPLIT] = {name: values[name] for name in metrics.SUMMARY}

@@ -279,10 +279,9 @@ class TorchPredictor(Predictor):
     @torch.no_grad()
     def _forward(self, feature):
         """(B, C, T, F) -> embedding (B, D), probabilities (B, K)."""
-        normalised = self.model.normalise(feature.to(self.device))
         # With TensorFloat-32, results would depend on the batch size.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            output = self.model.backbone(self.model.reprogrammer(normalised))
+            output = self.model.encode(feature.to(self.device))
             probabilities = self.model.head(output).sigmoid()
         return output.embedding.cpu().numpy(), probabilities.cpu().numpy()
 

@@ -96,6 +96,7 @@ class EmbeddingCache:
             "code": code,
             "input_key": model.head.input_key,
             "device": device.type,
+            "bf16": model.bf16,
         }
         return f"{model.head.input_key}-{identity.of_values(decides)}"
 

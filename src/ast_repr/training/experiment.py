@@ -196,6 +196,7 @@ class Experiment:
             self.conf, context.classes, self.feature, clips, context.backbone, context.weights
         )
         model = build_model(context.classes, **spec, allow=self.allow).to(self.device)
+        model.bf16 = devices.uses_bf16(self.device, self.conf.train.precision)
         model.backbone.grad_checkpointing = context.recompute
         return model, spec
 
@@ -279,14 +280,12 @@ class Experiment:
         optimizer = None
         if trainee.model.trainable_parameters():
             optimizer = optim.build(model=trainee.model, **self.conf.optimizer.to_dict())
-        is_auto = self.conf.train.precision == "auto"
         return trainer.Trainer(
             method,
             optimizer,
             self.plan,
             self.run,
             self.device,
-            bf16=is_auto and devices.has_bf16(self.device),
             augment=augment_fn,
             about=about,
             label=self.label,

@@ -65,7 +65,6 @@ class Trainer:
         method: on `device`; its `step` computes the loss.
         optimizer: of the trainable parameters, with their base learning rates; None if there are
             none.
-        bf16: compute the steps under bfloat16 autocast; validation is always float32.
         augment: function (batch, generator) -> batch.
         about: plain values stored in every checkpoint.
         label: name of the run in printed lines.
@@ -82,7 +81,6 @@ class Trainer:
     plan: Plan
     run: RunFolder
     device: torch.device
-    bf16: bool = False
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     about: dict = field(default_factory=dict)
     label: str = ""
@@ -195,8 +193,7 @@ class Trainer:
         total = 0.0
         has_gradient = False
         for part, weight in self.parts(batch):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                loss = self.method.step(part, epoch, batch)["loss"] * weight
+            loss = self.method.step(part, epoch, batch)["loss"] * weight
             if loss.requires_grad:
                 loss.backward()
                 has_gradient = True

@@ -21,7 +21,7 @@ method: {name: supervised}
 optimizer: {name: adamw, lr: 0.001, head_lr: null, weight_decay: 0.01}
 schedule: {name: cosine, warmup: 1}
 train:
-  epochs: 4
+  epochs: 6
   batch_size: 16
   micro_batch: null
   clip_fraction: 1.0

@@ -5,9 +5,10 @@ section for each corpus, is made by its maintainers:
 
     python src/report.py --exp exp/synthetic --all-corpora --out RESULTS.md --conf-dir conf
 
-Its front page gets the main job's table and, beside RESULTS.md, the picture overview.png:
+Its front page gets the main job's table, the differences that contrasts.yaml asks for and, beside
+RESULTS.md, the picture overview.png:
 
-    python src/report.py --exp exp/synthetic --readme ../../README.md --conf-dir conf
+    python src/report.py --exp exp/synthetic --all-corpora --readme ../../README.md --conf-dir conf
 
 Corpora, protocols and backbones never share a table. In each, macro-F1 is compared with that of a
 reference method, on the truth if the corpus knows it. With --compare, two methods are compared,
@@ -29,6 +30,7 @@ from pathlib import Path
 from ast_repr import atomic, choices, cli, escaping
 from ast_repr.report import (
     compare,
+    contrasts,
     front_page,
     pages,
     plots,
@@ -58,12 +60,15 @@ def main(args: argparse.Namespace) -> None:
             "expected one evaluated run or more, run: source run.sh"
         )
     check_methods(args, {conf for table in exp_tables for conf in table.confs})
+    sections = {args.exp.resolve().name: exp_tables}
+    if args.all_corpora:
+        sections |= read_others(args.exp.resolve(), entries)
     if args.out:
-        write_report(args, exp_tables, entries, known)
+        write_report(args, sections, known)
     if args.compare:
         compare_methods(args, exp_tables)
     if args.readme:
-        write_front_page(args, exp_tables[0])
+        write_front_page(args, sections)
 
 
 def read_conf_dir(
@@ -89,6 +94,12 @@ def read_tables(exp: Path, entries: dict[str, published.Entry]) -> list[results.
     return exp_tables
 
 
+def read_others(exp: Path, entries: dict[str, published.Entry]) -> dict[str, list[results.Table]]:
+    """Read the tables of the corpora beside `exp`, by their folders."""
+    folders = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")} - {exp}
+    return {folder.name: read_tables(folder, entries) for folder in sorted(folders)}
+
+
 def check_methods(args: argparse.Namespace, confs: set[str]) -> None:
     """Refuse options that name a method without runs."""
     named = _names(args.methods) + (args.compare or [])
@@ -101,28 +112,22 @@ def check_methods(args: argparse.Namespace, confs: set[str]) -> None:
 
 def write_report(
     args: argparse.Namespace,
-    exp_tables: list[results.Table],
-    entries: dict[str, published.Entry],
+    sections: dict[str, list[results.Table]],
     known: list[studies.Study],
 ) -> None:
-    """Write and print tables, then draw figures."""
+    """Write the tables of all sections; print those of the first and draw its figures."""
     if args.out.is_file() and not args.out.read_bytes().startswith(pages.HEAD.encode()):
         raise cli.UsageError(
             f"{args.out}: not a page of results that was made here; name another file (--out)"
         )
-    exp = args.exp.resolve()
-    sections = {exp.name: exp_tables}
-    if args.all_corpora:
-        others = {path.parents[2] for path in exp.parent.glob("*/*/seed*/results.json")} - {exp}
-        for folder in sorted(others):
-            sections[folder.name] = read_tables(folder, entries)
     document = {}
     for name, section in sections.items():
         if section:
             document[name] = [pages.blocks(table, known, args.reference) for table in section]
+    name, exp_tables = next(iter(sections.items()))
     atomic.write_text(args.exp / "per_instrument.csv", tables.per_instrument(exp_tables))
     atomic.write_text(args.out, pages.document(document))
-    for page in document[exp.name]:
+    for page in document[name]:
         print(f"\n{pages.text(page)}", flush=True)
     figures = args.exp / "figures"
     for table in exp_tables:
@@ -158,9 +163,14 @@ def compare_methods(args: argparse.Namespace, exp_tables: list[results.Table]) -
                 print(escaping.terminal(line))
 
 
-def write_front_page(args: argparse.Namespace, table: results.Table) -> None:
-    """Write a table, and the picture of a reprogrammed clip, for the README."""
-    front_page.insert_table(args.readme, pages.accuracy_markdown(table, args.reference))
+def write_front_page(args: argparse.Namespace, sections: dict[str, list[results.Table]]) -> None:
+    """Write tables, and the picture of a reprogrammed clip, for the README."""
+    every = [table for section in sections.values() for table in section]
+    table = every[0]
+    front_page.insert_table(args.readme, "table", pages.accuracy_markdown(table, args.reference))
+    if args.conf_dir and (args.conf_dir / "contrasts.yaml").is_file():
+        lines = contrasts.lines(every, contrasts.read(args.conf_dir / "contrasts.yaml"))
+        front_page.insert_table(args.readme, "findings", pages.table_markdown(lines))
     with_example = [run for run in table.main.runs if run.has_example]
     if with_example:
         figure = front_page.draw_overview(with_example[-1])

@@ -1,4 +1,4 @@
-"""The table of the main job in the repository's README, and a picture of the method."""
+"""Tables of results in the repository's README, and a picture of the method."""
 
 from pathlib import Path
 
@@ -12,29 +12,31 @@ from . import style
 from .before_after import OUTLIERS
 from .results import Run
 
-BEGIN = "<!-- table: written by src/report.py --readme -->\n"
-END = "<!-- end of table -->"
+MARKS = ("<!-- {name}: written by src/report.py --readme -->\n", "<!-- end of {name} -->")
 SECONDS = 5.0  # of the clip that are shown
 TRAINED_COLOUR = "#D55E00"
 FROZEN_COLOUR = "0.45"
 
 
 class ReadmeError(ValueError):
-    """A README without the place for the table."""
+    """A README without the place for a table."""
 
 
-def insert_table(readme: Path, table: str) -> None:
-    """Replace the table between the two marks of a README.
+def insert_table(readme: Path, name: str, table: str) -> None:
+    """Replace the table between the two marks of a name in a README.
 
     Raises:
         ReadmeError: the marks are missing, or in the wrong order.
     """
     page = readme.read_text(encoding="utf-8")
-    start = page.find(BEGIN)
-    end = page.find(END, start)
+    begin_mark, end_mark = (mark.format(name=name) for mark in MARKS)
+    start = page.find(begin_mark)
+    end = page.find(end_mark, start)
     if start < 0 or end < 0:
-        raise ReadmeError(f"{readme}: no place for the table; expected {BEGIN.strip()} and {END}")
-    page = f"{page[: start + len(BEGIN)]}{table}\n{page[end:]}"
+        raise ReadmeError(
+            f"{readme}: no place for the {name}; expected {begin_mark.strip()} and {end_mark}"
+        )
+    page = f"{page[: start + len(begin_mark)]}{table}\n{page[end:]}"
     atomic.write_text(readme, page)
 
 

@@ -102,7 +102,7 @@ def markdown(page: Iterable[Block]) -> str:
         elif isinstance(block, str):
             parts.append(escaping.markdown(block))
         elif isinstance(block, list):
-            parts.append(_piped(_escaped(block, escaping.markdown)))
+            parts.append(table_markdown(block))
         else:
             parts += [_commands(block), _provenance(block)]
     return "\n\n".join(parts)
@@ -112,6 +112,11 @@ def accuracy_markdown(table: Table, reference: str | None = REFERENCE) -> str:
     """Format the terminal's columns of accuracy as Markdown, without explanations."""
     scores = tables.accuracy(table.main, compare_with_reference(table.main, reference))
     lines, _ = _fitted(scores)
+    return table_markdown(lines)
+
+
+def table_markdown(lines: list[Line]) -> str:
+    """Format a table as Markdown."""
     return _piped(_escaped(lines, escaping.markdown))
 
 

@@ -17,7 +17,7 @@ from .results import ResultsError, Table, mean_std
 from .schema import BASELINES, OBSERVED, PER_INSTRUMENT, TRUTH
 
 Line = dict[str, str]  # of a table: its cells by heading
-TEXT_COLUMNS = ("method", "norm", "labels")
+TEXT_COLUMNS = ("method", "norm", "labels", "question")
 OBSERVED_COLUMNS = {  # the metric of each heading
     "macro-F1 %": "macro_f1",
     "pos. F1 %": "positive_f1",

@@ -17,7 +17,7 @@ import torch
 
 from ast_repr import backbones, cli, devices, identity, pretrained
 from ast_repr.corpora import songs, soundfont, sounds
-from ast_repr.training import distillation, rendered_clips
+from ast_repr.training import distillation, pretraining_clips
 
 DIMS = {
     "embed_dim": 256,
@@ -62,8 +62,8 @@ def main(args):
     print_cost(args, sets)
     clips = {}
     for folder, (settings, shards) in sets.items():
-        rendered_clips.render(folder, settings, shards, args.nj)
-        part = rendered_clips.Clips(folder, settings, shards)
+        pretraining_clips.render(folder, settings, shards, args.nj)
+        part = pretraining_clips.Clips(folder, settings, shards)
         split = folder.name.removesuffix(SONGS)
         clips[split] = clips[split] + part if split in clips else part
 
@@ -100,7 +100,7 @@ def clip_sets(args, soundfonts, teacher):
     shards = {"train": -(-args.clips // SHARD_CLIPS), "valid": VALID_SHARDS}
     sets = {}
     for seed, (split, count) in enumerate(shards.items()):
-        settings = rendered_clips.Settings(soundfonts, teacher, seed, SHARD_CLIPS)
+        settings = pretraining_clips.Settings(soundfonts, teacher, seed, SHARD_CLIPS)
         sets[args.data / split] = (settings, count)
     if args.songs is None:
         return sets
@@ -110,7 +110,7 @@ def clip_sets(args, soundfonts, teacher):
     held_out = files[::HELD_OUT]
     parts = {"train": [path for path in files if path not in held_out], "valid": held_out}
     for seed, (split, count) in enumerate(shards.items()):
-        settings = rendered_clips.Settings((), teacher, seed, SHARD_CLIPS, tuple(parts[split]))
+        settings = pretraining_clips.Settings((), teacher, seed, SHARD_CLIPS, tuple(parts[split]))
         sets[args.data / f"{split}{SONGS}"] = (settings, count)
     return sets
 
@@ -129,12 +129,14 @@ def build(path, clips):
 
 def print_cost(args, sets):
     """Print the time and disk space that remain."""
-    todo = sum(len(rendered_clips.missing(folder, shards)) for folder, (_, shards) in sets.items())
+    todo = sum(
+        len(pretraining_clips.missing(folder, shards)) for folder, (_, shards) in sets.items()
+    )
     clips = todo * SHARD_CLIPS
     hours = clips * RENDER_S / args.nj / 3600
     print(
         f"{clips:,} clips to make: about {hours:.1f} h with {args.nj} processes, "
-        f"{clips * rendered_clips.CLIP_BYTES / 1e9:.1f} GB in {args.data}"
+        f"{clips * pretraining_clips.CLIP_BYTES / 1e9:.1f} GB in {args.data}"
     )
     clips = args.clips * (1 if args.songs is None else 2)
     hours = args.epochs * clips * TRAIN_S / args.nj / 3600

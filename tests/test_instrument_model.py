@@ -12,7 +12,7 @@ from ast_repr.corpora import noises, sounds
 from ast_repr.data import dataset, feature_store
 from ast_repr.export.safetensors import content_hash
 from ast_repr.heads.logistic import LogisticHead
-from ast_repr.training import instrument_model, rendered_clips
+from ast_repr.training import instrument_model, pretraining_clips
 from ast_repr.training.instrument_model import CLASSES, CorpusClips, NoiseClips, RenderedClips
 
 SHARD_CLIPS = 24
@@ -102,7 +102,7 @@ def test_the_calibration_error_is_that_of_the_bins():
 def write_shard(folder, made_from, embedding):
     """Write a shard of random clips with these outputs of the teacher."""
     generator = torch.Generator().manual_seed(0)
-    log_mel = torch.randn(SHARD_CLIPS, rendered_clips.FRAMES, 128, generator=generator)
+    log_mel = torch.randn(SHARD_CLIPS, pretraining_clips.FRAMES, 128, generator=generator)
     tensors = {
         "log_mel": log_mel.half(),
         "truth": (torch.rand(SHARD_CLIPS, 175, generator=generator) < 0.1).byte(),
@@ -112,7 +112,7 @@ def write_shard(folder, made_from, embedding):
     header = {"made_from": made_from, "sha256": content_hash(made_from, tensors)}
     folder.mkdir(parents=True)
     path = folder / "00000.safetensors"
-    path.write_bytes(rendered_clips.serialise(tensors, header))
+    path.write_bytes(pretraining_clips.serialise(tensors, header))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def data(tmp_path_factory):
     manifest.write(folder, clips, CLASSES)
     feature = features.build("logmel")
     values = rng.normal(-6, 4, (len(clips), *feature.shape)).astype(np.float16)
-    values[:, :, rendered_clips.FRAMES :] = 0  # as the feature pads
+    values[:, :, pretraining_clips.FRAMES :] = 0  # as the feature pads
     identities = manifest.identities(clips, "logmel")
     feature_store.write_shard(folder / "features" / "logmel", 0, values, identities, feature.spec())
     return folder
@@ -151,7 +151,7 @@ def test_clips_have_the_frames_of_ten_seconds(shards, data):
         NoiseClips(1, 0, "logmel"),
     ):
         log_mel, truth = clips[0]
-        assert log_mel.shape == (rendered_clips.FRAMES, 128) and log_mel.dtype == torch.float32
+        assert log_mel.shape == (pretraining_clips.FRAMES, 128) and log_mel.dtype == torch.float32
         assert truth.shape == (20,)
     with pytest.raises(ValueError, match="missing or damaged"):
         RenderedClips(shards / "elsewhere")

@@ -17,7 +17,7 @@ from ast_repr import backbones, features
 from ast_repr.backbones import weights
 from ast_repr.classifier import multiply_accumulates
 from ast_repr.corpora import arrangement, songs, soundfont, sounds
-from ast_repr.training import distillation, rendered_clips
+from ast_repr.training import distillation, pretraining_clips
 from ast_repr.training.distillation import Plan, Pretraining, Student
 
 SMALL = Path(__file__).parent / "faults" / "small_pretrain.py"
@@ -29,7 +29,7 @@ def settings(tmp_path_factory):
     """Settings with pretty_midi's soundfont and a random teacher."""
     teacher = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     weights.save(backbones.build("musicnn"), teacher, [f"tag {number}" for number in range(50)])
-    return rendered_clips.Settings((soundfont.default_soundfont(),), teacher, 0, SHARD_CLIPS)
+    return pretraining_clips.Settings((soundfont.default_soundfont(),), teacher, 0, SHARD_CLIPS)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def folder(settings, tmp_path_factory):
     """A folder with two rendered shards."""
     folder = tmp_path_factory.mktemp("clips")
     for index in range(2):
-        rendered_clips._render_shard((folder, settings, settings.identity(), index))
+        pretraining_clips._render_shard((folder, settings, settings.identity(), index))
     return folder
 
 
 def random_clips(count, seed):
     """Clips in memory: noise, with random targets."""
     generator = torch.Generator().manual_seed(seed)
-    clips = rendered_clips.Clips.__new__(rendered_clips.Clips)
+    clips = pretraining_clips.Clips.__new__(pretraining_clips.Clips)
     clips.identity = f"seed {seed}, {count} clips"
     clips.shard_clips = count
     clips._log_mels = [torch.randn(count, 64, 32, generator=generator)]
@@ -144,15 +144,15 @@ def test_a_clip_contains_what_its_truth_says(monkeypatch):
 
 
 def test_shards_hold_the_teachers_outputs(folder, settings):
-    clips = rendered_clips.Clips(folder, settings, 2)
+    clips = pretraining_clips.Clips(folder, settings, 2)
     assert len(clips) == 2 * SHARD_CLIPS
     batch = clips.batch([4, 0])
-    assert batch.log_mel.shape == (2, rendered_clips.FRAMES, 128)
+    assert batch.log_mel.shape == (2, pretraining_clips.FRAMES, 128)
     assert batch.truth.shape == (2, 175)
     renderer = sounds.Renderer(settings.soundfonts, np.random.default_rng([0, 0]))
     waveform, truth = renderer.clip()
     assert torch.equal(batch.truth[1], torch.from_numpy(truth).float())
-    teacher = rendered_clips.load_teacher(settings.teacher)
+    teacher = pretraining_clips.load_teacher(settings.teacher)
     mel = features.build("musicnn_mel")
     output = teacher((mel(torch.from_numpy(waveform)[None]) - teacher.mean) / (2 * teacher.std))
     assert torch.allclose(batch.embedding[1], output.embedding[0], rtol=2e-3, atol=2e-3)
@@ -163,9 +163,9 @@ def test_shards_hold_the_teachers_outputs(folder, settings):
 def test_only_missing_shards_are_rendered(folder, settings):
     before = (folder / "00000.safetensors").stat().st_ino
     (folder / "00001.safetensors").unlink()
-    assert rendered_clips.missing(folder, 2) == [1]
-    rendered_clips.render(folder, settings, shards=2, nj=1)
-    rendered_clips.Clips(folder, settings, 2)
+    assert pretraining_clips.missing(folder, 2) == [1]
+    pretraining_clips.render(folder, settings, shards=2, nj=1)
+    pretraining_clips.Clips(folder, settings, 2)
     assert (folder / "00000.safetensors").stat().st_ino == before
 
 
@@ -211,13 +211,13 @@ def test_a_silent_song_has_no_excerpts(tmp_path):
     assert excerpts._cut_song(tmp_path / "a.wav") == []
 
 
-def test_shards_of_songs_join_those_of_rendered_clips(folder, settings, tmp_path):
+def test_shards_of_songs_join_rendered_ones(folder, settings, tmp_path):
     song(tmp_path / "a.wav", 30, 500)
     excerpts = replace(settings, songs=(tmp_path / "a.wav",))
     assert excerpts.identity() != settings.identity()
-    rendered_clips._render_shard((tmp_path, excerpts, excerpts.identity(), 0))
-    clips = rendered_clips.Clips(folder, settings, 2)
-    joined = clips + rendered_clips.Clips(tmp_path, excerpts, 1)
+    pretraining_clips._render_shard((tmp_path, excerpts, excerpts.identity(), 0))
+    clips = pretraining_clips.Clips(folder, settings, 2)
+    joined = clips + pretraining_clips.Clips(tmp_path, excerpts, 1)
     assert len(joined) == 3 * SHARD_CLIPS and joined.identity != clips.identity
     assert joined.known().tolist() == 2 * SHARD_CLIPS * [True] + SHARD_CLIPS * [False]
     first, last = joined.batch([0]), joined.batch([2 * SHARD_CLIPS])
@@ -263,15 +263,15 @@ def test_constant_targets_are_left_out(tiny_ast):
 def test_a_damaged_or_foreign_shard_is_refused(folder, settings, tmp_path):
     data = bytearray((folder / "00000.safetensors").read_bytes())
     with pytest.raises(ValueError, match="00000.*missing"):
-        rendered_clips.Clips(tmp_path, settings, 1)
+        pretraining_clips.Clips(tmp_path, settings, 1)
     for position in (0, 12, data.index(b"made_from"), data.index(b"truth"), len(data) - 1):
         data[position] ^= 16
         (tmp_path / "00000.safetensors").write_bytes(data)
         with pytest.raises(ValueError, match="00000.*(damaged|other)"):
-            rendered_clips.Clips(tmp_path, settings, 1)
+            pretraining_clips.Clips(tmp_path, settings, 1)
         data[position] ^= 16
     with pytest.raises(ValueError, match="00000.*other"):
-        rendered_clips.Clips(folder, replace(settings, seed=1), 1)
+        pretraining_clips.Clips(folder, replace(settings, seed=1), 1)
 
 
 def test_augmentation_keeps_the_truth_and_mixes_targets():

@@ -31,7 +31,7 @@ from ast_repr import audio, checkpoint, config, inference, manifest, pretrained
 from ast_repr.corpora import soundfont
 from ast_repr.data import feature_store
 from ast_repr.report import results
-from ast_repr.training import embedding_cache, rendered_clips
+from ast_repr.training import embedding_cache, pretraining_clips
 
 FLIPS = 60  # of each kind
 SLOW_FLIPS = 20  # of those that take longer
@@ -240,9 +240,9 @@ def _embeddings(path):
 def _clips(work):
     """Four clips for pre-training, which are rendered if there is no such file."""
     soundfonts = (soundfont.default_soundfont(),)
-    settings = rendered_clips.Settings(soundfonts, work / "teacher.safetensors", 1, 4)
-    rendered_clips.render(work / "clips", settings, 1, 1)
-    return vars(rendered_clips.Clips(work / "clips", settings, 1).batch(range(4)))
+    settings = pretraining_clips.Settings(soundfonts, work / "teacher.safetensors", 1, 4)
+    pretraining_clips.render(work / "clips", settings, 1, 1)
+    return vars(pretraining_clips.Clips(work / "clips", settings, 1).batch(range(4)))
 
 
 def _recipe(workshop):

@@ -30,7 +30,7 @@ from ..corpora.arrangement import INSTRUMENTS
 from ..losses import masked_bce
 from . import optim
 from .augment import spec_augment
-from .rendered_clips import Batch, Clips
+from .pretraining_clips import Batch, Clips
 
 LOSS_WEIGHTS = {"sounds": 10.0, "embedding": 1.0, "tags": 2.0}
 WEIGHT_DECAY = 0.05

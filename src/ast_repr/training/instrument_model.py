@@ -20,7 +20,7 @@ from ..classifier import Reprogrammed
 from ..corpora import noises, sounds
 from ..corpora.arrangement import CRASHES, HATS, INSTRUMENTS, KICK, RIDES, SNARES, TOMS
 from ..data import dataset, feature_store
-from . import rendered_clips
+from . import pretraining_clips
 from .distillation import augment
 
 SUMMARY = (
@@ -35,7 +35,7 @@ MIXED = 0.5  # share of clips to which another one is added
 BATCH = 64
 CORPUS_VIEWS = 3  # how often the built-in corpus counts, which is smaller than the others
 NOISES = 512
-FRAMES = {"logmel": rendered_clips.FRAMES, "musicnn_mel": 626}  # of ten seconds, without padding
+FRAMES = {"logmel": pretraining_clips.FRAMES, "musicnn_mel": 626}  # of ten seconds, without padding
 STORED = {"logmel": {}, "musicnn_mel": {"frames": 640}}  # options of the recipes' features
 KEYS = {
     "drums": (35, KICK, *SNARES, *TOMS),
@@ -93,7 +93,7 @@ class RenderedClips(Dataset):
     """
 
     def __init__(self, folder: Path):
-        self.clips = rendered_clips.Clips(folder, None, rendered_clips.count(folder))
+        self.clips = pretraining_clips.Clips(folder, None, pretraining_clips.count(folder))
         self.truth = instruments_of(self.clips.truth)
         self.embedding = self.clips.embedding.float()
 
@@ -211,7 +211,7 @@ def embed(model: Reprogrammed, clips: Dataset, augmented: bool, seed: int = 0) -
     for feature, truth in DataLoader(clips, BATCH, shuffle=augmented, generator=generator):
         if augmented:
             nothing = truth[:, :0]  # no targets of a teacher
-            batch = rendered_clips.Batch(feature, truth, nothing, nothing)
+            batch = pretraining_clips.Batch(feature, truth, nothing, nothing)
             batch = augment(batch, generator, MIXED, model.backbone.mean)
             feature, truth = batch.log_mel, batch.truth
         padding = model.backbone.dims["frames"] - feature.shape[1]

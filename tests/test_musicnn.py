@@ -148,6 +148,33 @@ def test_maxima_before_the_activation_change_nothing():
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * gradients[1].abs().max().item())
 
 
+@pytest.mark.parametrize("bf16, tolerance", [(False, 1e-5), (True, 0.01)])
+@pytest.mark.parametrize("size", [(7, 38), (32, 1)])
+def test_frozen_filters_give_pytorchs_gradient(size, bf16, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    filters = torch.randn(5, 1, *size, generator=generator)
+    x = torch.randn(6, 1, 40, 96, generator=generator).requires_grad_()  # more than PATCHES
+    outputs = []
+    gradients = []
+    for convolve in (musicnn._convolve, functional.conv2d):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs.append(convolve(x, filters))
+        gradients.append(torch.autograd.grad(outputs[-1].float().sin().sum(), x)[0])
+    assert type(outputs[0].grad_fn).__name__ == "_FrozenConvolutionBackward"
+    assert torch.equal(*outputs)
+    assert gradients[0].dtype == torch.float32
+    assert (gradients[0] - gradients[1]).norm() < tolerance * gradients[1].norm()
+
+
+def test_trained_filters_get_a_gradient():
+    filters = torch.randn(5, 1, 7, 38).requires_grad_()
+    x = torch.randn(1, 1, 40, 96).requires_grad_()
+    gradients = torch.autograd.grad(musicnn._convolve(x, filters).sum(), [x, filters])
+    expected = torch.autograd.grad(functional.conv2d(x, filters).sum(), [x, filters])
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
 def test_patches_cover_the_input_and_are_averaged():
     network = random_network(frames=400, mean=0.4, std=0.8)
     log_mel = torch.rand(2, 1, 400, 96)

@@ -5,10 +5,10 @@ section for each corpus, is made by its maintainers:
 
     python src/report.py --exp exp/synthetic --all-corpora --out RESULTS.md --conf-dir conf
 
-Its front page gets the main job's table, the differences that contrasts.yaml asks for and, beside
-RESULTS.md, the picture overview.png:
+Its front page gets the main job's table and, beside RESULTS.md, the picture overview.png; with
+--all-corpora also the differences that contrasts.yaml asks for:
 
-    python src/report.py --exp exp/synthetic --all-corpora --readme ../../README.md --conf-dir conf
+    python src/report.py --exp exp/synthetic --readme ../../README.md --conf-dir conf
 
 Corpora, protocols and backbones never share a table. In each, macro-F1 is compared with that of a
 reference method, on the truth if the corpus knows it. With --compare, two methods are compared,
@@ -168,7 +168,7 @@ def write_front_page(args: argparse.Namespace, sections: dict[str, list[results.
     every = [table for section in sections.values() for table in section]
     table = every[0]
     front_page.insert_table(args.readme, "table", pages.accuracy_markdown(table, args.reference))
-    if args.conf_dir and (args.conf_dir / "contrasts.yaml").is_file():
+    if args.all_corpora and args.conf_dir:
         lines = contrasts.lines(every, contrasts.read(args.conf_dir / "contrasts.yaml"))
         front_page.insert_table(args.readme, "findings", pages.table_markdown(lines))
     with_example = [run for run in table.main.runs if run.has_example]

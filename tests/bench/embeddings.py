@@ -3,8 +3,8 @@
 Time of training the heads of AST-BS (768 values per clip), of source-label mapping (527) and of a
 forest on AST's embeddings at the paper's size: 20,000 random clips, 30 epochs of batches of 16 by
 the trainer with validation on a tenth as many; a forest is fitted once, 100 trees per instrument.
-Without the cache each epoch would pass all clips through AST-base again, in float32 as the cache is
-filled: measured on a sample of 32 clips and multiplied.
+Without the cache each epoch would pass all clips through AST-base again: measured in float32, on a
+sample of 32 clips, and multiplied.
 """
 
 import argparse

@@ -71,6 +71,21 @@ def fail_in_second(group, device, tasks: list) -> None:
     group.wait_for_everyone()
 
 
+def functions_in(graph: Any) -> set[str]:
+    """Names of the autograd functions between an output's `grad_fn` and its inputs."""
+    names = set()
+    seen = set()
+    left = [graph]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        names.add(type(node).__name__)
+        left.extend(parent for parent, _ in node.next_functions)
+    return names
+
+
 def plain_config(seed: int = 0, name: str = "own", **sections: Any) -> Config:
     """A supervised run without augmentation of classes "a" and "b".
 

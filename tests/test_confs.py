@@ -162,6 +162,12 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the a
     "ast_logistic": 0,
     "ast_logistic_random": 0,
     "ast_patch_head_only": 16_916,
+    "ast_lora": 16_916 + 442_368,
+    "ast_adapter": 16_916 + 304_320,
+    "ast_ssf": 16_916 + 165_888,
+    "ast_bitfit": 16_916 + 101_376,
+    "ast_prompt": 16_916 + 19_200,
+    "ast_prompt_deep": 16_916 + 230_400,
 }
 
 

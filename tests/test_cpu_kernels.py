@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers import functions_in
 from torch import nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -15,21 +16,6 @@ LINEAR = "_FrozenLinearBackward"
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def functions_in(graph):
-    """Names of the autograd functions between an output's `grad_fn` and its inputs."""
-    names = set()
-    seen = set()
-    left = [graph]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        names.add(type(node).__name__)
-        left.extend(parent for parent, _ in node.next_functions)
-    return names
 
 
 @pytest.fixture

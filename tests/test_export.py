@@ -139,6 +139,8 @@ def make_run(folder, conf, backbone_file, spread):
     model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1)
     spread(model.head, 2)
+    if model.adapter is not None:
+        spread(model.adapter, 4)
     if hasattr(model.head, "fit"):
         rng = np.random.default_rng(0)
         embeddings = torch.from_numpy(rng.normal(-8, 4, (40, model.backbone.embed_dim))).float()

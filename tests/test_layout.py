@@ -22,7 +22,7 @@ TOP_LEVEL = {
     "src",
     "tests",
 }
-NETWORKS = {"backbones", "reprogrammers", "heads"}
+NETWORKS = {"adapters", "backbones", "reprogrammers", "heads"}
 DATA = {"data", "manifest", "corpora", "audio", "features"}
 # Only the scripts and commands know command lines and configs.
 FRONT = {"cli", "commands", "config", "options"}

@@ -127,7 +127,7 @@ def test_methods_are_sorted_by_kind(tmp_path):
         "ast_finetune",
     ]
     assert [method.kind for method in table.methods] == [
-        results.KINDS[k] for k in (0, 0, 0, 1, 2, 3)
+        results.KINDS[k] for k in (0, 0, 0, 1, 2, 4)
     ]
     assert lines_of(pages.text(pages.blocks(table)), "forest")[1][3] == "-"  # multiply-accumulates
 

@@ -83,6 +83,7 @@ def start(tiny_dims, tiny_clips):
         learns=True,
         relabel=None,
         writer=None,
+        adapter=None,
     ):
         torch.manual_seed(own_plan.seed)
         model = build_model(
@@ -97,6 +98,7 @@ def start(tiny_dims, tiny_clips):
                 "finetune": False,
             },
             {"name": "embedding"},
+            adapter,
         )
         own = optim.build(name, model, lr)
         method = methods.build("supervised", model=model)
@@ -160,6 +162,16 @@ def test_an_interrupted_run_ends_bit_equal(cut, start, tmp_path):
         for state in saved:
             state["history"] = timeless(state.get("history", []))
         assert same(*saved)
+
+
+def test_an_interrupted_run_of_an_adapter_ends_bit_equal(start, tmp_path):
+    keywords = {"reprogrammer": "none", "adapter": {"name": "lora", "rank": 2}}
+    _, model, _ = start(tmp_path / "straight", **keywords)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "cut", interrupt=STEPS + 2, **keywords)
+    _, other, _ = start(tmp_path / "cut", **keywords)
+    assert same(model.state_dict(), other.state_dict())
+    assert other.adapter.updates[0].up["q"].any()
 
 
 def test_a_finished_run_is_left_as_it_is(start, tmp_path):

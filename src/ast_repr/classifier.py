@@ -1,7 +1,7 @@
 """The reprogrammed classifier: log-mel -> normalisation -> reprogrammer -> frozen backbone -> head.
 
-Freeze policy: the reprogrammer and the head are trained. The backbone is not: its parameters need
-no gradient, and it stays in eval mode; gradients only pass through it to the reprogrammer. With
+Freeze policy: the reprogrammer, the adapter and the head are trained. The backbone is not: its
+parameters need no gradient, and it stays in eval mode; gradients only pass through it. With
 `finetune` the backbone is trained too, except for its source head if the classifier's head does not
 use it.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from . import backbones, heads, reprogrammers
+from . import adapters, backbones, heads, reprogrammers
 from .model_spec import NORMS
 from .registry import resolve, unknown
 
@@ -28,6 +28,7 @@ class Reprogrammed(nn.Module):
         norm: normalisation (x - mean) / (2 std) before the reprogrammer: by the statistics of the
             "backbone", by a pair (mean, std), or "none" (as in the authors' code).
         finetune: train the backbone as well.
+        adapter: module of that package, attached to `backbone`; None for none.
 
     Attributes:
         bf16: compute everything before the head under bfloat16 autocast; false at first.
@@ -40,6 +41,7 @@ class Reprogrammed(nn.Module):
         head: nn.Module,
         norm: str | tuple[float, float] = "backbone",
         finetune: bool = False,
+        adapter: nn.Module | None = None,
     ):
         super().__init__()
         if norm == "backbone":
@@ -54,6 +56,7 @@ class Reprogrammed(nn.Module):
         self.reprogrammer = reprogrammer
         self.backbone = backbone
         self.head = head
+        self.adapter = adapter
         self.finetune = finetune
         self.bf16 = False
         backbone.requires_grad_(finetune)
@@ -87,7 +90,9 @@ class Reprogrammed(nn.Module):
     @property
     def head_only(self) -> bool:
         """True if only the head is trained: its input can then be computed once per clip."""
-        if self.finetune or any(p.requires_grad for p in self.reprogrammer.parameters()):
+        if self.finetune or self.adapter is not None:
+            return False
+        if any(p.requires_grad for p in self.reprogrammer.parameters()):
             return False
         norms = [m for m in self.reprogrammer.modules() if isinstance(m, nn.BatchNorm2d)]
         return not any(norm.training for norm in norms)  # in training they update statistics
@@ -102,9 +107,16 @@ class Reprogrammed(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
     def copy_with_shared_backbone(self) -> "Reprogrammed":
-        """Return a copy that is trained separately but shares the frozen backbone."""
-        shared = {} if self.finetune else {id(self.backbone): self.backbone}
-        return copy.deepcopy(self, shared)
+        """Return a copy that is trained separately but shares the frozen backbone.
+
+        With an adapter only the backbone's tensors are shared, since its hooks belong to one copy.
+        """
+        shared = [self.backbone]
+        if self.adapter is not None:
+            shared = [*self.backbone.parameters(), *self.backbone.buffers()]
+        if self.finetune:
+            shared = []
+        return copy.deepcopy(self, {id(part): part for part in shared})
 
     def trainable_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the tensors that training changes, buffers such as BatchNorm's included.
@@ -166,6 +178,7 @@ def build_model(
     reprogrammer: dict,
     backbone: dict,
     head: dict,
+    adapter: dict | None = None,
     allow: Collection[str] = (),
 ) -> Reprogrammed:
     """Build a classifier from the plain values that a checkpoint stores.
@@ -178,6 +191,7 @@ def build_model(
         reprogrammer, head: {"name": ..., and its options}.
         backbone: {"name": ..., "options": keywords of its constructor, "file": its weights, or
             None for random ones drawn with "seed", "finetune": whether it is trained}.
+        adapter: as the reprogrammer; None for none.
         allow: names of classes outside the package that may be built, see `registry.resolve`.
 
     Raises:
@@ -188,6 +202,8 @@ def build_model(
     options = backbone["options"]
     reprogrammer = resolve("reprogrammer", reprogrammer, allow, given=("frames", "bins"))
     head = resolve("head", head, allow, given=("n_classes", "embed_dim", "n_source"))
+    if adapter is not None:
+        adapter = resolve("adapter", adapter, allow, given=("backbone",))
     network = resolve("backbone", options | {"name": backbone["name"]}, allow)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(backbone["seed"])
@@ -196,14 +212,16 @@ def build_model(
         for part in getattr(source, "pretrained_modules", [source]):
             backbones.weights.load(part, backbone["file"])
     backbones.cpu_kernels.enable(source)
+    reprogrammer = reprogrammers.build(
+        frames=options["frames"], bins=options["mels"], **reprogrammer
+    )
+    head = heads.build(
+        n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head
+    )
+    if adapter is not None:  # the last, so that a seed gives the same head with and without it
+        adapter = adapters.build(backbone=source, **adapter)
     return Reprogrammed(
-        reprogrammers.build(frames=options["frames"], bins=options["mels"], **reprogrammer),
-        source,
-        heads.build(
-            n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head
-        ),
-        norm=norm,
-        finetune=backbone["finetune"],
+        reprogrammer, source, head, norm=norm, finetune=backbone["finetune"], adapter=adapter
     )
 
 

@@ -66,15 +66,20 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
 def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, config.Config]:
     """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
+    "all" leaves out adapters if the backbone is no transformer.
+
     Args:
         lacking: features that the corpus does not carry.
     """
     network = pretrained.network(args.backbone)
     resolved = {}
     for name in config.select(args.conf_dir, args.conf):
-        resolved[name] = config.load(
+        conf = config.load(
             args.conf_dir, name, args.corpus, args.protocol, args.set, lacking, network
         )
+        if args.conf == "all" and conf.adapter is not None and conf.backbone.name != config.AST:
+            continue  # adapters suit transformers only
+        resolved[name] = conf
     return resolved
 
 

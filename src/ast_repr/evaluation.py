@@ -344,6 +344,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     epochs = history[-1]["epoch"]
     seconds = sum(entry["seconds"] for entry in history)
     weights = conf.backbone.weights
+    adapter = {} if conf.adapter is None else {"adapter": conf.adapter.name}
     was_validated = epochs > 0 and select.split != SPLIT
     stopped_improving = trainer.stopped_improving(history, trainer.Plan.of(conf))
     return {
@@ -354,6 +355,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
         "feature": conf.feature.name,
         "norm": conf.input.norm,
         "reprogrammer": conf.reprogrammer.name,
+        **adapter,
         "clip_fraction": conf.train.clip_fraction,
         "label_fraction": conf.train.label_fraction,
         "train_clips": about["train_clips"],

@@ -83,6 +83,7 @@ class ModelSpec:
     Attributes:
         classes: K names, in the order of the outputs.
         norm: "backbone", "none" or [mean, std], see `classifier.Reprogrammed`.
+        adapter: None for none.
         threshold: the probability from which an instrument counts as present.
         aggregate: how the windows of a file are combined.
         backbone_sha256: of the frozen tensors, see `backbones.weights.fingerprint`.
@@ -96,6 +97,7 @@ class ModelSpec:
     backbone: BackboneSpec
     head: dict
     backbone_sha256: str
+    adapter: dict | None = None
     threshold: float = number(0, 1, default=THRESHOLD)
     aggregate: Aggregate = "mean"
     feature_spec: dict | None = None
@@ -126,12 +128,15 @@ class ModelSpec:
 
     def sections(self) -> dict:
         """Return the sections that name classes, by kind."""
-        return {
+        sections = {
             "feature": self.feature,
             "reprogrammer": self.reprogrammer,
             "backbone": {"name": self.backbone.name},
             "head": self.head,
         }
+        if self.adapter is not None:
+            sections["adapter"] = self.adapter
+        return sections
 
     def build(self, file: str | PurePath | None) -> dict:
         """Return keywords of `classifier.build_model`, with the backbone's weights in `file`."""
@@ -140,6 +145,7 @@ class ModelSpec:
             "reprogrammer": self.reprogrammer,
             "backbone": vars(self.backbone) | {"file": file},
             "head": self.head,
+            "adapter": self.adapter,
         }
 
 
@@ -173,7 +179,7 @@ def from_config(
     file = Path(weights_file)
     if pretrained.starts_from_panns(config.backbone.name, config.backbone.weights):
         file = pretrained.panns_path()
-    return {
+    spec = {
         "norm": norm,
         "reprogrammer": config.reprogrammer.to_dict(),
         "head": head,
@@ -186,6 +192,9 @@ def from_config(
             "finetune": config.backbone.finetune,
         },
     }
+    if config.adapter is not None:
+        spec["adapter"] = config.adapter.to_dict()
+    return spec
 
 
 def _backbone_options(section, feature, backbone, weights_file):

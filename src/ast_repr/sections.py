@@ -31,7 +31,10 @@ def check(conf: Config) -> None:
         "finetune": conf.backbone.finetune,
     }
     classes = ["one", "other"]  # a softmax needs two
-    model = build_model(classes, "none", conf.reprogrammer.to_dict(), backbone, head, allow)
+    adapter = conf.adapter and conf.adapter.to_dict()
+    model = build_model(
+        classes, "none", conf.reprogrammer.to_dict(), backbone, head, adapter, allow
+    )
     method = registry.resolve("method", conf.method.to_dict(), allow, given=("model",))
     methods.build(model=model, **method)
     if model.trainable_parameters():

@@ -177,6 +177,7 @@ class Config:
     train: Train
     select: Select
     score: Score | None = None
+    adapter: Section | None = None
     run: RunIdentity | None = None
 
     @classmethod

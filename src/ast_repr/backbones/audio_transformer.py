@@ -124,8 +124,10 @@ class AudioTransformer(nn.Module):
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, n_tokens, embed_dim))
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm_layer) for _ in range(depth)
+            Block(embed_dim, num_heads, qkv_bias=True, norm_layer=norm_layer)
+            for _ in range(depth - 1)
         )
+        self.blocks.append(LastBlock(embed_dim, num_heads, qkv_bias=True, norm_layer=norm_layer))
         self.norm = norm_layer(embed_dim)
         self.pooled_blocks = pooled_blocks
         self.source_head = nn.Sequential(norm_layer(embed_dim), nn.Linear(embed_dim, n_source))
@@ -162,9 +164,11 @@ class AudioTransformer(nn.Module):
             else:
                 tokens = block(tokens)
             if number in self.pooled_blocks:
-                patches = functional.layer_norm(tokens[:, 2:], tokens.shape[2:])
+                # Without the tokens that an adapter adds after them.
+                patches = tokens[:, 2 : self.pos_embed.shape[1]]
+                patches = functional.layer_norm(patches, patches.shape[2:])
                 pooled += [patches.mean(dim=1), patches.amax(dim=1)]
-        class_token = self.norm(first_tokens(last, tokens, 2)).mean(dim=1)
+        class_token = self.norm(last(tokens)).mean(dim=1)
         embedding = torch.cat([class_token, *pooled], dim=1)
         return Output(embedding, self.source_head(class_token))
 
@@ -177,11 +181,14 @@ def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     return pair
 
 
-def first_tokens(block: Block, tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Compute block(tokens)[:, :count] for (B, N, D) without the outputs of other tokens."""
-    attn = block.attn
-    qkv = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, attn.head_dim))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    x = functional.scaled_dot_product_attention(q[:, :, :count], k, v)
-    x = tokens[:, :count] + attn.proj(x.transpose(1, 2).flatten(2))
-    return x + block.mlp(block.norm2(x))
+class LastBlock(Block):
+    """A block that computes only the class and the distillation token."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, 2, D)."""
+        attn = self.attn
+        qkv = attn.qkv(self.norm1(tokens)).unflatten(-1, (3, attn.num_heads, attn.head_dim))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = functional.scaled_dot_product_attention(q[:, :, :2], k, v)
+        x = tokens[:, :2] + attn.proj(x.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))

@@ -51,7 +51,8 @@ class Entry:
     """The name, description and published results of a conf.
 
     Attributes:
-        control: conf on the same input without the method's reprogrammer, if there is one.
+        control: conf on the same input without the method's reprogrammer or adapter, if there is
+            one.
     """
 
     name: str

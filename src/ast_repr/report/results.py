@@ -23,7 +23,13 @@ from .published import NETWORK, Entry, Published, name_of_corpus
 from .schema import OBSERVED, REQUIRED, TRUTH
 
 # In the order of a table.
-KINDS = ("no backbone", "frozen backbone", "reprogrammed backbone", "fine-tuned backbone")
+KINDS = (
+    "no backbone",
+    "frozen backbone",
+    "reprogrammed backbone",
+    "adapted backbone",
+    "fine-tuned backbone",
+)
 # Dotted keys of results.json.
 SAME_FOR_SEEDS = (
     "norm",
@@ -141,7 +147,7 @@ class Method:
 
     @property
     def control(self) -> str | None:
-        """The conf of the same training without the method's reprogrammer."""
+        """The conf of the same training without the method's reprogrammer or adapter."""
         return self.entry.control if self.entry else None
 
     @property
@@ -157,11 +163,13 @@ class Method:
     @property
     def kind(self) -> str:
         """One of KINDS. Fine-tuned means that more than half of all parameters are trained."""
-        without, frozen, reprogrammed, finetuned = KINDS
+        without, frozen, reprogrammed, adapted, finetuned = KINDS
         if self["backbone"]["weights"] == "none":
             return without
         if self["trainable_parameters"] > self["total_parameters"] / 2:
             return finetuned
+        if "adapter" in self.runs[0].results:
+            return adapted
         return frozen if self["reprogrammer"] == "none" else reprogrammed
 
     def mean(self, key: str) -> float:

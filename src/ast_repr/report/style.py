@@ -32,6 +32,7 @@ KINDS = {  # of methods, in the order of results.KINDS
     "no backbone": {"color": "#E69F00", "marker": "s"},
     "frozen backbone": {"color": "#000000", "marker": "o"},
     "reprogrammed backbone": {"color": "#0072B2", "marker": "^"},
+    "adapted backbone": {"color": "#009E73", "marker": "P"},
     "fine-tuned backbone": {"color": "#CC79A7", "marker": "D"},
 }
 BASELINE_LINES = {"always_absent": "-", "always_present": (0, (2, 1))}

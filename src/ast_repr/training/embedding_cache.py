@@ -104,11 +104,12 @@ class EmbeddingCache:
 def shareable(model: Reprogrammed, spec: dict) -> bool:
     """Whether runs with other seeds have the same inputs of their heads.
 
-    They do if the reprogrammer has no state, and the frozen weights are a file's.
+    They do if there is no adapter, the reprogrammer has no state, and the frozen weights are a
+    file's.
     """
-    return not model.reprogrammer.state_dict() and (
-        spec["backbone"]["file"] is not None or not model.backbone.state_dict()
-    )
+    if model.adapter is not None or model.reprogrammer.state_dict():
+        return False
+    return spec["backbone"]["file"] is not None or not model.backbone.state_dict()
 
 
 def compute(

@@ -47,8 +47,7 @@ def build(
         groups.append({"params": head, "lr": lr if head_lr is None else head_lr})
     if not groups:
         raise ValueError(
-            "nothing to train: neither the reprogrammer, nor the head, nor the backbone "
-            "has trainable parameters"
+            "nothing to train: no reprogrammer, adapter, head or backbone has trainable parameters"
         )
     try:
         return OPTIMIZERS[name](groups, **options)

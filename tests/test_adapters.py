@@ -1,0 +1,264 @@
+"""Adapters against the same changes made to the frozen weights; starts, gradients and sizes."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import functions_in
+from torch import nn
+from torch.nn import functional
+
+from ast_repr import adapters, backbones, choices, config
+from ast_repr.backbones import weights
+from ast_repr.classifier import Reprogrammed, build_model
+from ast_repr.losses import masked_bce
+
+CONFS = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+CLASSES = ["bass", "flute", "voice"]
+ZERO_STARTED = {
+    "lora": {"name": "lora", "rank": 2},
+    "lora on all": {"name": "lora", "rank": 2, "alpha": 3.0, "projections": ["v", "k", "q"]},
+    "bottleneck": {"name": "bottleneck", "width": 4},
+    "parallel bottleneck": {"name": "bottleneck", "width": 4, "parallel": True},
+    "ssf": {"name": "ssf"},
+    "bitfit": {"name": "bitfit"},
+}
+PROMPTS = {
+    "prompt": {"name": "prompt", "tokens": 3},
+    "deep prompt": {"name": "prompt", "tokens": 3, "deep": True},
+}
+ALL = ZERO_STARTED | PROMPTS
+
+
+def build(tiny_dims, adapter=None, finetune=False, **dims):
+    torch.manual_seed(0)
+    options = tiny_dims | {"mean": -4.0, "std": 4.5} | dims
+    backbone = {"name": "ast", "options": options, "file": None, "seed": 1, "finetune": finetune}
+    head = {"name": "embedding"}
+    return build_model(CLASSES, "backbone", {"name": "none"}, backbone, head, adapter)
+
+
+def log_mel(count=3):
+    return 4.5 * torch.randn(count, 1, 64, 32, generator=torch.Generator().manual_seed(1)) - 4
+
+
+def step(model, optimizer):
+    optimizer.zero_grad(set_to_none=True)
+    masked_bce(model(log_mel()), torch.eye(3), torch.ones(3, 3, dtype=torch.bool)).backward()
+    optimizer.step()
+
+
+@pytest.fixture
+def changed(tiny_dims, spread):
+    """Function from an adapter to a model with random values in it, and one without it."""
+
+    def make(adapter, **dims):
+        model = build(tiny_dims, adapter, **dims)
+        spread(model.adapter, 2)
+        return model.eval(), build(tiny_dims, **dims).eval()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def ast_base():
+    """AST-base as sizes without memory."""
+    with torch.device("meta"):
+        return backbones.build("ast")
+
+
+@pytest.mark.parametrize("adapter", ZERO_STARTED.values(), ids=ZERO_STARTED)
+def test_training_starts_exactly_at_the_frozen_backbone(adapter, tiny_dims):
+    model = build(tiny_dims, adapter, pooled_blocks=[1])
+    assert torch.equal(model(log_mel()), build(tiny_dims, pooled_blocks=[1])(log_mel()))
+
+
+@pytest.mark.parametrize("adapter", PROMPTS.values(), ids=PROMPTS)
+def test_prompts_change_the_output_at_once_but_not_by_much(adapter, tiny_dims):
+    difference = build(tiny_dims, adapter)(log_mel()) - build(tiny_dims)(log_mel())
+    assert 0 < difference.abs().max() < 1
+
+
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_gradients_reach_all_of_the_adapter_and_the_head_alone(adapter, tiny_dims):
+    model = build(tiny_dims, adapter).train()
+    before = weights.fingerprint(model.backbone)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    for _ in range(3):  # a factor that starts at zero passes nothing back in the first
+        step(model, optimizer)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, start[name])}
+    assert moved == {name for name in start if name.startswith(("adapter.", "head."))}
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert (
+        weights.fingerprint(model.backbone)
+        == before
+        == weights.fingerprint(build(tiny_dims).backbone)
+    )
+
+
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_frozen_layers_stay_on_their_fast_path(adapter, tiny_dims):
+    logits = build(tiny_dims, adapter)(log_mel())
+    assert "_FrozenLinearBackward" in functions_in(logits.grad_fn)
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ("ast_lora", 12 * 2 * (2 * 768 * 12)),
+        ("ast_adapter", 12 * (2 * 768 * 16 + 784)),
+        ("ast_ssf", 12 * 2 * (3 * 768 + 768 + 4 * 768 + 768)),
+        ("ast_bitfit", 12 * (3 * 768 + 768 + 4 * 768 + 768 + 2 * 768)),
+        ("ast_prompt", 25 * 768),
+        ("ast_prompt_deep", 12 * 25 * 768),
+    ],
+)
+def test_parameters_at_the_size_of_ast_base(conf, expected, ast_base):
+    section = config.load(CONFS, conf).adapter.to_dict()
+    with torch.device("meta"):
+        adapter = adapters.build(backbone=ast_base, **section)
+    assert sum(p.numel() for p in adapter.parameters()) == expected
+
+
+def test_lora_is_a_change_of_the_projections_weights(changed):
+    model, plain = changed(ZERO_STARTED["lora on all"])
+    with torch.no_grad():
+        for block, update in zip(plain.backbone.blocks, model.adapter.updates, strict=True):
+            products = [update.up[name] @ update.down[name] for name in ("q", "k", "v")]
+            block.attn.qkv.weight += 3.0 / 2 * torch.cat(products)
+    torch.testing.assert_close(model(log_mel()), plain(log_mel()))
+
+
+def test_lora_changes_the_chosen_projections_alone(changed):
+    model, _ = changed(ZERO_STARTED["lora"])
+    qkv = model.backbone.blocks[0].attn.qkv
+    x = torch.randn(2, 5, 32)
+    difference = qkv(x) - functional.linear(x, qkv.weight, qkv.bias)
+    sizes = [part.abs().max() for part in difference.chunk(3, dim=-1)]
+    assert sizes[0] > 1e-4 and sizes[1] < 1e-6 and sizes[2] > 1e-4
+
+
+@pytest.mark.parametrize("name", ["ssf", "bitfit"])
+def test_ssf_and_bitfit_are_changes_of_weights_and_biases(name, changed):
+    model, plain = changed(ZERO_STARTED[name])
+    kinds = nn.Linear if name == "ssf" else nn.Linear | nn.LayerNorm
+    layers = [module for module in plain.backbone.blocks.modules() if isinstance(module, kinds)]
+    with torch.no_grad():
+        for layer, change in zip(layers, model.adapter.layers, strict=True):
+            if name == "ssf":
+                layer.weight *= change.scale[:, None]
+                layer.bias.mul_(change.scale).add_(change.shift)
+            else:
+                layer.bias += change.change
+    torch.testing.assert_close(model(log_mel()), plain(log_mel()))
+
+
+class WithBottleneck(nn.Module):
+    """An MLP and a bottleneck after it or beside it."""
+
+    def __init__(self, mlp, layer):
+        super().__init__()
+        self.mlp = mlp
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.mlp(x)
+        hidden = self.layer.down(x if self.layer.parallel else y)
+        return y + self.layer.up(functional.gelu(hidden))
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "parallel bottleneck"])
+def test_a_bottleneck_is_part_of_the_mlp(name, changed):
+    model, plain = changed(ZERO_STARTED[name])
+    for block, layer in zip(plain.backbone.blocks, model.adapter.layers, strict=True):
+        block.mlp = WithBottleneck(block.mlp, layer)
+    torch.testing.assert_close(model(log_mel()), plain(log_mel()))
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_are_tokens_of_the_blocks_and_of_nothing_else(name, changed):
+    model, plain = changed(PROMPTS[name], pooled_blocks=[1])
+    network = plain.backbone
+    x = plain.normalise(log_mel())
+    with torch.no_grad():
+        patches = network.patch_embed(x.transpose(2, 3)).flatten(2).transpose(1, 2)
+        start = torch.cat([network.cls_token, network.dist_token], dim=1).expand(3, -1, -1)
+        tokens = torch.cat([start, patches], dim=1) + network.pos_embed
+        count = tokens.shape[1]
+        prompts = [layer.tokens.expand(3, -1, -1) for layer in model.adapter.layers]
+        tokens = network.blocks[0](torch.cat([tokens, prompts[0]], dim=1))
+        patches = functional.layer_norm(tokens[:, 2:count], (32,))
+        if name == "deep prompt":
+            tokens = torch.cat([tokens[:, :count], prompts[1]], dim=1)
+        pooled = [network.norm(network.blocks[1](tokens)).mean(dim=1)]
+        pooled += [patches.mean(dim=1), patches.amax(dim=1)]
+        expected = torch.cat(pooled, dim=1)
+        torch.testing.assert_close(model.backbone(x).embedding, expected)
+
+
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_a_copy_has_an_adapter_that_is_trained_separately(adapter, tiny_dims, spread):
+    model = build(tiny_dims, adapter)
+    expected = model(log_mel())
+    other = model.copy_with_shared_backbone()
+    assert torch.equal(other(log_mel()), expected)
+    spread(other.adapter, 2)
+    assert torch.equal(model(log_mel()), expected)
+    assert not torch.allclose(other(log_mel()), expected)
+    shared = {id(p) for p in model.parameters()} & {id(p) for p in other.parameters()}
+    assert shared == {id(p) for p in model.backbone.parameters()}
+
+
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_the_trained_state_is_small_and_restores_the_model(adapter, tiny_dims, spread):
+    model = build(tiny_dims, adapter)
+    spread(model.adapter, 2)
+    state = copy.deepcopy(model.trainable_state_dict())
+    assert {name.partition(".")[0] for name in state} == {"adapter", "head"}
+    other = build(tiny_dims, adapter)
+    other.load_trainable_state_dict(state)
+    assert torch.equal(other(log_mel()), model(log_mel()))
+
+
+@pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
+def test_activation_checkpointing_changes_no_gradient(adapter, changed):
+    model, _ = changed(adapter)
+    gradients = []
+    for recompute in (False, True):
+        model.backbone.grad_checkpointing = recompute
+        gradients.append(torch.autograd.grad(model(log_mel()).sum(), model.adapter.parameters()))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_there_is_a_conf_for_every_adapter():
+    sections = [config.load(CONFS, name).adapter for name in choices.confs(CONFS)]
+    assert {section.name for section in sections if section} == set(adapters.ADAPTERS)
+
+
+def test_a_model_with_an_adapter_is_not_head_only(tiny_dims):
+    assert not build(tiny_dims, {"name": "ssf"}).head_only
+    assert isinstance(build(tiny_dims), Reprogrammed) and build(tiny_dims).head_only
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("loar", {}, "unknown adapter 'loar': did you mean 'lora'"),
+        ("lora", {"rang": 2}, "'rang': did you mean 'rank'"),
+        ("lora", {"rank": 0}, "rank 0"),
+        ("lora", {"projections": []}, "some of q, k, v"),
+        ("lora", {"projections": ["o"]}, "unknown projection of lora 'o'"),
+        ("bottleneck", {"width": 0}, "width 0; expected 1 or more"),
+        ("prompt", {"tokens": 0}, "tokens 0; expected 1 or more"),
+    ],
+)
+def test_impossible_choices_are_refused(name, options, message, tiny_ast):
+    with pytest.raises(ValueError, match=message):
+        adapters.build(name, tiny_ast(), **options)
+
+
+def test_a_backbone_without_blocks_is_refused():
+    with pytest.raises(ValueError, match="'ssf': found a backbone Musicnn, expected .* blocks"):
+        adapters.build("ssf", backbones.build("musicnn"))

@@ -24,6 +24,8 @@ KINDS = {
     "residual cnn": {"name": "cnn", "residual": True, "width": 4, "nonlinearity": "relu"},
     "unet": {"name": "unet"},
     "residual unet": {"name": "unet", "residual": True},
+    "film": {"name": "film"},
+    "smm": {"name": "smm"},
 }
 HEADS = {"embedding": {"name": "embedding"}, "labelmap": {"name": "labelmap"}}
 

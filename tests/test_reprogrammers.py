@@ -11,6 +11,8 @@ IDENTITIES = {
     "none": ("none", {}),
     "noise": ("noise", {}),
     "low-rank noise": ("noise", {"rank": 4}),
+    "noise per frame": ("noise", {"per": "frame"}),
+    "noise per band": ("noise", {"per": "band"}),
     "affine": ("affine", {}),
     "affine per band": ("affine", {"per_band": True}),
     "adversarial": ("adversarial", {"place": "everywhere"}),
@@ -19,6 +21,8 @@ IDENTITIES = {
     "unet": ("unet", {"residual": True}),
     "patch": ("patch", {}),
     "patch without level": ("patch", {"level": None, "size": 8}),
+    "film": ("film", {}),
+    "smm": ("smm", {}),
 }
 OTHERS = {
     "normal noise": ("noise", {"start": "normal"}),
@@ -60,6 +64,11 @@ def base(name, finetune=False, **options):
         ("affine", {"per_band": True}, 17_172),
         ("patch", {}, 34_357),
         ("noise", {"rank": 8}, 26_132),
+        ("noise", {"rank": 4}, 16_916 + 4 * (1024 + 128)),
+        ("noise", {"per": "frame"}, 16_916 + 1024),
+        ("noise", {"per": "band"}, 16_916 + 128),
+        ("film", {}, 16_916 + 256 * 16 + 16 + 16 * 256 + 256),
+        ("smm", {}, 16_916 + 25_081 + 131_072),
     ],
 )
 def test_trainable_parameters_are_the_papers(name, options, trainable):
@@ -169,6 +178,35 @@ def test_low_rank_noise_has_the_asked_rank():
     torch.testing.assert_close((noise(log_mel()) - log_mel())[2, 0], delta, rtol=0, atol=1e-5)
     assert torch.linalg.matrix_rank(delta, rtol=1e-4) == 4
     assert count(noise) == 4 * (64 + 32)
+
+
+@pytest.mark.parametrize(("per", "constant"), [("frame", 1), ("band", 0)])
+def test_noise_per_frame_or_band_is_constant_along_the_other_axis(per, constant):
+    torch.manual_seed(0)
+    noise = reprogrammers.build("noise", **SMALL, per=per, start="normal")
+    delta = noise(torch.zeros(1, 1, 64, 32))[0, 0]
+    assert delta.std(dim=constant).max() == 0
+    assert delta.std(dim=1 - constant).min() > 0.5
+
+
+def test_film_scales_and_shifts_each_band_by_the_statistics_of_the_clip(spread):
+    film, x = spread(reprogrammers.build("film", **SMALL, rank=5)), log_mel()
+    for clip, transformed in zip(x, film(x), strict=True):
+        statistics = torch.cat([clip[0].mean(dim=0), clip[0].std(dim=0, unbiased=False)])
+        values = film.up(functional.gelu(film.down(statistics)))
+        expected = clip * (1 + values[:32]) + values[32:]
+        torch.testing.assert_close(transformed, expected, rtol=0, atol=1e-5)
+        assert not torch.allclose(transformed, clip, atol=1e-2)
+
+
+def test_the_mask_of_smm_is_the_inputs_and_constant_in_cells(spread):
+    smm, x = spread(reprogrammers.build("smm", **SMALL)).eval(), log_mel()
+    torch.nn.init.ones_(smm.delta)
+    masks = smm(x) - x
+    cells = masks.unfold(2, 8, 8).unfold(3, 8, 8)
+    torch.testing.assert_close(cells, cells[..., :1, :1].expand_as(cells), rtol=0, atol=1e-5)
+    assert (masks[0] - masks[1]).abs().max() > 1e-4
+    torch.testing.assert_close(masks[:, :, ::8, ::8], smm.mask(x), rtol=0, atol=1e-5)
 
 
 def test_patch_removes_a_share_of_the_level_of_frames_with_sound():
@@ -281,8 +319,12 @@ def test_the_published_unet_never_gives_negative_values(training):
         (
             "noise",
             {"rank": 2, "start": "normal"},
-            "rank 2, start 'normal'; expected a rank of 1 or more, which starts at zero",
+            "rank 2, start 'normal', per 'cell'; expected a rank of 1 or more, which",
         ),
+        ("noise", {"per": "bands"}, "did you mean 'band'"),
+        ("noise", {"per": "band", "rank": 2}, "rank 2, start 'zero', per 'band'"),
+        ("film", {"rank": 0}, "film: rank 0; expected 1 or more"),
+        ("smm", {"frames": 60}, "60 x 32 frames x bins are not multiples of 8"),
         ("affine", {"perband": True}, "did you mean 'per_band'"),
         ("patch", {"size": 24}, "64 x 32 frames x bins are not multiples of the patch's side, 24"),
         ("patch", {"size": 0}, "patch's side, 0"),

@@ -13,8 +13,10 @@ from .. import registry
 from .adversarial import Adversarial
 from .affine import Affine
 from .cnn import CNN
+from .film import FiLM
 from .noise import Noise
 from .patch import Patch
+from .smm import SMM
 from .unet import UNet
 
 
@@ -37,6 +39,8 @@ REPROGRAMMERS = {
     "cnn": CNN,
     "unet": UNet,
     "patch": Patch,
+    "film": FiLM,
+    "smm": SMM,
 }
 
 

@@ -23,25 +23,37 @@ class Noise(nn.Module):
             identity, about the size of a normalised input) or "uniform" (Xavier: within +-0.07).
         rank: None for a full tensor; otherwise delta is the product of (T, rank) and (rank, F),
             of which only the latter starts at zero: rank (T + F) parameters, start "zero" only.
+            With rank 4 it is the program of LoR-VP (Jin et al. 2025).
+        per: a value per "cell", or one per "frame" or per "band" for all cells of it (a full tensor
+            only).
 
     Raises:
-        ValueError: an unknown start, or a rank that is below 1 or does not start at zero.
+        ValueError: an unknown start or value of `per`, or a rank that is below 1, does not start at
+            zero or is not per cell.
     """
 
     def __init__(
-        self, frames: int = 1024, bins: int = 128, start: str = "zero", rank: int | None = None
+        self,
+        frames: int = 1024,
+        bins: int = 128,
+        start: str = "zero",
+        rank: int | None = None,
+        per: str = "cell",
     ):
         super().__init__()
         if start not in STARTS:
             raise ValueError(unknown("start of noise", start, STARTS))
-        if rank is not None and (rank < 1 or start != "zero"):
+        shapes = {"cell": (frames, bins), "frame": (frames, 1), "band": (1, bins)}
+        if per not in shapes:
+            raise ValueError(unknown("value of per of noise", per, shapes))
+        if rank is not None and (rank < 1 or start != "zero" or per != "cell"):
             raise ValueError(
-                f"noise: rank {rank}, start {start!r}; "
-                "expected a rank of 1 or more, which starts at zero"
+                f"noise: rank {rank}, start {start!r}, per {per!r}; "
+                "expected a rank of 1 or more, which starts at zero, per cell"
             )
         self.rank = rank
         if rank is None:
-            delta = STARTS[start](torch.empty(frames, bins))  # 2-d: Xavier's fans are its sides
+            delta = STARTS[start](torch.empty(shapes[per]))  # 2-d: Xavier's fans are its sides
             self.delta = nn.Parameter(delta[None, None])
         else:
             self.times = nn.Parameter(torch.randn(frames, rank) / rank**0.5)

@@ -42,7 +42,9 @@ def test_every_shipped_conf_builds_and_runs(name, protocol, lacking, backbone_fi
         schedule = conf.schedule.to_dict()
         assert 0 <= optim.factor(epoch=0.5, epochs=conf.train.epochs, **schedule) <= 1
     if hasattr(model.head, "fit"):
-        embeddings = torch.rand(4, model.backbone.embed_dim)
+        is_embedding = model.head.input_key == "embedding"
+        width = model.backbone.embed_dim if is_embedding else model.backbone.n_source
+        embeddings = torch.rand(4, width)
         train = Batch(embeddings, torch.eye(4, 20), torch.ones(4, 20, dtype=bool))
         model.head.fit(train, None if protocol == "paper" else train, seed=0)
     logits = model.eval()(torch.randn(1, *feature.shape) - 4)
@@ -162,6 +164,10 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the a
     "ast_logistic": 0,
     "ast_logistic_random": 0,
     "ast_patch_head_only": 16_916,
+    "ast_flm": 0,
+    "ast_blm": 0,
+    "ast_blm_plus": 0,
+    "ast_ilm": 131_072,
     "ast_film": 16_916 + 8_464,
     "ast_smm": 16_916 + 25_081 + 131_072,
     "ast_lor_vp": 16_916 + 4_608,

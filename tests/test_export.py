@@ -143,7 +143,9 @@ def make_run(folder, conf, backbone_file, spread):
         spread(model.adapter, 4)
     if hasattr(model.head, "fit"):
         rng = np.random.default_rng(0)
-        embeddings = torch.from_numpy(rng.normal(-8, 4, (40, model.backbone.embed_dim))).float()
+        is_embedding = model.head.input_key == "embedding"
+        width = model.backbone.embed_dim if is_embedding else model.backbone.n_source
+        embeddings = torch.from_numpy(rng.normal(-8, 4, (40, width))).float()
         targets = torch.from_numpy(rng.random((40, 20)))
         train = Batch(embeddings, targets, torch.ones(40, 20, dtype=torch.bool))
         model.head.fit(train, train, seed=0)

@@ -5,6 +5,8 @@ import torch
 
 from ast_repr import heads
 from ast_repr.backbones import Output
+from ast_repr.data.dataset import Batch
+from ast_repr.heads.observed import CERTAIN
 
 
 def output(batch=3, width=32, sources=10):
@@ -89,6 +91,96 @@ def test_groups_of_source_logits_are_averaged(options, groups):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+def labelled():
+    """A dataset.Batch of four clips with the logits of three sources, and labels of three classes.
+
+    The last class has no absent clip; unobserved targets are NaN.
+    """
+    logits = torch.tensor([[2.0, -1.0, 0.0], [1.0, 3.0, 0.5], [-2.0, 0.0, 1.0], [-1.0, 9.0, 9.0]])
+    nan = torch.nan
+    targets = torch.tensor([[1.0, 0.0, 0.9], [0.6, 1.0, nan], [0.2, nan, nan], [nan, 1.0, nan]])
+    return Batch(logits, targets, ~targets.isnan())
+
+
+def fitted(kind, **options):
+    head = heads.build("statistical_labelmap", n_classes=3, n_source=3, kind=kind, **options)
+    head.fit(labelled(), None, seed=0)
+    return head
+
+
+def test_bayesian_maps_are_the_shares_of_present_labels_among_observed():
+    """Class 0 is observed in clips 0, 1 and 2, of which 0 and 1 are present; class 2 in clip 0."""
+    p = labelled().features.sigmoid()
+    expected = (p[0] + p[1]) / (p[0] + p[1] + p[2] + 0.5)
+    weight = fitted("bayesian", smoothing=0.5).weight
+    torch.testing.assert_close(weight[:, 0], expected)
+    torch.testing.assert_close(weight[:, 2], p[0] / (p[0] + 0.5))
+
+
+def test_bayesian_plus_counts_the_most_probable_sources_of_a_clip_alone():
+    p = labelled().features.sigmoid()
+    first = p[0, 0] / (p[0, 0] + 1)  # the largest of clip 0; that of clip 1 is source 1
+    expected = torch.stack([first, p[1, 1] / (p[1, 1] + 1), torch.zeros(())])
+    torch.testing.assert_close(fitted("bayesian_plus", top=1).weight[:, 0], expected)
+    every = fitted("bayesian_plus", top=3).weight
+    torch.testing.assert_close(every, fitted("bayesian").weight)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_the_score_is_the_mean_of_the_map_over_the_sources_probabilities(activation):
+    head = fitted("bayesian", activation=activation)
+    logits = output(sources=3).source_logits
+    p = logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
+    scores = (p[:, :, None] * head.weight).sum(dim=1) / p.sum(dim=1, keepdim=True)
+    expected = scores * head.scale + head.offset
+    torch.testing.assert_close(head(output(sources=3)), expected)
+
+
+def test_the_frequency_map_takes_the_source_of_largest_correlation():
+    """That of each source with the labels of class 1, which clips 0, 1 and 3 have."""
+    logits = labelled().features[[0, 1, 3]].T
+    present = torch.tensor([[0.0, 1.0, 1.0]])
+    correlation = torch.corrcoef(torch.cat([logits, present]))[-1, :-1]
+    weight = fitted("frequency").weight
+    assert weight[:, 1].argmax() == correlation.argmax()
+    assert weight[:, 0].tolist() == [1, 0, 0] and weight.sum(dim=0).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["frequency", "bayesian", "bayesian_plus"])
+def test_label_maps_are_calibrated_and_pass_a_gradient(kind):
+    """A fitted logistic regression has the mean of the labels as its mean."""
+    head = fitted(kind)
+    sources = labelled().features.requires_grad_()
+    logits = head(Output(None, sources))
+    assert (logits[:, 2] == CERTAIN).all()  # no absent label
+    assert logits[:3, 0].sigmoid().mean().item() == pytest.approx(2 / 3, abs=1e-3)
+    logits.sum().backward()
+    assert sources.grad.abs().sum() > 0 and not any(p.requires_grad for p in head.parameters())
+
+
+@pytest.mark.parametrize("kind", ["frequency", "bayesian"])
+def test_source_logits_of_any_scale_are_calibrated(kind):
+    batch = labelled()
+    batch = batch._replace(features=1e-4 * batch.features)
+    head = heads.build("statistical_labelmap", n_classes=3, n_source=3, kind=kind)
+    head.fit(batch, None, seed=0)
+    logits = head(Output(None, batch.features))
+    assert logits[0, 0] > logits[2, 0] + 1
+
+
+def test_a_class_without_labels_is_absent():
+    batch = labelled()
+    head = heads.build("statistical_labelmap", n_classes=3, n_source=3, kind="frequency")
+    head.fit(batch._replace(mask=torch.zeros_like(batch.mask)), None, seed=0)
+    assert (head(output(sources=3)) == -CERTAIN).all()
+
+
+def test_a_label_map_that_is_not_fitted_says_nothing():
+    head = heads.build("statistical_labelmap", n_classes=4, n_source=10)
+    assert not head(output()).any() and head.top == 1
+    assert heads.build("statistical_labelmap", n_classes=20, n_source=527).top == 3
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -100,6 +192,11 @@ def test_groups_of_source_logits_are_averaged(options, groups):
         ("labelmap", {"kind": "names"}, "kind names needs groups"),
         ("labelmap", {"kind": "names", "groups": [[0], [1], [10]]}, "from 0 to 9"),
         ("labelmap", {"activation": "tanh"}, "unknown activation of labelmap 'tanh'"),
+        ("statistical_labelmap", {"n_source": None}, "the backbone has no source classes"),
+        ("statistical_labelmap", {"kind": "bayes"}, "did you mean 'bayesian'"),
+        ("statistical_labelmap", {"activation": "tanh"}, "unknown activation"),
+        ("statistical_labelmap", {"smoothing": 0}, "smoothing 0, top 1; expected"),
+        ("statistical_labelmap", {"top": 0}, "top 0; expected"),
         ("forest", {"trees": 0}, "trees 0, max_depth 8; expected from 1"),
         ("labelmap", {"kind": "group"}, "did you mean 'groups'"),
         (

@@ -104,12 +104,13 @@ def fit(method, optimizer, folder, train, valid, plan=PLAN):
     return Trainer(method, optimizer, plan, RunFolder(folder), CPU).fit(train, valid)
 
 
+# Of the methods for any head.
 OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs": 1}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reprogrammer", reprogrammers.REPROGRAMMERS)
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_every_method_trains_every_reprogrammer(name, reprogrammer, tiny_ast, tiny_clips, tmp_path):
     torch.manual_seed(0)
     model = build(tiny_ast, reprogrammer, "embedding")
@@ -123,7 +124,7 @@ def test_every_method_trains_every_reprogrammer(name, reprogrammer, tiny_ast, ti
     assert all(p.grad is not None for p in model.trainable_parameters())
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_every_method_trains_a_head_alone(name, tiny_ast, tiny_clips, tmp_path):
     model = build(tiny_ast, "none", "embedding")
     read = {
@@ -138,7 +139,7 @@ def test_every_method_trains_a_head_alone(name, tiny_ast, tiny_clips, tmp_path):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_micro_batches_train_as_the_whole_batch_does(
     name, micro_batch, tiny_ast, tiny_clips, tmp_path
 ):
@@ -179,7 +180,7 @@ def test_a_batch_without_labels_trains_by_consistency_alone(tiny_ast, tiny_clips
         pytest.param(4, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_every_method_resumes_bit_equal(name, cut, tiny_ast, tiny_clips, tmp_path, monkeypatch):
     def run(folder, at=None):
         torch.manual_seed(0)
@@ -210,6 +211,51 @@ def same(one, two):
     if isinstance(one, dict):
         return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
     return one == two
+
+
+def mapped(tiny_ast):
+    torch.manual_seed(0)
+    head = heads.build("statistical_labelmap", 3, n_source=10, kind="frequency")
+    return Reprogrammed(reprogrammers.build("noise", 64, 32), tiny_ast(), head)
+
+
+def test_iterative_mapping_fits_the_map_to_the_program_before_each_epoch(
+    tiny_ast, tiny_clips, tmp_path
+):
+    model = mapped(tiny_ast)
+    method = methods.build("iterative_mapping", model=model)
+    fits = []
+    fit_head = model.head.fit
+
+    def record(train, valid, seed):
+        fits.append(train.features)
+        fit_head(train, valid, seed)
+
+    model.head.fit = record
+    train = tiny_clips(8)
+    own = optim.build("adamw", model, 0.1)
+    fit(method, own, tmp_path, train, tiny_clips(8, 1, "valid"))
+    assert len(fits) == PLAN.epochs and model.training
+    start = mapped(tiny_ast).head_input(train.batch(torch.arange(8)).features.float())
+    torch.testing.assert_close(fits[0], start)  # that of FLM: the program is still zero
+    assert not torch.allclose(fits[1], fits[0]) and not torch.allclose(fits[2], fits[1])
+    assert model.head.weight.sum(dim=0).tolist() == [1, 1, 1]
+    saved = torch.load(tmp_path / "best.valid.map.pt", weights_only=True)["learned"]
+    assert {"head.weight", "head.scale", "head.offset", "reprogrammer.delta"} == saved.keys()
+
+
+def test_iterative_mapping_resumes_bit_equal(tiny_ast, tiny_clips, tmp_path):
+    states = []
+    for epochs in ((3,), (1, 3)):
+        for count in epochs:
+            model = mapped(tiny_ast)
+            method = methods.build("iterative_mapping", model=model)
+            own = optim.build("adamw", model, 0.1)
+            plan = Plan(**(vars(PLAN) | {"epochs": count}))
+            folder = tmp_path / str(len(epochs))
+            fit(method, own, folder, tiny_clips(8), tiny_clips(8, 1, "valid"), plan)
+        states.append(method.resumable_state())
+    assert same(*states)
 
 
 def test_a_method_that_lets_no_epoch_be_chosen_is_refused_before_it_trains(
@@ -283,8 +329,11 @@ def test_consistency_is_the_mean_square_over_all_cells():
         ("mean_teacher", {"decay": 1.5}, "a decay from 0 to 1"),
         ("label_enhancement", {"epochs": 0}, "at least one epoch"),
         ("label_enhancement", {"prune": 2.0}, "a fraction from 0 to 1"),
+        ("iterative_mapping", {}, "the head is not fitted; expected head: .*statistical_labelmap"),
     ],
 )
 def test_impossible_options_are_refused(name, options, message):
+    model = Line()
+    model.head = torch.nn.Identity()
     with pytest.raises(ValueError, match=message):
-        methods.build(name, model=Line(), **options)
+        methods.build(name, model=model, **options)

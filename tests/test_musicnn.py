@@ -45,6 +45,9 @@ CONFS = [
     "ast_adversarial",
     "ast_patch",
     "ast_finetune",
+    "ast_smm",
+    "ast_film",
+    "ast_flm",
 ]
 INDEX = (DATA / "tensorflow.index").read_bytes()
 TENSORS = (DATA / "tensorflow.data").read_bytes()

@@ -175,6 +175,8 @@ def from_config(
     head = config.head.to_dict()
     if maps_by_name(config):
         head |= source_groups(classes, backbone, weights_file)
+    if config.head.name == "statistical_labelmap":
+        head.setdefault("activation", pretrained.activation(backbone))
     is_pretrained = config.backbone.weights == "pretrained"
     file = Path(weights_file)
     if pretrained.starts_from_panns(config.backbone.name, config.backbone.weights):

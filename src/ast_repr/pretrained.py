@@ -266,5 +266,10 @@ def zero_shot(name: str) -> dict:
     return table[name]
 
 
+def activation(name: str) -> str:
+    """Return the activation of a backbone's source classes: "sigmoid" if it is not known."""
+    return _read("instruments.yaml").get(name, {}).get("activation", "sigmoid")
+
+
 def _read(file):
     return yaml_file.read(FOLDER / file)

@@ -11,10 +11,12 @@ from .embedding import EmbeddingHead
 from .forest import ForestHead
 from .labelmap import LabelMap
 from .logistic import LogisticHead
+from .statistical_labelmap import StatisticalLabelMap
 
 HEADS = {
     "embedding": EmbeddingHead,
     "labelmap": LabelMap,
+    "statistical_labelmap": StatisticalLabelMap,
     "attention": AttentionHead,
     "forest": ForestHead,
     "logistic": LogisticHead,

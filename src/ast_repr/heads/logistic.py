@@ -11,11 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .observed import PRESENT, per_class
+from .observed import CERTAIN, MAX_ITER, PRESENT, per_class, platt
 
-MAX_ITER = 1000
-UNPENALISED = 1e6  # C of a regression without a penalty, in effect
-CERTAIN = 16.0  # logit of a class that is always present, if no absent clip was observed
 CS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
@@ -90,8 +87,6 @@ class LogisticHead(nn.Module):
             held_out: as `valid` of `fit`.
             prior: between 0 and 1.
         """
-        from sklearn.linear_model import LogisticRegression
-
         for k, (embeddings, present) in enumerate(per_class(held_out)):
             weight = self.linear.weight[k]
             if not weight.any() or not present.any() or present.all():
@@ -99,11 +94,9 @@ class LogisticHead(nn.Module):
             logits = embeddings @ weight.numpy() + self.linear.bias[k].item()
             share = present.mean()
             weights = np.where(present, prior / share, (1 - prior) / (1 - share))
-            platt = LogisticRegression(C=UNPENALISED, max_iter=MAX_ITER)
-            platt.fit(logits[:, None], present, weights)
-            scale = float(platt.coef_[0, 0])
+            scale, offset = platt(logits, present, weights)
             weight *= scale
-            self.linear.bias[k] = scale * self.linear.bias[k] + float(platt.intercept_[0])
+            self.linear.bias[k] = scale * self.linear.bias[k] + offset
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""

@@ -7,6 +7,7 @@ from torch import nn
 
 from .. import registry
 from .base import Method
+from .iterative_mapping import IterativeMapping
 from .label_enhancement import LabelEnhancement
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
@@ -15,6 +16,7 @@ METHODS = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "label_enhancement": LabelEnhancement,
+    "iterative_mapping": IterativeMapping,
 }
 
 

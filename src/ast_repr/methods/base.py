@@ -11,9 +11,11 @@ class Method(nn.Module):
 
     Attributes:
         first_selectable: number, from 0, of the first epoch whose model may be selected.
+        fits_head: whether the method fits a head that has `fit`.
     """
 
     first_selectable = 0
+    fits_head = False
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -240,13 +240,8 @@ class Experiment:
         if is_head_alone:
             trainee.model = HeadOnlyModel(model)
             trainee.splits = embedded
-        if hasattr(model.head, "fit"):
-            if not is_head_alone:
-                raise ValueError(
-                    f"head {self.conf.head.name} is fitted once, on fixed embeddings; expected no "
-                    "augmentation, and nothing before the head to train"
-                )
-            trainee.seconds += head_only.fit(model.head, trainee.splits, self.seed)
+            if hasattr(model.head, "fit"):
+                trainee.seconds += head_only.fit(model.head, trainee.splits, self.seed)
         return trainee
 
     def embed(
@@ -268,10 +263,21 @@ class Experiment:
             model.backbone.compile()
 
     def build_method(self, trainee: Trainee) -> methods.Method:
-        """Build the method around the trained model."""
+        """Build the method around the trained model.
+
+        Raises:
+            ValueError: the head needs fixed embeddings to be fitted on, and there are none.
+        """
         section = self.conf.method.to_dict()
         section = registry.resolve("method", section, self.allow, given=("model",))
-        return methods.build(model=trainee.model, **section).to(self.device)
+        method = methods.build(model=trainee.model, **section).to(self.device)
+        is_fitted = isinstance(trainee.model, HeadOnlyModel) or method.fits_head
+        if hasattr(trainee.model.head, "fit") and not is_fitted:
+            raise ValueError(
+                f"head {self.conf.head.name} is fitted once, on fixed embeddings; expected no "
+                "augmentation, and nothing before the head to train"
+            )
+        return method
 
     def build_trainer(
         self, trainee: Trainee, method: methods.Method, augment_fn: Callable | None, about: dict

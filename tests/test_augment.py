@@ -45,11 +45,18 @@ def test_clips_of_a_batch_have_stripes_of_their_own():
     assert len({tuple(row.flatten().tolist()) for row in hidden(12, 6)}) > 50
 
 
-RATES = {"logmel": 16_000, "musicnn_mel": 16_000, "han_mel": 22_050, "multi_stft": 22_050}
+RATES = {
+    "logmel": 16_000,
+    "logmel_vggish": 16_000,
+    "musicnn_mel": 16_000,
+    "han_mel": 22_050,
+    "multi_stft": 22_050,
+}
 SECONDS = {
     "logmel": {"frames": 298, "seconds": 3.0},
     "musicnn_mel": {"frames": 188, "seconds": 3.0},
     "han_mel": {"seconds": 3.0},
+    "logmel_vggish": {"seconds": 3.0},
 }
 
 

@@ -16,6 +16,7 @@ from ..audio import Window
 from ..manifest import SIDECARS, Clip
 from .han_mel import HanMel
 from .logmel import LogMel
+from .logmel_vggish import VGGishLogMel
 from .multi_stft import MultiSTFT
 from .musicnn_mel import MusicnnMel
 from .vggish import VGGish, VGGishError
@@ -23,6 +24,7 @@ from .vggish import VGGish, VGGishError
 FEATURES = {
     "han_mel": HanMel,
     "logmel": LogMel,
+    "logmel_vggish": VGGishLogMel,
     "multi_stft": MultiSTFT,
     "musicnn_mel": MusicnnMel,
     "vggish": VGGish,

@@ -3,15 +3,13 @@
 The classifier normalises the values, by the statistics of its backbone.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms, warp
+from .spectrum import check_waveforms, htk_centres, htk_filters, warp
 
 FRAME_SHIFT_MS = 10.0
 FRAME_LENGTH_MS = 25.0  # 400 samples
@@ -19,7 +17,8 @@ FFT = 512  # samples of a frame, zero-padded
 PREEMPHASIS = 0.97
 MOST_FRAMES = 100_000
 BINS = range(4, FFT // 2)  # possible numbers of bands
-LOWEST_HZ = 20.0  # lower edge of the first band; the last one ends at half the sampling rate
+LOWEST_HZ = 20.0  # lower edge of the first band
+HIGHEST_HZ = SAMPLE_RATE / 2  # upper edge of the last band
 FLOOR = torch.finfo(torch.float32).eps  # least energy
 
 
@@ -57,11 +56,12 @@ class LogMel(nn.Module):
         self.bins = bins
         self.seconds = seconds
         self.hop_s = hop_s
-        self.hz = centre_frequencies(bins)
+        self.hz = htk_centres(bins, LOWEST_HZ, HIGHEST_HZ)
         self.shift = round(FRAME_SHIFT_MS * SAMPLE_RATE / 1000)
         self.length = round(FRAME_LENGTH_MS * SAMPLE_RATE / 1000)
         window = torch.hann_window(self.length, periodic=False)
-        self.register_buffer("banks", mel_filters(bins), persistent=False)
+        banks = htk_filters(SAMPLE_RATE, FFT, bins, LOWEST_HZ, HIGHEST_HZ)
+        self.register_buffer("banks", banks, persistent=False)
         self.register_buffer("window", window, persistent=False)
 
     def spec(self) -> dict[str, Any]:
@@ -121,39 +121,3 @@ class LogMel(nn.Module):
         frames[:, 0] -= before[:, 0]
         power = torch.fft.rfft(frames.mul_(self.window), FFT).abs().square_()
         return (power @ self.banks).clamp_min_(FLOOR).log_()
-
-
-def mel_filters(bins: int) -> torch.Tensor:
-    """Compute Kaldi's triangular mel filters.
-
-    Neighbouring triangles overlap by half, have equal widths in mel and a height of 1.
-
-    Returns:
-        float32 (FFT // 2 + 1, bins), the right factor of a product with a power spectrum.
-    """
-    lowest, half_width = _mel_grid(bins)
-    numbers = torch.arange(bins)
-    left = lowest + numbers * half_width
-    centre = lowest + (numbers + 1.0) * half_width
-    right = lowest + (numbers + 2.0) * half_width
-
-    hz = SAMPLE_RATE / FFT * torch.arange(FFT // 2)  # Kaldi leaves out the Nyquist frequency
-    mel = 1127.0 * (1.0 + hz / 700.0).log()[:, None]
-    rising = (mel - left) / (centre - left)
-    falling = (right - mel) / (right - centre)
-    filters = torch.minimum(rising, falling).clamp_min(0.0)
-    return functional.pad(filters, (0, 0, 0, 1))
-
-
-def centre_frequencies(bins: int) -> torch.Tensor:
-    """Compute the centres of `mel_filters` in Hz, float64 (bins,)."""
-    lowest, half_width = _mel_grid(bins)
-    mel = lowest + torch.arange(1, bins + 1, dtype=torch.float64) * half_width
-    return 700.0 * ((mel / 1127.0).exp() - 1.0)
-
-
-def _mel_grid(bins):
-    """Return the lower edge of the first filter and half the width of each, in mel."""
-    lowest = 1127.0 * math.log(1.0 + LOWEST_HZ / 700.0)
-    highest = 1127.0 * math.log(1.0 + SAMPLE_RATE / 2 / 700.0)
-    return lowest, (highest - lowest) / (bins + 1)

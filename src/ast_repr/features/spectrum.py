@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 # Slaney's mel scale: linear below BREAK_HZ, logarithmic above it.
 LINEAR_HZ = 200.0 / 3  # Slaney's mel scale: linear below BREAK_HZ, this many Hz per mel
@@ -105,3 +106,44 @@ def slaney_filters(sample_rate: int, fft: int, bins: int) -> torch.Tensor:
     falling = (right - hz) / (right - centre)
     triangles = torch.minimum(rising, falling).clamp_min(0.0)
     return (triangles * 2 / (right - left)).float()
+
+
+def htk_filters(
+    sample_rate: int, fft: int, bins: int, lowest_hz: float, highest_hz: float
+) -> torch.Tensor:
+    """Compute triangular mel filters on HTK's mel scale, as Kaldi and VGGish do.
+
+    Neighbouring triangles overlap by half, have equal widths in mel and a height of 1.
+
+    Args:
+        lowest_hz, highest_hz: lower edge of the first filter, and upper edge of the last.
+
+    Returns:
+        float32 (fft // 2 + 1, bins), the right factor of a product with a spectrum.
+    """
+    lowest, half_width = _htk_grid(bins, lowest_hz, highest_hz)
+    numbers = torch.arange(bins)
+    left = lowest + numbers * half_width
+    centre = lowest + (numbers + 1.0) * half_width
+    right = lowest + (numbers + 2.0) * half_width
+
+    hz = sample_rate / fft * torch.arange(fft // 2)  # Kaldi leaves out the Nyquist frequency
+    mel = 1127.0 * (1.0 + hz / 700.0).log()[:, None]
+    rising = (mel - left) / (centre - left)
+    falling = (right - mel) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp_min(0.0)
+    return functional.pad(filters, (0, 0, 0, 1))
+
+
+def htk_centres(bins: int, lowest_hz: float, highest_hz: float) -> torch.Tensor:
+    """Compute the centres of `htk_filters` in Hz, float64 (bins,)."""
+    lowest, half_width = _htk_grid(bins, lowest_hz, highest_hz)
+    mel = lowest + torch.arange(1, bins + 1, dtype=torch.float64) * half_width
+    return 700.0 * ((mel / 1127.0).exp() - 1.0)
+
+
+def _htk_grid(bins: int, lowest_hz: float, highest_hz: float) -> tuple[float, float]:
+    """Return the lower edge of the first filter and half the width of each, in mel."""
+    lowest = 1127.0 * math.log(1.0 + lowest_hz / 700.0)
+    highest = 1127.0 * math.log(1.0 + highest_hz / 700.0)
+    return lowest, (highest - lowest) / (bins + 1)

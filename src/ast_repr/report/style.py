@@ -75,6 +75,7 @@ def slaney_mel(hz: ArrayLike) -> np.ndarray:
 # Mel scale, lowest and highest edge in Hz of features with mel bands.
 MEL_SCALES = {
     "logmel": (kaldi_mel, 20, 8000),
+    "logmel_vggish": (kaldi_mel, 125, 7500),
     "musicnn_mel": (slaney_mel, 0, 8000),
     "han_mel": (slaney_mel, 0, 11_025),
 }

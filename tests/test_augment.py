@@ -51,12 +51,14 @@ RATES = {
     "musicnn_mel": 16_000,
     "han_mel": 22_050,
     "multi_stft": 22_050,
+    "scalogram": 16_000,
 }
 SECONDS = {
     "logmel": {"frames": 298, "seconds": 3.0},
     "musicnn_mel": {"frames": 188, "seconds": 3.0},
     "han_mel": {"seconds": 3.0},
     "logmel_vggish": {"seconds": 3.0},
+    "scalogram": {"seconds": 3.0, "bins": 48},
 }
 
 

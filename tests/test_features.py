@@ -158,7 +158,7 @@ def test_the_spec_tells_settings_apart():
             "logmell",
             {},
             "unknown feature 'logmell': did you mean 'logmel'. "
-            "valid: han_mel, logmel, logmel_vggish, multi_stft, musicnn_mel, vggish",
+            "valid: han_mel, logmel, logmel_vggish, multi_stft, musicnn_mel, scalogram, vggish",
         ),
         ("logmel", {"frame": 3}, "'frame': did you mean 'frames'. valid: bins, frames"),
     ],

@@ -30,7 +30,7 @@ def drawn(values, seconds=10.0, narrow=False):
     return timeline.draw(song(seconds), VIEW, log_mel, narrow)
 
 
-@pytest.mark.parametrize("name", list(style.MEL_SCALES))
+@pytest.mark.parametrize("name", sorted({*style.SCALES} - {"scalogram"}))
 def test_bands_in_hz_are_those_of_the_features_filters(name):
     feature = features.build(name)
     filters = feature.banks if name == "logmel" else feature.filters  # (FFT // 2 + 1, bins)
@@ -41,8 +41,13 @@ def test_bands_in_hz_are_those_of_the_features_filters(name):
     np.testing.assert_allclose(bands, np.arange(feature.bins)[-40:], atol=0.3)
 
 
+def test_bands_in_hz_are_the_scales_of_a_scalogram():
+    bands = style.band_of(features.build("scalogram").hz.numpy(), "scalogram", 96)
+    np.testing.assert_allclose(bands, np.arange(96), atol=1e-9)
+
+
 def test_frames_per_second_are_those_of_the_features():
-    for name in ("musicnn_mel", "han_mel", "multi_stft", "logmel", "logmel_vggish"):
+    for name in (*style.SCALES, "multi_stft"):
         feature = features.build(name, **({"seconds": 100} if name[0] == "h" else {}))
         frames = 998 if name == "logmel" else feature.frames
         seconds = features.window(feature).seconds

@@ -153,6 +153,7 @@ def time_parts(path: Path, folder: str) -> list[dict]:
     """Return a row per part of one clip's extraction, in one process."""
     torch.set_num_threads(1)
     feature = features.build("logmel")
+    scalogram = features.build("scalogram")
     mono = soundfile.read(path, dtype="float32")[0].mean(axis=1)
     waveform = torch.from_numpy(audio.fit(audio.resample(mono, RATE, audio.SAMPLE_RATE)))[None]
     log_mel = feature(waveform)[0]
@@ -163,6 +164,7 @@ def time_parts(path: Path, folder: str) -> list[dict]:
         "decode and average the channels": partial(audio.duration, path),
         "resample": partial(audio.resample, mono, RATE, audio.SAMPLE_RATE),
         "log-mel": partial(feature, waveform),
+        "scalogram, instead of the log-mel": partial(scalogram, waveform),
         "to float16": log_mel.half,
     }
     seconds = record.alternate(work, 30)

@@ -19,6 +19,7 @@ from .logmel import LogMel
 from .logmel_vggish import VGGishLogMel
 from .multi_stft import MultiSTFT
 from .musicnn_mel import MusicnnMel
+from .scalogram import Scalogram
 from .vggish import VGGish, VGGishError
 
 FEATURES = {
@@ -27,6 +28,7 @@ FEATURES = {
     "logmel_vggish": VGGishLogMel,
     "multi_stft": MultiSTFT,
     "musicnn_mel": MusicnnMel,
+    "scalogram": Scalogram,
     "vggish": VGGish,
 }
 

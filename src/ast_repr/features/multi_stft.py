@@ -11,10 +11,8 @@ from torch import nn
 
 from .. import stft_stack
 from ..stft_stack import BINS, FFTS, ROWS, SAMPLE_RATE
-from .spectrum import check_waveforms, magnitudes, warp
+from .spectrum import RANGE_DB, check_waveforms, magnitudes, relative_decibels, warp
 
-RANGE_DB = 80.0  # below the loudest cell; less becomes this
-LEAST = 1e-10  # magnitude
 SHORTEST_S = 0.1
 LONGEST_S = 1_000.0
 
@@ -99,14 +97,3 @@ class MultiSTFT(nn.Module):
             warped = warp(spectrogram[:, None], rates, ratios, bins)
             channels.append(stft_stack.fold(warped))
         return torch.stack(channels, dim=1)
-
-
-def relative_decibels(magnitudes: torch.Tensor) -> torch.Tensor:
-    """Return 10 log10 of magnitudes (..., T, F) relative to the largest over (T, F), at least -80.
-
-    Silence is at -80 throughout.
-    """
-    largest = magnitudes.amax(dim=(-2, -1), keepdim=True)
-    ratios = magnitudes.clamp_min(LEAST) / largest.clamp_min(LEAST)
-    decibels = 10 * ratios.log10()
-    return decibels.masked_fill(largest <= LEAST, -RANGE_DB).clamp_min(-RANGE_DB)

@@ -10,6 +10,8 @@ from torch.nn import functional
 LINEAR_HZ = 200.0 / 3  # Slaney's mel scale: linear below BREAK_HZ, this many Hz per mel
 BREAK_HZ = 1000.0
 LOG_STEP = math.log(6.4) / 27  # above it, the logarithm of the ratio between neighbouring mels
+RANGE_DB = 80.0  # of `relative_decibels`
+LEAST = 1e-10  # value that counts as silence there
 
 
 def check_waveforms(name: str, waveforms: torch.Tensor) -> None:
@@ -47,6 +49,17 @@ def magnitudes(waveforms: torch.Tensor, window: torch.Tensor, hop: int) -> torch
         return_complex=True,
     )
     return spectrum.abs().transpose(1, 2)
+
+
+def relative_decibels(values: torch.Tensor) -> torch.Tensor:
+    """Return 10 log10 of values (..., T, F) relative to the largest over (T, F), at least -80.
+
+    Silence is at -80 throughout.
+    """
+    largest = values.amax(dim=(-2, -1), keepdim=True)
+    ratios = values.clamp_min(LEAST) / largest.clamp_min(LEAST)
+    decibels = 10 * ratios.log10()
+    return decibels.masked_fill(largest <= LEAST, -RANGE_DB).clamp_min(-RANGE_DB)
 
 
 def warp(

@@ -72,29 +72,30 @@ def slaney_mel(hz: ArrayLike) -> np.ndarray:
     return np.minimum(hz, 1000) * 3 / 200 + octaves * 27 / np.log(6.4)
 
 
-# Mel scale, lowest and highest edge in Hz of features with mel bands.
-MEL_SCALES = {
+# Scale, lowest and highest edge in Hz of the bands of features.
+SCALES = {
     "logmel": (kaldi_mel, 20, 8000),
     "logmel_vggish": (kaldi_mel, 125, 7500),
     "musicnn_mel": (slaney_mel, 0, 8000),
     "han_mel": (slaney_mel, 0, 11_025),
+    "scalogram": (np.log, 40, 8000),
 }
 
 
 def band_of(hz: ArrayLike, feature: str, bins: int) -> np.ndarray:
-    """Compute the mel band, from 0 on and with fractions, whose centre is at `hz`.
+    """Compute the band, from 0 on and with fractions, whose centre is at `hz`.
 
     The centre of a band is the upper edge of the one before.
     """
-    mel, lowest_hz, highest_hz = MEL_SCALES[feature]
-    lowest = mel(lowest_hz)
-    width = (mel(highest_hz) - lowest) / (bins + 1)
-    return (mel(hz) - lowest) / width - 1
+    scale, lowest_hz, highest_hz = SCALES[feature]
+    lowest = scale(lowest_hz)
+    width = (scale(highest_hz) - lowest) / (bins + 1)
+    return (scale(hz) - lowest) / width - 1
 
 
 def label_frequency(axes: Axes, feature: str, bins: int) -> None:
-    """Label the axis of a feature's bands in Hz; by their numbers if it has no mel bands."""
-    if feature not in MEL_SCALES:
+    """Label the axis of a feature's bands in Hz; by their numbers if it has no scale."""
+    if feature not in SCALES:
         axes.set_ylabel("band")
         return
     labels = [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in TICKS_HZ]

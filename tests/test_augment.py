@@ -41,6 +41,13 @@ def test_the_same_generator_hides_the_same_cells_and_another_one_others():
     assert not torch.equal(hidden(12, 6, seed=3), hidden(12, 6, seed=4))
 
 
+def test_a_band_may_have_its_own_fill():
+    fill = torch.arange(20.0)
+    x = torch.randn(4, 1, 50, 20)
+    out = augment.spec_augment(x, dataset.generator(0), time=12, freq=6, fill=fill)
+    assert torch.equal(out, torch.where(out == x, x, fill)) and not torch.equal(out, x)
+
+
 def test_clips_of_a_batch_have_stripes_of_their_own():
     assert len({tuple(row.flatten().tolist()) for row in hidden(12, 6)}) > 50
 

@@ -290,6 +290,17 @@ def test_random_backbones_leave_the_callers_random_numbers_alone(tiny_dims):
     assert torch.equal(*drawn)
 
 
+def test_bands_are_normalised_each_by_its_statistics(tiny_ast):
+    means = torch.linspace(-5, 0, 32)
+    stds = torch.linspace(1, 4, 32)
+    model = build(tiny_ast, norm=[means.tolist(), stds.tolist()])
+    x = data()[0]
+    torch.testing.assert_close(model.normalise(x), (x - means) / (2 * stds))
+    assert not {"mean", "std"} & model.state_dict().keys()
+    with pytest.raises(ValueError, match="input norm: a standard deviation of 0"):
+        build(tiny_ast, norm=[[0.0] * 32, [0.0] * 32])
+
+
 def test_an_unknown_norm_lists_the_valid_ones(tiny_dims):
     with pytest.raises(ValueError, match="unknown input norm 'backbon': did you mean 'backbone'"):
         build_model(["a"], **(values(tiny_dims) | {"norm": "backbon"}))

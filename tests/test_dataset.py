@@ -240,3 +240,16 @@ def test_fewer_labels_are_a_part_of_more_and_their_number_is_the_fractions(tiny_
         assert not (less & ~more).any()
     assert not torch.equal(clips.subsample_labels(0.25, seed=4).mask, masks[0.25])
     assert int(clips.mask.sum()) == observed  # the clips themselves stay as they are
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_bands_have_means_and_deviations_and_a_constant_one_the_deviation_1(tmp_path, storage):
+    clips = [Clip(f"c{i}", "g", "x.ogg", 0.0, "train", {"a": 1.0}) for i in range(9)]
+    values = np.random.default_rng(0).normal(-4, 2, (9, 2, 5, 3)).astype(np.float16)
+    values[..., 1] = -11.5
+    feature_store.write_shard(tmp_path, 0, values, identities(clips, "logmel"), SPEC)
+    loaded = dataset.load(clips, CLASSES, feature_store.Store(tmp_path, SPEC), storage)
+    means, deviations = loaded.band_means_and_deviations(size=4)
+    cells = values.astype(float).reshape(-1, 3)
+    np.testing.assert_allclose(means, cells.mean(axis=0))
+    np.testing.assert_allclose(deviations, [cells[:, 0].std(), 1, cells[:, 2].std()])

@@ -232,6 +232,8 @@ DAMAGE = [  # (dotted key, value, part of the message)
     ("spec.norm", [0.0, 0.0], "norm"),
     ("spec.norm", [0.0, float("nan")], "norm"),
     ("spec.norm", [1.0], "norm"),
+    ("spec.norm", [[0.0] * 32, [1.0] * 31], "norm"),
+    ("spec.norm", [[0.0] * 32, [1.0] * 31 + [0.0]], "norm"),
     ("spec.reprogrammer", {"name": "none", "frames": 3}, "frames"),
     ("spec.reprogrammer.residual", "yes", "residual"),
     ("spec.reprogrammer", {"name": "noise", "rank": HUGE}, "model.safetensors"),

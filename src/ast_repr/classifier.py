@@ -7,7 +7,7 @@ use it.
 """
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -26,7 +26,8 @@ class Reprogrammed(nn.Module):
     Args:
         reprogrammer, backbone, head: modules of these packages.
         norm: normalisation (x - mean) / (2 std) before the reprogrammer: by the statistics of the
-            "backbone", by a pair (mean, std), or "none" (as in the authors' code).
+            "backbone", by a pair (mean, std) of numbers or of lists with a number per band, or
+            "none" (as in the authors' code).
         finetune: train the backbone as well.
         adapter: module of that package, attached to `backbone`; None for none.
 
@@ -39,7 +40,7 @@ class Reprogrammed(nn.Module):
         reprogrammer: nn.Module,
         backbone: nn.Module,
         head: nn.Module,
-        norm: str | tuple[float, float] = "backbone",
+        norm: str | Sequence[float] | Sequence[list[float]] = "backbone",
         finetune: bool = False,
         adapter: nn.Module | None = None,
     ):
@@ -48,11 +49,14 @@ class Reprogrammed(nn.Module):
             norm = (backbone.mean, backbone.std)
         elif norm == "none":
             norm = (0.0, 0.5)
-        self.mean, self.std = norm
-        if not self.std > 0:
+        self.norm = norm
+        mean, std = norm
+        if not np.min(std) > 0:
             raise ValueError(
-                f"input norm: a standard deviation of {self.std}, expected one above 0"
+                f"input norm: a standard deviation of {np.min(std)}, expected one above 0"
             )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self.reprogrammer = reprogrammer
         self.backbone = backbone
         self.head = head
@@ -174,7 +178,7 @@ class HeadOnlyModel(nn.Module):
 
 def build_model(
     classes: list[str],
-    norm: str | list[float],
+    norm: str | list[float] | list[list[float]],
     reprogrammer: dict,
     backbone: dict,
     head: dict,
@@ -187,7 +191,7 @@ def build_model(
 
     Args:
         classes: names of the K classes.
-        norm: "backbone", "none", or [mean, std].
+        norm: "backbone", "none", or [mean, std], see `Reprogrammed`.
         reprogrammer, head: {"name": ..., and its options}.
         backbone: {"name": ..., "options": keywords of its constructor, "file": its weights, or
             None for random ones drawn with "seed", "finetune": whether it is trained}.

@@ -82,7 +82,8 @@ class ModelSpec:
 
     Attributes:
         classes: K names, in the order of the outputs.
-        norm: "backbone", "none" or [mean, std], see `classifier.Reprogrammed`.
+        norm: "backbone", "none", [mean, std], or [means, stds] of the bands, see
+            `classifier.Reprogrammed`.
         adapter: None for none.
         threshold: the probability from which an instrument counts as present.
         aggregate: how the windows of a file are combined.
@@ -92,7 +93,7 @@ class ModelSpec:
 
     classes: list[str]
     feature: dict
-    norm: str | list[float]
+    norm: str | list[float] | list[list[float]]
     reprogrammer: dict
     backbone: BackboneSpec
     head: dict
@@ -119,11 +120,11 @@ class ModelSpec:
             _check_keys(kind, section)
         _check_keys("backbone", spec.backbone.options)
         _check_classes(spec.classes)
-        _check_norm(spec.norm)
         for key in ("frames", "mels"):
             side = lookup(spec.backbone.options, key, int)
             if not 1 <= side <= LONGEST_SIDE:
                 raise SpecError(f"{key}: found {side}, expected from 1 to {LONGEST_SIDE}")
+        _check_norm(spec.norm, spec.backbone.options["mels"])
         return spec
 
     def sections(self) -> dict:
@@ -162,7 +163,7 @@ def from_config(
     Args:
         classes: K names.
         feature: from `features.build`.
-        clips: dataset.Clips of the training split, for input norm "corpus".
+        clips: dataset.Clips of the training split, for the input norms of the corpus.
         backbone: its name in the catalogue.
         weights_file: the file of the backbone that was chosen.
 
@@ -172,6 +173,8 @@ def from_config(
     norm = config.input.norm
     if norm == "corpus":
         norm = clips.mean_and_deviation()
+    elif norm == "corpus_bands":
+        norm = clips.band_means_and_deviations()
     head = config.head.to_dict()
     if maps_by_name(config):
         head |= source_groups(classes, backbone, weights_file)
@@ -260,11 +263,15 @@ def _is_unicode(name):
     return not any("\ud800" <= character <= "\udfff" for character in name)  # no lone surrogates
 
 
-def _check_norm(norm):
+def _check_norm(norm, bands):
     if isinstance(norm, str):
         if norm not in NORMS:
             raise SpecError(f"norm: found {typecheck.shown(norm)}, expected {', '.join(NORMS)}")
-    elif len(norm) != 2 or not norm[1] > 0:
+        return
+    pair = [values if isinstance(values, list) else [values] for values in norm]
+    lengths = [len(values) for values in pair]
+    if lengths not in ([1, 1], [bands, bands]) or not min(pair[1]) > 0:
         raise SpecError(
-            f"norm: found {typecheck.shown(norm)}, expected a mean and a deviation above 0"
+            f"norm: found {typecheck.shown(norm)}, expected a mean and a deviation above 0, or "
+            f"{bands} of each"
         )

@@ -64,7 +64,7 @@ class Backbone(Section):
 class Input:
     """Statistics that normalise features before the reprogrammer."""
 
-    norm: Literal["backbone", "none", "corpus"]
+    norm: Literal["backbone", "none", "corpus", "corpus_bands"]
 
 
 @dataclass(frozen=True)

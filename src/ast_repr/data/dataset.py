@@ -21,6 +21,7 @@ from ..devices import memory_left
 from .feature_store import Store
 
 SHARES = {"device": 0.25, "memory": 0.5}  # of the free memory that "auto" may use
+CONSTANT = 1e-4  # a deviation below it is rounding
 WINDOW = 4  # shards; at most three windows are in memory (0.8 GB of log-mels)
 
 
@@ -108,6 +109,24 @@ class Clips:
             squares += values.square().sum().item()
         mean = total / count
         return [mean, (squares / count - mean**2) ** 0.5]
+
+    def band_means_and_deviations(self, size: int = 64) -> list[list[float]]:
+        """Return [means, standard deviations] of the features' bands.
+
+        A constant band gets the deviation 1.
+        """
+        count = 0
+        total = torch.tensor(0.0)
+        squares = torch.tensor(0.0)
+        for batch in self.batches(size):
+            values = batch.features.double().flatten(0, 2)  # (cells, F)
+            count += len(values)
+            total = total + values.sum(dim=0)
+            squares = squares + values.square().sum(dim=0)
+        means = total / count
+        deviations = (squares / count - means.square()).clamp_min(0.0).sqrt()
+        constant = deviations < CONSTANT
+        return [means.tolist(), deviations.masked_fill(constant, 1.0).tolist()]
 
     def with_features(self, tensor: torch.Tensor) -> "Clips":
         """Return the same clips with other features (N, ...), held in memory."""

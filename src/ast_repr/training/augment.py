@@ -28,7 +28,11 @@ def changes_power(settings: Augment) -> bool:
 
 
 def augment(
-    batch: Batch, generator: torch.Generator, settings: Augment, feature: Any, fill: float
+    batch: Batch,
+    generator: torch.Generator,
+    settings: Augment,
+    feature: Any,
+    fill: float | torch.Tensor,
 ) -> Batch:
     """Change tempo and pitch, mix clips, add noise, change levels and mask stripes, in this order.
 
@@ -36,7 +40,7 @@ def augment(
         generator: on the CPU.
         settings: what is done, and how much.
         feature: of the batch, with `to_power` and `from_power` unless only stripes are masked.
-        fill: value of a masked cell.
+        fill: value of a masked cell, or one per band.
 
     Raises:
         ValueError: the feature has no powers.
@@ -141,7 +145,11 @@ def _symmetric(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def spec_augment(
-    x: torch.Tensor, generator: torch.Generator, time: int = 0, freq: int = 0, fill: float = 0.0
+    x: torch.Tensor,
+    generator: torch.Generator,
+    time: int = 0,
+    freq: int = 0,
+    fill: float | torch.Tensor = 0.0,
 ) -> torch.Tensor:
     """Mask one stripe of frames and one of bands in each clip: SpecAugment (Park et al. 2019).
 
@@ -149,15 +157,16 @@ def spec_augment(
         x: (B, C, T, F).
         generator: on the CPU.
         time, freq: longest stripe, in frames and in bands; the length is uniform from 0 to that.
-        fill: value of a masked cell. AST's recipe masks with 0 in the un-normalised log-mel.
+        fill: value of a masked cell, or one per band. AST's recipe masks with 0 in the
+            un-normalised log-mel.
 
     Returns:
         (B, C, T, F); `x` itself is not changed.
     """
     if time:
-        x = x.masked_fill(_stripes(x, 2, time, generator)[:, None, :, None], fill)
+        x = torch.where(_stripes(x, 2, time, generator)[:, None, :, None], fill, x)
     if freq:
-        x = x.masked_fill(_stripes(x, 3, freq, generator)[:, None, None, :], fill)
+        x = torch.where(_stripes(x, 3, freq, generator)[:, None, None, :], fill, x)
     return x
 
 

@@ -86,7 +86,7 @@ class EmbeddingCache:
         decides = {
             "clips": [(name, identities.get(name)) for name in clips.names],
             "feature": self.spec,
-            "norm": (model.mean, model.std),
+            "norm": model.norm,
             "reprogrammer": spec["reprogrammer"],
             "backbone": [
                 spec["backbone"]["name"],

@@ -80,16 +80,16 @@ def backbone_file(tmp_path_factory):
 
 @pytest.fixture
 def tiny_clips():
-    """Function to make Clips of random log-mels (64 x 32), two labels in three observed."""
+    """Function to make Clips of random log-mels, two labels in three observed."""
 
-    def make(count=12, seed=0, split="train"):
+    def make(count=12, seed=0, split="train", shape=(1, 64, 32)):
         rng = np.random.default_rng(seed)
         names = ("bass", "flute", "voice")
         clips = []
         for i in range(count):
             labels = {name: round(float(rng.random()), 3) for name in names if rng.random() < 0.67}
             clips.append(Clip(f"{split}{i}", f"artist {i}", f"{i}.ogg", 0.0, split, labels))
-        features = torch.from_numpy(rng.normal(-4.0, 4.5, (count, 1, 64, 32)).astype(np.float16))
+        features = torch.from_numpy(rng.normal(-4.0, 4.5, (count, *shape)).astype(np.float16))
         return Clips(clips, list(names), features.__getitem__)
 
     return make

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,8 @@ SAME_MODEL |= {
     "cnn_only_released",
     "ast_logistic_random",
     "ast_patch_head_only",
+    "scalogram_cnn_attention",
+    "logmel_dutta",
 }
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 NAMES = ["bass", "flute", "voice"]  # classes of the run folder
@@ -135,7 +138,11 @@ def make_run(folder, conf, backbone_file, spread):
     """A run folder with the model of `conf`, of random weights, as the stage `train` leaves it."""
     feature = features.build(**conf["feature"])
     settings = Config.from_dict(conf)
-    spec = model_spec.from_config(settings, CLASSES, feature, None, "ast_tiny_synth", backbone_file)
+    statistics = [[-4.0] * feature.bins, [4.5] * feature.bins]
+    clips = SimpleNamespace(band_means_and_deviations=lambda: statistics)
+    spec = model_spec.from_config(
+        settings, CLASSES, feature, clips, "ast_tiny_synth", backbone_file
+    )
     model = build_model(CLASSES, **spec)
     spread(model.reprogrammer, 1)
     spread(model.head, 2)

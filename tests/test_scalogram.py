@@ -1,11 +1,11 @@
-"""The scalogram against a direct convolution and sinusoids."""
+"""The scalogram against a direct convolution and sinusoids, and the network on whole clips."""
 
 import numpy as np
 import pytest
 import scipy.signal
 import torch
 
-from ast_repr import features
+from ast_repr import backbones, features
 
 RATE = 16_000
 SECONDS = 0.5
@@ -81,3 +81,16 @@ def test_decibels_are_relative_to_the_loudest_cell():
 def test_a_size_out_of_range_is_refused(options):
     with pytest.raises(ValueError, match="scalogram: .*expected from 8 to 1024"):
         features.build("scalogram", **options)
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(64, 1_550_784), (8, 24_504)])
+def test_the_network_on_whole_clips_has_so_many_parameters(width, parameters):
+    network = backbones.build("dutta_convnet", width=width)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert network(torch.randn(2, 1, 50, 96)).embedding.shape == (2, 8 * width)
+
+
+@pytest.mark.parametrize("size", [{"frames": 7}, {"mels": 7}, {"width": 0}, {"width": 12}])
+def test_a_network_of_another_size_is_refused(size):
+    with pytest.raises(ValueError, match="dutta_convnet: .*expected at least 8 of each"):
+        backbones.build("dutta_convnet", **size)

@@ -11,6 +11,7 @@ from torch import nn
 from .. import registry
 from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
+from .dutta_convnet import DuttaConvNet
 from .frame_network import FrameNetwork
 from .han_convnet import HanConvNet
 from .multi_stft import MultiSTFT
@@ -18,6 +19,7 @@ from .musicnn import Musicnn
 from .output import Output
 from .pool import Pool
 from .summary import Summary
+from .vggish_convnet import VGGishConvNet
 
 BACKBONES = {
     "ast": AudioTransformer,
@@ -27,6 +29,8 @@ BACKBONES = {
     "frame_network": FrameNetwork,
     "han_convnet": HanConvNet,
     "multi_stft": MultiSTFT,
+    "vggish_convnet": VGGishConvNet,
+    "dutta_convnet": DuttaConvNet,
 }
 PRETRAINED = ("ast", "musicnn")  # their sizes and statistics are in the header of their weights
 

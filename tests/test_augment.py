@@ -233,6 +233,60 @@ def test_changes_of_tempo_and_pitch_keep_to_their_range_and_the_labels():
     assert torch.equal(again.features, out.features)
 
 
+FILTERED = ["logmel", "logmel_vggish", "musicnn_mel", "han_mel", "scalogram"]
+
+
+def test_a_filter_peaks_at_the_gain_that_was_drawn():
+    hz = torch.logspace(np.log10(100), np.log10(8_000), 4_000, dtype=torch.float64)
+    power = torch.rand(50, 1, 2, 4_000)
+    filtered = augment.filter_frequencies(power, dataset.generator(0), hz, 10.0)
+    gains_db = 10 * (filtered / power).log10()[:, 0]
+    torch.testing.assert_close(gains_db[:, 0], gains_db[:, 1], rtol=0, atol=1e-4)
+    drawn = 20 * torch.rand(50, generator=dataset.generator(0)) - 10
+    largest = gains_db[:, 0].abs().argmax(dim=1, keepdim=True)
+    peaks = gains_db[:, 0].gather(1, largest)[:, 0]
+    torch.testing.assert_close(peaks, drawn, rtol=0, atol=0.01)
+    assert hz[largest].min() > 149 and hz[largest].log2().std() > 1  # octaves
+    touched = gains_db[:, 0].abs() > 0.61 * peaks.abs()[:, None]  # one deviation to each side
+    octaves = touched.sum(dim=1) * np.log2(80) / 4_000
+    assert 10 / 12 * 0.8 < octaves.median() < 10 / 12 * 1.2  # two deviations of five semitones
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_filters_change_features_with_frequencies_and_none_change_at_0_db(name):
+    feature = features.build(name, **SECONDS.get(name, {}))
+    x = feature(tones([220, 700, 3000], RATES[name], 0)[None])
+    settings = Augment(None, 0.0, 0.0, time=0, freq=0, fill="mean", filter_db=10.0)
+    assert augment.is_active(settings)
+    out = augment.augment(batch_of(x), dataset.generator(0), settings, feature, 0.0).features
+    assert not torch.equal(out, x) and torch.equal(out == 0, x == 0)
+    same = augment.filter_frequencies(x, dataset.generator(0), feature.hz, 0.0)
+    assert torch.equal(same, x)
+
+
+def test_dropout_masks_single_cells_and_none_at_probability_0():
+    feature = features.build("vggish")
+    fill = torch.arange(128.0)
+    batch = batch_of(torch.randn(40, 1, 10, 128))
+    settings = Augment(None, 0.0, 0.0, time=0, freq=0, fill="mean", dropout=0.2)
+    assert augment.is_active(settings)
+    out = augment.augment(batch, dataset.generator(0), settings, feature, fill).features
+    dropped = out != batch.features
+    assert torch.equal(out, torch.where(dropped, fill, batch.features))
+    assert 0.19 < dropped.float().mean() < 0.21
+    settings = replace(settings, dropout=0.0)
+    assert not augment.is_active(settings)
+    out = augment.augment(batch, dataset.generator(0), settings, feature, fill).features
+    assert torch.equal(out, batch.features)
+
+
+def test_bands_without_frequencies_are_not_filtered():
+    settings = Augment(None, 0.0, 0.0, time=0, freq=0, fill="mean", filter_db=10.0)
+    batch = batch_of(torch.rand(2, 3, 8, 128))
+    with pytest.raises(ValueError, match="MultiSTFT have no frequencies"):
+        augment.augment(batch, dataset.generator(0), settings, features.build("multi_stft"), 0.0)
+
+
 def test_a_feature_without_powers_is_masked_only():
     settings = Augment(Mix(1.0, 6.0), noise=0.0, gain_db=0.0, time=0, freq=0, fill="zero")
     batch = batch_of(torch.rand(2, 1, 10, 128))

@@ -86,6 +86,8 @@ class Augment:
         time, freq, fill: SpecAugment's longest stripe in frames and in bands, and the value that
             fills it.
         stretch, semitones: largest change of tempo, as a share of it, and of pitch.
+        filter_db: largest gain or attenuation of a random frequency filter.
+        dropout: probability of a cell to be masked.
     """
 
     mix: Mix | None
@@ -96,6 +98,8 @@ class Augment:
     fill: Literal["zero", "mean"]
     stretch: float | None = number(0, 0.5, default=None)
     semitones: float | None = number(0, 12, default=None)
+    filter_db: float | None = number(0, default=None)
+    dropout: float | None = number(0, 1, default=None)
 
 
 @dataclass(frozen=True)

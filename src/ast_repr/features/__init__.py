@@ -4,8 +4,8 @@
 precomputed has `read(audio_path) -> (C, frames, bins)` instead of being called. `mean` and `std`
 are statistics for (x - mean) / (2 std), for networks that have none. `seconds`, `hop_s` and
 `sample_rate`, which a feature may lack, describe its waveforms, see `audio.Window`. Augmentations
-need `to_power` and `from_power`, which convert values to power per cell and back, and `warp`, which
-changes the tempo and the pitch of powers.
+need `to_power` and `from_power`, which convert values to power per cell and back, `warp`, which
+changes the tempo and the pitch of powers, and for filters `hz`, the frequencies of the bands (F,).
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ equally loud has between no and twice this power. Tempo and pitch are changed by
 powers, along time and along frequency.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,16 +15,28 @@ from ..data.dataset import Batch
 from ..manifest import PRESENT
 from ..settings import Augment
 
+# Random frequency filters, as in the code of Schlüter and Grill.
+LOWEST_HZ = 150.0  # of a centre, which is log-uniform up to the highest band
+WIDTH = 5.0  # mean of the bell's standard deviation, in semitones
+WIDTH_SPREAD = 2.0  # its own standard deviation
+LEAST_WIDTH = 1.0
+
 
 def is_active(settings: Augment) -> bool:
     """Whether anything is augmented."""
-    return changes_power(settings) or settings.time > 0 or settings.freq > 0
+    return changes_power(settings) or any((settings.time, settings.freq, settings.dropout))
 
 
 def changes_power(settings: Augment) -> bool:
-    """Whether more is done than masking stripes."""
+    """Whether more is done than masking."""
     return settings.mix is not None or any(
-        (settings.noise, settings.gain_db, settings.stretch, settings.semitones)
+        (
+            settings.noise,
+            settings.gain_db,
+            settings.stretch,
+            settings.semitones,
+            settings.filter_db,
+        )
     )
 
 
@@ -34,21 +47,27 @@ def augment(
     feature: Any,
     fill: float | torch.Tensor,
 ) -> Batch:
-    """Change tempo and pitch, mix clips, add noise, change levels and mask stripes, in this order.
+    """Change tempo and pitch, mix, add noise, filter, change levels and mask, in this order.
 
     Args:
         generator: on the CPU.
         settings: what is done, and how much.
-        feature: of the batch, with `to_power` and `from_power` unless only stripes are masked.
+        feature: of the batch, with `to_power` and `from_power` unless cells are only masked; with
+            `hz`, its bands' frequencies (F,), if they are filtered.
         fill: value of a masked cell, or one per band.
 
     Raises:
-        ValueError: the feature has no powers.
+        ValueError: the feature has no powers, or no frequencies to filter.
     """
     if changes_power(settings) and not hasattr(feature, "to_power"):
         raise ValueError(
             f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
-            "expected only time and freq, or another feature"
+            "expected only time, freq and dropout, or another feature"
+        )
+    if settings.filter_db and not hasattr(feature, "hz"):
+        raise ValueError(
+            f"augment: filter_db: the bands of {type(feature).__name__} have no frequencies; "
+            "expected another feature"
         )
     if settings.stretch or settings.semitones:
         warped = warp(
@@ -58,13 +77,18 @@ def augment(
     if settings.mix is not None:
         probability = settings.mix.probability
         batch = mix(batch, generator, feature, probability, settings.mix.gain_db)
-    if settings.noise or settings.gain_db:
+    if settings.noise or settings.filter_db or settings.gain_db:
         power = feature.to_power(batch.features)
         if settings.noise:
             power = add_noise(power, generator, settings.noise)
+        if settings.filter_db:
+            power = filter_frequencies(power, generator, feature.hz, settings.filter_db)
         power = power * _gains(power, generator, settings.gain_db)
         batch = batch._replace(features=feature.from_power(power))
     masked = spec_augment(batch.features, generator, settings.time, settings.freq, fill)
+    if settings.dropout:
+        dropped = torch.rand(masked.shape, generator=generator) < settings.dropout
+        masked = torch.where(dropped.to(masked.device), fill, masked)
     return batch._replace(features=masked)
 
 
@@ -131,6 +155,29 @@ def add_noise(power: torch.Tensor, generator: torch.Generator, largest: float) -
     noise = torch.empty(power.shape).exponential_(generator=generator) * amplitude.square()
     mean = power.mean(dim=(1, 2, 3), keepdim=True)
     return torch.where(power > 0, power + mean * noise.to(power.device), power)
+
+
+def filter_frequencies(
+    power: torch.Tensor, generator: torch.Generator, hz: torch.Tensor, most_db: float
+) -> torch.Tensor:
+    """Amplify or attenuate each clip around a random frequency (Schlüter and Grill 2015).
+
+    The gain in decibels is a Gaussian bell on a logarithmic axis of frequency.
+
+    Args:
+        power: (B, C, T, F).
+        generator: on the CPU.
+        hz: frequencies of the bands, (F,), increasing.
+        most_db: the gain at the centre is uniform from -`most_db` to `most_db`.
+    """
+    count = len(power)
+    peaks_db = most_db * _symmetric(count, generator)
+    octaves = math.log2(hz[-1] / LOWEST_HZ) * torch.rand(count, generator=generator)
+    widths = WIDTH + WIDTH_SPREAD * torch.randn(count, generator=generator)
+    semitones = 12 * ((hz / LOWEST_HZ).log2() - octaves[:, None])  # from the centre, (B, F)
+    bells = torch.exp(-0.5 * (semitones / widths.clamp_min(LEAST_WIDTH)[:, None]).square())
+    gains = 10 ** (peaks_db[:, None] * bells / 10)
+    return power * gains[:, None, None, :].to(power)
 
 
 def _gains(power: torch.Tensor, generator: torch.Generator, most_db: float) -> torch.Tensor:

@@ -368,7 +368,7 @@ def test_patches_are_pooled_after_the_blocks_that_are_named(recomputed, tmp_path
     for block in network.blocks[:2]:
         block.register_forward_hook(lambda module, x, tokens: outputs.append(tokens))
     x = torch.randn(2, 1, 64, 32)
-    embedding, logits = network(x)
+    embedding, logits, _ = network(x)
     expected = [network.norm(network.blocks[2](outputs[1])[:, :2]).mean(dim=1)]
     for tokens in outputs:
         patches = torch.nn.functional.layer_norm(tokens[:, 2:], (32,))

@@ -165,6 +165,7 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the a
     "ast_logistic": 0,
     "ast_logistic_random": 0,
     "ast_patch_head_only": 16_916,
+    "ast_attentive": 2 * 20 * 768 + 20,
     "ast_flm": 0,
     "ast_blm": 0,
     "ast_blm_plus": 0,

@@ -30,6 +30,7 @@ def count(module):
         ("labelmap", {"kind": "groups"}, 0),
         ("labelmap", {"kind": "names", "groups": [[k] for k in range(20)]}, 0),
         ("forest", {}, 0),
+        ("attentive_pooling", {"token_dim": 768}, 30_740),
     ],
 )
 def test_trainable_parameters_for_ast_base_and_twenty_classes(name, options, trainable):
@@ -89,6 +90,21 @@ def test_groups_of_source_logits_are_averaged(options, groups):
         [output().source_logits[:, group].mean(dim=1) for group in groups], dim=1
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_attentive_pooling_weights_the_patches_per_class(fitted, spread):
+    head = heads.build("attentive_pooling", n_classes=4, token_dim=32)
+    if fitted:
+        spread(head)
+    tokens = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
+    weight = torch.full((3, 7, 4), 1 / 7)
+    if fitted:
+        weight = (tokens @ head.query.weight.T / 32**0.5).exp()
+        weight /= weight.sum(dim=1, keepdim=True)
+    pooled = torch.einsum("bnk,bnd->bkd", weight, tokens)
+    expected = (pooled * head.linear.weight).sum(dim=2) + head.linear.bias
+    torch.testing.assert_close(head(Output(None, None, tokens)), expected)
 
 
 def labelled():
@@ -192,6 +208,7 @@ def test_a_label_map_that_is_not_fitted_says_nothing():
         ("labelmap", {"kind": "names"}, "kind names needs groups"),
         ("labelmap", {"kind": "names", "groups": [[0], [1], [10]]}, "from 0 to 9"),
         ("labelmap", {"activation": "tanh"}, "unknown activation of labelmap 'tanh'"),
+        ("attentive_pooling", {}, "the backbone has no tokens; use backbone ast"),
         ("statistical_labelmap", {"n_source": None}, "the backbone has no source classes"),
         ("statistical_labelmap", {"kind": "bayes"}, "did you mean 'bayesian'"),
         ("statistical_labelmap", {"activation": "tanh"}, "unknown activation"),

@@ -66,6 +66,8 @@ class Reprogrammed(nn.Module):
         backbone.requires_grad_(finetune)
         if backbone.n_source and head.input_key != "source_logits":
             backbone.source_head.requires_grad_(False)
+        if head.input_key == "tokens":
+            backbone.return_tokens()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Reprogrammed":
@@ -93,8 +95,11 @@ class Reprogrammed(nn.Module):
 
     @property
     def head_only(self) -> bool:
-        """True if only the head is trained: its input can then be computed once per clip."""
-        if self.finetune or self.adapter is not None:
+        """True if only the head is trained, and its input can be computed once per clip.
+
+        Tokens are not: those of a clip may take megabytes.
+        """
+        if self.finetune or self.adapter is not None or self.head.input_key == "tokens":
             return False
         if any(p.requires_grad for p in self.reprogrammer.parameters()):
             return False
@@ -205,7 +210,7 @@ def build_model(
         raise ValueError(unknown("input norm", norm, NORMS))
     options = backbone["options"]
     reprogrammer = resolve("reprogrammer", reprogrammer, allow, given=("frames", "bins"))
-    head = resolve("head", head, allow, given=("n_classes", "embed_dim", "n_source"))
+    head = resolve("head", head, allow, given=("n_classes", "embed_dim", "n_source", "token_dim"))
     if adapter is not None:
         adapter = resolve("adapter", adapter, allow, given=("backbone",))
     network = resolve("backbone", options | {"name": backbone["name"]}, allow)
@@ -220,7 +225,11 @@ def build_model(
         frames=options["frames"], bins=options["mels"], **reprogrammer
     )
     head = heads.build(
-        n_classes=len(classes), embed_dim=source.embed_dim, n_source=source.n_source, **head
+        n_classes=len(classes),
+        embed_dim=source.embed_dim,
+        n_source=source.n_source,
+        token_dim=getattr(source, "token_dim", None),
+        **head,
     )
     if adapter is not None:  # the last, so that a seed gives the same head with and without it
         adapter = adapters.build(backbone=source, **adapter)

@@ -66,7 +66,7 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
 def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, config.Config]:
     """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
-    "all" leaves out adapters if the backbone is no transformer.
+    "all" leaves out adapters and the pooling of tokens if the backbone is no transformer.
 
     Args:
         lacking: features that the corpus does not carry.
@@ -77,8 +77,9 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
         conf = config.load(
             args.conf_dir, name, args.corpus, args.protocol, args.set, lacking, network
         )
-        if args.conf == "all" and conf.adapter is not None and conf.backbone.name != config.AST:
-            continue  # adapters suit transformers only
+        needs_ast = conf.adapter is not None or conf.head.name == "attentive_pooling"
+        if args.conf == "all" and needs_ast and conf.backbone.name != config.AST:
+            continue
         resolved[name] = conf
     return resolved
 

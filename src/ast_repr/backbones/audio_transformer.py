@@ -44,7 +44,7 @@ class AudioTransformer(nn.Module):
             no parameters, so it suits any weights.
 
     Attributes:
-        embed_dim: size D of the embedding.
+        embed_dim: size D of the embedding; `token_dim`: of a token.
         grid: rows (frequency) and columns (time) of patches.
         grad_checkpointing: recompute the blocks' activations in the backward pass: less memory,
             20 to 45 % more time on a CPU.
@@ -105,11 +105,13 @@ class AudioTransformer(nn.Module):
         if pooled_blocks:
             self.dims["pooled_blocks"] = pooled_blocks
         self.embed_dim = embed_dim * (1 + 2 * len(pooled_blocks))
+        self.token_dim = embed_dim
         self.n_source = n_source
         self.frames = frames
         self.mels = mels
         self.mean = mean
         self.std = std
+        self.with_tokens = False  # see return_tokens
         self.grad_checkpointing = False
         rows = (mels - patch_bins) // stride_bins + 1
         columns = (frames - patch_frames) // stride_frames + 1
@@ -141,6 +143,11 @@ class AudioTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
+    def return_tokens(self) -> None:
+        """Make `forward` return the tokens of the patches too, after the last norm."""
+        self.with_tokens = True
+        self.blocks[-1].count = self.pos_embed.shape[1]
+
     def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) normalised log-mel -> Output(embedding (B, D), source_logits (B, S)).
 
@@ -168,9 +175,11 @@ class AudioTransformer(nn.Module):
                 patches = tokens[:, 2 : self.pos_embed.shape[1]]
                 patches = functional.layer_norm(patches, patches.shape[2:])
                 pooled += [patches.mean(dim=1), patches.amax(dim=1)]
-        class_token = self.norm(last(tokens)).mean(dim=1)
+        tokens = self.norm(last(tokens))
+        class_token = tokens[:, :2].mean(dim=1)
         embedding = torch.cat([class_token, *pooled], dim=1)
-        return Output(embedding, self.source_head(class_token))
+        patches = tokens[:, 2:] if self.with_tokens else None
+        return Output(embedding, self.source_head(class_token), patches)
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
@@ -182,13 +191,15 @@ def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
 
 
 class LastBlock(Block):
-    """A block that computes only the class and the distillation token."""
+    """A block that computes only the first `count` tokens: class and distillation by default."""
+
+    count = 2
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, 2, D)."""
+        """(B, N, D) -> (B, count, D)."""
         attn = self.attn
         qkv = attn.qkv(self.norm1(tokens)).unflatten(-1, (3, attn.num_heads, attn.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = functional.scaled_dot_product_attention(q[:, :, :2], k, v)
-        x = tokens[:, :2] + attn.proj(x.transpose(1, 2).flatten(2))
+        x = functional.scaled_dot_product_attention(q[:, :, : self.count], k, v)
+        x = tokens[:, : self.count] + attn.proj(x.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))

@@ -11,7 +11,9 @@ class Output(NamedTuple):
     Attributes:
         embedding: (B, D), one vector per clip, or (B, D, T), frames for the attention head.
         source_logits: (B, S), or None if the backbone has no source classes.
+        tokens: (B, N, D) of the patches of a transformer, if they are wanted.
     """
 
     embedding: torch.Tensor
     source_logits: torch.Tensor | None
+    tokens: torch.Tensor | None = None

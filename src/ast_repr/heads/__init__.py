@@ -7,6 +7,7 @@ from torch import nn
 from .. import registry
 from . import labelmap
 from .attention import AttentionHead
+from .attentive_pooling import AttentivePooling
 from .embedding import EmbeddingHead
 from .forest import ForestHead
 from .labelmap import LabelMap
@@ -18,6 +19,7 @@ HEADS = {
     "labelmap": LabelMap,
     "statistical_labelmap": StatisticalLabelMap,
     "attention": AttentionHead,
+    "attentive_pooling": AttentivePooling,
     "forest": ForestHead,
     "logistic": LogisticHead,
 }
@@ -30,9 +32,10 @@ def build(
     n_classes: int,
     embed_dim: int | None = None,
     n_source: int | None = None,
+    token_dim: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build the head `name`; it gets those of `embed_dim` and `n_source` that it takes.
+    """Build the head `name`; it gets those of the three sizes of the backbone that it takes.
 
     Raises:
         ValueError: an unknown name or keyword (the message lists the valid ones), or a value out
@@ -43,5 +46,5 @@ def build(
         HEADS,
         name,
         {"n_classes": n_classes, **kwargs},
-        {"embed_dim": embed_dim, "n_source": n_source},
+        {"embed_dim": embed_dim, "n_source": n_source, "token_dim": token_dim},
     )

@@ -230,6 +230,29 @@ def test_a_pattern_finds_files_and_each_file_is_predicted_once(tell, tmp_path, m
     assert list(rows(out)) == ["a.wav", "b.wav", "c.flac"]
 
 
+def test_shards_predict_each_file_once_and_a_new_file_moves_no_other(tell, tmp_path):
+    paths = [tmp_path / f"{number}.wav" for number in range(6)]
+    for path in paths:
+        soundfile.write(path, noise(0.1), RATE)
+    shards = [tell(tmp_path, *JSONL, "--shard", f"{index}/2")[1] for index in (1, 2)]
+    assert [json.loads(line)["file"] for line in sorted("".join(shards).splitlines())] == list(
+        map(str, paths)
+    )
+    new = tmp_path / "0 new.wav"
+    soundfile.write(new, noise(0.1), RATE)
+    first = rows(tell(tmp_path, *JSONL, "--shard", "1/2")[1])
+    assert first.keys() - {str(new)} == rows(shards[0]).keys()
+
+
+def test_shards_name_their_pictures_differently(tell, tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "song.wav", noise(0.1), RATE)
+    for shard in ("1/2", "2/2"):
+        assert tell(tmp_path, "--shard", shard, "--plot", tmp_path / "pictures")[0] == 0
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+
+
 def test_links_are_followed_and_loops_end(tell, tmp_path):
     music, album = tmp_path / "music", tmp_path / "album"
     (music / "below").mkdir(parents=True)
@@ -477,6 +500,9 @@ def test_a_song_is_never_replaced(other_name, tell, tmp_path):
         (["x", "--top", "0"], "--top"),
         (["x", "--batch-size", "1.5"], "--batch-size"),
         (["x", "--hop", "nan"], "--hop"),
+        (["x", "--shard", "0/4"], "--shard: found '0/4', expected I/N"),
+        (["x", "--shard", "5/4"], "--shard"),
+        (["x", "--shard", "1"], "--shard"),
         (["x", "--format", "cvs"], "did you mean 'csv'"),
         (["x", "--timelin"], "did you mean '--timeline'"),
     ],

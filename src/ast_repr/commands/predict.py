@@ -4,6 +4,7 @@
     ast-repr predict --timeline --plot pictures song.mp3 "more/*.flac"
     ast-repr predict --format csv --output instruments.csv --threshold 0.3 ~/music
     ast-repr predict --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
+    ast-repr predict --shard 3/16 --format jsonl --output 3.jsonl ~/library
 
 Without --model, a shipped model names twenty instruments; its card in pretrained_models reports how
 it was trained, its evaluation and its limitations.
@@ -15,12 +16,12 @@ end; the exit code is then 1. From folders, files with an audio suffix are taken
 followed. Any other file, such as a video with a sound track, can be named explicitly.
 """
 
+import argparse
 import contextlib
 import glob
 import os
 import re
 import sys
-from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -29,7 +30,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from .. import atomic, audio, cli, devices, inference, pretrained
+from .. import atomic, audio, cli, devices, identity, inference, pretrained
 from ..viewer import predictions, timeline
 from .common import add_device_option, add_model_options, say
 
@@ -45,12 +46,15 @@ SUFFIXES = {
 NAMED = 3  # skipped files that the line about them names
 
 
-def main(args: Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     """Predict all files and write the results as they come."""
     paths, skipped = collect_audio_files(args.paths)
     if skipped:
         say(describe_skipped(skipped))
     pictures = name_pictures(paths, args.plot) if args.plot else {}
+    paths = [path for path in paths if is_in_shard(path, *args.shard)]
+    if pictures:  # named before, so that shards choose different names
+        pictures = {path: pictures[path] for path in paths}
     outputs = [args.output] if args.output else []
     atomic.refuse_to_replace([*outputs, *pictures.values()], args.overwrite, inputs=paths)
     device = devices.choose(args.device)
@@ -76,7 +80,7 @@ def write_predictions(
     paths: list[Path],
     view: predictions.DisplayOptions,
     pictures: dict[Path, Path],
-    args: Namespace,
+    args: argparse.Namespace,
 ) -> list[str]:
     """Predict each path, write the result as soon as it is known, and draw its picture.
 
@@ -165,6 +169,14 @@ def files_below(folder: str) -> Iterator[Path]:
         yield Path(error.filename)
 
 
+def is_in_shard(path: Path, index: int, count: int) -> bool:
+    """Whether a path belongs to shard `index` of `count`, counted from 1.
+
+    A hash of the path decides, so that a new file does not move others to another shard.
+    """
+    return int(identity.of_bytes(os.fsencode(path)), 16) % count == index - 1
+
+
 def describe_skipped(paths: list[Path]) -> str:
     """Count the files of folders that have no audio suffix, in one line."""
     names = ", ".join(path.name for path in paths[:NAMED])
@@ -203,6 +215,21 @@ def name_pictures(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
         taken.add(name)
         pictures[path] = folder / f"{name}.instruments.png"
     return pictures
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse the option --shard.
+
+    >>> shard("3/16")
+    (3, 16)
+    """
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected I/N with I from 1 to N, such as 1/16"
+        )
+    return index, count
 
 
 def parse() -> cli.Parser:
@@ -256,6 +283,13 @@ def parse() -> cli.Parser:
         type=Path,
         metavar="DIR",
         help="write <song>.instruments.png for each song: instruments over time, and the log-mel",
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="predict part I of N of the files; N commands with I from 1 to N predict each once",
     )
     parser.add_argument(
         "--batch-size",

@@ -478,6 +478,62 @@ def test_existing_files_are_replaced_only_on_request(tell, tmp_path):
     assert (tmp_path / "song.png").read_text() == "mine"  # cover art, not a picture of ours
 
 
+def test_an_interrupted_output_is_resumed(tell, tmp_path, monkeypatch):
+    for name in "abcd":
+        soundfile.write(tmp_path / f"{name}.wav", noise(0.1), RATE)
+    (tmp_path / "b.wav").write_bytes(b"no sound")
+    output = tmp_path / "new" / "songs.jsonl"
+    resumed = [tmp_path, "--format", "jsonl", "--output", output, "--resume"]
+    predict_all = inference.Predictor.predict
+
+    def interrupted(self, paths, *args, **options):
+        yield from predict_all(self, paths[:2], *args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference.Predictor, "predict", interrupted)
+        assert tell(*resumed)[0] == 130
+    lines = output.read_text().splitlines()
+    assert len(lines) == 2
+    output.write_text("\n".join([*lines, '{"fil']))
+    code, _, err = tell(*resumed)
+    assert code == 1 and "resumed: 2 of 4" in err and "1 of 4 files cannot be read" in err
+    assert output.read_text().splitlines()[:2] == lines
+    assert [json.loads(line)["file"][-5:] for line in output.open()] == [
+        "a.wav",
+        "b.wav",
+        "c.wav",
+        "d.wav",
+    ]
+    whole = output.read_text()
+    assert tell(*resumed)[0] == 1 and output.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ["mine", "mine\n", "[1]\n", '{"file": 3}\n', '{"file": "mine"}\n'])
+def test_other_content_is_not_resumed(text, tell, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    output = tmp_path / "songs.jsonl"
+    output.write_text(text)
+    code, _, err = tell(tmp_path, "--format", "jsonl", "--output", output, "--resume")
+    assert code == 1 and f"error: {output}: line 1 " in err and output.read_text() == text
+
+
+def test_lines_of_other_options_and_of_a_running_command_are_not_resumed(tell, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(0.1), RATE)
+    output = tmp_path / "songs.jsonl"
+    resumed = [tmp_path, "--format", "jsonl", "--output", output, "--resume"]
+    assert tell(*resumed)[0] == tell(*resumed, "--hop", 10)[0] == 0  # the default
+    text = output.read_text()
+    settings = json.loads(text)["settings"]
+    code, _, err = tell(*resumed, "--threshold", 0.9)
+    assert code == 1 and f"has settings {settings}, expected " in err
+    with output.open("a") as file:
+        predict.lock(file)
+        code, _, err = tell(*resumed)
+    assert code == 1 and f"error: {output}: another process" in err
+    assert output.read_text() == text
+
+
 @pytest.mark.parametrize("other_name", [False, True])
 def test_a_song_is_never_replaced(other_name, tell, tmp_path):
     song = tmp_path / "song.wav"
@@ -503,6 +559,10 @@ def test_a_song_is_never_replaced(other_name, tell, tmp_path):
         (["x", "--shard", "0/4"], "--shard: found '0/4', expected I/N"),
         (["x", "--shard", "5/4"], "--shard"),
         (["x", "--shard", "1"], "--shard"),
+        (["x", "--resume", "--output", "y"], "--format jsonl"),
+        (["x", "--resume", "--format", "jsonl"], "--output FILE"),
+        (["x", "--resume", "--format", "jsonl", "--output", "y", "--overwrite"], "--overwrite"),
+        (["x", "--resume", "--format", "jsonl", "--output", "/dev/null"], "/dev/null"),
         (["x", "--format", "cvs"], "did you mean 'csv'"),
         (["x", "--timelin"], "did you mean '--timeline'"),
     ],

@@ -99,6 +99,7 @@ class Predictor:
 
     Attributes:
         about: the description stored with the model; `spec`: its checked part.
+        path: the file that `load` has read.
         classes: names of the K classes, in the order of the outputs.
         threshold: the probability from which an instrument counts as present.
         aggregate: how the windows of a file are combined, see AGGREGATES.
@@ -112,6 +113,7 @@ class Predictor:
 
     def __init__(self, about: dict, allow: Collection[str] = ()):
         self.about = about
+        self.path: Path | None = None
         self.spec = ModelSpec.from_dict(about)
         self.classes = self.spec.classes
         self.threshold = self.spec.threshold
@@ -336,6 +338,7 @@ def load(
         predictor = TorchPredictor(model, about, device, allow)
     if path.suffix != ".pt":
         _check_labels(path.with_name(LABELS), predictor.classes)
+    predictor.path = path
     return predictor
 
 

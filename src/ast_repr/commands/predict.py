@@ -4,7 +4,7 @@
     ast-repr predict --timeline --plot pictures song.mp3 "more/*.flac"
     ast-repr predict --format csv --output instruments.csv --threshold 0.3 ~/music
     ast-repr predict --model egs/openmic/exp/synthetic/ast_unet/seed0 ~/music
-    ast-repr predict --shard 3/16 --format jsonl --output 3.jsonl ~/library
+    ast-repr predict --shard 3/16 --format jsonl --output 3.jsonl --resume ~/library
 
 Without --model, a shipped model names twenty instruments; its card in pretrained_models reports how
 it was trained, its evaluation and its limitations.
@@ -14,10 +14,15 @@ length. They are cut into windows of ten seconds; a silent window has no instrum
 are read as far as possible, with a warning. Files that cannot be read are skipped and listed at the
 end; the exit code is then 1. From folders, files with an audio suffix are taken; links are
 followed. Any other file, such as a video with a sound track, can be named explicitly.
+
+With --format jsonl, each file has a line of JSON. Its "settings" identify the model and options;
+--resume refuses lines with others. Files that cannot be read have lines, too; remove these to try
+the files again.
 """
 
 import argparse
 import contextlib
+import fcntl
 import glob
 import os
 import re
@@ -44,19 +49,23 @@ SUFFIXES = {
 }
 # fmt: on
 NAMED = 3  # skipped files that the line about them names
+SETTINGS_DIGITS = 12
 
 
 def main(args: argparse.Namespace) -> None:
     """Predict all files and write the results as they come."""
-    paths, skipped = collect_audio_files(args.paths)
+    if args.resume:
+        check_resume(args)
+    library, skipped = collect_audio_files(args.paths)
     if skipped:
         say(describe_skipped(skipped))
-    pictures = name_pictures(paths, args.plot) if args.plot else {}
-    paths = [path for path in paths if is_in_shard(path, *args.shard)]
+    pictures = name_pictures(library, args.plot) if args.plot else {}
+    paths = [path for path in library if is_in_shard(path, *args.shard)]
     if pictures:  # named before, so that shards choose different names
         pictures = {path: pictures[path] for path in paths}
     outputs = [args.output] if args.output else []
-    atomic.refuse_to_replace([*outputs, *pictures.values()], args.overwrite, inputs=paths)
+    replace = args.overwrite or args.resume
+    atomic.refuse_to_replace([*outputs, *pictures.values()], replace, inputs=library)
     device = devices.choose(args.device)
     model = inference.load(args.model, device, args.backbone_file, args.allow_class)
     name = f"{pretrained.DEFAULT_MODEL} (default of --model)" if args.model is None else args.model
@@ -64,7 +73,8 @@ def main(args: argparse.Namespace) -> None:
     if "summary" in model.about:
         say(model.about["summary"])
     threshold = model.threshold if args.threshold is None else args.threshold
-    view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline)
+    settings = identify(model, threshold, args)
+    view = predictions.DisplayOptions(model.classes, threshold, args.top, args.timeline, settings)
     errors = write_predictions(model, paths, view, pictures, args)
     if errors:
         for error in errors:
@@ -73,6 +83,29 @@ def main(args: argparse.Namespace) -> None:
             f"{len(errors)} of {len(paths)} files cannot be read, as listed above; "
             "the others are done"
         )
+
+
+def check_resume(args: argparse.Namespace) -> None:
+    """Refuse options that --resume cannot be combined with."""
+    if args.format != "jsonl" or args.output is None:
+        raise cli.UsageError("--resume appends JSON lines; pass --format jsonl and --output FILE")
+    if args.overwrite or args.plot:
+        raise cli.UsageError("--resume replaces nothing; pass it without --overwrite and --plot")
+    if args.output.exists() and not args.output.is_file():
+        raise cli.UsageError(f"--resume: {args.output} is no file; name one with --output")
+
+
+def identify(model: inference.Predictor, threshold: float, args: argparse.Namespace) -> str:
+    """Return a short sha256 of all that the result of a file depends on besides the file."""
+    values = {
+        "model": identity.of_file(model.path),
+        "threshold": threshold,
+        "top": args.top,
+        "timeline": args.timeline,
+        "hop_s": float(args.hop or model.window.hop_s),
+        "aggregate": args.aggregate or model.aggregate,
+    }
+    return identity.of_values(values)[:SETTINGS_DIGITS]
 
 
 def write_predictions(
@@ -84,33 +117,45 @@ def write_predictions(
 ) -> list[str]:
     """Predict each path, write the result as soon as it is known, and draw its picture.
 
+    With --resume, paths that have a line in the output are left out.
+
     Args:
         pictures: {path: that of its picture}; empty for none.
 
     Returns:
         The errors of files that cannot be read.
     """
+    todo = paths
     errors = []
     log_mels = defaultdict(partial(timeline.LongLogMel, model.spec.feature["name"]))
 
     def on_window(window):
-        bar.set_description_str(f"file {window.index + 1} of {len(paths)}", refresh=False)
+        bar.set_description_str(f"file {window.index + 1} of {len(todo)}", refresh=False)
         bar.update()
         if pictures:
             log_mels[window.path].add(window.start_s, window.end_s, window.feature[0])
 
     def predict():
         songs = model.predict(
-            paths, args.hop, args.aggregate, args.batch_size, on_window=on_window, warn=cli.warn
+            todo, args.hop, args.aggregate, args.batch_size, on_window=on_window, warn=cli.warn
         )
-        for path, song in zip(paths, songs, strict=True):
+        for path, song in zip(todo, songs, strict=True):
             if song.error:
                 errors.append(song.error)
             elif pictures:
                 timeline.save(timeline.draw(song, view, log_mels.pop(path)), pictures[path])
             yield song
 
-    with open_output(args.output) as out, tqdm(disable=None, unit="window", delay=1) as bar:
+    with (
+        open_output(args.output, args.resume) as out,
+        tqdm(disable=None, unit="window", delay=1) as bar,
+    ):
+        if args.resume:
+            done, length = predictions.read_jsonl(args.output, view.settings)
+            out.truncate(length)
+            todo = [path for path in paths if str(path) not in done]
+            errors = [done[str(path)] for path in paths if done.get(str(path))]
+            say(f"resumed: {len(paths) - len(todo)} of {len(paths)} files are done")
         for text in predictions.FORMATS[args.format](predict(), view):
             with tqdm.external_write_mode(out):
                 out.write(text)
@@ -186,19 +231,39 @@ def describe_skipped(paths: list[Path]) -> str:
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None) -> Iterator[TextIO]:
-    """Open the standard output (None), a device or pipe, or a file that appears once complete."""
+def open_output(path: Path | None, resume: bool) -> Iterator[TextIO]:
+    """Open the standard output (None), a device or pipe, or a file that appears once complete.
+
+    With `resume`, open a file for further lines that appear at once.
+    """
     write = partial(open, mode="w", encoding="utf-8", errors="backslashreplace", newline="")
     if path is None:
         # The name of a file may hold characters that the terminal cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
+    elif resume:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write(path, mode="a") as out:
+            lock(out)
+            yield out
     elif path.exists() and not path.is_file():
         with write(path) as out:
             yield out
     else:
         with atomic.replacing(path) as partial_path, write(partial_path) as out:
             yield out
+
+
+def lock(file: TextIO) -> None:
+    """Lock an open file for this process, as far as its file system supports that."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RuntimeError(
+            f"{file.name}: another process is writing to it; wait for it, or name another file"
+        ) from error
+    except OSError:
+        return
 
 
 def name_pictures(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
@@ -283,6 +348,12 @@ def parse() -> cli.Parser:
         type=Path,
         metavar="DIR",
         help="write <song>.instruments.png for each song: instruments over time, and the log-mel",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="append each file's line to --output at once, and skip files that have one already; "
+        "after a kill, the same command continues",
     )
     parser.add_argument(
         "--shard",

@@ -8,8 +8,10 @@ marked silent. Names are exact in JSON, and escaped in the table and in CSV.
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from .. import escaping
 from ..inference import FilePrediction
 
 DIGITS = 6
+START = b'{"file": "'  # of a line of `jsonl`
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class DisplayOptions:
         threshold: the least probability that is shown.
         top: the largest number of instruments; None for all.
         timeline: whether each window is shown as well.
+        settings: identity of the model and the options, stored with each JSON object.
     """
 
     classes: list[str]
     threshold: float
     top: int | None = None
     timeline: bool = False
+    settings: str | None = None
 
     def shown(self, probabilities: np.ndarray) -> list[tuple[str, float]]:
         """List (name, probability) of (K,) from the threshold on, the most likely first.
@@ -92,6 +97,51 @@ def jsonl(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str
         yield escaping.json_line(record(song, view)) + "\n"
 
 
+def read_jsonl(path: Path, settings: str) -> tuple[dict[str, str | None], int]:
+    """Read the lines that `jsonl` has written to a file.
+
+    Args:
+        path: the file; its last line may be incomplete, as a killed process leaves it.
+        settings: those that the lines must have.
+
+    Returns:
+        ({name of a file: its error or None}, length of the complete lines in bytes).
+
+    Raises:
+        ValueError: a line is something else, or has other settings.
+    """
+    errors = {}
+    length = 0
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n") and START.startswith(line[: len(START)]):
+                break
+            values = _parse(line)
+            if values is None:
+                raise ValueError(
+                    f"{path}: line {number} is no prediction, expected lines of --format jsonl; "
+                    "name another file"
+                )
+            if values.get("settings") != settings:
+                raise ValueError(
+                    f"{path}: line {number} has settings {values.get('settings')}, expected "
+                    f"{settings}; use the same model and options, or name another file"
+                )
+            errors[values["file"]] = values.get("error")
+            length += len(line)
+    return errors, length
+
+
+def _parse(line):
+    """Parse a line of `jsonl`; return None if it is something else."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    is_record = isinstance(values, dict) and isinstance(values.get("file"), str)
+    return values if is_record else None
+
+
 def json_list(songs: Iterable[FilePrediction], view: DisplayOptions) -> Iterator[str]:
     """Format with the objects of `jsonl` in one JSON list."""
     start = "[\n"
@@ -130,8 +180,9 @@ FORMATS = {"table": table, "json": json_list, "csv": csv_rows, "jsonl": jsonl}
 
 def record(song: FilePrediction, view: DisplayOptions) -> dict:
     """Convert a FilePrediction to plain values."""
+    settings = {} if view.settings is None else {"settings": view.settings}
     if song.error:
-        return {"file": song.path, "error": song.error}
+        return {"file": song.path, "error": song.error, **settings}
     instruments = [
         {"instrument": name, "probability": value} for name, value in view.shown(song.probabilities)
     ]
@@ -140,6 +191,7 @@ def record(song: FilePrediction, view: DisplayOptions) -> dict:
         "seconds": round(song.seconds, 3),
         "silent": song.is_silent,
         "instruments": instruments,
+        **settings,
     }
     if view.timeline:
         values["timeline"] = [

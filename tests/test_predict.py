@@ -176,6 +176,15 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_predicted(
     )
 
 
+def test_files_decoded_in_other_processes_give_the_same(tell, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(25), RATE)
+    soundfile.write(tmp_path / "b.wav", 3 * noise(1), RATE, subtype="FLOAT")
+    (tmp_path / "c.wav").write_bytes(b"no sound")
+    soundfile.write(tmp_path / "d.wav", noise(12), RATE)
+    options = [tmp_path, "--format", "jsonl", "--timeline"]
+    assert tell(*options, "--nj", 2) == tell(*options)
+
+
 @pytest.mark.parametrize("kind", ["ogg", "mp3"])
 def test_truncated_files_are_read_as_far_as_they_go(kind, tell, assert_predicted, tmp_path):
     path = tmp_path / f"cut.{kind}"

@@ -1,5 +1,6 @@
 """A process that is killed is an error, no endless wait; none outlives the one that started it."""
 
+import json
 import os
 import signal
 import sys
@@ -8,7 +9,9 @@ import time
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from helpers import start, wait_until
 
 from ast_repr import backbones, processes
@@ -76,6 +79,25 @@ def test_an_error_of_the_work_is_raised_as_it_is():
         list(pool.map(int, ["1", "x"]))
 
 
+@pytest.mark.parametrize("nj", [1, 2, 5])
+def test_generators_run_ahead_and_their_values_stay_in_order(nj):
+    lengths = [3, 0, 2 * processes.VALUES_AHEAD, 1]
+    expected = [(index, value) for index in range(4) for value in range(lengths[index])]
+    assert list(processes.generate(range, lengths, nj)) == expected
+    assert not active_children()
+
+
+def test_generators_that_fail_are_killed_or_left_leave_nothing_behind():
+    with pytest.raises(TypeError, match="integer"):
+        list(processes.generate(range, [2, 2, "x"], 2))
+    with pytest.raises(RuntimeError, match="a process was killed"):
+        list(processes.generate(os._exit, [1, 1], 2))
+    values = processes.generate(range, [10**9], 2)
+    assert next(values) == (0, 0)
+    values.close()
+    assert not active_children()
+
+
 def start_prepare(folder):
     command = [sys.executable, ROOT / "src" / "prepare.py", "--corpus", "synthetic", "--nj", "2"]
     command += ["--root", folder / "openmic-2018", "--data", folder, "--clips", "200"]
@@ -126,6 +148,43 @@ def test_the_stage_prepare_ends_with_all_of_its_processes(how, code, said, tmp_p
     assert rendered(tmp_path)
     if how != "killed":
         assert code == 1 or not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [("worker killed", 1, "smaller --nj"), ("interrupted", 130, "interrupted")],
+)
+def test_predict_ends_with_its_processes_and_is_resumed(how, code, said, tmp_path):
+    for number in range(40):
+        soundfile.write(tmp_path / f"{number:02}.wav", np.full(480_000, 0.1), 16_000)
+    output = tmp_path / "songs.jsonl"
+    command = [
+        sys.executable,
+        ROOT / "src" / "predict.py",
+        tmp_path,
+        "--nj",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    command += ["--format", "jsonl", "--output", output, "--resume"]
+    process = start(command)
+    wait_until(lambda: output.exists() and output.stat().st_size, process)
+    if how == "worker killed":
+        os.kill(workers(process.pid)[0], signal.SIGKILL)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert err.rstrip().endswith(said)
+    lines = output.read_text().splitlines()
+    assert 0 < len(lines) < 40
+    assert start(command).wait(timeout=300) == 0
+    files = [Path(json.loads(line)["file"]).name for line in output.open()]
+    assert files == [f"{number:02}.wav" for number in range(40)]
+    assert output.read_text().splitlines()[: len(lines)] == lines
 
 
 @pytest.mark.slow

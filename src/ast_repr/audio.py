@@ -80,6 +80,23 @@ class Window(NamedTuple):
         return round(self.seconds * self.sample_rate)
 
 
+class FileWindow(NamedTuple):
+    """Window of a file, or the error that ends it.
+
+    Attributes:
+        start_s, end_s: in the file, in seconds.
+        waveform: (samples,), shorter if the file is; None with an error.
+        warnings: lines about the file since the window before.
+        error: the reason why the file cannot be read on.
+    """
+
+    start_s: float = 0.0
+    end_s: float = 0.0
+    waveform: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+    error: "AudioError | None" = None
+
+
 class AudioError(ValueError):
     """A file that cannot be decoded to a waveform; the message names the file and the reason."""
 
@@ -229,6 +246,23 @@ def windows(
         kept = kept[..., -samples:]
     if kept is not None:
         yield end - kept.shape[-1], kept
+
+
+def file_windows(path: str | Path, window: Window, hop: int) -> Iterator[FileWindow]:
+    """Cut a file, which may be damaged, into windows `hop` samples apart; see `windows`.
+
+    If the file cannot be read, the last FileWindow holds the error.
+    """
+    lines = []
+    try:
+        blocks = stream(path, warn=lines.append, damaged=True, rate=window.sample_rate)
+        for start, waveform in windows(blocks, hop, window.samples):
+            start_s = start / window.sample_rate
+            end_s = start_s + len(waveform) / window.sample_rate
+            yield FileWindow(start_s, end_s, waveform, tuple(lines))
+            lines.clear()
+    except AudioError as error:
+        yield FileWindow(warnings=tuple(lines), error=error)
 
 
 def resample(waveform: np.ndarray, rate: float, new_rate: float) -> np.ndarray:

@@ -14,13 +14,24 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.special import expit, logit
 
-from . import atomic, audio, checkpoint, features, model_spec, pretrained, registry, typecheck
+from . import (
+    atomic,
+    audio,
+    checkpoint,
+    features,
+    model_spec,
+    pretrained,
+    processes,
+    registry,
+    typecheck,
+)
 from .backbones import weights
 from .classifier import Reprogrammed, build_model
 from .export import onnx, safetensors
@@ -147,6 +158,7 @@ class Predictor:
         batch_size: int = 16,
         on_window: Callable[[WindowPrediction], None] | None = None,
         warn: Callable[[str], None] = warnings.warn,
+        nj: int = 1,
     ) -> Iterator[FilePrediction]:
         """Predict audio files, in order; a file that cannot be read gets an `error`.
 
@@ -157,15 +169,17 @@ class Predictor:
             batch_size: windows per forward pass; batches span files.
             on_window: called with each window, e.g. to show progress.
             warn: called with a line about a file that is damaged or exceeds +-1.
+            nj: processes that decode the files ahead; 1: this one decodes them.
 
         Raises:
-            ValueError: `aggregate` is unknown, or `hop_s` or `batch_size` is out of range.
+            ValueError: `aggregate` is unknown, or a number is out of range.
+            RuntimeError: a process was killed.
         """
         if aggregate is None:
             aggregate = self.aggregate
         if aggregate not in AGGREGATES:
             raise ValueError(registry.unknown("aggregate", aggregate, AGGREGATES))
-        windows = self.predict_windows(paths, hop_s, batch_size, warn)
+        windows = self.predict_windows(paths, hop_s, batch_size, warn, nj)
         groups = itertools.groupby(windows, key=lambda window: window.index)
         return (_aggregate(group, AGGREGATES[aggregate], on_window) for _, group in groups)
 
@@ -175,6 +189,7 @@ class Predictor:
         hop_s: float | None = None,
         batch_size: int = 16,
         warn: Callable[[str], None] = warnings.warn,
+        nj: int = 1,
     ) -> Iterator[WindowPrediction]:
         """Predict files window by window; see `predict`.
 
@@ -184,13 +199,14 @@ class Predictor:
         if hop_s is None:
             hop_s = self.window.hop_s
         hop = round(hop_s * self.window.sample_rate)
-        if hop < 1 or batch_size < 1:
+        if hop < 1 or batch_size < 1 or nj < 1:
             raise ValueError(
-                f"hop_s {hop_s}, batch_size {batch_size}; expected a sample or more, and 1 or more"
+                f"hop_s {hop_s}, batch_size {batch_size}, nj {nj}; "
+                "expected a sample or more, and 1 or more"
             )
         if isinstance(paths, (str, Path)):
             paths = [paths]
-        return self._predict_batches(_cut(paths, self.window, hop, warn), batch_size)
+        return self._predict_batches(_cut(list(paths), self.window, hop, warn, nj), batch_size)
 
     def _predict_batches(self, windows, batch_size):
         """Predict the (WindowPrediction, waveform) pairs of `_cut`."""
@@ -533,23 +549,23 @@ def _check_waveforms(waveforms):
     return waveforms
 
 
-def _cut(paths, size, hop, warn):
-    """Cut files into windows of `size`, an audio.Window, `hop` samples apart.
+def _cut(paths, size, hop, warn, nj):
+    """Cut files into windows of `size`, an audio.Window, `hop` samples apart, in `nj` processes.
 
     Yields:
         (WindowPrediction without results, waveform (n,)), or, as the last of a file that cannot be
         read, (WindowPrediction with an error, None).
     """
-    for index, path in enumerate(paths):
-        try:
-            blocks = audio.stream(path, warn=warn, damaged=True, rate=size.sample_rate)
-            for start, waveform in audio.windows(blocks, hop, size.samples):
-                start_s = start / size.sample_rate
-                end_s = start_s + len(waveform) / size.sample_rate
-                silent = audio.is_silent(waveform)
-                yield WindowPrediction(index, path, start_s, end_s, silent=silent), waveform
-        except audio.AudioError as error:
-            yield WindowPrediction(index, path, error=error), None
+    cut_file = partial(audio.file_windows, window=size, hop=hop)
+    for index, part in processes.generate(cut_file, paths, nj):
+        for line in part.warnings:
+            warn(line)
+        if part.error is None:
+            silent = audio.is_silent(part.waveform)
+            span = (part.start_s, part.end_s)
+            yield WindowPrediction(index, paths[index], *span, silent=silent), part.waveform
+        else:
+            yield WindowPrediction(index, paths[index], error=part.error), None
 
 
 def _aggregate(windows, function, on_window):

@@ -1,8 +1,10 @@
-"""Process pools that never outlive the process that started them.
+"""Processes that never outlive the one that started them: pools, and generators that run ahead.
 
     with processes.pool(nj) as pool:
         for result in tqdm(pool.map(function, items), total=len(items)):
             ...
+    for index, value in processes.generate(function, items, nj):
+        ...
 
 If a process is killed, for example because memory ran out, this is a one-line error and not an
 endless wait. The parent handles Ctrl-C: items in progress are finished, the others are dropped.
@@ -10,10 +12,11 @@ endless wait. The parent handles Ctrl-C: items in progress are finished, the oth
 
 import ctypes
 import os
+import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,6 +26,8 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 CALLS_AHEAD = 4  # per process
+VALUES_AHEAD = 32  # per process
+KILLED = "a process was killed, most often because memory ran out"
 M_TRIM_THRESHOLD = -1  # of the C library's mallopt
 M_MMAP_MAX = -4
 
@@ -91,13 +96,91 @@ def pool(
         workers = set(active_children()) - others
         yield executor
     except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process was killed, most often because memory ran out; "
-            f"finished work is kept; {remedy}"
-        ) from error
+        raise RuntimeError(f"{KILLED}; finished work is kept; {remedy}") from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         wait_for(workers | (set(active_children()) - others))
+
+
+def generate(
+    function: Callable[[Any], Iterator], items: Sequence, nj: int
+) -> Iterator[tuple[int, Any]]:
+    """Yield (index of the item, value) for the values of each generator `function(item)`, in order.
+
+    With more than one process, process i of `nj` computes items i, i + nj, ... ahead, until
+    VALUES_AHEAD of its values wait, so memory stays limited. Each has its own pipe to this process:
+    the end of the pipe tells that it was killed, even in the middle of a value.
+
+    Args:
+        function: its module is imported in the processes.
+        items: pickled.
+        nj: number of processes; 1 computes in this one.
+
+    Raises:
+        RuntimeError: a process was killed.
+    """
+    if nj == 1:
+        for index, item in enumerate(items):
+            for value in function(item):
+                yield index, value
+        return
+    context = get_context("spawn")
+    workers = []
+    receivers = []
+    try:
+        with interrupts_held():
+            for number in range(min(nj, len(items))):
+                receiver, sender = context.Pipe(duplex=False)
+                given = (_send_values, (sender, function, items[number::nj]))
+                worker = context.Process(target=_start, args=given)
+                worker.start()
+                sender.close()
+                workers.append(worker)
+                receivers.append(receiver)
+        for index in range(len(items)):
+            yield from _receive_values(receivers[index % nj], index)
+    finally:
+        for worker in workers:
+            worker.kill()
+        wait_for(workers)
+
+
+def _send_values(sender: connection.Connection, function: Callable, items: Iterable) -> None:
+    """Send the messages of `_put_values`, which a thread computes ahead."""
+    messages = queue.Queue(VALUES_AHEAD)
+    given = (messages, function, items)
+    threading.Thread(target=_put_values, args=given, daemon=True).start()
+    for message in iter(messages.get, None):
+        sender.send(message)
+
+
+def _put_values(messages: queue.Queue, function: Callable, items: Iterable) -> None:
+    """Put each value in a list, an empty list after those of an item, and None at the end.
+
+    An exception is put in place of what it prevents.
+    """
+    try:
+        for item in items:
+            for value in function(item):
+                messages.put([value])
+            messages.put([])
+    except Exception as error:
+        messages.put(error)
+    messages.put(None)
+
+
+def _receive_values(receiver: connection.Connection, index: int) -> Iterator[tuple[int, Any]]:
+    """Yield (index, value) for the values of the next item."""
+    while True:
+        try:
+            message = receiver.recv()
+        except (EOFError, OSError) as error:  # between two messages, or within one
+            raise RuntimeError(f"{KILLED}; try a smaller --nj") from error
+        if isinstance(message, Exception):
+            raise message
+        if not message:
+            return
+        yield index, message[0]
 
 
 def wait_for(workers: Iterable[Process]) -> None:

@@ -137,7 +137,7 @@ def write_predictions(
 
     def predict():
         songs = model.predict(
-            todo, args.hop, args.aggregate, args.batch_size, on_window=on_window, warn=cli.warn
+            todo, args.hop, args.aggregate, args.batch_size, on_window, cli.warn, args.nj
         )
         for path, song in zip(todo, songs, strict=True):
             if song.error:
@@ -348,6 +348,13 @@ def parse() -> cli.Parser:
         type=Path,
         metavar="DIR",
         help="write <song>.instruments.png for each song: instruments over time, and the log-mel",
+    )
+    parser.add_argument(
+        "--nj",
+        type=cli.between(int, 1),
+        default=1,
+        metavar="N",
+        help="with N > 1, decode files in N processes ahead of the network (default: %(default)s)",
     )
     parser.add_argument(
         "--resume",

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from ast_repr import audio, checkpoint, features, inference
+from ast_repr import audio, checkpoint, devices, features, inference
 from ast_repr.backbones import weights
 from ast_repr.checkpoint import CheckpointError
 from ast_repr.classifier import HeadOnlyModel
@@ -121,6 +121,17 @@ def test_the_threshold_is_the_one_in_the_file(run):
     assert inference.TorchPredictor(model, about | {"threshold": 0.3}).threshold == 0.3
     normalised = inference.TorchPredictor(model, about | {"aggregate": "normalised_sum"})
     assert (normalised(np.full((2, 9), 0.1, np.float32)).max(axis=1) == 1).all()
+
+
+def test_auto_precision_is_bfloat16_if_the_device_computes_in_it(run, monkeypatch):
+    expected = inference.load(run[0])(sound(1))
+    for has_bf16, precision in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(devices, "has_bf16", lambda device, has=has_bf16: has)
+        assert inference.load(run[0]).precision == "float32"
+        model = inference.load(run[0], precision="auto")
+        assert model.precision == precision
+        change = np.abs(model(sound(1)) - expected).max()
+        assert change < 0.05 and (change > 0) == has_bf16
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from . import (
     atomic,
     audio,
     checkpoint,
+    devices,
     features,
     model_spec,
     pretrained,
@@ -111,6 +112,7 @@ class Predictor:
     Attributes:
         about: the description stored with the model; `spec`: its checked part.
         path: the file that `load` has read.
+        precision: "float32" or "bfloat16", in which everything before the head is computed.
         classes: names of the K classes, in the order of the outputs.
         threshold: the probability from which an instrument counts as present.
         aggregate: how the windows of a file are combined, see AGGREGATES.
@@ -125,6 +127,7 @@ class Predictor:
     def __init__(self, about: dict, allow: Collection[str] = ()):
         self.about = about
         self.path: Path | None = None
+        self.precision = "float32"
         self.spec = ModelSpec.from_dict(about)
         self.classes = self.spec.classes
         self.threshold = self.spec.threshold
@@ -260,10 +263,14 @@ class TorchPredictor(Predictor):
         about: dict,
         device: str | torch.device = "cpu",
         allow: Collection[str] = (),
+        precision: str = "float32",
     ):
         super().__init__(about, allow)
-        self.model = model.to(device)
         self.device = torch.device(device)
+        self.model = model.to(device)
+        self.model.bf16 = devices.uses_bf16(self.device, precision)
+        if self.model.bf16:
+            self.precision = "bfloat16"
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows."""
@@ -321,6 +328,7 @@ def load(
     device: str | torch.device = "cpu",
     backbone_file: str | Path | None = None,
     allow: Collection[str] = (),
+    precision: str = "float32",
 ) -> Predictor:
     """Load a trained model.
 
@@ -331,6 +339,8 @@ def load(
             stored in the model, or chosen in scoring the checkpoint.
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
+        precision: "float32", or "auto" for bfloat16 if the device computes in it; an ONNX graph
+            always computes in float32.
 
     Raises:
         ValueError: the model is missing, cannot be read, or differs from its description.
@@ -351,7 +361,7 @@ def load(
         model, about = restore(path, backbone_file, allow)
         if path.suffix == ".pt":
             about = about | RunFolder(path.parent).decision(path)
-        predictor = TorchPredictor(model, about, device, allow)
+        predictor = TorchPredictor(model, about, device, allow, precision)
     if path.suffix != ".pt":
         _check_labels(path.with_name(LABELS), predictor.classes)
     predictor.path = path

@@ -67,9 +67,9 @@ def main(args: argparse.Namespace) -> None:
     replace = args.overwrite or args.resume
     atomic.refuse_to_replace([*outputs, *pictures.values()], replace, inputs=library)
     device = devices.choose(args.device)
-    model = inference.load(args.model, device, args.backbone_file, args.allow_class)
+    model = inference.load(args.model, device, args.backbone_file, args.allow_class, args.precision)
     name = f"{pretrained.DEFAULT_MODEL} (default of --model)" if args.model is None else args.model
-    say(f"model: {name}, threshold {model.threshold:g}")
+    say(f"model: {name}, threshold {model.threshold:g}, {model.precision}")
     if "summary" in model.about:
         say(model.about["summary"])
     threshold = model.threshold if args.threshold is None else args.threshold
@@ -104,6 +104,7 @@ def identify(model: inference.Predictor, threshold: float, args: argparse.Namesp
         "timeline": args.timeline,
         "hop_s": float(args.hop or model.window.hop_s),
         "aggregate": args.aggregate or model.aggregate,
+        "precision": model.precision,
     }
     return identity.of_values(values)[:SETTINGS_DIGITS]
 
@@ -348,6 +349,14 @@ def parse() -> cli.Parser:
         type=Path,
         metavar="DIR",
         help="write <song>.instruments.png for each song: instruments over time, and the log-mel",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "auto"),
+        default="float32",
+        help="auto: bfloat16 if the device computes in it, in 0.6 of the CPU time of the default "
+        "model's network; its probabilities changed by up to 0.006 on 240 clips "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--nj",

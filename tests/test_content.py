@@ -183,7 +183,7 @@ def test_replaced_audio_under_the_same_path_is_used_everywhere(project, said):
     new = project.results()
     assert new["made_from"]["manifest"] != old["made_from"]["manifest"]
     assert set((project.data / "embeddings").iterdir()) - embeddings
-    model = inference.load(project.run().path)
+    model = inference.load(project.run().path, precision="auto")  # as in training
     sound = soundfile.read(project.root / "audio" / "11.wav", dtype="float32")[0]
     with np.load(project.run().predictions) as saved:
         row = list(saved["clips"]).index("audio/11.wav")

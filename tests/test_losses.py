@@ -1,4 +1,4 @@
-"""The masked loss depends on observed cells alone, and is zero for a batch without any."""
+"""Losses depend on observed cells alone; comparisons with a teacher agree with definitions."""
 
 import math
 from types import SimpleNamespace
@@ -12,7 +12,14 @@ from ast_repr import heads, methods
 from ast_repr.backbones import Output
 from ast_repr.data.dataset import Batch
 from ast_repr.heads.embedding import logits_of_softmax
-from ast_repr.losses import cross_entropy, masked_bce
+from ast_repr.losses import (
+    align_frames,
+    cosine_difference,
+    cross_entropy,
+    distance_correlation,
+    masked_bce,
+    soft_binary_kl,
+)
 
 JUNK = (0.0, 1.0, math.nan, 1e9, -1e9, math.inf, -math.inf)
 
@@ -180,3 +187,84 @@ def test_parts_of_a_batch_add_up_to_its_cross_entropy(size):
     parts = [Batch(*part) for part in zip(*(x.split(size) for x in batch), strict=True)]
     total = sum(method.step(part, 0, batch)["loss"] for part in parts)
     torch.testing.assert_close(total, whole)
+
+
+def correlation_by_definition(x, y):
+    """Squared distance correlation of (B, D) and (B, E), element by element, in float64."""
+    centred = []
+    for points in (x.double().tolist(), y.double().tolist()):
+        distances = [[math.dist(p, q) for q in points] for p in points]
+        count = len(points)
+        rows = [sum(row) / count for row in distances]
+        grand = sum(rows) / count
+        values = []
+        for i in range(count):
+            for j in range(count):
+                values.append(distances[i][j] - rows[i] - rows[j] + grand)
+        centred.append(values)
+    a, b = centred
+    products = [sum(p * q for p, q in zip(*pair, strict=True)) for pair in ((a, b), (a, a), (b, b))]
+    return products[0] / math.sqrt(products[1] * products[2])
+
+
+def test_distance_correlation_is_that_of_its_definition():
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 2)
+    y = torch.randn(6, 5, 2) + x.square().sum(dim=1, keepdim=True)
+    result = distance_correlation(x, y)
+    expected = [correlation_by_definition(x[..., t], y[..., t]) for t in range(2)]
+    assert result.tolist() == pytest.approx(expected, abs=1e-5)
+    # Of three points on a line, 0, 1, 3, and their mirror image at twice the scale: 1.
+    line = torch.tensor([0.0, 1.0, 3.0])[:, None, None]
+    assert distance_correlation(line, -2 * line).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_distance_correlation_of_one_clip_or_equal_clips_is_zero_with_finite_gradients():
+    for count in (1, 4):
+        x = torch.ones(count, 3, 2, requires_grad=True)
+        result = distance_correlation(x, torch.randn(count, 5, 2))
+        assert result.tolist() == [0, 0]
+        result.sum().backward()
+        assert x.grad.isfinite().all()
+
+
+def test_cosine_difference_by_hand():
+    """Cosines of the clips: 0 in x, 1 / sqrt(2) in y; on the diagonals all are 1."""
+    x = torch.tensor([[2.0, 0.0], [0.0, 3.0]])[..., None]
+    y = torch.tensor([[1.0, 0.0, 0.0], [5.0, 5.0, 0.0]])[..., None]
+    assert cosine_difference(x, y).item() == pytest.approx(2 * math.sqrt(0.5) / 4)
+    assert cosine_difference(x, 7 * x).item() == 0
+
+
+def test_soft_binary_kl_is_the_divergence_of_the_softened_probabilities():
+    student, teacher, mask = case()
+    p = torch.distributions.Bernoulli(logits=student / 2)
+    q = torch.distributions.Bernoulli(logits=teacher / 2)
+    expected = 4 * torch.distributions.kl_divergence(q, p)[mask].mean()
+    result = soft_binary_kl(student, teacher, mask)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
+    assert soft_binary_kl(teacher, teacher, mask) == 0
+    assert soft_binary_kl(student, teacher, torch.zeros_like(mask)) == 0
+    # In parts that share the count of the whole, as micro-batches do.
+    count = int(mask.sum())
+    parts = [soft_binary_kl(student[i], teacher[i], mask[i], count=count) for i in range(6)]
+    torch.testing.assert_close(sum(parts), expected, rtol=0, atol=1e-6)
+    # Far logits stay finite: -log p = 5,000.
+    far = soft_binary_kl(torch.tensor([-1e4]), torch.tensor([1e4]), torch.tensor([True]))
+    assert far == 4 * 5_000
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "frames"),
+    [(62, 10, 60), (62, 11, 62), (15, 30, 30), (15, 31, 30), (15, 1, 15), (64, 16, 64)],
+)
+def test_frames_are_aligned_as_published(student, teacher, frames):
+    """Of OpenMIC's student (62 frames) and MagnaTagATune's (15) with several teachers."""
+    x = torch.arange(student).expand(2, 3, student)
+    y = torch.arange(teacher).expand(2, 5, teacher)
+    x_aligned, y_aligned = align_frames(x, y)
+    assert x_aligned.shape == (2, 3, frames) and y_aligned.shape == (2, 5, frames)
+    repeats = {(62, 10): (1, 6), (62, 11): (1, 6), (15, 30): (2, 1), (15, 31): (2, 1)}
+    x_repeats, y_repeats = repeats.get((student, teacher), (1, student // teacher))
+    assert x_aligned[0, 0].tolist() == [k // x_repeats for k in range(frames)]
+    assert y_aligned[1, 4].tolist() == [k // y_repeats for k in range(frames)]

@@ -1,13 +1,15 @@
-"""Losses over partly observed labels: pure functions.
+"""Losses over partly observed labels, and comparisons of a student with a teacher: pure functions.
 
-Means divide by the number of observed cells; a batch without any gives zero and finite gradients;
-the value of an unobserved target, NaN included, has no influence.
+Means over labels divide by the number of observed cells; a batch without any gives zero and finite
+gradients; the value of an unobserved target, NaN included, has no influence.
 """
 
 import torch
 from torch.nn import functional
 
 from .manifest import PRESENT
+
+EPS = 1e-9  # added to a product of variances before it is a divisor
 
 
 def masked_bce(
@@ -66,3 +68,98 @@ def consistency(
     """
     difference = (probabilities - target_probabilities).square()
     return difference.sum() / (count or target_probabilities.numel())
+
+
+def soft_binary_kl(
+    logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    mask: torch.Tensor,
+    temperature: float = 2.0,
+    count: int | None = None,
+) -> torch.Tensor:
+    """Compute the divergence of softened probabilities from a teacher's, for distillation.
+
+    With q and p the sigmoids of the teacher's and the student's logits divided by the temperature,
+    it is temperature^2 * KL(q || p) of Bernoulli distributions, averaged over observed cells.
+
+    Args:
+        logits, teacher_logits: (B, K), not probabilities.
+        mask: (B, K) bool, True where observed.
+        count: see masked_bce.
+
+    Returns:
+        scalar; 0 if nothing is observed.
+    """
+    student = logits / temperature
+    teacher = teacher_logits / temperature
+    cells = teacher.sigmoid() * (teacher - student)
+    cells = cells + functional.softplus(student) - functional.softplus(teacher)
+    if count is None:
+        count = int(mask.sum())
+    return temperature**2 * torch.where(mask, cells, 0.0).sum() / max(count, 1)
+
+
+def distance_correlation(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Compute the squared distance correlation (Szekely et al. 2007) over the batch, per frame.
+
+    The two dimensions may differ.
+
+    Args:
+        x: (B, D, T); y: (B, E, T).
+
+    Returns:
+        (T,), from 0 to 1; 0 for a batch of one clip.
+    """
+    a = _centred_distances(x)
+    b = _centred_distances(y)
+    covariance = (a * b).mean(dim=(1, 2))
+    variances = a.square().mean(dim=(1, 2)) * b.square().mean(dim=(1, 2))
+    return covariance / (variances + EPS).sqrt()
+
+
+def _centred_distances(x: torch.Tensor) -> torch.Tensor:
+    """(B, D, T) -> (T, B, B), Euclidean distances between clips, double-centred."""
+    frames = x.permute(2, 0, 1).float()
+    distances = torch.cdist(frames, frames, compute_mode="donot_use_mm_for_euclid_dist")
+    means = distances.mean(dim=2, keepdim=True)  # of rows, and by symmetry of columns
+    return distances - means - means.transpose(1, 2) + means.mean(dim=1, keepdim=True)
+
+
+def cosine_difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Compute the mean absolute difference of two cosine similarities between clips, per frame.
+
+    Args:
+        x: (B, D, T); y: (B, E, T).
+
+    Returns:
+        (T,), from 0 to 2.
+    """
+    return (_cosines(x) - _cosines(y)).abs().mean(dim=(1, 2))
+
+
+def _cosines(x: torch.Tensor) -> torch.Tensor:
+    """(B, D, T) -> (T, B, B)."""
+    frames = functional.normalize(x.permute(2, 0, 1).float(), dim=2)
+    return frames @ frames.transpose(1, 2)
+
+
+def align_frames(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give two sequences over the same time equally many frames.
+
+    Each frame of the shorter one is repeated as often as the other has frames for it, rounded; then
+    both are cut to the shorter, as in EAsT.
+
+    Args:
+        x: (B, D, T); y: (B, E, U).
+
+    Returns:
+        (B, D, V) and (B, E, V).
+    """
+    x_frames = x.shape[2]
+    y_frames = y.shape[2]
+    if x_frames > y_frames:
+        y = y.repeat_interleave(round(x_frames / y_frames), dim=2)
+    else:
+        x = x.repeat_interleave(round(y_frames / x_frames), dim=2)
+    frames = min(x.shape[2], y.shape[2])
+    return x[..., :frames], y[..., :frames]

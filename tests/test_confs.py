@@ -128,6 +128,7 @@ PAPER = {  # optimizer, lr, betas, weight decay, batch, epochs of the authors of
     "attention": ("adam", 5e-4, [0.9, 0.999], 1e-5, 128, 250),
     "mean_teacher": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 100),
     "label_enhancement": ("adam", 1e-3, [0.9, 0.999], 1e-5, 64, 200),
+    "cp_resnet": ("adam", 1e-4, [0.9, 0.999], 1e-4, 16, 100),
 }
 
 
@@ -138,6 +139,7 @@ def test_the_papers_protocol_has_the_settings_of_each_systems_authors(name):
     optimizer = [optimizer[key] for key in ("name", "lr", "betas", "weight_decay")]
     assert (*optimizer, conf.train.batch_size, conf.train.epochs) == PAPER[name]
     masks = (0, 0) if conf.feature.name == "vggish" else (96, 24)
+    masks = (192, 48) if name == "cp_resnet" else masks
     assert (conf.augment.time, conf.augment.freq) == masks
 
 
@@ -183,6 +185,8 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the a
     "scalogram_cnn_attention": 84_256,
     "logmel_dutta": 25_932,
     "scalogram_dutta": 25_932,
+    "cp_resnet": 5_534_612,
+    "student_small": 89_732,
 }
 
 

@@ -43,6 +43,7 @@ SAME_MODEL |= {
     "ast_patch_head_only",
     "scalogram_cnn_attention",
     "logmel_dutta",
+    "cp_resnet",
 }
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 NAMES = ["bass", "flute", "voice"]  # classes of the run folder

@@ -11,6 +11,7 @@ from torch import nn
 from .. import registry
 from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
+from .cp_resnet import CPResNet
 from .dutta_convnet import DuttaConvNet
 from .frame_network import FrameNetwork
 from .han_convnet import HanConvNet
@@ -27,6 +28,7 @@ BACKBONES = {
     "pool": Pool,
     "summary": Summary,
     "frame_network": FrameNetwork,
+    "cp_resnet": CPResNet,
     "han_convnet": HanConvNet,
     "multi_stft": MultiSTFT,
     "vggish_convnet": VGGishConvNet,

@@ -9,7 +9,7 @@ class Output(NamedTuple):
     """Outputs of a backbone.
 
     Attributes:
-        embedding: (B, D), one vector per clip, or (B, D, T), frames for the attention head.
+        embedding: (B, D), one vector per clip, or (B, D, T), one per frame.
         source_logits: (B, S), or None if the backbone has no source classes.
         tokens: (B, N, D) of the patches of a transformer, if they are wanted.
     """

@@ -41,7 +41,7 @@ class AttentionHead(nn.Module):
         if frames.ndim != 3:
             raise ValueError(
                 f"attention expects an embedding of (B, D, T), found {tuple(frames.shape)}; "
-                "use backbone frame_network or vggish_convnet"
+                "use backbone frame_network, vggish_convnet or cp_resnet"
             )
         attention = self.attention(frames).float().sigmoid()
         attention = attention.clamp(EPS_ATTENTION, 1 - EPS_ATTENTION)

@@ -1,4 +1,4 @@
-"""The paper's label mapping: LayerNorm and linear layer on the pooled token."""
+"""The paper's label mapping: LayerNorm and linear layer on the pooled token, or mean frame."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from torch import nn
 
 class EmbeddingHead(nn.Module):
     """LayerNorm(D) and Linear(D, K): 16,916 parameters for AST-base and twenty classes.
+
+    An embedding of frames (B, D, T) is averaged over them first.
 
     Args:
         n_classes, embed_dim: K and D.
@@ -37,7 +39,10 @@ class EmbeddingHead(nn.Module):
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
-        logits = self.linear(self.norm(output.embedding))
+        embedding = output.embedding
+        if embedding.ndim == 3:
+            embedding = embedding.mean(dim=2)
+        logits = self.linear(self.norm(embedding))
         return logits_of_softmax(logits.float()) if self.softmax else logits
 
 

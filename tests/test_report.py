@@ -13,7 +13,7 @@ from report_runs import CLASSES, CONFS, PUBLISHED, entries, lines_of, make_run, 
 
 import report
 from ast_repr import choices, identity
-from ast_repr.report import compare, pages, plots, published, results, schema, tables
+from ast_repr.report import compare, overview, pages, plots, published, results, schema, tables
 
 ROOT = Path(__file__).parents[1]
 CONF_DIR = ROOT / "egs" / "openmic" / "conf"
@@ -194,6 +194,18 @@ def test_published_numbers_name_their_source(tmp_path, corpus, counts):
     (note,) = tables.footnotes(table)
     assert note in pages.text(pages.blocks(table)).replace("\n", " ")
     assert all(word in note for word in ("The paper", "chosen on test", "OpenMIC-2018"))
+
+
+def test_published_mean_average_precision_has_its_own_column(tmp_path):
+    entry = published.Entry("EAsT", published=replace(PUBLISHED, macro_f1=None, map=[84.7]))
+    for conf in CONFS:
+        make_run(tmp_path / "openmic", conf)
+    (table,), _ = results.read(tmp_path / "openmic", {"ast_unet": entry})
+    accuracy, _ = grids(table)
+    shown = [line[tables.PUBLISHED_MAP] for line in accuracy]
+    assert sorted(shown) == ["-"] * 4 + ["84.7 (1) [1]"]
+    assert all(tables.PUBLISHED not in line for line in accuracy)
+    overview.boxes(table)  # has no place for it
 
 
 @pytest.mark.parametrize("corpus", ["synthetic", "songs", "openmic-mini"])

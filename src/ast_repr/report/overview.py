@@ -28,7 +28,7 @@ def boxes(table: Table) -> Figure:
         _draw_box(axes, place, method, style.percent(method, table.labels))
         axes.plot(style.overall(bounds.get(method.conf)), [place, place], **SAMPLING)
         published = table.published(method)
-        if published:
+        if published and published.macro_f1 is not None:
             places = np.full(len(published.macro_f1), place + 0.38)
             axes.plot(published.macro_f1, places, markersize=5, zorder=3, **PUBLISHED)
             extra = [Line2D([], [], label="published run", **PUBLISHED)]

@@ -28,7 +28,7 @@ class Published:
     """Results of a publication: scores of runs in per cent, parameters in millions, if known.
 
     Attributes:
-        macro_f1: as the corpus' tables define it.
+        macro_f1: as the corpus' tables define it; map: mean average precision.
         micro_f1, lrap, top1_merged: of predominant instruments, see `metrics`.
     """
 
@@ -36,6 +36,7 @@ class Published:
     corpus: str
     protocol: str
     macro_f1: list[float] | None = None
+    map: list[float] | None = None
     trainable_parameters: float | None = None
     micro_f1: list[float] | None = None
     lrap: list[float] | None = None

@@ -256,16 +256,17 @@ class Table:
         return replace(self, methods=[methods[conf] for conf in confs if conf in methods])
 
     def published(self, method: Method) -> Published | None:
-        """The published macro-F1 of a method on this table's corpus.
+        """The published macro-F1 or mAP of a method on this table's corpus.
 
         None if they are of another network: publications speak of AST.
         """
-        if method.published is None or method.published.macro_f1 is None:
+        results = method.published
+        if results is None or (results.macro_f1 is None and results.map is None):
             return None
         if method["backbone"]["weights"] != "none" and pretrained.network(self.backbone) != NETWORK:
             return None
         corpus = name_of_corpus(self.corpus, self["clips"], self["observed"])
-        return method.published if method.published.corpus == corpus else None
+        return results if results.corpus == corpus else None
 
     @property
     def title(self) -> str:

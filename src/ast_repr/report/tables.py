@@ -28,8 +28,16 @@ TRUTH_COLUMNS = {"truth macro-F1 %": "macro_f1", "truth mAP %": "map", "truth AU
 ERROR = "sampling error"
 DIFFERENCE = "difference, points"
 PUBLISHED = "published macro-F1 %"
+PUBLISHED_MAP = "published mAP %"
 PUBLISHED_PARAMETERS = "published trained parameters"
-OPTIONAL = (*TRUTH_COLUMNS, ERROR, DIFFERENCE, PUBLISHED, PUBLISHED_PARAMETERS)
+OPTIONAL = (
+    *TRUTH_COLUMNS,
+    ERROR,
+    DIFFERENCE,
+    PUBLISHED,
+    PUBLISHED_MAP,
+    PUBLISHED_PARAMETERS,
+)
 NONE = "-"
 AT_CAP = "†"
 
@@ -45,7 +53,8 @@ def accuracy(table: Table, comparison: Comparison, footnotes: Sequence[str] = ()
         line = {"method": name, "norm": NONE, "trained parameters": "0", "epoch": NONE}
         observed = table.baseline_metrics(baseline, OBSERVED)
         line |= _scores(observed, table.baseline_metrics(baseline, TRUTH))
-        lines.append(line | {ERROR: NONE, DIFFERENCE: NONE, PUBLISHED: NONE})
+        others = dict.fromkeys((ERROR, DIFFERENCE, PUBLISHED, PUBLISHED_MAP), NONE)
+        lines.append(line | others)
     for method in table.methods:
         line = {
             "method": f"{method.label} {AT_CAP}" if method.ended_at_cap else method.label,
@@ -58,11 +67,15 @@ def accuracy(table: Table, comparison: Comparison, footnotes: Sequence[str] = ()
         line[ERROR] = NONE if error is None else f"{100 * error:.1f}"
         line[DIFFERENCE] = points(comparison.differences.get(method.conf))
         line[PUBLISHED] = NONE
+        line[PUBLISHED_MAP] = NONE
         published = table.published(method)
         if published and footnotes:
-            average, _ = mean_std(published.macro_f1)
             mark = _mark(footnotes, published.footnote)
-            line[PUBLISHED] = f"{average:.1f} ({len(published.macro_f1)}) {mark}"
+            scores = {PUBLISHED: published.macro_f1, PUBLISHED_MAP: published.map}
+            for heading, values in scores.items():
+                if values is not None:
+                    average, _ = mean_std(values)
+                    line[heading] = f"{average:.1f} ({len(values)}) {mark}"
         lines.append(line)
     return _without_empty_columns(lines)
 

@@ -25,9 +25,13 @@ def main(args: argparse.Namespace) -> None:
     clips, _ = manifest.read(args.data)
     extracted = []
     for conf in cli.confs(args, lacking=features.lacking(clips)).values():
-        if conf.feature not in extracted:
-            extract(clips, conf.feature.to_dict(), args)
-            extracted.append(conf.feature)
+        needed = [conf.feature]
+        if conf.teacher is not None:
+            needed.append(conf.teacher.feature)
+        for feature in needed:
+            if feature not in extracted:
+                extract(clips, feature.to_dict(), args)
+                extracted.append(feature)
 
 
 def extract(clips: list[manifest.Clip], settings: dict, args: argparse.Namespace) -> None:

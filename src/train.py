@@ -76,8 +76,9 @@ def check_options(args) -> None:
 def possible(confs: dict, classes: list[str], args) -> dict:
     """Leave out confs without weights, or whose head does not find its classes among the source's.
 
-    If they are asked for by name, this is an error.
+    If they are asked for by name, this is an error; the weights of a teacher are then fetched.
     """
+    confs = with_teachers(confs, args)
     if not pretrained.panns_path().is_file():
         confs = with_panns_weights(confs, args)
     by_name = [name for name, conf in confs.items() if model_spec.maps_by_name(conf)]
@@ -92,6 +93,20 @@ def possible(confs: dict, classes: list[str], args) -> dict:
             print(f"{name}: left out, {error}")
         return {name: conf for name, conf in confs.items() if name not in by_name}
     return confs
+
+
+def with_teachers(confs: dict, args) -> dict:
+    """Verify the weights of teachers; confs whose teacher is missing are left out of "all"."""
+    left = {}
+    for name, conf in confs.items():
+        if conf.teacher is not None:
+            entry = pretrained.find(conf.teacher.backbone)
+            if args.conf == "all" and not entry.is_available:
+                print(f"{name}: left out, no weights of {entry.name}; name the conf to fetch them")
+                continue
+            entry.fetch()
+        left[name] = conf
+    return left
 
 
 def with_panns_weights(confs: dict, args) -> dict:

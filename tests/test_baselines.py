@@ -420,7 +420,7 @@ def labelled():
     scale = torch.logspace(-2, 2, 20)
     scale[7] = 0
     whole = batch(x * scale + 3, targets, noise(160, 3, seed=3) > 0)
-    return Batch(*(part[:120] for part in whole)), Batch(*(part[120:] for part in whole))
+    return whole.select(slice(120)), whole.select(slice(120, None))
 
 
 def pipelines(train, C):

@@ -34,6 +34,7 @@ from ast_repr.run_folder import RunFolder
 from ast_repr.settings import Config
 
 CONFS = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+METHODS = ("kd", "east_final", "east_kd")  # of the same student
 # Their models differ from those of others in no class of module.
 SAME_MODEL = {"ast_linear", "ast_linear_raw", "label_enhancement", "mean_teacher"}
 SAME_MODEL |= {
@@ -45,6 +46,7 @@ SAME_MODEL |= {
     "logmel_dutta",
     "cp_resnet",
 }
+SAME_MODEL |= {f"{method}_{teacher}" for method in METHODS for teacher in ("ast", "musicnn")}
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
 NAMES = ["bass", "flute", "voice"]  # classes of the run folder
 SOUND = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float32)

@@ -104,7 +104,7 @@ def fit(method, optimizer, folder, train, valid, plan=PLAN):
     return Trainer(method, optimizer, plan, RunFolder(folder), CPU).fit(train, valid)
 
 
-# Of the methods for any head.
+# Of the methods for any head; those that need a teacher are in test_teachers.py.
 OPTIONS = {"supervised": {}, "mean_teacher": {}, "label_enhancement": {"epochs": 1}}
 
 

@@ -18,7 +18,7 @@ A variant is a conf and settings in one name, `ast_unet+input.norm=corpus`. A st
 is a list of confs and variants that answer one question; its name stands for all of them.
 
 The config of a run also has a section "run" with its conf and seed, and hashes of its manifest and
-weights.
+weights, and in its section "teacher", if there is one, the hash of the teacher's weights.
 """
 
 import re
@@ -179,7 +179,11 @@ def of_runs(
                 conf=name,
                 seed=seed,
             )
-            configs.append(replace(conf, run=run))
+            teacher = conf.teacher
+            if teacher is not None:
+                sha256 = pretrained.find(teacher.backbone).sha256
+                teacher = replace(teacher, sha256=sha256)
+            configs.append(replace(conf, teacher=teacher, run=run))
     return configs
 
 

@@ -1,6 +1,6 @@
 """Check of the registry sections of a conf before anything is computed: all are built once."""
 
-from . import backbones, features, methods, model_spec, registry
+from . import backbones, features, methods, model_spec, pretrained, registry
 from .classifier import build_model
 from .settings import Backbone, Config
 from .training import optim
@@ -36,10 +36,24 @@ def check(conf: Config) -> None:
         classes, "none", conf.reprogrammer.to_dict(), backbone, head, adapter, allow
     )
     method = registry.resolve("method", conf.method.to_dict(), allow, given=("model",))
-    methods.build(model=model, **method)
+    _check_teacher(conf, methods.build(model=model, **method))
     if model.trainable_parameters():
         optim.build(model=model, **conf.optimizer.to_dict())
     optim.factor(epoch=0.0, epochs=1, **conf.schedule.to_dict())
+
+
+def _check_teacher(conf: Config, method: methods.Method):
+    if (conf.teacher is not None) != bool(method.teacher_fields):
+        needs = "needs a" if method.teacher_fields else "has no use for the"
+        raise ValueError(f"method {conf.method.name} {needs} section teacher, see conf/base.yaml")
+    if conf.teacher is None:
+        return
+    pretrained.find(conf.teacher.backbone)
+    features.build(**conf.teacher.feature.to_dict())
+    if conf.augment.mix is not None:
+        raise ValueError(
+            "augment.mix with a teacher: its embeddings are of single clips; expected mix: null"
+        )
 
 
 def _check_backbone(section: Backbone):

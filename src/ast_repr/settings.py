@@ -113,6 +113,20 @@ class ProbeFirst:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """The frozen network whose embeddings a student is compared with.
+
+    Attributes:
+        backbone: its name in the catalogue; `sha256`: of its weights, once the run is known.
+        feature: its input.
+    """
+
+    backbone: str
+    feature: Section
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Train:
     """The training loop."""
 
@@ -180,6 +194,7 @@ class Config:
     schedule: Section
     train: Train
     select: Select
+    teacher: Teacher | None = None
     score: Score | None = None
     adapter: Section | None = None
     run: RunIdentity | None = None
@@ -202,10 +217,15 @@ class Config:
         """Return the config as nested dicts of plain values, as in files and checkpoints."""
         values = {}
         for name, value in vars(self).items():
-            if isinstance(value, Section):
-                value = value.to_dict()
-            elif dataclasses.is_dataclass(value):
-                value = dataclasses.asdict(value)
             if value is not None:
-                values[name] = value
+                values[name] = _plain(value)
         return values
+
+
+def _plain(value):
+    """Return nested dicts of a Section or another dataclass; other values as they are."""
+    if isinstance(value, Section):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(inner) for name, inner in vars(value).items()}
+    return value

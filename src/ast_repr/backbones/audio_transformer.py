@@ -42,6 +42,8 @@ class AudioTransformer(nn.Module):
         pooled_blocks: blocks, from 1 to depth - 1, whose patches are normalised and pooled into
             the embedding (D = embed_dim * (1 + 2 * number of them)); none: AST as published. It has
             no parameters, so it suits any weights.
+        steps: the embedding is that of a teacher instead: the patches after the last norm, averaged
+            over frequency and, over time, in this many steps (D = embed_dim); None: as above.
 
     Attributes:
         embed_dim: size D of the embedding; `token_dim`: of a token.
@@ -50,8 +52,8 @@ class AudioTransformer(nn.Module):
             20 to 45 % more time on a CPU.
 
     Raises:
-        ValueError: a size is out of range or no pair, num_heads does not divide embed_dim, or the
-            input is smaller than a patch.
+        ValueError: a size or `steps` is out of range, or a size is no pair, num_heads does not
+            divide embed_dim, or the input is smaller than a patch.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class AudioTransformer(nn.Module):
         std: float = AUDIOSET_STD,
         norm_eps: float = 1e-12,
         pooled_blocks: Sequence[int] = (),
+        steps: int | None = None,
     ):
         super().__init__()
         self.dims = {
@@ -104,7 +107,9 @@ class AudioTransformer(nn.Module):
         pooled_blocks = sorted(set(pooled_blocks))
         if pooled_blocks:
             self.dims["pooled_blocks"] = pooled_blocks
-        self.embed_dim = embed_dim * (1 + 2 * len(pooled_blocks))
+        self.embed_dim = embed_dim
+        if steps is None:
+            self.embed_dim *= 1 + 2 * len(pooled_blocks)
         self.token_dim = embed_dim
         self.n_source = n_source
         self.frames = frames
@@ -116,6 +121,9 @@ class AudioTransformer(nn.Module):
         rows = (mels - patch_bins) // stride_bins + 1
         columns = (frames - patch_frames) // stride_frames + 1
         self.grid = (rows, columns)
+        if steps is not None and not 1 <= steps <= columns:
+            raise ValueError(f"ast: steps {steps}; expected from 1 to {columns}")
+        self.steps = steps
 
         n_tokens = 2 + rows * columns
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
@@ -134,6 +142,8 @@ class AudioTransformer(nn.Module):
         self.pooled_blocks = pooled_blocks
         self.source_head = nn.Sequential(norm_layer(embed_dim), nn.Linear(embed_dim, n_source))
         self._init_weights()
+        if steps is not None:
+            self.return_tokens()
 
     def _init_weights(self) -> None:
         for tensor in (self.cls_token, self.dist_token, self.pos_embed):
@@ -150,6 +160,8 @@ class AudioTransformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Output:
         """(B, 1, T, F) normalised log-mel -> Output(embedding (B, D), source_logits (B, S)).
+
+        With `steps`, Output(embedding (B, D, steps), None).
 
         Raises:
             ValueError: the input does not have the size of the position embedding.
@@ -176,6 +188,10 @@ class AudioTransformer(nn.Module):
                 patches = functional.layer_norm(patches, patches.shape[2:])
                 pooled += [patches.mean(dim=1), patches.amax(dim=1)]
         tokens = self.norm(last(tokens))
+        if self.steps is not None:
+            patches = tokens[:, 2:].transpose(1, 2).unflatten(2, self.grid)
+            frames = functional.adaptive_avg_pool2d(patches, (1, self.steps)).squeeze(2)
+            return Output(frames, None)
         class_token = tokens[:, :2].mean(dim=1)
         embedding = torch.cat([class_token, *pooled], dim=1)
         patches = tokens[:, 2:] if self.with_tokens else None

@@ -38,9 +38,12 @@ class Musicnn(nn.Module):
             as the next layer gets them (1,506 values), or "penultimate", the last layer before the
             tags (200).
         n_source: number of tags.
+        steps: the embedding is that of a teacher instead: the front and middle layers over the
+            whole input, averaged over time in this many steps (753 values each); None: as above.
 
     Raises:
-        ValueError: an unknown embedding, another number of bands, or less than one patch.
+        ValueError: an unknown embedding, another number of bands, less than one patch, or `steps`
+            out of range.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Musicnn(nn.Module):
         std: float = 0.5,
         embedding: str = "pooled",
         n_source: int = 50,
+        steps: int | None = None,
     ):
         super().__init__()
         if embedding not in EMBEDDINGS:
@@ -60,11 +64,14 @@ class Musicnn(nn.Module):
                 f"musicnn: input of {frames} frames and {mels} bands; expected at least {PATCH} "
                 f"frames and {MELS} bands, as the feature musicnn_mel has them"
             )
+        if steps is not None and not 1 <= steps <= frames:
+            raise ValueError(f"musicnn: steps {steps}; expected from 1 to {frames}")
         self.dims = {"frames": frames, "mels": mels, "embedding": embedding, "n_source": n_source}
         self.mean = mean
         self.std = std
         self.embedding = embedding
-        self.embed_dim = EMBEDDINGS[embedding]
+        self.steps = steps
+        self.embed_dim = EMBEDDINGS[embedding] if steps is None else POOLED // 2
         self.n_source = n_source
         self.starts = _patch_starts(frames)
         self.input_norm = BatchNorm(1)
@@ -76,8 +83,13 @@ class Musicnn(nn.Module):
         self.source_head = nn.Linear(PENULTIMATE, n_source)
 
     def forward(self, x: torch.Tensor) -> Output:
-        """(B, 1, T, 96) normalised log-mel -> Output(embedding (B, D), source_logits (B, S))."""
+        """(B, 1, T, 96) normalised log-mel -> Output(embedding (B, D), source_logits (B, S)).
+
+        With `steps`, Output(embedding (B, 753, steps), None).
+        """
         log_mel = x * (2 * self.std) + self.mean
+        if self.steps is not None:
+            return Output(functional.adaptive_avg_pool1d(self.layers(log_mel), self.steps), None)
         patches = torch.stack([log_mel[:, :, s : s + PATCH] for s in self.starts], dim=1)
         pooled, penultimate, logits = self.tag(patches.flatten(0, 1))
         embedding = pooled if self.embedding == "pooled" else penultimate
@@ -97,16 +109,20 @@ class Musicnn(nn.Module):
             pooled layers, normalised (B, 1506), penultimate layer (B, 200), logits of the tags
             (B, S).
         """
-        x = self.input_norm(patches)
-        front = torch.cat([layer(x) for layer in self.front], dim=1)
-        first = self.middle[0](front)
-        second = self.middle[1](first) + first
-        third = self.middle[2](second) + second
-        layers = torch.cat([front, first, second, third], dim=1)  # (B, 753, T)
+        layers = self.layers(patches)
         pooled = torch.stack([layers.amax(dim=2), layers.mean(dim=2)], dim=2).flatten(1)
         pooled = self.pool_norm(pooled)
         penultimate = self.dense_norm(functional.relu(self.dense(pooled)))
         return pooled, penultimate, self.source_head(penultimate)
+
+    def layers(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Compute the front and middle layers of (B, 1, T, 96) un-normalised: (B, 753, T)."""
+        x = self.input_norm(log_mel)
+        front = torch.cat([layer(x) for layer in self.front], dim=1)
+        first = self.middle[0](front)
+        second = self.middle[1](first) + first
+        third = self.middle[2](second) + second
+        return torch.cat([front, first, second, third], dim=1)
 
 
 class BatchNorm(nn.Module):

@@ -32,19 +32,34 @@ class Batch(NamedTuple):
         features: (B, C, T, F) float32, or (B, D) embeddings.
         targets: (B, K) relevances.
         mask: (B, K), True where observed.
+        teacher_frames: (B, D, T), embeddings of a teacher over time; None without a teacher.
+        teacher_logits: (B, K), of its classifier; None without one.
     """
 
     features: torch.Tensor
     targets: torch.Tensor
     mask: torch.Tensor
+    teacher_frames: torch.Tensor | None = None
+    teacher_logits: torch.Tensor | None = None
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return the batch with `function` applied to each tensor."""
+        return Batch(*(None if tensor is None else function(tensor) for tensor in self))
+
+    def select(self, clips: slice | torch.Tensor) -> "Batch":
+        """Return the clips of a slice, or of a tensor of indices or booleans."""
+        return self.map(lambda tensor: tensor[clips])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Batch"]) -> "Batch":
+        """Return the clips of all parts, in order."""
+        fields = zip(*parts, strict=True)
+        return cls(*(None if field[0] is None else torch.cat(field) for field in fields))
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch on `device`, its features converted to float32 there."""
-        return Batch(
-            self.features.to(device, non_blocking=True).float(),
-            self.targets.to(device, non_blocking=True),
-            self.mask.to(device, non_blocking=True),
-        )
+        batch = self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return batch._replace(features=batch.features.float())
 
 
 class Clips:
@@ -55,6 +70,11 @@ class Clips:
         classes: names of the K classes.
         features: function from a tensor of indices (n,) to a float16 tensor (n, ...).
         shards: lists of indices that are best read together; None if features are in memory.
+
+    Attributes:
+        names, groups: of the clips.
+        targets, mask: (N, K), see Batch.
+        teacher: fields of Batch about a teacher, by name, (N, ...) each; empty without one.
     """
 
     def __init__(
@@ -69,6 +89,7 @@ class Clips:
         targets, mask = manifest.targets(clips, classes)
         self.targets = torch.from_numpy(targets)
         self.mask = torch.from_numpy(mask)
+        self.teacher: dict[str, torch.Tensor] = {}
         self._features = features
         self._shards = shards
 
@@ -77,7 +98,12 @@ class Clips:
 
     def batch(self, rows: torch.Tensor) -> Batch:
         """Return the Batch of the given indices, in their order."""
-        return Batch(self._features(rows), self.targets[rows], self.mask[rows])
+        teacher = {name: values[rows] for name, values in self.teacher.items()}
+        return Batch(self._features(rows), self.targets[rows], self.mask[rows], **teacher)
+
+    def whole(self) -> Batch:
+        """Return all clips as one Batch."""
+        return self.batch(torch.arange(len(self)))
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Iterate over all clips in order, in batches of `size`; the last may be smaller."""
@@ -142,6 +168,12 @@ class Clips:
         other.mask = mask
         return other
 
+    def with_teacher(self, **teacher: torch.Tensor) -> "Clips":
+        """Return the same clips with these values of a teacher, see Clips.teacher."""
+        other = copy.copy(self)
+        other.teacher = teacher
+        return other
+
     def subsample_clips(self, fraction: float, seed: int) -> "Clips":
         """Return whole groups in random order, until they have the fraction of the clips.
 
@@ -165,6 +197,7 @@ class Clips:
         other = self.with_labels(self.targets[rows], self.mask[rows])
         other.names = [self.names[row] for row in kept]
         other.groups = [self.groups[row] for row in kept]
+        other.teacher = {name: values[rows] for name, values in self.teacher.items()}
         other._features = lambda indices: self._features(rows[indices])
         if self._shards is not None:
             shards = [[place[row] for row in shard if row in place] for shard in self._shards]
@@ -275,20 +308,16 @@ def rebatch(blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
     missing = size
     for block in blocks:
         while len(block.mask):
-            part = Batch(*(tensor[:missing] for tensor in block))
-            block = Batch(*(tensor[missing:] for tensor in block))
+            part = block.select(slice(missing))
+            block = block.select(slice(missing, None))
             parts.append(part)
             missing -= len(part.mask)
             if not missing:
-                yield _concatenate(parts)
+                yield Batch.concatenate(parts)
                 parts = []
                 missing = size
     if parts:
-        yield _concatenate(parts)
-
-
-def _concatenate(parts: list[Batch]) -> Batch:
-    return Batch(*map(torch.cat, zip(*parts, strict=True)))
+        yield Batch.concatenate(parts)
 
 
 def generator(*numbers: int) -> torch.Generator:

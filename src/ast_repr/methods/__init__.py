@@ -7,6 +7,7 @@ from torch import nn
 
 from .. import registry
 from .base import Method
+from .east import KD, EastFinal, EastKD
 from .iterative_mapping import IterativeMapping
 from .label_enhancement import LabelEnhancement
 from .mean_teacher import MeanTeacher
@@ -17,6 +18,9 @@ METHODS = {
     "mean_teacher": MeanTeacher,
     "label_enhancement": LabelEnhancement,
     "iterative_mapping": IterativeMapping,
+    "kd": KD,
+    "east_final": EastFinal,
+    "east_kd": EastKD,
 }
 
 

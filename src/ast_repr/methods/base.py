@@ -12,10 +12,12 @@ class Method(nn.Module):
     Attributes:
         first_selectable: number, from 0, of the first epoch whose model may be selected.
         fits_head: whether the method fits a head that has `fit`.
+        teacher_fields: the fields of a Batch about a teacher that `step` needs.
     """
 
     first_selectable = 0
     fits_head = False
+    teacher_fields: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -1,6 +1,5 @@
 """Iterative label mapping, ILM (Chen et al. 2023): the label map follows the program."""
 
-import torch
 from torch import nn
 
 from .supervised import Supervised
@@ -38,6 +37,6 @@ class IterativeMapping(Supervised):
             batch = batch.to(device)
             parts.append(batch._replace(features=self.model.head_input(batch.features)))
         self.model.train(mode)
-        whole = type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
+        whole = type(parts[0]).concatenate(parts)
         self.model.head.fit(whole, None, seed=0)
         return clips

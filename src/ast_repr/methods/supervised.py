@@ -50,9 +50,13 @@ class Supervised(Method):
         has_labels = batch.mask.any(dim=1)
         if not has_labels.any():
             return {"loss": torch.zeros((), device=has_labels.device)}
-        labelled = type(batch)(*(tensor[has_labels] for tensor in batch))
+        labelled = batch.select(has_labels)
+        return self.losses(self.model(labelled.features), labelled, whole or batch)
+
+    def losses(self, logits: torch.Tensor, batch, whole) -> dict[str, torch.Tensor]:
+        """Compute the losses of logits (B, K)."""
         compute = self.cross_entropy if self.is_softmax else self.bce
-        return {"loss": compute(self.model(labelled.features), labelled, whole or batch)}
+        return {"loss": compute(logits, batch, whole)}
 
     def cross_entropy(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:
         """Compute the cross-entropy, averaged over the clips of `whole` with a present class."""

@@ -1,8 +1,9 @@
 """Training of one run, from its config and the feature store; the test split is never opened."""
 
+import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +12,26 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from .. import backbones, devices, distributed, features, manifest, methods, model_spec, registry
+from .. import (
+    backbones,
+    devices,
+    distributed,
+    features,
+    manifest,
+    methods,
+    model_spec,
+    pretrained,
+    registry,
+)
 from ..classifier import HeadOnlyModel, Reprogrammed, build_model, multiply_accumulates
 from ..data import dataset, feature_store, windows
 from ..run_folder import RunFolder
-from ..settings import Config
+from ..settings import Backbone, Config, Input, Section
 from . import augment, embedding_cache, head_only, optim, trainer
+
+# Steps of a teacher's embedding over time, of 0.64 s in the log-mels of ten seconds.
+TEACHER_STEPS = 16
+TEACHER_C = 0.1  # of its logistic regression without a validation split to choose by
 
 
 @dataclass
@@ -116,6 +131,8 @@ class Experiment:
         macs = multiply_accumulates(model, self.feature.shape)
         self.prepare_for_device(model)
         method = self.build_method(trainee)
+        if method.teacher_fields:
+            self.add_teacher(trainee, method.teacher_fields)
         about = {
             "config": self.conf.to_dict(),
             "classes": self.context.classes,
@@ -278,6 +295,61 @@ class Experiment:
                 "augmentation, and nothing before the head to train"
             )
         return method
+
+    def add_teacher(self, trainee: Trainee, fields: tuple[str, ...]) -> None:
+        """Give the training clips the fields of a Batch that a teacher computes.
+
+        Its logits are those of a logistic regression on its embedding.
+        """
+        values = {}
+        if "teacher_frames" in fields:
+            _, embedded = self.embed_teacher(trainee, {"steps": TEACHER_STEPS})
+            values["teacher_frames"] = embedded["train"].whole().features
+        if "teacher_logits" in fields:
+            model, embedded = self.embed_teacher(trainee, {})
+            trainee.seconds += head_only.fit(model.head, embedded, self.seed)
+            with torch.no_grad():
+                embedding = embedded["train"].whole().to(self.device).features
+                values["teacher_logits"] = HeadOnlyModel(model)(embedding).cpu()
+        trainee.splits["train"] = trainee.splits["train"].with_teacher(**values)
+
+    def embed_teacher(
+        self, trainee: Trainee, options: dict
+    ) -> tuple[Reprogrammed, dict[str, dataset.Clips]]:
+        """Build the teacher, with a logistic regression as its head, and embed the splits.
+
+        Args:
+            trainee: gets the seconds that it takes.
+            options: of the teacher's backbone.
+
+        Raises:
+            ValueError: the teacher's feature has other windows.
+        """
+        entry = pretrained.find(self.conf.teacher.backbone)
+        has_valid = self.conf.select.split == "valid"
+        teacher = copy.copy(self)
+        teacher.conf = replace(
+            self.conf,
+            feature=self.conf.teacher.feature,
+            input=Input("backbone"),
+            reprogrammer=Section("none", {}),
+            backbone=Backbone(entry.network, options, "pretrained"),
+            head=Section("logistic", {} if has_valid else {"Cs": [TEACHER_C]}),
+        )
+        teacher.context = replace(self.context, backbone=entry.name, weights=str(entry.path))
+        feature = registry.resolve("feature", teacher.conf.feature.to_dict(), self.allow)
+        teacher.feature = features.build(**feature)
+        splits, _ = teacher.load_splits()
+        if splits["train"].names != trainee.splits["train"].names:
+            raise ValueError(
+                f"teacher: the windows of {teacher.conf.feature.name} are others than those of "
+                f"{self.conf.feature.name}; expected the same seconds and hop_s"
+            )
+        model, spec = teacher.build_model(splits["train"])
+        embedded, seconds = teacher.embed(model, spec, splits)
+        trainee.seconds += seconds
+        trainee.shared_seconds += seconds
+        return model, embedded
 
     def build_trainer(
         self, trainee: Trainee, method: methods.Method, augment_fn: Callable | None, about: dict

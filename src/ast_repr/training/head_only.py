@@ -98,6 +98,6 @@ def fit(head: nn.Module, splits: dict[str, Clips], seed: int) -> float:
         splits: from `embed`.
     """
     started = time.monotonic()
-    whole = {name: clips.batch(torch.arange(len(clips))) for name, clips in splits.items()}
+    whole = {name: clips.whole() for name, clips in splits.items()}
     head.fit(whole["train"], whole.get("valid"), seed)
     return time.monotonic() - started

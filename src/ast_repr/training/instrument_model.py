@@ -195,7 +195,7 @@ def embed_split(
     parts = [dataset.Batch(rendered.embedding, truth.nan_to_num(), ~truth.isnan())]
     parts += [embed(model, corpus, augmented=False)] * CORPUS_VIEWS
     parts += [embed(model, clips, augmented=False) for clips in noise]
-    return dataset.Batch(*map(torch.cat, zip(*parts, strict=True)))
+    return dataset.Batch.concatenate(parts)
 
 
 @torch.no_grad()

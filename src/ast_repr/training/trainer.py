@@ -211,14 +211,13 @@ class Trainer:
         """
         size = self.group.num_processes
         most = self.plan.micro_batch or len(batch.mask)
-        for micro_batch in zip(*(tensor.split(most) for tensor in batch), strict=True):
-            shares = []
-            for rank in range(size):
-                shares.append(Batch(*(tensor[rank::size] for tensor in micro_batch)))
+        for first in range(0, len(batch.mask), most):
+            micro_batch = batch.select(slice(first, first + most))
+            shares = [micro_batch.select(slice(rank, None, size)) for rank in range(size)]
             if all(share.mask.any() for share in shares):
                 yield shares[self.group.process_index], 1.0
             else:
-                yield Batch(*micro_batch), 1 / size
+                yield micro_batch, 1 / size
 
     def _update(self):
         """Sum the gradients over the processes, clip them and step."""

@@ -90,7 +90,7 @@ def test_attention_is_plain_products_where_its_gradient_is_quicker(
 ):
     x = random(1, tokens, attention.attn_dim).requires_grad_(gradient)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-    with autocast, profile(activities=[ProfilerActivity.CPU]) as used:
+    with autocast, profile(activities=[ProfilerActivity.CPU], acc_events=True) as used:
         attention(x)
     is_fused = any("scaled_dot_product" in event.key for event in used.key_averages())
     assert is_fused == fused

@@ -1,7 +1,7 @@
 """Contrasts: pairs of methods whose difference answers a question, from conf/contrasts.yaml.
 
 unet_raw:
-  question: U-Net against AST-BS, both on un-normalised input
+  question: U-Net - AST-BS, both un-normalised
   a: ast_linear_raw
   b: ast_unet
 

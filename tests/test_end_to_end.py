@@ -169,8 +169,9 @@ def test_results_follow_from_the_predictions_file(finished):
 @pytest.mark.parametrize("conf", [*NETWORKS, "forest"])
 def test_inference_on_the_audio_agrees_with_the_scored_predictions(finished, conf):
     recipe_folder, _ = finished
-    predictor = inference.load(recipe_folder / "exp/synthetic-200" / conf / "seed0")
-    with np.load(recipe_folder / "exp/synthetic-200" / conf / "seed0/predictions.npz") as saved:
+    run = recipe_folder / "exp/synthetic-200" / conf / "seed0"
+    predictor = inference.load(run, precision="auto")  # as in training
+    with np.load(run / "predictions.npz") as saved:
         names, scores, classes = saved["clips"][:4], saved["scores"][:4], saved["classes"]
     assert predictor.classes == list(classes)
     for name, expected in zip(names, scores, strict=True):

@@ -65,7 +65,7 @@ class Window(NamedTuple):
     """The waveforms of a feature.
 
     Attributes:
-        seconds: length; what is longer is cut into windows, what is shorter is padded with zeros.
+        seconds: length; longer audio is cut into windows, shorter audio is padded with zeros.
         hop_s: seconds from the start of one window to the next.
         sample_rate: in Hz.
     """

@@ -1,6 +1,6 @@
 """A convolutional network on the whole signal, after Dutta, Sil, Chandra and Palit (2022).
 
-A reconstruction: of their network no more is known than that it classifies the scalogram of the
+A reconstruction: all that is known of their network is that it classifies the scalogram of the
 whole signal instead of short frames of a mel spectrogram.
 """
 

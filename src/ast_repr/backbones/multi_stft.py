@@ -106,10 +106,8 @@ class SmallBranch(nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            *_convolution(1, 32, bias=True),
-            nn.MaxPool2d(2),
-            *_convolution(32, 64, bias=True),
-            nn.MaxPool2d(2),
+            *_pooled_convolution(1, 32, bias=True),
+            *_pooled_convolution(32, 64, bias=True),
             *_convolution(64, 128, bias=True),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -126,12 +124,9 @@ class Cnn14Branch(nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            *_convolution(1, 64, bias=False),
-            nn.MaxPool2d(2),
-            *_convolution(64, 128, bias=False),
-            nn.MaxPool2d(2),
-            *_convolution(128, 256, bias=False),
-            nn.MaxPool2d(2),
+            *_pooled_convolution(1, 64, bias=False),
+            *_pooled_convolution(64, 128, bias=False),
+            *_pooled_convolution(128, 256, bias=False),
             *_convolution(256, 512, bias=False),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -170,3 +165,9 @@ BRANCHES = {"small": SmallBranch, "cnn14": Cnn14Branch}
 
 def _convolution(channels: int, out: int, bias: bool) -> list[nn.Module]:
     return [nn.Conv2d(channels, out, 3, padding=1, bias=bias), nn.BatchNorm2d(out), nn.ReLU()]
+
+
+def _pooled_convolution(channels: int, out: int, bias: bool) -> list[nn.Module]:
+    # The same as pooling after the ReLU, which then has a quarter of the cells.
+    *layers, relu = _convolution(channels, out, bias)
+    return [*layers, nn.MaxPool2d(2), relu]

@@ -186,7 +186,8 @@ def test_tokens_are_those_of_the_patches_and_change_nothing_else(tiny_ast):
             tokens = Block.forward(block, tokens)  # timm's, also for the last
         torch.testing.assert_close(output.tokens, network.norm(tokens)[:, 2:])
     step(model, torch.optim.AdamW(model.trainable_parameters(), lr=1e-2))
-    assert not model.head_only
+    assert model.head_only
+    torch.testing.assert_close(HeadOnlyModel(model)(output.tokens), model.head(output))
     assert all(p.grad is None for p in model.backbone.parameters())
     assert all(p.grad is not None for p in model.head.parameters())
 

@@ -6,6 +6,7 @@ They never get what no longer fits.
 import os
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,41 @@ def test_another_process_finds_it_bit_for_bit(
     assert computed == [4, 3] and took > 0 and first.dtype == torch.float32
     second, charged = cache(tmp_path).read(model, clips, spec, CPU, "embed", size=4)
     assert computed == [4, 3] and charged == took and torch.equal(first, second)
+
+
+TOKENS = {"name": "attentive_pooling"}
+
+
+def test_tokens_are_kept_in_float16(tiny_dims, backbone_at, tiny_clips, tmp_path, capsys):
+    model, spec = built(tiny_dims, backbone_at, head=TOKENS)
+    clips = tiny_clips(7)
+    first, _ = cache(tmp_path).read(model.train(), clips, spec, CPU, "embed", size=4)
+    assert model.training and first.dtype == torch.float16 and first.shape == (7, 8, 32)
+    assert f"embed: {7 * 8 * 32 * 2 / 1e9:.2g} GB of tokens in memory and disk" in (
+        capsys.readouterr().out
+    )
+    tokens = model.head_input(clips.whole().features.float())
+    torch.testing.assert_close(first.float(), tokens, rtol=1e-3, atol=1e-3)
+    second, _ = cache(tmp_path).read(model, clips, spec, CPU, "embed", size=4)
+    assert torch.equal(first, second) and not capsys.readouterr().out
+    without, _ = cache(None).read(model, clips, spec, CPU, "embed", size=4)
+    assert torch.equal(first, without)
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_tokens_that_have_no_room_are_refused_at_once(
+    place, tiny_dims, backbone_at, tiny_clips, tmp_path, computed, monkeypatch
+):
+    if place == "memory":
+        monkeypatch.setattr(devices, "memory_left", lambda: 1000)
+    else:
+        usage = SimpleNamespace(free=1000)
+        monkeypatch.setattr(embedding_cache.shutil, "disk_usage", lambda folder: usage)
+    model, spec = built(tiny_dims, backbone_at, head=TOKENS)
+    expected = f"found .*1e-06 GB of {place}.*expected 3.6e-06 GB of each; free some"
+    with pytest.raises(ValueError, match=expected):
+        cache(tmp_path).read(model, tiny_clips(7), spec, CPU, "embed")
+    assert computed == [1] and not list((tmp_path / "embeddings").iterdir())
 
 
 def test_without_a_store_nothing_is_written(

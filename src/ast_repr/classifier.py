@@ -95,11 +95,8 @@ class Reprogrammed(nn.Module):
 
     @property
     def head_only(self) -> bool:
-        """True if only the head is trained, and its input can be computed once per clip.
-
-        Tokens are not: those of a clip may take megabytes.
-        """
-        if self.finetune or self.adapter is not None or self.head.input_key == "tokens":
+        """True if only the head is trained, so that its input can be computed once per clip."""
+        if self.finetune or self.adapter is not None:
             return False
         if any(p.requires_grad for p in self.reprogrammer.parameters()):
             return False
@@ -108,7 +105,10 @@ class Reprogrammed(nn.Module):
 
     @torch.no_grad()
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the head's input, (B, D) or (B, S), for (B, 1, T, F) un-normalised log-mels."""
+        """Compute the head's input, for (B, 1, T, F) un-normalised log-mels.
+
+        It is a field of the backbone's Output: (B, D), (B, S) or (B, N, D).
+        """
         return getattr(self.encode(x), self.head.input_key)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -160,7 +160,7 @@ class HeadOnlyModel(nn.Module):
         self.head = model.head
 
     def forward(self, head_input: torch.Tensor) -> torch.Tensor:
-        """(B, D) or (B, S), the head's input -> logits (B, K)."""
+        """(B, D), (B, S) or (B, N, D), the head's input -> logits (B, K)."""
         empty = backbones.Output(embedding=None, source_logits=None)
         return self.head(empty._replace(**{self.head.input_key: head_input}))
 

@@ -1,10 +1,12 @@
-"""Cache of the inputs of heads, embeddings or source logits, in memory and beside the features.
+"""Cache of the inputs of heads: embeddings, source logits or tokens, in memory and on disk.
 
 Inputs are cached if nothing before the head is trained. A file's name is a hash of everything that
-decides its values: any file may be deleted at any time.
+decides its values: any file may be deleted at any time. Tokens are large (AST-base: 1.9 MB per
+clip): they are kept in float16, and their size is printed and checked before they are computed.
 """
 
 import inspect
+import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import atomic, identity
+from .. import atomic, devices, identity
 from ..backbones.weights import fingerprint
 from ..classifier import Reprogrammed
 from ..data import feature_store
@@ -54,10 +56,14 @@ class EmbeddingCache:
             size: clips per batch.
 
         Returns:
-            float32 tensor (N, D) or (N, S) on the CPU, and the seconds that computing it took.
+            tensor (N, D) or (N, S), float32, or (N, tokens, D), float16, on the CPU, and the
+            seconds that computing it took.
+
+        Raises:
+            ValueError: memory or disk lack the room for tokens.
         """
         if not shareable(model, spec):
-            return compute(model, clips, device, label, size)
+            return self._compute(model, clips, device, label, size)
         name = self._name(model, clips, spec, device)
         if name not in self.memory:
             self.memory[name] = self._load_or_compute(name, model, clips, device, label, size)
@@ -65,17 +71,23 @@ class EmbeddingCache:
 
     def _load_or_compute(self, name, model, clips, device, label, size):
         if self.folder is None:
-            return compute(model, clips, device, label, size)
+            return self._compute(model, clips, device, label, size)
         path = self.folder / f"{name}.npz"
         loaded = load(path)
         if loaded is not None:
             return loaded
-        inputs, seconds = compute(model, clips, device, label, size)
+        inputs, seconds = self._compute(model, clips, device, label, size, self.folder)
         save(path, inputs, seconds)
         return inputs, seconds
 
+    def _compute(self, model, clips, device, label, size, folder=None):
+        """As `compute`, after the check of what tokens take in memory and in `folder`."""
+        if model.head.input_key == "tokens":
+            check_space(model, clips, device, label, folder)
+        return compute(model, clips, device, label, size)
+
     def _name(self, model, clips, spec, device):
-        """Name a file: "embedding-..." or "source_logits-..."."""
+        """Name a file: "embedding-...", "source_logits-..." or "tokens-..."."""
         identities = {}
         if self.store is not None:
             for header in feature_store.headers(self.store):
@@ -112,10 +124,42 @@ def shareable(model: Reprogrammed, spec: dict) -> bool:
     return spec["backbone"]["file"] is not None or not model.backbone.state_dict()
 
 
+def check_space(
+    model: Reprogrammed, clips: Clips, device: torch.device, label: str, folder: Path | None
+) -> None:
+    """Print what the tokens of all clips take; refuse them if memory or disk lack the room.
+
+    Args:
+        folder: of the files; None to use none.
+
+    Raises:
+        ValueError: see above.
+    """
+    mode = model.training
+    first = clips.batch(torch.tensor([0])).to(device).features
+    needed = len(clips) * model.eval().head_input(first).half().nbytes
+    model.train(mode)
+    free = {"memory": devices.memory_left()}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        free["disk"] = shutil.disk_usage(folder).free
+    places = " and ".join(free)
+    print(f"{label}: {needed / 1e9:.2g} GB of tokens in {places}", flush=True)
+    if needed > min(free.values()):
+        found = " and ".join(f"{left / 1e9:.2g} GB of {place}" for place, left in free.items())
+        raise ValueError(
+            f"tokens of {len(clips):,} clips: found {found}, expected {needed / 1e9:.2g} GB of "
+            "each; free some, or use fewer clips: --set train.clip_fraction=0.5"
+        )
+
+
 def compute(
     model: Reprogrammed, clips: Clips, device: torch.device, label: str, size: int
 ) -> tuple[torch.Tensor, float]:
-    """Compute the head's input for each clip; return it on the CPU, and the seconds taken."""
+    """Compute the head's input for each clip; return it on the CPU, and the seconds taken.
+
+    Tokens are rounded to float16.
+    """
     mode = model.training
     started = time.monotonic()
     model.eval()
@@ -123,7 +167,16 @@ def compute(
     bar = tqdm(clips.batches(size), label, batches, unit="batch", leave=False, disable=None)
     if bar.disable:
         print(f"{label}: {len(clips):,} clips", flush=True)
-    inputs = torch.cat([model.head_input(batch.to(device).features).cpu() for batch in bar])
+    inputs = torch.empty(0)
+    place = 0
+    for batch in bar:
+        part = model.head_input(batch.to(device).features)
+        if model.head.input_key == "tokens":
+            part = part.half()
+        if not place:
+            inputs = torch.empty(len(clips), *part.shape[1:], dtype=part.dtype)
+        inputs[place : place + len(part)] = part
+        place += len(part)
     model.train(mode)
     return inputs, time.monotonic() - started
 

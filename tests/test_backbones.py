@@ -340,6 +340,7 @@ def test_an_input_of_another_shape_is_refused(shape, tiny_ast):
         ("ast", {"embed_dim": 32, "num_heads": 5}, "5 does not divide embed_dim 32"),
         ("ast", {"frames": 8}, "8 frames x 128 bins is smaller than a patch"),
         ("ast", {"pooled_blocks": [12]}, r"pooled_blocks \[12\]; expected numbers from 1 to 11"),
+        ("ast", {"pooling": "stack"}, "pooling of ast 'stack': did you mean 'stacked'"),
     ],
 )
 def test_impossible_dims_are_refused(name, dims, message):
@@ -385,6 +386,32 @@ def test_patches_are_pooled_after_the_blocks_that_are_named(recomputed, tmp_path
 
     plain = weights.load(tiny_ast(depth=3), tmp_path / "x.safetensors")
     assert torch.allclose(plain(x).source_logits, logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["stacked", "blocks"])
+def test_class_and_distillation_token_and_mean_patch_are_stacked(pooling, tmp_path, tiny_ast):
+    network = tiny_ast(depth=3, pooled_blocks=[2], pooling=pooling)
+    plain = tiny_ast(depth=3, pooled_blocks=[2])
+    x = torch.randn(2, 1, 64, 32)
+    outputs = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, x, tokens: outputs.append(tokens))
+    embedding, logits, _ = network(x)
+    assert torch.allclose(logits, plain(x).source_logits, atol=1e-6)
+    last = network.norm(outputs.pop())
+    stacks = []
+    inner = [torch.nn.functional.layer_norm(tokens, (32,)) for tokens in outputs]
+    for tokens in [*inner, last]:
+        stacks.append(torch.cat([tokens[:, 0], tokens[:, 1], tokens[:, 2:].mean(dim=1)], dim=1))
+    if pooling == "blocks":
+        assert network.n_blocks == 3 and network.embed_dim == 3 * 32
+        expected = torch.stack(stacks, dim=2)
+    else:
+        assert network.n_blocks is None and network.embed_dim == 5 * 32
+        expected = torch.cat([stacks[-1], plain(x).embedding[:, 32:]], dim=1)
+    assert torch.allclose(embedding, expected, atol=1e-5)
+    weights.save(network, tmp_path / "x.safetensors")
+    assert weights.read_header(tmp_path / "x.safetensors")["dims"]["pooling"] == pooling
 
 
 @pytest.mark.parametrize("patch", [[16], [16, 16, 16], [0, 16], [16, 65], "16", 16.5])

@@ -31,6 +31,8 @@ def count(module):
         ("labelmap", {"kind": "names", "groups": [[k] for k in range(20)]}, 0),
         ("forest", {}, 0),
         ("attentive_pooling", {"token_dim": 768}, 30_740),
+        ("prototypes", {"token_dim": 768}, 100 * 768 + 100 * 20 + 20),
+        ("layer_mix", {"n_blocks": 12}, 12 + 16_916),
     ],
 )
 def test_trainable_parameters_for_ast_base_and_twenty_classes(name, options, trainable):
@@ -105,6 +107,38 @@ def test_attentive_pooling_weights_the_patches_per_class(fitted, spread):
     pooled = torch.einsum("bnk,bnd->bkd", weight, tokens)
     expected = (pooled * head.linear.weight).sum(dim=2) + head.linear.bias
     torch.testing.assert_close(head(Output(None, None, tokens)), expected)
+
+
+def test_prototypes_are_signs_compared_with_the_nearest_patch(spread):
+    head = spread(heads.build("prototypes", n_classes=4, token_dim=32, prototypes=5))
+    tokens = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
+    signs = head.prototypes.detach().sign()
+    cosine = torch.nn.functional.cosine_similarity(tokens[:, :, None], signs, dim=3)
+    nearest = 32**0.5 * cosine.max(dim=1).values
+    expected = nearest @ head.linear.weight.T + head.linear.bias
+    torch.testing.assert_close(head(Output(None, None, tokens)), expected)
+
+
+def test_prototypes_have_the_gradient_of_their_signs(spread):
+    head = spread(heads.build("prototypes", n_classes=4, token_dim=32, prototypes=5))
+    tokens = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
+    head(Output(None, None, tokens)).sum().backward()
+    signs = head.prototypes.detach().sign().requires_grad_()
+    normed = tokens / tokens.norm(dim=2, keepdim=True)
+    head.linear((normed @ signs.T).amax(dim=1)).sum().backward()
+    torch.testing.assert_close(head.prototypes.grad, signs.grad)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_layer_mix_starts_as_the_mean_over_blocks(fitted, spread):
+    head = heads.build("layer_mix", n_classes=4, embed_dim=32, n_blocks=3)
+    embedding = torch.randn(2, 32, 3, generator=torch.Generator().manual_seed(0))
+    mixed = embedding.mean(dim=2)
+    if fitted:
+        spread(head)
+        weight = head.weights.exp() / head.weights.exp().sum()
+        mixed = (embedding * weight).sum(dim=2)
+    torch.testing.assert_close(head(Output(embedding, None)), head.mapping(Output(mixed, None)))
 
 
 def labelled():
@@ -209,6 +243,9 @@ def test_a_label_map_that_is_not_fitted_says_nothing():
         ("labelmap", {"kind": "names", "groups": [[0], [1], [10]]}, "from 0 to 9"),
         ("labelmap", {"activation": "tanh"}, "unknown activation of labelmap 'tanh'"),
         ("attentive_pooling", {}, "the backbone has no tokens; use backbone ast"),
+        ("prototypes", {}, "the backbone has no tokens; use backbone ast"),
+        ("prototypes", {"token_dim": 32, "prototypes": 0}, "0 of them; expected from 1"),
+        ("layer_mix", {}, "no embedding per block; use backbone: {name: ast, pooling: blocks}"),
         ("statistical_labelmap", {"n_source": None}, "the backbone has no source classes"),
         ("statistical_labelmap", {"kind": "bayes"}, "did you mean 'bayesian'"),
         ("statistical_labelmap", {"activation": "tanh"}, "unknown activation"),

@@ -210,7 +210,8 @@ def build_model(
         raise ValueError(unknown("input norm", norm, NORMS))
     options = backbone["options"]
     reprogrammer = resolve("reprogrammer", reprogrammer, allow, given=("frames", "bins"))
-    head = resolve("head", head, allow, given=("n_classes", "embed_dim", "n_source", "token_dim"))
+    sizes = ("n_classes", "embed_dim", "n_source", "token_dim", "n_blocks")
+    head = resolve("head", head, allow, given=sizes)
     if adapter is not None:
         adapter = resolve("adapter", adapter, allow, given=("backbone",))
     network = resolve("backbone", options | {"name": backbone["name"]}, allow)
@@ -229,6 +230,7 @@ def build_model(
         embed_dim=source.embed_dim,
         n_source=source.n_source,
         token_dim=getattr(source, "token_dim", None),
+        n_blocks=getattr(source, "n_blocks", None),
         **head,
     )
     if adapter is not None:  # the last, so that a seed gives the same head with and without it

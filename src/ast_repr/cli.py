@@ -39,6 +39,7 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 LONGEST = 4_000  # characters of a message
 LISTED = 10  # unusable clips
+TOKEN_HEADS = ("attentive_pooling", "prototypes")
 
 
 def parser(doc: str) -> Parser:
@@ -66,7 +67,7 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
 def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, config.Config]:
     """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
-    "all" leaves out adapters and the pooling of tokens if the backbone is no transformer.
+    "all" leaves out those that need a transformer if the backbone is none, and prints their names.
 
     Args:
         lacking: features that the corpus does not carry.
@@ -77,11 +78,19 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
         conf = config.load(
             args.conf_dir, name, args.corpus, args.protocol, args.set, lacking, network
         )
-        needs_ast = conf.adapter is not None or conf.head.name == "attentive_pooling"
-        if args.conf == "all" and needs_ast and conf.backbone.name != config.AST:
-            continue
         resolved[name] = conf
+    if args.conf == "all" and network != config.AST:
+        left_out = [name for name, conf in resolved.items() if needs_transformer(conf)]
+        print(f"left out, since {args.backbone} is no transformer: {', '.join(left_out)}")
+        resolved = {name: conf for name, conf in resolved.items() if name not in left_out}
     return resolved
+
+
+def needs_transformer(conf: config.Config) -> bool:
+    """Whether a config has an adapter, a head or a pooling that needs a transformer's tokens."""
+    if conf.adapter is not None:
+        return True
+    return conf.head.name in TOKEN_HEADS or "pooling" in conf.backbone.options
 
 
 def add_run_options(parser: Parser) -> None:

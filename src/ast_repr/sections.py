@@ -57,10 +57,11 @@ def _check_teacher(conf: Config, method: methods.Method):
 
 
 def _check_backbone(section: Backbone):
-    if section.name == "ast" and section.options:
+    dims = sorted(section.options.keys() - {"pooling"})
+    if section.name == "ast" and dims:
         raise ValueError(
-            f"option {min(section.options)!r} of backbone 'ast': its dimensions are those of its "
-            "weights; expected only weights, finetune"
+            f"option {dims[0]!r} of backbone 'ast': its dimensions are those of its "
+            "weights; expected only weights, finetune, pooling"
         )
     if section.name in backbones.PRETRAINED and section.weights == "none":
         raise ValueError(

@@ -2,7 +2,8 @@
 
 A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, and preceded by
 DeiT's class and distillation tokens; the embedding is the mean of these two after the last norm,
-joined, if wanted, by the mean and the maximum of the patches after some blocks.
+joined, if wanted, by the mean and the maximum of the patches after some blocks. POOLINGS has
+others.
 The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with 527
 source classes, not the 88.1 M of the authors' log.
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ..registry import unknown
 from .output import Output
 
 # Statistics of the log-mel in the authors' AudioSet recipe.
@@ -25,6 +27,7 @@ AUDIOSET_MEAN = -4.2677393
 AUDIOSET_STD = 4.5689974
 DEEPEST = 100  # blocks
 LARGEST = 100_000  # of every other size
+POOLINGS = ("mean", "stacked", "blocks")
 
 
 class AudioTransformer(nn.Module):
@@ -42,18 +45,23 @@ class AudioTransformer(nn.Module):
         pooled_blocks: blocks, from 1 to depth - 1, whose patches are normalised and pooled into
             the embedding (D = embed_dim * (1 + 2 * number of them)); none: AST as published. It has
             no parameters, so it suits any weights.
+        pooling: "mean" of the class and distillation tokens, see above; "stacked", in its place
+            both tokens and the mean of the patches, as in MAEST (Alonso-Jimenez et al. 2023);
+            "blocks", these three after every block, (B, 3 embed_dim, depth), without
+            `pooled_blocks`. Tokens inside the network are normalised without parameters.
         steps: the embedding is that of a teacher instead: the patches after the last norm, averaged
             over frequency and, over time, in this many steps (D = embed_dim); None: as above.
 
     Attributes:
         embed_dim: size D of the embedding; `token_dim`: of a token.
+        n_blocks: number of embeddings with the pooling "blocks", otherwise None.
         grid: rows (frequency) and columns (time) of patches.
         grad_checkpointing: recompute the blocks' activations in the backward pass: less memory,
             20 to 45 % more time on a CPU.
 
     Raises:
         ValueError: a size or `steps` is out of range, or a size is no pair, num_heads does not
-            divide embed_dim, or the input is smaller than a patch.
+            divide embed_dim, the input is smaller than a patch, or the pooling is unknown.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class AudioTransformer(nn.Module):
         std: float = AUDIOSET_STD,
         norm_eps: float = 1e-12,
         pooled_blocks: Sequence[int] = (),
+        pooling: str = "mean",
         steps: int | None = None,
     ):
         super().__init__()
@@ -104,12 +113,21 @@ class AudioTransformer(nn.Module):
             raise ValueError(
                 f"ast: pooled_blocks {list(pooled_blocks)}; expected numbers from 1 to {depth - 1}"
             )
+        if pooling not in POOLINGS:
+            raise ValueError(unknown("pooling of ast", pooling, POOLINGS))
         pooled_blocks = sorted(set(pooled_blocks))
         if pooled_blocks:
             self.dims["pooled_blocks"] = pooled_blocks
-        self.embed_dim = embed_dim
-        if steps is None:
-            self.embed_dim *= 1 + 2 * len(pooled_blocks)
+        if pooling != "mean":
+            self.dims["pooling"] = pooling
+        self.pooling = pooling
+        self.n_blocks = depth if pooling == "blocks" else None
+        vectors = 1 if pooling == "mean" else 3
+        if pooling != "blocks":
+            vectors += 2 * len(pooled_blocks)
+        if steps is not None:
+            vectors = 1
+        self.embed_dim = vectors * embed_dim
         self.token_dim = embed_dim
         self.n_source = n_source
         self.frames = frames
@@ -144,6 +162,8 @@ class AudioTransformer(nn.Module):
         self._init_weights()
         if steps is not None:
             self.return_tokens()
+        if pooling != "mean":
+            self.blocks[-1].count = n_tokens
 
     def _init_weights(self) -> None:
         for tensor in (self.cls_token, self.dist_token, self.pos_embed):
@@ -177,15 +197,16 @@ class AudioTransformer(nn.Module):
         tokens = torch.cat([cls_token, dist_token, patches], dim=1) + self.pos_embed
         *blocks, last = self.blocks
         pooled = []
+        stacked = []
         for number, block in enumerate(blocks, 1):
             if self.grad_checkpointing:
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)
-            if number in self.pooled_blocks:
-                # Without the tokens that an adapter adds after them.
-                patches = tokens[:, 2 : self.pos_embed.shape[1]]
-                patches = functional.layer_norm(patches, patches.shape[2:])
+            if self.pooling == "blocks":
+                stacked.append(_stack(self._normalised(tokens)))
+            elif number in self.pooled_blocks:
+                patches = self._normalised(tokens)[:, 2:]
                 pooled += [patches.mean(dim=1), patches.amax(dim=1)]
         tokens = self.norm(last(tokens))
         if self.steps is not None:
@@ -193,9 +214,23 @@ class AudioTransformer(nn.Module):
             frames = functional.adaptive_avg_pool2d(patches, (1, self.steps)).squeeze(2)
             return Output(frames, None)
         class_token = tokens[:, :2].mean(dim=1)
-        embedding = torch.cat([class_token, *pooled], dim=1)
+        if self.pooling == "blocks":
+            embedding = torch.stack([*stacked, _stack(tokens)], dim=2)
+        else:
+            first = _stack(tokens) if self.pooling == "stacked" else class_token
+            embedding = torch.cat([first, *pooled], dim=1)
         patches = tokens[:, 2:] if self.with_tokens else None
         return Output(embedding, self.source_head(class_token), patches)
+
+    def _normalised(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Normalise a block's tokens, without parameters and without those of an adapter."""
+        tokens = tokens[:, : self.pos_embed.shape[1]]
+        return functional.layer_norm(tokens, tokens.shape[2:])
+
+
+def _stack(tokens: torch.Tensor) -> torch.Tensor:
+    """Join class token, distillation token and mean of the patches: (B, N, D) -> (B, 3 D)."""
+    return torch.cat([tokens[:, 0], tokens[:, 1], tokens[:, 2:].mean(dim=1)], dim=1)
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:

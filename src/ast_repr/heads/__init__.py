@@ -11,7 +11,9 @@ from .attentive_pooling import AttentivePooling
 from .embedding import EmbeddingHead
 from .forest import ForestHead
 from .labelmap import LabelMap
+from .layer_mix import LayerMix
 from .logistic import LogisticHead
+from .prototypes import Prototypes
 from .statistical_labelmap import StatisticalLabelMap
 
 HEADS = {
@@ -20,6 +22,8 @@ HEADS = {
     "statistical_labelmap": StatisticalLabelMap,
     "attention": AttentionHead,
     "attentive_pooling": AttentivePooling,
+    "prototypes": Prototypes,
+    "layer_mix": LayerMix,
     "forest": ForestHead,
     "logistic": LogisticHead,
 }
@@ -33,9 +37,10 @@ def build(
     embed_dim: int | None = None,
     n_source: int | None = None,
     token_dim: int | None = None,
+    n_blocks: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build the head `name`; it gets those of the three sizes of the backbone that it takes.
+    """Build the head `name`; it gets those of the four sizes of the backbone that it takes.
 
     Raises:
         ValueError: an unknown name or keyword (the message lists the valid ones), or a value out
@@ -46,5 +51,10 @@ def build(
         HEADS,
         name,
         {"n_classes": n_classes, **kwargs},
-        {"embed_dim": embed_dim, "n_source": n_source, "token_dim": token_dim},
+        {
+            "embed_dim": embed_dim,
+            "n_source": n_source,
+            "token_dim": token_dim,
+            "n_blocks": n_blocks,
+        },
     )

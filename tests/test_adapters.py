@@ -1,15 +1,17 @@
 """Adapters against the same changes made to the frozen weights; starts, gradients and sizes."""
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import functions_in
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional
 
-from ast_repr import adapters, backbones, choices, config
+from ast_repr import adapters, backbones, choices, cli, config
 from ast_repr.backbones import weights
 from ast_repr.classifier import Reprogrammed, build_model
 from ast_repr.losses import masked_bce
@@ -24,11 +26,13 @@ ZERO_STARTED = {
     "ssf": {"name": "ssf"},
     "bitfit": {"name": "bitfit"},
 }
+PREFIX = {"name": "prefix", "tokens": 3}
 PROMPTS = {
     "prompt": {"name": "prompt", "tokens": 3},
     "deep prompt": {"name": "prompt", "tokens": 3, "deep": True},
 }
-ALL = ZERO_STARTED | PROMPTS
+NOT_ZERO_STARTED = PROMPTS | {"prefix": PREFIX}
+ALL = ZERO_STARTED | NOT_ZERO_STARTED
 
 
 def build(tiny_dims, adapter=None, finetune=False, **dims):
@@ -74,8 +78,8 @@ def test_training_starts_exactly_at_the_frozen_backbone(adapter, tiny_dims):
     assert torch.equal(model(log_mel()), build(tiny_dims, pooled_blocks=[1])(log_mel()))
 
 
-@pytest.mark.parametrize("adapter", PROMPTS.values(), ids=PROMPTS)
-def test_prompts_change_the_output_at_once_but_not_by_much(adapter, tiny_dims):
+@pytest.mark.parametrize("adapter", NOT_ZERO_STARTED.values(), ids=NOT_ZERO_STARTED)
+def test_prompts_and_prefixes_change_the_output_at_once_but_not_by_much(adapter, tiny_dims):
     difference = build(tiny_dims, adapter)(log_mel()) - build(tiny_dims)(log_mel())
     assert 0 < difference.abs().max() < 1
 
@@ -113,6 +117,7 @@ def test_frozen_layers_stay_on_their_fast_path(adapter, tiny_dims):
         ("ast_bitfit", 12 * (3 * 768 + 768 + 4 * 768 + 768 + 2 * 768)),
         ("ast_prompt", 25 * 768),
         ("ast_prompt_deep", 12 * 25 * 768),
+        ("ast_prefix", 12 * 2 * 32 * 768),
     ],
 )
 def test_parameters_at_the_size_of_ast_base(conf, expected, ast_base):
@@ -198,6 +203,61 @@ def test_prompts_are_tokens_of_the_blocks_and_of_nothing_else(name, changed):
         torch.testing.assert_close(model.backbone(x).embedding, expected)
 
 
+class PrefixedAttention(nn.Module):
+    """timm's attention, with further keys and values."""
+
+    def __init__(self, attn, layer):
+        super().__init__()
+        self.attn = attn
+        self.prefix = layer.keys_and_values
+
+    def forward(self, x, **none):
+        heads = self.attn.num_heads
+        q, k, v = self.attn.qkv(x).chunk(3, dim=2)
+        more_k, more_v = self.prefix.expand(len(x), -1, -1).chunk(2, dim=2)
+        k = torch.cat([k, more_k], dim=1)
+        v = torch.cat([v, more_v], dim=1)
+        q, k, v = [part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v)]
+        weight = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(dim=3)
+        return self.attn.proj((weight @ v).transpose(1, 2).flatten(2))
+
+
+def test_a_prefix_is_keys_and_values_of_every_block(changed):
+    model, plain = changed(PREFIX, pooled_blocks=[1])
+    plain.backbone.return_tokens()
+    for block, layer in zip(plain.backbone.blocks, model.adapter.layers, strict=True):
+        block.attn = PrefixedAttention(block.attn, layer)
+    plain.backbone.blocks[-1].forward = partial(Block.forward, plain.backbone.blocks[-1])
+    torch.testing.assert_close(model(log_mel()), plain(log_mel()))
+    model.backbone.return_tokens()
+    x = model.normalise(log_mel())
+    torch.testing.assert_close(model.backbone(x).tokens, plain.backbone(x).tokens)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("ssf", 1506), ("bitfit", 753)])
+def test_ssf_and_bitfit_are_changes_of_the_batchnorms_of_musicnn(name, expected, spread):
+    network = spread(backbones.build("musicnn", frames=187))
+    changed = copy.deepcopy(network)
+    x = torch.randn(1, 1, 187, 96, generator=torch.Generator().manual_seed(1))
+    adapter = adapters.build(name, network)
+    assert sum(p.numel() for p in adapter.parameters()) == expected
+    assert torch.equal(network(x).embedding, changed(x).embedding)
+    spread(adapter, 2)
+    parts = [*changed.front, *changed.middle]
+    with torch.no_grad():
+        for part, layer in zip(parts, adapter.layers, strict=True):
+            if name == "ssf":
+                layer.scale += 1  # a negative weight would make the maximum over bands a minimum
+                part.norm.weight *= layer.scale[:, 0]
+                part.norm.bias.mul_(layer.scale[:, 0]).add_(layer.shift[:, 0])
+            else:
+                part.norm.bias += layer.change[:, 0]
+    torch.testing.assert_close(network(x).embedding, changed(x).embedding)
+    network.requires_grad_(False)
+    network(x).embedding.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
+
+
 @pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
 def test_a_copy_has_an_adapter_that_is_trained_separately(adapter, tiny_dims, spread):
     model = build(tiny_dims, adapter)
@@ -250,8 +310,10 @@ def test_a_model_with_an_adapter_is_not_head_only(tiny_dims):
         ("lora", {"rank": 0}, "rank 0"),
         ("lora", {"projections": []}, "some of q, k, v"),
         ("lora", {"projections": ["o"]}, "unknown projection of lora 'o'"),
-        ("bottleneck", {"width": 0}, "width 0; expected 1 or more"),
-        ("prompt", {"tokens": 0}, "tokens 0; expected 1 or more"),
+        ("lora", {"rank": 10**9}, "expected a rank from 1 to 10000"),
+        ("bottleneck", {"width": 0}, "width 0; expected from 1 to 10000"),
+        ("prompt", {"tokens": 0}, "tokens 0; expected from 1 to 10000"),
+        ("prefix", {"tokens": 0}, "tokens 0; expected from 1 to 10000"),
     ],
 )
 def test_impossible_choices_are_refused(name, options, message, tiny_ast):
@@ -260,5 +322,21 @@ def test_impossible_choices_are_refused(name, options, message, tiny_ast):
 
 
 def test_a_backbone_without_blocks_is_refused():
-    with pytest.raises(ValueError, match="'ssf': found a backbone Musicnn, expected .* blocks"):
-        adapters.build("ssf", backbones.build("musicnn"))
+    expected = "'lora': found a backbone Musicnn, expected .* or on musicnn ssf or bitfit"
+    with pytest.raises(ValueError, match=expected):
+        adapters.build("lora", backbones.build("musicnn"))
+    with pytest.raises(ValueError, match="'ssf': found a backbone Pool"):
+        adapters.build("ssf", backbones.build("pool"))
+
+
+def test_all_says_which_confs_a_network_without_tokens_leaves_out(capsys):
+    parser = cli.parser("check")
+    cli.add_conf_options(parser)
+    args = ["--conf-dir", str(CONFS), "--conf", "all", "--backbone", "musicnn_msd"]
+    confs = cli.confs(parser.parse_args(args))
+    line = capsys.readouterr().out
+    assert line.startswith("left out, since musicnn_msd is no transformer: ast_adapter, ")
+    left_out = set(line.rpartition(": ")[2].strip().split(", "))
+    assert left_out | set(confs) == set(choices.confs(CONFS))
+    assert {"ast_lora", "ast_prefix", "ast_stacked", "ast_prototypes"} <= left_out
+    assert {"ast_ssf", "ast_bitfit", "ast_linear"} <= set(confs)

@@ -193,6 +193,7 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the a
     "ast_bitfit": 16_916 + 101_376,
     "ast_prompt": 16_916 + 19_200,
     "ast_prompt_deep": 16_916 + 230_400,
+    "ast_prefix": 16_916 + 589_824,
     "logmel_vggish_cnn_attention": 84_256,
     "scalogram_cnn_attention": 84_256,
     "logmel_dutta": 25_932,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 # Kinds of corpora; of two trained models that of the earlier kind is preferred.
 CORPORA = ("openmic", "irmas", "synthetic", "irmas_synthetic", "custom")
+MUSICNN_ADAPTERS = ("ssf", "bitfit")  # the others need transformer blocks
 FEATURE_STORAGE = ("auto", "device", "memory", "disk")  # where training keeps features
 NOT_CONFS = ("base", "studies", "published", "contrasts")
 OVERLAYS = ("protocol_", "corpus_", "backbone_")  # prefixes of files that are merged into any conf

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from . import atomic, config, escaping, options, pretrained
+from .choices import MUSICNN_ADAPTERS
 from .config import ConfigError
 from .options import Parser, UsageError
 from .options import between as between
@@ -88,7 +89,7 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
 
 def needs_transformer(conf: config.Config) -> bool:
     """Whether a config has an adapter, a head or a pooling that needs a transformer's tokens."""
-    if conf.adapter is not None:
+    if conf.adapter is not None and conf.adapter.name not in MUSICNN_ADAPTERS:
         return True
     return conf.head.name in TOKEN_HEADS or "pooling" in conf.backbone.options
 

@@ -4,33 +4,35 @@ import torch
 from torch import nn
 
 from ..backbones.audio_transformer import AudioTransformer
+from ..backbones.musicnn import Musicnn
+from .layers import adapted_layers
 
 
 class BitFit(nn.Module):
     """A trained change of the bias of every linear layer and LayerNorm of the blocks.
 
-    Changes start at zero. 101,376 parameters for AST-base.
+    Of musicnn those of the BatchNorms of front and middle layers. Changes start at zero. 101,376
+    parameters for AST-base, 753 for musicnn.
 
     Args:
         backbone: frozen.
     """
 
-    def __init__(self, backbone: AudioTransformer):
+    def __init__(self, backbone: AudioTransformer | Musicnn):
         super().__init__()
         self.layers = nn.ModuleList()
-        for module in backbone.blocks.modules():
-            if isinstance(module, nn.Linear | nn.LayerNorm):
-                layer = BiasChange(module.bias.numel())
-                module.register_forward_hook(layer)
-                self.layers.append(layer)
+        for module, shape in adapted_layers(backbone, (nn.Linear, nn.LayerNorm)):
+            layer = BiasChange(shape)
+            module.register_forward_hook(layer)
+            self.layers.append(layer)
 
 
 class BiasChange(nn.Module):
-    """Forward hook of a layer with an output (..., D)."""
+    """Forward hook of a layer to whose output parameters of this shape broadcast."""
 
-    def __init__(self, dim: int):
+    def __init__(self, shape: tuple[int, ...]):
         super().__init__()
-        self.change = nn.Parameter(torch.zeros(dim))
+        self.change = nn.Parameter(torch.zeros(shape))
 
     def forward(
         self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor

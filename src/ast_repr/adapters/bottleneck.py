@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..backbones.audio_transformer import AudioTransformer
+from .layers import MOST
 
 
 class Bottleneck(nn.Module):
@@ -19,13 +20,13 @@ class Bottleneck(nn.Module):
         parallel: see above.
 
     Raises:
-        ValueError: a width below 1.
+        ValueError: the width is out of range.
     """
 
     def __init__(self, backbone: AudioTransformer, width: int = 16, parallel: bool = False):
         super().__init__()
-        if width < 1:
-            raise ValueError(f"bottleneck: width {width}; expected 1 or more")
+        if not 1 <= width <= MOST:
+            raise ValueError(f"bottleneck: width {width}; expected from 1 to {MOST}")
         self.layers = nn.ModuleList()
         for block in backbone.blocks:
             layer = BottleneckLayer(block.mlp.fc2.out_features, width, parallel)

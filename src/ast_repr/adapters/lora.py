@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ..backbones.audio_transformer import AudioTransformer
 from ..registry import unknown
+from .layers import MOST
 
 PROJECTIONS = ("q", "k", "v")
 
@@ -25,7 +26,7 @@ class LoRA(nn.Module):
         projections: some of "q", "k" and "v".
 
     Raises:
-        ValueError: a rank below 1, unknown projections, or none.
+        ValueError: a rank out of range, unknown projections, or none.
     """
 
     def __init__(
@@ -36,10 +37,10 @@ class LoRA(nn.Module):
         projections: Sequence[str] = ("q", "v"),
     ):
         super().__init__()
-        if rank < 1 or not projections:
+        if not 1 <= rank <= MOST or not projections:
             raise ValueError(
                 f"lora: rank {rank}, projections {list(projections)}; "
-                "expected a rank of 1 or more, and some of q, k, v"
+                f"expected a rank from 1 to {MOST}, and some of q, k, v"
             )
         for name in projections:
             if name not in PROJECTIONS:

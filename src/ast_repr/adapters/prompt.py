@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ..backbones.audio_transformer import AudioTransformer
+from .layers import MOST
 
 
 class Prompt(nn.Module):
@@ -20,13 +21,13 @@ class Prompt(nn.Module):
         deep: see above.
 
     Raises:
-        ValueError: less than one token.
+        ValueError: the number of tokens is out of range.
     """
 
     def __init__(self, backbone: AudioTransformer, tokens: int = 25, deep: bool = False):
         super().__init__()
-        if tokens < 1:
-            raise ValueError(f"prompt: tokens {tokens}; expected 1 or more")
+        if not 1 <= tokens <= MOST:
+            raise ValueError(f"prompt: tokens {tokens}; expected from 1 to {MOST}")
         _, n_tokens, dim = backbone.pos_embed.shape
         self.layers = nn.ModuleList()
         for block in backbone.blocks if deep else backbone.blocks[:1]:

@@ -1,0 +1,59 @@
+"""Prefix tuning (Li and Liang 2021): trained keys and values in every attention."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..backbones.audio_transformer import AudioTransformer
+from .layers import MOST
+
+
+class Prefix(nn.Module):
+    """Trained keys and values beside those of the tokens in the attention of every block.
+
+    They are trained directly, without the published MLP that computes them. They take part in the
+    attention at once, so training does not start at the frozen backbone. 589,824 parameters for 32
+    of them, as in Ding and Lerch 2024, and AST-base.
+
+    Args:
+        backbone: frozen.
+        tokens: number of keys and values per block.
+
+    Raises:
+        ValueError: the number is out of range.
+    """
+
+    def __init__(self, backbone: AudioTransformer, tokens: int = 32):
+        super().__init__()
+        if not 1 <= tokens <= MOST:
+            raise ValueError(f"prefix: tokens {tokens}; expected from 1 to {MOST}")
+        _, n_tokens, dim = backbone.pos_embed.shape
+        self.layers = nn.ModuleList()
+        for block in backbone.blocks:
+            layer = KeysAndValues(tokens, dim, n_tokens)
+            block.register_forward_pre_hook(layer.reserve)
+            block.attn.qkv.register_forward_hook(layer)
+            self.layers.append(layer)
+
+
+class KeysAndValues(nn.Module):
+    """Two hooks of a block: it gets further tokens, and these get the trained keys and values."""
+
+    def __init__(self, count: int, dim: int, n_tokens: int):
+        super().__init__()
+        self.n_tokens = n_tokens
+        self.keys_and_values = nn.Parameter(0.02 * torch.randn(count, 2 * dim))
+
+    def reserve(self, block: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        """Return the block's input (B, n_tokens + count, D), with zeros in the new places."""
+        (x,) = inputs
+        return functional.pad(x[:, : self.n_tokens], (0, 0, 0, len(self.keys_and_values)))
+
+    def forward(
+        self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the output of qkv (B, n_tokens + count, 3 D) with the trained keys and values."""
+        dim = output.shape[2] // 3
+        prefix = functional.pad(self.keys_and_values, (dim, 0))  # their queries are not used
+        prefix = prefix.to(output.dtype).expand(len(output), -1, -1)
+        return torch.cat([output[:, : self.n_tokens], prefix], dim=1)

@@ -17,13 +17,14 @@ import torch
 from helpers import call
 
 from ast_repr import checkpoint, identity, inference, registry
+from ast_repr.classifier import build_model
 from ast_repr.commands import export, predict
 from ast_repr.export import onnx as graph
 from ast_repr.export import safetensors
 
 SCRIPT = Path(__file__).parents[1] / "src" / "predict.py"
 FORMS = ["pt", "safetensors", "onnx"]
-SECTIONS = ["feature", "reprogrammer", "head", "backbone"]
+SECTIONS = ["feature", "reprogrammer", "head", "backbone", "adapter"]
 # A module that says that it was imported, and classes that would say that they were built.
 MODULE = """
 from pathlib import Path
@@ -240,6 +241,24 @@ DAMAGE = [  # (dotted key, value, part of the message)
     ("spec.reprogrammer", {"name": "cnn", "width": HUGE}, "model.safetensors"),
     ("spec.reprogrammer", {"name": "patch", "rank": 10**9}, "model.safetensors"),
     ("spec.reprogrammer", {"name": "adversarial", "scale": float("inf")}, "scale"),
+    ("spec.adapter", ["lora"], "adapter"),
+    ("spec.adapter", {"rank": 2}, "adapter.name"),
+    ("spec.adapter", {"name": "no such"}, "unknown adapter"),
+    ("spec.adapter", {"name": "lora", "rang": 2}, "rang"),
+    ("spec.adapter", {"name": "lora", "rank": "2"}, "rank"),
+    ("spec.adapter", {"name": "lora", "rank": 0}, "rank"),
+    ("spec.adapter", {"name": "lora", "rank": HUGE}, "rank"),
+    ("spec.adapter", {"name": "lora", "rank": 10_000}, "adapter"),  # the file has no such tensors
+    ("spec.adapter", {"name": "lora", "alpha": float("nan")}, "alpha"),
+    ("spec.adapter", {"name": "lora", "projections": [["q"]]}, "projections"),
+    ("spec.adapter", {"name": "bottleneck", "width": HUGE}, "width"),
+    ("spec.adapter", {"name": "prompt", "tokens": 10**9}, "tokens"),
+    ("spec.adapter", {"name": "prefix", "tokens": 10**9}, "tokens"),
+    ("spec.adapter", {"name": "ssf", "backbone": {}}, "backbone"),
+    ("spec.head", {"name": "prototypes", "prototypes": HUGE}, "prototypes"),
+    ("spec.head", {"name": "layer_mix"}, "pooling"),
+    ("spec.head", {"name": "layer_mix", "n_blocks": HUGE}, "n_blocks"),
+    ("spec.backbone.options.pooling", "sum", "pooling"),
     ("spec.head", {"name": "forest", "trees": 10**9}, "trees"),
     ("spec.head", {"name": "forest", "max_depth": 10**9}, "max_depth"),
     ("spec.head", {"name": "labelmap", "groups": [["a"]]}, "groups"),
@@ -329,6 +348,23 @@ def test_tensors_that_are_not_the_models_are_refused(learned, run, tell, tmp_pat
     state["learned"] = state["learned"] | learned
     checkpoint.save(tmp_path / "model.pt", state)
     refused(tell("--model", tmp_path / "model.pt"))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_an_adapter_of_another_rank_is_refused(rank, run, tell, tmp_path):
+    state = checkpoint.load(run[0] / "best.valid.macro_f1.pt")
+    adapter = {"name": "lora", "rank": 2}
+    spec = state["about"]["spec"] | {"adapter": adapter}
+    model = build_model(state["about"]["classes"], **spec)
+    learned = model.trainable_state_dict()
+    checkpoint.save(tmp_path / "model.pt", state | {"learned": learned})
+    refused(tell("--model", tmp_path / "model.pt"), "adapter")  # the description has none
+    state["about"]["spec"] = spec
+    checkpoint.save(tmp_path / "model.pt", state | {"learned": learned})
+    assert tell("--model", tmp_path / "model.pt")[0] == 0
+    adapter["rank"] = rank
+    checkpoint.save(tmp_path / "model.pt", state | {"learned": learned})
+    refused(tell("--model", tmp_path / "model.pt"), "model.pt", "adapter")
 
 
 def test_a_forest_that_leads_outside_is_refused():

@@ -14,7 +14,16 @@ import torch
 from accelerate import PartialState
 from helpers import plain_config
 
-from ast_repr import checkpoint, classifier, devices, evaluation, features, inference, manifest
+from ast_repr import (
+    checkpoint,
+    classifier,
+    devices,
+    evaluation,
+    features,
+    inference,
+    manifest,
+    settings,
+)
 from ast_repr.backbones import weights
 from ast_repr.data import feature_store
 from ast_repr.run_folder import RunFolder
@@ -425,6 +434,26 @@ def test_scoring_finds_it_too(corpus, backbone_at, tmp_path, computed):
         )
     ).float()
     np.testing.assert_allclose(said[0], model(x).sigmoid().detach().numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [(), [f"tag {index}" for index in range(10)]])
+def test_the_best_source_classes_are_in_the_results(names, corpus, tiny_ast, tmp_path):
+    data, clips = corpus
+    file = tmp_path / "named.safetensors"
+    weights.save(tiny_ast(), file, names)
+    head = settings.Section("statistical_labelmap", {"kind": "average_precision"})
+    best_source = replace(conf(), head=head)
+    context = experiment.RunContext(str(data), clips, CLASSES, "tiny", str(file))
+    folder = RunFolder(tmp_path / "a")
+    folder.path.mkdir()
+    experiment.train(folder.path, best_source, context, PartialState(), CPU)
+    evaluator = evaluation.Evaluator(str(data), clips, CLASSES, str(file), CPU)
+    evaluator.evaluate(folder, evaluation.read_state(folder), best_source)
+    sources = folder.read_results()["best_sources"]
+    model, _ = inference.restore(folder.best("valid", "macro_f1"))
+    chosen = model.head.weight.argmax(dim=0).tolist()
+    expected = [names[index] if names else f"source {index}" for index in chosen]
+    assert sources == dict(zip(CLASSES, expected, strict=True))
 
 
 def test_training_and_evaluation_have_the_same_precision(

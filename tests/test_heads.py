@@ -1,12 +1,15 @@
 """Heads: the output mapping's sizes and what it computes."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from ast_repr import heads
 from ast_repr.backbones import Output
 from ast_repr.data.dataset import Batch
 from ast_repr.heads.observed import CERTAIN
+from ast_repr.heads.statistical_labelmap import average_precisions
 
 
 def output(batch=3, width=32, sources=10):
@@ -196,10 +199,33 @@ def test_the_frequency_map_takes_the_source_of_largest_correlation():
     assert weight[:, 0].tolist() == [1, 0, 0] and weight.sum(dim=0).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", ["frequency", "bayesian", "bayesian_plus"])
+def test_the_best_source_has_the_best_average_precision():
+    batch = labelled()
+    logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)).numpy()
+    present = logits[:, 4] + logits[:, 2] > 0.5
+    expected = [average_precision_score(present, column) for column in logits.T]
+    np.testing.assert_allclose(average_precisions(logits, present), expected)
+    head = fitted("average_precision")
+    logits = batch.features[[0, 1, 3], :].numpy()
+    precisions = average_precisions(logits, np.array([False, True, True]))
+    assert head.best_sources == [0, precisions.argmax(), 0]
+    assert fitted("frequency").best_sources is None
+
+
+def test_names_are_calibrated_by_two_numbers_per_class():
+    groups = [[0, 2], [1], [2]]
+    head = fitted("names", groups=groups)
+    plain = heads.build("labelmap", n_classes=3, n_source=3, kind="names", groups=groups)
+    sources = output(sources=3)
+    torch.testing.assert_close(head(sources), head.scale * plain(sources) + head.offset)
+    assert set(head.state_dict()) == {"scale", "offset"}
+
+
+@pytest.mark.parametrize("kind", ["frequency", "bayesian", "bayesian_plus", "names"])
 def test_label_maps_are_calibrated_and_pass_a_gradient(kind):
     """A fitted logistic regression has the mean of the labels as its mean."""
-    head = fitted(kind)
+    options = {"groups": [[0], [1], [2]]} if kind == "names" else {}
+    head = fitted(kind, **options)
     sources = labelled().features.requires_grad_()
     logits = head(Output(None, sources))
     assert (logits[:, 2] == CERTAIN).all()  # no absent label
@@ -249,6 +275,7 @@ def test_a_label_map_that_is_not_fitted_says_nothing():
         ("statistical_labelmap", {"n_source": None}, "the backbone has no source classes"),
         ("statistical_labelmap", {"kind": "bayes"}, "did you mean 'bayesian'"),
         ("statistical_labelmap", {"activation": "tanh"}, "unknown activation"),
+        ("statistical_labelmap", {"kind": "names"}, "kind names needs groups"),
         ("statistical_labelmap", {"smoothing": 0}, "smoothing 0, top 1; expected"),
         ("statistical_labelmap", {"top": 0}, "top 0; expected"),
         ("forest", {"trees": 0}, "trees 0, max_depth 8; expected from 1"),

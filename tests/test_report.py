@@ -208,6 +208,20 @@ def test_published_mean_average_precision_has_its_own_column(tmp_path):
     overview.boxes(table)  # has no place for it
 
 
+def test_the_best_source_classes_have_their_own_table(tmp_path):
+    make_run(tmp_path / "openmic", "ast_linear")
+    (table,), _ = results.read(tmp_path / "openmic")
+    assert not tables.best_sources(table)
+    sources = dict(zip(CLASSES, ["Accordion", "Banjo|", "Speech"], strict=True))
+    for seed, value in enumerate([0.6, 0.7]):
+        make_run(tmp_path / "openmic", "ast_best_source", seed, value, best_sources=sources)
+    (table,), _ = results.read(tmp_path / "openmic")
+    _, lines, _ = [block for block in pages.blocks(table) if isinstance(block, list)]
+    assert {line["instrument"]: line["source class"] for line in lines} == sources
+    assert lines[0]["AP %"] == "65.0 ± 7.1" and tables.TRUTH_AP not in lines[0]
+    assert "Banjo\\|" in pages.table_markdown(lines)
+
+
 @pytest.mark.parametrize("corpus", ["synthetic", "songs", "openmic-mini"])
 def test_numbers_of_publications_stand_beside_no_other_corpus(tmp_path, corpus):
     make_run(tmp_path / corpus)

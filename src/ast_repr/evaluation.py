@@ -23,6 +23,7 @@ from . import (
     inference,
     manifest,
     metrics,
+    model_spec,
     registry,
 )
 from .classifier import HeadOnlyModel, Reprogrammed, probabilities
@@ -133,6 +134,13 @@ class Evaluator:
         if truth is not None:
             results["truth"] = {"sha256": manifest.truth_sha256(self._clips_with_truth)}
             results["truth"] |= self._measure(truth, np.ones(truth.shape, bool), scores)
+        best_sources = getattr(model.head, "best_sources", None)
+        if best_sources is not None:
+            names = model_spec.source_classes(conf.run.backbone, self.weights)
+            results["best_sources"] = {
+                name: names[index] if names else f"source {index}"
+                for name, index in zip(self.classes, best_sources, strict=True)
+            }
         if conf.score is not None:
             threshold = self._threshold(model, conf, feature, state, str(run))
             results["predominant"] = measure_predominant(

@@ -232,13 +232,18 @@ def source_groups(classes: list[str], backbone: str, weights_file: str | Path) -
         ValueError: some classes have no names among the source's.
     """
     table = pretrained.zero_shot(backbone)
-    labels = pretrained.find(backbone).source_classes()
-    if not labels:
-        labels = backbones.weights.read_header(weights_file)["source_classes"]
+    labels = source_classes(backbone, weights_file)
     return {
         "groups": heads.labelmap.groups(table["names"], classes, labels),
         "activation": table["activation"],
     }
+
+
+def source_classes(backbone: str, weights_file: str | Path) -> list[str]:
+    """Return the names of the source classes; empty if they are not known."""
+    entry = pretrained.get(backbone)
+    labels = entry and entry.source_classes()
+    return labels or backbones.weights.read_header(weights_file).get("source_classes", [])
 
 
 def _check_keys(kind, options):

@@ -83,7 +83,10 @@ class LabelMap(nn.Module):
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
-        sources = output.source_logits
+        return self.map_sources(output.source_logits)
+
+    def map_sources(self, sources: torch.Tensor) -> torch.Tensor:
+        """Map source logits (B, S) to logits (B, K)."""
         if self.kind != "names":
             return self.map(sources)
         if self.activation == "sigmoid":

@@ -1,10 +1,11 @@
-"""Label maps from statistics of the labels, without gradients: FLM, BLM and BLM+.
+"""Label maps from statistics of the labels, without gradients: FLM, BLM, BLM+ and calibration.
 
 The method iterative_mapping fits them before each epoch, which makes ILM of FLM. The published maps
 count clips of one label each. Here a class counts the clips whose label is observed, as present or
 absent, so that clips may have several labels and lack others.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from ..registry import unknown
-from .labelmap import ACTIVATIONS
+from .labelmap import ACTIVATIONS, LabelMap
 from .observed import PRESENT, per_class, platt
 
-KINDS = ("frequency", "bayesian", "bayesian_plus")
+KINDS = ("frequency", "average_precision", "bayesian", "bayesian_plus", "names")
 EPS = 1e-12  # least deviation
 SHARE = 0.15  # of the number of classes: the default of `top`
 
@@ -25,10 +26,12 @@ class StatisticalLabelMap(nn.Module):
 
     "frequency" (FLM, Chen et al. 2023): the score of a class is the logit of one source class, the
         one that correlates most with its labels.
+    "average_precision": the same, of the source class with the best average precision.
     "bayesian" (BLM, Cai et al. 2024): with the probabilities p of the sources, summed over the
         clips in which class t is observed, w[s, t] = sum(p_s, t present) / (sum(p_s) + smoothing)
         estimates the probability of t given s; the score is sum_s p_s w[s, t] / sum_s p_s.
     "bayesian_plus" (BLM+): w counts the `top` largest probabilities of each clip alone.
+    "names": the score is the logit of LabelMap's kind "names", without statistics.
 
     A scale and an offset per class make scores logits: 40 parameters for twenty classes. They are
     fitted on the training clips (Platt 1999), with a weak penalty in case these are few.
@@ -40,9 +43,11 @@ class StatisticalLabelMap(nn.Module):
             log-probabilities.
         smoothing: see above.
         top: for "bayesian_plus"; None: 0.15 K, at least 1.
+        groups: for "names", source indices of each class.
 
     Raises:
-        ValueError: an unknown kind or activation, no source classes, or a number out of range.
+        ValueError: an unknown kind or activation, no source classes, a number out of range, or
+            groups as LabelMap refuses them.
     """
 
     input_key = "source_logits"
@@ -55,6 +60,7 @@ class StatisticalLabelMap(nn.Module):
         activation: str = "sigmoid",
         smoothing: float = 1.0,
         top: int | None = None,
+        groups: list[list[int]] | None = None,
     ):
         super().__init__()
         if kind not in KINDS:
@@ -77,7 +83,10 @@ class StatisticalLabelMap(nn.Module):
         self.activation = activation
         self.smoothing = smoothing
         self.top = min(top, n_source)
-        self.register_buffer("weight", torch.zeros(n_source, n_classes))
+        if kind == "names":
+            self.lookup = LabelMap(n_classes, n_source, kind, groups, activation)
+        else:
+            self.register_buffer("weight", torch.zeros(n_source, n_classes))
         self.scale = nn.Parameter(torch.zeros(n_classes), requires_grad=False)
         self.offset = nn.Parameter(torch.zeros(n_classes), requires_grad=False)
 
@@ -90,9 +99,9 @@ class StatisticalLabelMap(nn.Module):
             valid, seed: not used.
         """
         train = train._replace(features=train.features.float().cpu())
-        if self.kind == "frequency":
-            self.weight.copy_(most_correlated(train))
-        else:
+        if self.kind in CRITERIA:
+            self.weight.copy_(best_sources(train, CRITERIA[self.kind]))
+        elif self.kind != "names":
             p = self.probabilities(train.features)
             if self.kind == "bayesian_plus":
                 largest = p.topk(self.top, dim=1)
@@ -100,7 +109,7 @@ class StatisticalLabelMap(nn.Module):
             observed = train.mask.float().cpu()
             present = observed * (train.targets >= PRESENT).cpu()
             self.weight.copy_(p.T @ present / (p.T @ observed + self.smoothing))
-        scores = self.scores(train.features.to(self.weight.device))
+        scores = self.scores(train.features.to(self.scale.device))
         mean = scores.mean(dim=0)
         deviation = scores.std(dim=0).clamp(min=EPS)
         standardised = train._replace(features=(scores - mean) / deviation)
@@ -109,13 +118,22 @@ class StatisticalLabelMap(nn.Module):
         self.scale /= deviation
         self.offset -= self.scale * mean
 
+    @property
+    def best_sources(self) -> list[int] | None:
+        """Source index of each class, of the kind "average_precision"; otherwise None."""
+        if self.kind != "average_precision":
+            return None
+        return self.weight.argmax(dim=0).tolist()
+
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Compute the probabilities (B, S) of the source classes."""
         return logits.softmax(dim=1) if self.activation == "softmax" else logits.sigmoid()
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Compute the scores (B, K) from source logits (B, S)."""
-        if self.kind == "frequency":
+        if self.kind == "names":
+            return self.lookup.map_sources(logits)
+        if self.kind in CRITERIA:
             if self.activation == "softmax":
                 logits = logits.log_softmax(dim=1)
             return logits @ self.weight
@@ -127,17 +145,41 @@ class StatisticalLabelMap(nn.Module):
         return self.scale * self.scores(output.source_logits.float()) + self.offset
 
 
-def most_correlated(batch: Any) -> torch.Tensor:
-    """Mark the source whose logits have the largest correlation with each class, as 1 of (S, K).
+def best_sources(
+    batch: Any, criterion: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> torch.Tensor:
+    """Mark the source that is the best for each class by a criterion, as 1 of (S, K).
 
     A class without observed labels, or with labels of one kind, gets the first source.
+
+    Args:
+        criterion: function of logits (n, S) and presence (n,), with values (S,).
     """
     chosen = torch.zeros(batch.features.shape[1], batch.mask.shape[1])
     for k, (logits, present) in enumerate(per_class(batch)):
         best = 0
-        if len(present):
-            covariance = (logits - logits.mean(axis=0)).T @ (present - present.mean())
-            deviation = np.maximum(logits.std(axis=0), EPS)
-            best = int((covariance / deviation).argmax())
+        if present.any() and not present.all():
+            best = int(criterion(logits, present).argmax())
         chosen[best, k] = 1
     return chosen
+
+
+def correlations(logits: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Compute the correlation of logits (n, S) with presence (n,), up to a common factor: (S,)."""
+    covariance = (logits - logits.mean(axis=0)).T @ (present - present.mean())
+    return covariance / np.maximum(logits.std(axis=0), EPS)
+
+
+def average_precisions(logits: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Compute the average precision of logits (n, S) for presence (n,): (S,).
+
+    Equal logits of a source are ranked in the order of the clips.
+    """
+    order = np.argsort(-logits, axis=0, kind="stable")
+    hits = present[order]
+    ranks = np.arange(1, len(hits) + 1)[:, None]
+    precision = hits.cumsum(axis=0) / ranks
+    return (precision * hits).sum(axis=0) / present.sum()
+
+
+CRITERIA = {"frequency": correlations, "average_precision": average_precisions}

@@ -26,6 +26,10 @@ COSTS = (
     "MAC: multiply-accumulate operations of one clip's prediction. Training time is the mean over "
     "seeds, on the machines that RESULTS.md lists."
 )
+SOURCES = (
+    "Best source class of the frozen network per instrument: chosen by the average precision "
+    "(AP) of its logit on the training labels, and its AP on the test split."
+)
 HEAD = (
     "# Results\n\nMade from the results.json of each run by the stage `report`; edits are lost.\n"
 )
@@ -55,6 +59,9 @@ def blocks(
         predominant_lines = predominant.lines(main)
         if predominant_lines:
             page += [predominant.explanation(), predominant_lines]
+        source_lines = tables.best_sources(main)
+        if source_lines:
+            page += [SOURCES, source_lines]
         page += [COSTS, tables.complexity(main, footnotes)]
         page += [f"[{number}] {text}" for number, text in enumerate(footnotes, 1)]
         page.append(main)

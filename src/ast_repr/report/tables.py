@@ -17,7 +17,7 @@ from .results import ResultsError, Table, mean_std
 from .schema import BASELINES, OBSERVED, PER_INSTRUMENT, TRUTH
 
 Line = dict[str, str]  # of a table: its cells by heading
-TEXT_COLUMNS = ("method", "norm", "labels", "question")
+TEXT_COLUMNS = ("method", "norm", "labels", "question", "instrument", "source class")
 OBSERVED_COLUMNS = {  # the metric of each heading
     "macro-F1 %": "macro_f1",
     "pos. F1 %": "positive_f1",
@@ -30,8 +30,10 @@ DIFFERENCE = "difference, points"
 PUBLISHED = "published macro-F1 %"
 PUBLISHED_MAP = "published mAP %"
 PUBLISHED_PARAMETERS = "published trained parameters"
+TRUTH_AP = "truth AP %"
 OPTIONAL = (
     *TRUTH_COLUMNS,
+    TRUTH_AP,
     ERROR,
     DIFFERENCE,
     PUBLISHED,
@@ -100,6 +102,21 @@ def complexity(table: Table, footnotes: Sequence[str] = ()) -> list[Line]:
             mark = _mark(footnotes, published.footnote)
             line[PUBLISHED_PARAMETERS] = f"{published.trainable_parameters:.3f} M {mark}"
         lines.append(line)
+    return _without_empty_columns(lines)
+
+
+def best_sources(table: Table) -> list[Line]:
+    """Fill the table of the best source class per instrument; empty if no method has chosen any."""
+    lines = []
+    for method in table.methods:
+        for instrument, source in method.runs[0].results.get("best_sources", {}).items():
+            line = {"instrument": instrument, "source class": source}
+            for heading, labels in (("AP %", OBSERVED), (TRUTH_AP, TRUTH)):
+                scores = method.metrics(labels)
+                line[heading] = _percent(
+                    score["per_instrument"][instrument]["ap"] for score in scores
+                )
+            lines.append(line)
     return _without_empty_columns(lines)
 
 

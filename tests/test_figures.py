@@ -38,7 +38,7 @@ from ast_repr.report import (
 )
 from ast_repr.run_folder import RunFolder
 
-ALWAYS = {"methods", "accuracy_vs_parameters", "heatmap", "instruments"}
+ALWAYS = {"methods", "accuracy_vs_cost", "heatmap", "instruments"}
 NO_AST = {"name": "tiny", "weights": "none", "sha256": None}
 LABELS = {
     "labels": {
@@ -173,18 +173,40 @@ def test_published_runs_are_drawn_on_their_own_corpus_only(tmp_path, corpus, the
     assert ("published run" in [text.get_text() for text in figure.legends[0].texts]) == there
 
 
-def test_points_of_methods_look_different(tmp_path):
+def test_points_of_methods_look_different_and_are_at_their_cost(tmp_path):
     for index in range(16):
         trained = 0 if index == 0 else 4285 + index
-        make_run(tmp_path / "synthetic", f"m_{index:02d}", trainable_parameters=trained)
+        seconds = 0.0 if index < 2 else 0.1 * index
+        make_run(
+            tmp_path / "synthetic",
+            f"m_{index:02d}",
+            trainable_parameters=trained,
+            seconds_per_epoch=seconds,
+        )
     table = only(tmp_path / "synthetic")
-    with matplotlib.rc_context(style.STYLE):
-        figure = overview.accuracy_vs_parameters(table)
-    axes = figure.axes[0]
-    handles, names = axes.get_legend_handles_labels()
+    about = {"question": "At what cost?", "confs": table.confs, "figure": "cost"}
+    (study,) = read_studies(tmp_path, {"cost": about})
+    figure = plots.draw(table, [study])["clean.tiny.study.cost"]
+    parameters, seconds = figure.axes
+    handles, names = parameters.get_legend_handles_labels()
     looks = {(handle[0].get_marker(), handle[0].get_color()) for handle in handles}
     assert sorted(names) == sorted(table.confs) and len(looks) == 16
-    assert "none" in [label.get_text() for label in axes.get_xticklabels()]
+    for axes, costs in ((parameters, [4286 / 4, 4286]), (seconds, [0.2 / 4, 0.2 / 4, 0.2])):
+        places = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() != "None")
+        assert places[: len(costs)] == pytest.approx(costs)
+        assert "none" in [label.get_text() for label in axes.get_xticklabels()]
+    assert figure.get_suptitle().startswith("At what cost?")
+
+
+def test_the_table_of_a_study_of_cost_has_the_cost(tmp_path):
+    for conf, seconds in (("ast_linear", 0.25), ("ast_unet", 31.0)):
+        make_run(tmp_path / "synthetic", conf, seconds_per_epoch=seconds)
+    table = only(tmp_path / "synthetic")
+    about = {"question": "At what cost?", "confs": table.confs, "figure": "cost"}
+    page = pages.blocks(table, read_studies(tmp_path, {"cost": about}))
+    *_, lines = [block for block in page if isinstance(block, list)]
+    assert [line["s per epoch"] for line in lines] == ["-", "-", "0.25", "31.0"]
+    assert lines[2]["MAC per clip"] == "2.31 G" and "macro-F1 %" in lines[2]
 
 
 def test_a_line_per_conf_against_the_fraction_of_labels(tmp_path):

@@ -1,4 +1,4 @@
-"""Figures of methods as wholes: the paper's box plot, and accuracy against trained parameters."""
+"""Figures of methods as wholes: the paper's box plot, and accuracy against cost."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from .results import Table
 PUBLISHED = {"color": "#D55E00", "marker": "x", "linestyle": ""}
 SAMPLING = {"color": "0.8", "linewidth": 5, "solid_capstyle": "butt", "zorder": 1.5}
 # A logarithmic axis has no zero: "none" stands this factor to the left of the smallest number.
-NONE_TRAINED = 4
+NO_COST = 4
 
 
 def boxes(table: Table) -> Figure:
@@ -52,17 +52,41 @@ def boxes(table: Table) -> Figure:
     return figure
 
 
-def accuracy_vs_parameters(table: Table) -> Figure:
-    """Draw macro-F1 (mean over seeds, interval) against trained parameters, logarithmic."""
-    figure, axes = style.new_figure(3.9 + 0.09 * len(table.methods))
-    trained = [method["trainable_parameters"] for method in table.methods]
-    least = min(filter(None, trained), default=1)
+def accuracy_vs_cost(table: Table, *lines: str) -> Figure:
+    """Draw macro-F1 (mean over seeds, interval) against the cost of training, logarithmic.
+
+    At the left that is the number of trained parameters, at the right the seconds of an epoch.
+
+    Args:
+        lines: of the title, above those of the table.
+    """
+    methods = table.methods
+    figure = Figure(figsize=(style.WIDTH, 3.9 + 0.09 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    costs = {
+        "trained parameters": [method["trainable_parameters"] for method in methods],
+        "seconds per epoch": [method.mean("seconds_per_epoch") for method in methods],
+    }
     bounds = intervals(table)
-    for index, method in enumerate(table.methods):
+    for panel, (label, values) in zip(panels, costs.items(), strict=True):
+        _draw_against(panel, values, table, bounds)
+        panel.set_xlabel(label)
+    style.label_accuracy(panels[0].yaxis, table.labels)
+    legend = f"point: mean over seeds; whisker: {style.INTERVAL}"
+    figure.suptitle(style.title(*lines, table.title, legend), fontsize=8)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    return figure
+
+
+def _draw_against(axes, costs, table, bounds):
+    """Draw the methods' macro-F1 against a cost of each; "none" stands for zero."""
+    least = min(filter(None, costs), default=1)
+    for index, (method, cost) in enumerate(zip(table.methods, costs, strict=True)):
         look = style.look(index + index // len(style.MARKERS))
         mean = style.percent(method, table.labels).mean()
         axes.errorbar(
-            trained[index] or least / NONE_TRAINED,
+            cost or least / NO_COST,
             mean,
             style.whiskers(mean, style.overall(bounds.get(method.conf))),
             color=look.colour,
@@ -73,16 +97,10 @@ def accuracy_vs_parameters(table: Table) -> Figure:
             **style.DOT,
         )
     axes.set_xscale("log")
-    axes.set_xlabel("trained parameters")
     axes.margins(x=0.1)
-    style.label_accuracy(axes.yaxis, table.labels)
     style.add_grid(axes, axis="y")
-    if 0 in trained:
-        _mark_none_trained(axes, least, max(trained))
-    legend = f"point: mean over seeds; whisker: {style.INTERVAL}"
-    axes.set_title(style.title(table.title, legend), fontsize=8)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
-    return figure
+    if 0 in costs:
+        _mark_none(axes, least, max(costs))
 
 
 def _draw_box(axes, place, method, runs):
@@ -105,14 +123,14 @@ def _draw_box(axes, place, method, runs):
     axes.plot(runs, heights, linestyle="", alpha=0.85, zorder=3, **look, **style.DOT)
 
 
-def _mark_none_trained(axes, least, most):
-    """Set the ticks of an axis whose first point stands for no trained parameters."""
-    edge = least / NONE_TRAINED**0.5
+def _mark_none(axes, least, most):
+    """Set the ticks of an axis whose first place stands for zero."""
+    edge = least / NO_COST**0.5
     axes.axvline(edge, color="0.6", linewidth=0.8, linestyle=":")
-    high = int(np.log10(max(most, least)))
+    high = int(np.floor(np.log10(max(most, least))))
     low = min(int(np.ceil(np.log10(least))), high)
     exponents = range(low, high + 1)
     ticks = [10.0**exponent for exponent in exponents]
     labels = [f"$10^{{{exponent}}}$" for exponent in exponents]
-    axes.set_xticks([least / NONE_TRAINED, *ticks], ["none", *labels])
+    axes.set_xticks([least / NO_COST, *ticks], ["none", *labels])
     axes.set_xticks([], minor=True)

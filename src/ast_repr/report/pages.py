@@ -21,7 +21,7 @@ WIDTH = 120  # columns of a terminal
 LEAST_WIDTH = 28  # of the first column
 REFERENCE = "ast_linear"  # the method that the others are compared with, by default
 # Columns that a terminal too narrow for all of them lacks, the first one first.
-DROPPED = ("pos. F1 %", "epoch", "truth AUROC %", "AUROC %", "mAP %", "norm", ERROR)
+DROPPED = ("MAC per clip", "pos. F1 %", "epoch", "truth AUROC %", "AUROC %", "mAP %", "norm", ERROR)
 COSTS = (
     "MAC: multiply-accumulate operations of one clip's prediction. Training time is the mean over "
     "seeds, on the machines that RESULTS.md lists."
@@ -79,7 +79,10 @@ def blocks(
             if measurement.parts:
                 page += tables.partial_labels(measurement.parts)
         else:
-            page += _accuracy(shown, study.against or reference)
+            notes = _accuracy(shown, study.against or reference)
+            if study.figure == "cost":
+                notes[-1] = tables.with_cost(notes[-1], shown)
+            page += notes
         page.append(shown)
     return page
 

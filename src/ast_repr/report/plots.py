@@ -24,6 +24,7 @@ STUDY = {
     "bars": study_figures.bars,
     "labels": study_figures.labels,
     "clips": study_figures.clips,
+    "cost": study_figures.cost,
     "partial_labels": study_figures.partial,
 }
 
@@ -46,7 +47,7 @@ def draw(
     with matplotlib.rc_context(style.STYLE):
         if main.methods:
             figures["methods"] = overview.boxes(main)
-            figures["accuracy_vs_parameters"] = overview.accuracy_vs_parameters(main)
+            figures["accuracy_vs_cost"] = overview.accuracy_vs_cost(main)
             figures["heatmap"] = instruments.heatmap(main)
             if predominant.scored(main):
                 figures["confusion"] = confusion.draw(predominant.best(main))

@@ -25,13 +25,14 @@ class Study:
     """A question and the confs that answer it, in order; see the head of this file.
 
     Attributes:
-        figure: bars per method; macro-F1 against the fraction of training labels, or against the
-            number of training clips; or the effect of partial_labels, which has tables too.
+        figure: bars per method; macro-F1 against the fraction of training labels, against the
+            number of training clips, or against the cost of training, which the table then has
+            too; or the effect of partial_labels, which has tables too.
     """
 
     question: str
     confs: list[str]
-    figure: Literal["bars", "labels", "clips", "partial_labels", "none"] = "none"
+    figure: Literal["bars", "labels", "clips", "cost", "partial_labels", "none"] = "none"
     against: str | None = None
     name: str = ""
     requested: bool = False

@@ -1,11 +1,11 @@
-"""Figures of studies: bars, macro-F1 against the amount of training data, and partial labels."""
+"""Figures of studies: bars, macro-F1 against the training data or the cost, and partial labels."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from .. import escaping
-from . import compare, partial_labels, style
+from . import compare, overview, partial_labels, style
 from .results import Table
 from .studies import Study
 from .tables import points
@@ -66,6 +66,11 @@ def clips(study: Study, table: Table) -> Figure:
     amounts = {method.conf: method.mean("train_clips") for method in table.methods}
     ticks = {amount: f"{amount:,.0f}" for amount in sorted(amounts.values())}
     return _curves(study, table, amounts, ticks, "training clips")
+
+
+def cost(study: Study, table: Table) -> Figure:
+    """Draw macro-F1 against trained parameters and seconds per epoch."""
+    return overview.accuracy_vs_cost(table, study.question)
 
 
 def partial(study: Study, table: Table) -> Figure | None:

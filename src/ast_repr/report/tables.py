@@ -25,6 +25,7 @@ OBSERVED_COLUMNS = {  # the metric of each heading
     "AUROC %": "auroc",
 }
 TRUTH_COLUMNS = {"truth macro-F1 %": "macro_f1", "truth mAP %": "map", "truth AUROC %": "auroc"}
+COST_COLUMNS = ("MAC per clip", "s per epoch")
 ERROR = "sampling error"
 DIFFERENCE = "difference, points"
 PUBLISHED = "published macro-F1 %"
@@ -118,6 +119,15 @@ def best_sources(table: Table) -> list[Line]:
                 )
             lines.append(line)
     return _without_empty_columns(lines)
+
+
+def with_cost(lines: list[Line], table: Table) -> list[Line]:
+    """Add the cost of a forward pass and of an epoch to the lines of `accuracy`."""
+    costs = [*({} for _ in BASELINES), *complexity(table)]
+    joined = []
+    for line, cost in zip(lines, costs, strict=True):
+        joined.append(line | {heading: cost.get(heading, NONE) for heading in COST_COLUMNS})
+    return joined
 
 
 def footnotes(table: Table) -> list[str]:

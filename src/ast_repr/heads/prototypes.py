@@ -13,8 +13,8 @@ class Prototypes(nn.Module):
     """Linear(J, K) of max_n cos(z_n, p_j) sqrt(D) for J prototypes p_j of -1 and 1.
 
     z are the N tokens of the patches after the last norm. p is the sign of real parameters, whose
-    gradient is that of p (straight-through estimator). The idea, not the settings, is that of
-    arXiv 2509.24901. 78,820 parameters for AST-base, twenty classes and 100 prototypes.
+    gradient is that of p (straight-through estimator). After Rauch et al. 2026, with settings of
+    our own. 78,820 parameters for AST-base, twenty classes and 100 prototypes.
 
     Args:
         n_classes: K.

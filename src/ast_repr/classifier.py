@@ -94,6 +94,21 @@ class Reprogrammed(nn.Module):
         return backbones.Output(*(None if value is None else value.float() for value in output))
 
     @property
+    def segments(self) -> list[tuple[int, int]]:
+        """Frames of the segments that the head weights, as (first, last + 1); empty for none."""
+        if not hasattr(self.head, "attention_weights"):
+            return []
+        return getattr(self.backbone, "segments", [])
+
+    def attention(self, output: backbones.Output) -> torch.Tensor:
+        """Compute the weights of each class over S `segments`, with the sum 1: (B, K, S).
+
+        Those of patches, whose last dimension is time, are added up over frequency.
+        """
+        weights = self.head.attention_weights(output)
+        return weights.unflatten(2, (-1, len(self.segments))).sum(dim=2)
+
+    @property
     def head_only(self) -> bool:
         """True if only the head is trained, so that its input can be computed once per clip."""
         if self.finetune or self.adapter is not None:

@@ -84,6 +84,7 @@ class WindowPrediction:
     end_s: float = 0.0
     feature: np.ndarray | None = None  # (C, T, F), un-normalised
     probabilities: np.ndarray | None = None  # (K,); all are 0 in silence
+    attention: np.ndarray | None = None  # (K, S), weights of the window's segments
     silent: bool = False
     error: ValueError | None = None
 
@@ -98,6 +99,8 @@ class FilePrediction:
     timeline: np.ndarray | None = None  # (W, K), probabilities in each window
     probabilities: np.ndarray | None = None  # (K,), aggregated over the windows
     silent: np.ndarray | None = None  # (W,) bool
+    attention: np.ndarray | None = None  # (W, K, S), weights of segments; None without attention
+    segments: np.ndarray | None = None  # (S, 2), start and end in seconds from a window's start
     error: str | None = None
 
     @property
@@ -118,6 +121,8 @@ class Predictor:
         aggregate: how the windows of a file are combined, see AGGREGATES.
         feature: the module that computes the model's input.
         window: length, hop and sampling rate of the waveforms that it is computed from.
+        segments: (S, 2), start and end in seconds of the parts of a window that the model's
+            attention weights; None without attention.
 
     Raises:
         ValueError: the description is invalid, or its feature not allowed or not computed from
@@ -134,6 +139,7 @@ class Predictor:
         self.aggregate = self.spec.aggregate
         self.feature = _build_feature(self.spec, allow)
         self.window = features.window(self.feature)
+        self.segments: np.ndarray | None = None
         if hasattr(self.feature, "read"):
             raise ValueError(
                 f"model trained on {self.spec.feature['name']}, which comes with its corpus, "
@@ -184,7 +190,8 @@ class Predictor:
             raise ValueError(registry.unknown("aggregate", aggregate, AGGREGATES))
         windows = self.predict_windows(paths, hop_s, batch_size, warn, nj)
         groups = itertools.groupby(windows, key=lambda window: window.index)
-        return (_aggregate(group, AGGREGATES[aggregate], on_window) for _, group in groups)
+        function = AGGREGATES[aggregate]
+        return (_aggregate(group, function, on_window, self.segments) for _, group in groups)
 
     def predict_windows(
         self,
@@ -222,25 +229,31 @@ class Predictor:
                 results = zip(*self._predict(np.stack(waveforms)), strict=True)
             for window, waveform in batch:
                 if waveform is not None:
-                    feature, probabilities = next(results)
-                    window = replace(window, feature=feature, probabilities=probabilities)
+                    feature, probabilities, attention = next(results)
+                    window = replace(
+                        window, feature=feature, probabilities=probabilities, attention=attention
+                    )
                 yield window
 
-    def _probabilities(self, feature):
-        """(B, C, T, F) float32 tensor on the CPU -> (B, K) array."""
+    def _outputs(self, feature):
+        """Compute probabilities and attention of (B, C, T, F), a float32 tensor on the CPU.
+
+        Returns:
+            arrays (B, K) and (B, K, S); the second is a list of None without attention.
+        """
         raise NotImplementedError
 
     def _predict(self, waveforms):
-        """(B, n), a window at most -> (feature (B, C, T, F), probabilities (B, K)), arrays."""
+        """(B, n), a window at most -> (feature (B, C, T, F), probabilities (B, K), attention)."""
         feature = self._compute_feature(waveforms)
-        probabilities = np.array(self._probabilities(feature))
+        probabilities, attention = self._outputs(feature)
         # A damaged or made-up model gives NaN.
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise ValueError(
                 "the model gives NaN in place of probabilities; use another, or train again"
             )
         probabilities[[audio.is_silent(waveform) for waveform in waveforms]] = 0.0
-        return feature.numpy(), probabilities
+        return feature.numpy(), probabilities, attention
 
     def _compute_feature(self, waveforms):
         padding = self.window.samples - waveforms.shape[1]
@@ -271,6 +284,8 @@ class TorchPredictor(Predictor):
         self.model.bf16 = devices.uses_bf16(self.device, precision)
         if self.model.bf16:
             self.precision = "bfloat16"
+        if self.model.segments and hasattr(self.feature, "frames_per_second"):
+            self.segments = np.array(self.model.segments) / self.feature.frames_per_second
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """Compute embeddings of (B, N) waveforms: (B, D), averaged over windows."""
@@ -298,17 +313,21 @@ class TorchPredictor(Predictor):
         after = self.model.reprogrammer(before)
         return before.cpu().numpy(), after.cpu().numpy()
 
-    def _probabilities(self, feature):
-        return self._forward(feature)[1]
+    def _outputs(self, feature):
+        _, probabilities, attention = self._forward(feature)
+        return probabilities, attention
 
     @torch.no_grad()
     def _forward(self, feature):
-        """(B, C, T, F) -> embedding (B, D), probabilities (B, K)."""
+        """(B, C, T, F) -> embedding (B, D), and probabilities and attention, see `_outputs`."""
         # With TensorFloat-32, results would depend on the batch size.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             output = self.model.encode(feature.to(self.device))
             probabilities = self.model.head(output).sigmoid()
-        return output.embedding.cpu().numpy(), probabilities.cpu().numpy()
+            attention = [None] * len(feature)
+            if self.segments is not None:
+                attention = self.model.attention(output).cpu().numpy()
+        return output.embedding.cpu().numpy(), probabilities.cpu().numpy(), attention
 
 
 class GraphPredictor(Predictor):
@@ -319,8 +338,9 @@ class GraphPredictor(Predictor):
         graph.expect(self.feature.shape, len(self.classes))
         self.graph = graph
 
-    def _probabilities(self, feature):
-        return self.graph(feature)
+    def _outputs(self, feature):
+        probabilities = np.array(self.graph(feature))
+        return probabilities, [None] * len(probabilities)
 
 
 def load(
@@ -578,11 +598,12 @@ def _cut(paths, size, hop, warn, nj):
             yield WindowPrediction(index, paths[index], error=part.error), None
 
 
-def _aggregate(windows, function, on_window):
+def _aggregate(windows, function, on_window, segments):
     """Combine the windows of one file into a FilePrediction."""
     times = []
     timeline = []
     silent = []
+    attention = []
     for window in windows:
         if window.error is not None:
             return FilePrediction(str(window.path), error=" ".join(str(window.error).split()))
@@ -591,6 +612,7 @@ def _aggregate(windows, function, on_window):
         times.append((window.start_s, window.end_s))
         timeline.append(window.probabilities)
         silent.append(window.silent)
+        attention.append(window.attention)
     return FilePrediction(
         path=str(window.path),
         seconds=window.end_s,
@@ -598,4 +620,6 @@ def _aggregate(windows, function, on_window):
         timeline=np.array(timeline),
         probabilities=function(timeline, axis=0),
         silent=np.array(silent),
+        attention=None if segments is None else np.array(attention),
+        segments=segments,
     )

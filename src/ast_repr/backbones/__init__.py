@@ -2,6 +2,9 @@
 
 "ast" and "musicnn" are pre-trained. The others replace them in systems without a source model and
 have no source classes: `pool` and `summary` have no parameters, the rest is trained from scratch.
+
+A backbone whose embedding or tokens are ordered in time has `segments`: the frames of the input
+that each segment covers, as (first, last + 1).
 """
 
 from typing import Any

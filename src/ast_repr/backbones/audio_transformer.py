@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import unknown
-from .output import Output
+from .output import Output, pooled_segments
 
 # Statistics of the log-mel in the authors' AudioSet recipe.
 AUDIOSET_MEAN = -4.2677393
@@ -56,6 +56,7 @@ class AudioTransformer(nn.Module):
         embed_dim: size D of the embedding; `token_dim`: of a token.
         n_blocks: number of embeddings with the pooling "blocks", otherwise None.
         grid: rows (frequency) and columns (time) of patches.
+        segments: the frames of each column, or step, as (first, last + 1).
         grad_checkpointing: recompute the blocks' activations in the backward pass: less memory,
             20 to 45 % more time on a CPU.
 
@@ -142,6 +143,9 @@ class AudioTransformer(nn.Module):
         if steps is not None and not 1 <= steps <= columns:
             raise ValueError(f"ast: steps {steps}; expected from 1 to {columns}")
         self.steps = steps
+        self.segments = []
+        for first, last in pooled_segments(columns, steps or columns):
+            self.segments.append((first * stride_frames, (last - 1) * stride_frames + patch_frames))
 
         n_tokens = 2 + rows * columns
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)

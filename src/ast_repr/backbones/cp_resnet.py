@@ -56,6 +56,7 @@ class CPResNet(nn.Module):
         self.mean = mean
         self.std = std
         self.embed_dim = 4 * width
+        self.segments = [(16 * n, 16 * (n + 1)) for n in range((frames + 1) // 16)]
         stem = nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False)
         nn.init.kaiming_normal_(stem.weight, nonlinearity="relu")
         layers = [stem, nn.BatchNorm2d(width), nn.ReLU()]

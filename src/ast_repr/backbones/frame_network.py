@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .output import Output
+from .output import Output, pooled_segments
 from .padding import frame_mask
 
 DEEPEST = 1_000  # layers
@@ -49,6 +49,7 @@ class FrameNetwork(nn.Module):
             raise ValueError(f"frame_network: layers {layers}; expected from 0 to {DEEPEST}")
         self.embed_dim = mels
         self.steps = steps
+        self.segments = pooled_segments(frames, steps)
         self.mean = mean
         self.std = std
         self.norm = nn.BatchNorm1d(mels)

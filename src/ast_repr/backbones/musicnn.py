@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ..registry import unknown
-from .output import Output
+from .output import Output, pooled_segments
 
 PATCH = 187  # frames, three seconds
 MELS = 96
@@ -71,6 +71,8 @@ class Musicnn(nn.Module):
         self.std = std
         self.embedding = embedding
         self.steps = steps
+        if steps is not None:
+            self.segments = pooled_segments(frames, steps)
         self.embed_dim = EMBEDDINGS[embedding] if steps is None else POOLED // 2
         self.n_source = n_source
         self.starts = _patch_starts(frames)

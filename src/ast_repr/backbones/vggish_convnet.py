@@ -48,6 +48,8 @@ class VGGishConvNet(nn.Module):
         self.mean = mean
         self.std = std
         self.embed_dim = EMBED_DIM
+        count = frames // PATCH
+        self.segments = [(PATCH * n, PATCH * (n + 1)) for n in range(count)]
         self.convolutions = nn.Sequential(
             *_convolution(1, width),
             nn.MaxPool2d(2),

@@ -189,6 +189,8 @@ def render(
         f"Each instrument's probability in windows of {model.window.seconds:g} seconds, "
         "above the spectrogram."
     )
+    if prediction.attention is not None:
+        text += " Within a window, it is multiplied by the attention relative to the largest."
     sections = [
         page.instruments(prediction, view, known),
         page.picture(

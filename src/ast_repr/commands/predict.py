@@ -332,7 +332,10 @@ def parse() -> cli.Parser:
         "--top", type=cli.between(int, 1), metavar="K", help="at most K instruments per file"
     )
     parser.add_argument(
-        "--timeline", action="store_true", help="print the probabilities of each window as well"
+        "--timeline",
+        action="store_true",
+        help="print the probabilities of each window as well; in JSON, with the weights of its "
+        "segments if the model has attention",
     )
     parser.add_argument(
         "--hop",
@@ -348,7 +351,8 @@ def parse() -> cli.Parser:
         "--plot",
         type=Path,
         metavar="DIR",
-        help="write <song>.instruments.png for each song: instruments over time, and the log-mel",
+        help="write <song>.instruments.png for each song: instruments over time, weighted by the "
+        "attention of models that have it, and the log-mel",
     )
     parser.add_argument(
         "--precision",

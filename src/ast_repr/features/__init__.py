@@ -3,9 +3,10 @@
 `spec()` returns the settings that determine a feature's values. A feature that the corpus carries
 precomputed has `read(audio_path) -> (C, frames, bins)` instead of being called. `mean` and `std`
 are statistics for (x - mean) / (2 std), for networks that have none. `seconds`, `hop_s` and
-`sample_rate`, which a feature may lack, describe its waveforms, see `audio.Window`. Augmentations
-need `to_power` and `from_power`, which convert values to power per cell and back, `warp`, which
-changes the tempo and the pitch of powers, and for filters `hz`, the frequencies of the bands (F,).
+`sample_rate`, which a feature may lack, describe its waveforms, see `audio.Window`. Attention has
+times in seconds if the feature has `frames_per_second`. Augmentations need `to_power` and
+`from_power`, which convert values to power per cell and back, `warp`, which changes the tempo and
+the pitch of powers, and for filters `hz`, the frequencies of the bands (F,).
 """
 
 from collections.abc import Sequence

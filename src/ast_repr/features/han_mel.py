@@ -34,6 +34,7 @@ class HanMel(nn.Module):
     mean = -4.0  # over music, roughly
     std = 2.0
     bins = BINS
+    frames_per_second = SAMPLE_RATE / HOP
 
     def __init__(self, seconds: float = 1.0, hop_s: float | None = None):
         super().__init__()

@@ -53,6 +53,7 @@ class LogMel(nn.Module):
                 f"expected from 1 to {MOST_FRAMES} and from {BINS[0]} to {BINS[-1]}"
             )
         self.frames = frames
+        self.frames_per_second = 1000 / FRAME_SHIFT_MS
         self.bins = bins
         self.seconds = seconds
         self.hop_s = hop_s

@@ -35,6 +35,7 @@ class VGGishLogMel(nn.Module):
     mean = -1.2  # over music, roughly
     std = 1.7
     bins = BINS
+    frames_per_second = SAMPLE_RATE / HOP
 
     def __init__(self, seconds: float = CLIP_SECONDS, hop_s: float | None = None):
         super().__init__()

@@ -32,6 +32,7 @@ class MusicnnMel(nn.Module):
 
     mean, std = 0.9, 0.75  # over music, roughly; musicnn brings its own statistics
     bins = BINS
+    frames_per_second = SAMPLE_RATE / HOP
 
     def __init__(
         self, frames: int = 626, seconds: float = CLIP_SECONDS, hop_s: float | None = None

@@ -44,6 +44,8 @@ class Scalogram(nn.Module):
         ValueError: `bins` or `seconds` is out of range.
     """
 
+    frames_per_second = SAMPLE_RATE / HOP
+
     def __init__(
         self,
         bins: int = 96,

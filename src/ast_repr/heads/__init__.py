@@ -1,4 +1,8 @@
-"""Heads: the output mapping, Output(embedding (B, D), source_logits (B, S)) -> logits (B, K)."""
+"""Heads: the output mapping, Output(embedding (B, D), source_logits (B, S)) -> logits (B, K).
+
+Heads with attention have `attention_weights(output) -> (B, K, N)`, over the embedded segments or
+the tokens.
+"""
 
 from typing import Any
 

@@ -43,7 +43,15 @@ class AttentionHead(nn.Module):
                 f"attention expects an embedding of (B, D, T), found {tuple(frames.shape)}; "
                 "use backbone frame_network, vggish_convnet or cp_resnet"
             )
-        attention = self.attention(frames).float().sigmoid()
-        attention = attention.clamp(EPS_ATTENTION, 1 - EPS_ATTENTION)
+        attention = self._attention(frames)
         probabilities = self.classifier(frames).float().sigmoid()
         return torch.logit((attention * probabilities).sum(-1) / attention.sum(-1), eps=EPS)
+
+    def attention_weights(self, output: Any) -> torch.Tensor:
+        """Output with an embedding (B, D, T) -> weights (B, K, T), whose sum over T is 1."""
+        attention = self._attention(output.embedding)
+        return attention / attention.sum(-1, keepdim=True)
+
+    def _attention(self, frames: torch.Tensor) -> torch.Tensor:
+        attention = self.attention(frames).float().sigmoid()
+        return attention.clamp(EPS_ATTENTION, 1 - EPS_ATTENTION)

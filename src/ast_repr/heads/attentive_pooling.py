@@ -32,6 +32,11 @@ class AttentivePooling(nn.Module):
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
-        tokens = output.tokens
-        attention = (self.query(tokens) / tokens.shape[-1] ** 0.5).softmax(dim=1)
-        return (attention * self.linear(tokens)).sum(dim=1)
+        return (self._attention(output.tokens) * self.linear(output.tokens)).sum(dim=1)
+
+    def attention_weights(self, output: Any) -> torch.Tensor:
+        """Output -> weights of the patches (B, K, N), whose sum over N is 1."""
+        return self._attention(output.tokens).transpose(1, 2)
+
+    def _attention(self, tokens: torch.Tensor) -> torch.Tensor:
+        return (self.query(tokens) / tokens.shape[-1] ** 0.5).softmax(dim=1)

@@ -4,6 +4,9 @@ Each format is a generator of pieces of text, so that the result of a file is ou
 known. Instruments are sorted by probability, and those below the threshold left out; the timeline
 holds all of them. Probabilities have six digits; in silence they are 0, and files and windows are
 marked silent. Names are exact in JSON, and escaped in the table and in CSV.
+
+If the model weights segments of a window by attention, each window of the timeline in JSON has the
+weights of its segments. Those of a class add up to 1; segments after the end of a file are padding.
 """
 
 import csv
@@ -203,7 +206,23 @@ def record(song: FilePrediction, view: DisplayOptions) -> dict:
             }
             for start_s, end_s, probabilities, silent in _windows(song)
         ]
+        if song.attention is not None:
+            for window, weights in zip(values["timeline"], song.attention, strict=True):
+                window["attention"] = _attention(window["start_s"], song.segments, weights, view)
     return values
+
+
+def _attention(start_s, segments, weights, view):
+    """Convert the weights (K, S) of a window's segments (S, 2) to plain values."""
+    spans = np.round(start_s + segments, 3).tolist()
+    return [
+        {
+            "start_s": span[0],
+            "end_s": span[1],
+            "weights": dict(zip(view.classes, _rounded(values), strict=True)),
+        }
+        for span, values in zip(spans, weights.T, strict=True)
+    ]
 
 
 def format_timestamp(seconds: float) -> str:

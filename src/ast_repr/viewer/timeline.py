@@ -1,4 +1,8 @@
-"""Figure of a song: time against instruments, and the log-mel below."""
+"""Figure of a song: time against instruments, and the log-mel below.
+
+If the model weights segments of a window by attention, the colour of an instrument in a segment is
+its probability in the window, multiplied by the segment's weight relative to the largest.
+"""
 
 import io
 from pathlib import Path
@@ -63,7 +67,7 @@ class LongLogMel:
 def draw(
     song: FilePrediction, view: DisplayOptions, log_mel: LongLogMel, narrow: bool = False
 ) -> Figure:
-    """Draw the probabilities of each window over the log-mel.
+    """Draw the probabilities of each window, or segment, over the log-mel.
 
     Instruments are sorted by their probability over the whole file, which stands beside their
     names; bold names are those that `view` shows.
@@ -77,15 +81,21 @@ def draw(
         width, height = (style.NARROW, 3.7) if narrow else (style.WIDTH, 2.9)
         figure = Figure(figsize=(width, height + 0.17 * len(order)), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[0.17 * len(order), 1.7])
+        quantity = "probability"
+        borders = edges(song)
+        colours = song.timeline
+        if song.attention is not None:
+            quantity = "probability\nx attention"
+            borders, colours = attended(song)
         image = top.pcolormesh(
-            edges(song),
+            borders,
             np.arange(len(order) + 1),
-            song.timeline[:, order].T,
+            colours[:, order].T,
             cmap="cividis",
             vmin=0,
             vmax=1,
         )
-        style.add_colour_bar(image, top, "probability", "top" if narrow else "right")
+        style.add_colour_bar(image, top, quantity, "top" if narrow else "right")
         names = [f"{style.plain(view.classes[i])}  {song.probabilities[i]:.2f}" for i in order]
         top.set_yticks(np.arange(len(order)) + 0.5, names)
         for i, label in zip(order, top.get_yticklabels(), strict=True):
@@ -136,6 +146,25 @@ def edges(song: FilePrediction) -> np.ndarray:
     """
     middles = song.times.mean(axis=1)
     return np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [max(song.seconds, SHORTEST)]])
+
+
+def attended(song: FilePrediction) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the colours of a song with attention, in COLUMNS equal parts of its time.
+
+    Each part belongs to the window whose middle is nearest, and there to the segment whose middle
+    is nearest.
+
+    Returns:
+        (their edges in seconds (COLUMNS + 1,), probability x attention (COLUMNS, K)).
+    """
+    borders = np.linspace(0, max(song.seconds, SHORTEST), COLUMNS + 1)
+    times_s = (borders[1:] + borders[:-1]) / 2
+    windows = np.searchsorted(edges(song)[1:-1], times_s)
+    offsets_s = times_s - song.times[windows, 0]
+    middles_s = song.segments.mean(axis=1)
+    segments = np.abs(offsets_s[:, None] - middles_s).argmin(axis=1)
+    relative = song.attention / song.attention.max(axis=2, keepdims=True)
+    return borders, song.timeline[windows] * relative[windows, :, segments]
 
 
 def png(figure: Figure) -> bytes:

@@ -233,6 +233,18 @@ def test_changes_of_tempo_and_pitch_keep_to_their_range_and_the_labels():
     assert torch.equal(again.features, out.features)
 
 
+@pytest.mark.parametrize("name", RATES)
+def test_a_pitch_shift_of_zero_changes_nothing_and_an_octave_doubles_the_frequency(name):
+    feature, power = sinusoid(name, 800, 0.0)
+    batch = batch_of(feature.from_power(power))
+    same = augment.shift_pitch(batch, feature, 0.0)
+    torch.testing.assert_close(same.features, batch.features, rtol=0, atol=2e-3)
+    octave = feature.to_power(augment.shift_pitch(batch, feature, 12.0).features)
+    _, expected = sinusoid(name, 1600, 0.0)
+    band = spectrogram(name, octave).sum(dim=0).argmax()
+    assert abs(band - spectrogram(name, expected).sum(dim=0).argmax()) <= 1
+
+
 FILTERED = ["logmel", "logmel_vggish", "musicnn_mel", "han_mel", "scalogram"]
 
 

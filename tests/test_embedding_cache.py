@@ -17,6 +17,7 @@ from helpers import plain_config
 from ast_repr import (
     checkpoint,
     classifier,
+    config,
     devices,
     evaluation,
     features,
@@ -454,6 +455,37 @@ def test_the_best_source_classes_are_in_the_results(names, corpus, tiny_ast, tmp
     chosen = model.head.weight.argmax(dim=0).tolist()
     expected = [names[index] if names else f"source {index}" for index in chosen]
     assert sources == dict(zip(CLASSES, expected, strict=True))
+
+
+def test_scoring_may_average_over_pitch_shifts_after_training(corpus, backbone_at, tmp_path):
+    data, clips = corpus
+    run(tmp_path / "a", experiment.RunContext(str(data), clips, CLASSES, "tiny", backbone_at))
+    folder = RunFolder(tmp_path / "a")
+    evaluator = evaluation.Evaluator(str(data), clips, CLASSES, backbone_at, CPU)
+    state = evaluation.read_state(folder)
+    scores = {}
+    for semitones in (None, 3.0):
+        shifted = conf()
+        if semitones is not None:
+            shifted = replace(shifted, test_augment=settings.TestAugment(semitones))
+        config.refuse_other(folder, state["about"]["config"], shifted)
+        assert evaluator.evaluate(folder, state, shifted) is not None
+        assert evaluator.evaluate(folder, state, shifted) is None
+        scores[semitones] = np.load(folder.predictions)["scores"]
+        settled = folder.read_results().get("test_augment")
+        assert settled == (None if semitones is None else {"semitones": semitones})
+    model, _ = inference.restore(folder.best("valid", "macro_f1"))
+    feature = features.build(**FEATURE)
+    names = [clip.clip for clip in clips if clip.split == "test"]
+    x = torch.from_numpy(feature_store.Store(data / "features" / "logmel").read(names)).float()
+    power = feature.to_power(x)
+    expected = 0
+    for shift in (-3, -1.5, 0, 1.5, 3):
+        ratios = torch.full((len(x),), 2 ** (shift / 12))
+        warped = feature.warp(power, torch.ones(len(x)), ratios)
+        expected += model(feature.from_power(warped)).sigmoid().detach().numpy() / 5
+    np.testing.assert_allclose(scores[3.0], expected, rtol=0, atol=1e-5)
+    assert np.abs(scores[3.0] - scores[None]).max() > 1e-3
 
 
 def test_training_and_evaluation_have_the_same_precision(

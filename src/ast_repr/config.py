@@ -33,7 +33,7 @@ from .settings import Config, RunIdentity
 BASE = "base.yaml"
 STUDIES = "studies.yaml"
 CONDITIONAL = ("without_vggish", "paper")
-SCORING = "score."  # settings that training does not depend on
+SCORING = ("score.", "test_augment.")  # settings that training does not depend on
 AST = "ast"  # the pre-trained network of the confs
 MOVED = {
     "row": "the name in tables stands in published.yaml, under `name`",

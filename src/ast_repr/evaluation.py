@@ -30,7 +30,7 @@ from .classifier import HeadOnlyModel, Reprogrammed, probabilities
 from .data import dataset, feature_store, mixtures, windows
 from .run_folder import RunFolder
 from .settings import Config, Score
-from .training import embedding_cache, trainer
+from .training import augment, embedding_cache, trainer
 
 SPLIT = "test"
 BATCH = 16
@@ -206,6 +206,9 @@ class Evaluator:
         `data` is the folder that keeps embeddings; None to keep them in memory alone.
         """
         parts = split.windows
+        if conf.test_augment is not None:
+            scores = self._average_shifts(model, parts, feature, conf.test_augment.semitones)
+            return split.combine(scores, conf.score)
         if model.head_only:
             cache = embedding_cache.EmbeddingCache(
                 data, conf.feature.name, feature.spec(), self.cache
@@ -216,6 +219,15 @@ class Evaluator:
             model = HeadOnlyModel(model)
         scores = probabilities(model, parts.batches(BATCH), self.device)
         return split.combine(scores, conf.score)
+
+    def _average_shifts(self, model, windows, feature, semitones):
+        """Average the probabilities of windows over pitch shifts from -semitones to semitones."""
+        scores = []
+        for shift in np.linspace(-semitones, semitones, augment.SHIFTS):
+            batches = (batch.to(self.device) for batch in windows.batches(BATCH))
+            shifted = (augment.shift_pitch(batch, feature, shift) for batch in batches)
+            scores.append(probabilities(model, shifted, self.device))
+        return np.mean(scores, axis=0)
 
     def _threshold(self, model, conf, feature, state, label):
         """Return the threshold of a predominant instrument."""
@@ -352,7 +364,11 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     epochs = history[-1]["epoch"]
     seconds = sum(entry["seconds"] for entry in history)
     weights = conf.backbone.weights
-    adapter = {} if conf.adapter is None else {"adapter": conf.adapter.name}
+    optional = {}
+    if conf.adapter is not None:
+        optional["adapter"] = conf.adapter.name
+    if conf.test_augment is not None:
+        optional["test_augment"] = asdict(conf.test_augment)
     was_validated = epochs > 0 and select.split != SPLIT
     stopped_improving = trainer.stopped_improving(history, trainer.Plan.of(conf))
     return {
@@ -363,7 +379,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
         "feature": conf.feature.name,
         "norm": conf.input.norm,
         "reprogrammer": conf.reprogrammer.name,
-        **adapter,
+        **optional,
         "clip_fraction": conf.train.clip_fraction,
         "label_fraction": conf.train.label_fraction,
         "train_clips": about["train_clips"],

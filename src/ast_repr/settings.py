@@ -166,6 +166,17 @@ class Score:
 
 
 @dataclass(frozen=True)
+class TestAugment:
+    """Averaging over pitch shifts in scoring, though not to choose an epoch.
+
+    Attributes:
+        semitones: the largest shift; there are augment.SHIFTS from -`semitones` to `semitones`.
+    """
+
+    semitones: float = number(0, 12)
+
+
+@dataclass(frozen=True)
 class RunIdentity:
     """Identity of a run besides its settings: conf, seed, and content hashes."""
 
@@ -196,6 +207,7 @@ class Config:
     select: Select
     teacher: Teacher | None = None
     score: Score | None = None
+    test_augment: TestAugment | None = None
     adapter: Section | None = None
     run: RunIdentity | None = None
 

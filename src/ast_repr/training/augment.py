@@ -21,6 +21,8 @@ WIDTH = 5.0  # mean of the bell's standard deviation, in semitones
 WIDTH_SPREAD = 2.0  # its own standard deviation
 LEAST_WIDTH = 1.0
 
+SHIFTS = 5  # of pitch, over which scoring averages, as in Schlüter and Grill
+
 
 def is_active(settings: Augment) -> bool:
     """Whether anything is augmented."""
@@ -59,11 +61,8 @@ def augment(
     Raises:
         ValueError: the feature has no powers, or no frequencies to filter.
     """
-    if changes_power(settings) and not hasattr(feature, "to_power"):
-        raise ValueError(
-            f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
-            "expected only time, freq and dropout, or another feature"
-        )
+    if changes_power(settings):
+        _check_powers(feature)
     if settings.filter_db and not hasattr(feature, "hz"):
         raise ValueError(
             f"augment: filter_db: the bands of {type(feature).__name__} have no frequencies; "
@@ -90,6 +89,27 @@ def augment(
         dropped = torch.rand(masked.shape, generator=generator) < settings.dropout
         masked = torch.where(dropped.to(masked.device), fill, masked)
     return batch._replace(features=masked)
+
+
+def shift_pitch(batch: Batch, feature: Any, semitones: float) -> Batch:
+    """Change the pitch of all clips of a batch by the same number of semitones.
+
+    Raises:
+        ValueError: the feature has no powers.
+    """
+    _check_powers(feature)
+    ratios = torch.full((len(batch.features),), 2 ** (semitones / 12))
+    power = feature.to_power(batch.features)
+    shifted = feature.warp(power, torch.ones_like(ratios), ratios)
+    return batch._replace(features=feature.from_power(shifted))
+
+
+def _check_powers(feature: Any) -> None:
+    if not hasattr(feature, "to_power"):
+        raise ValueError(
+            f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
+            "expected only time, freq and dropout, or another feature"
+        )
 
 
 def warp(

@@ -121,6 +121,40 @@ def test_every_variant_of_a_study_is_a_conf(folder, name):
     config.load(folder, name, lacking=["vggish"])
 
 
+@pytest.mark.parametrize("name", config.studies(SHIPPED)["scalograms"])
+def test_every_input_trains_every_network_for_a_step(name, tiny_clips):
+    conf = config.load(SHIPPED, name)
+    shortest = {"frames": 100} if conf.feature.name == "logmel" else {"seconds": 1.0}
+    conf = replace(conf, feature=Section(conf.feature.name, shortest))
+    clips = tiny_clips(4, shape=features.build(**conf.feature.to_dict()).shape)
+    model, _ = build(conf, "", clips, CLASSES[:3])
+    assert_trained_by_a_step(model.train(), conf, clips.batch(torch.arange(4)))
+    assert bool(model.segments) == (conf.head.name == "attention")
+
+
+def test_the_combinations_are_three_inputs_under_three_networks():
+    pairs = set()
+    for name in config.studies(SHIPPED)["scalograms"]:
+        conf = config.load(SHIPPED, name)
+        is_recurrent = conf.backbone.options.get("recurrent", False)
+        pairs.add((conf.feature.name, conf.backbone.name, is_recurrent))
+    assert {feature for feature, _, _ in pairs} == {"logmel", "logmel_vggish", "scalogram"}
+    assert len({pair[1:] for pair in pairs}) == 3 and len(pairs) == 9
+
+
+def assert_trained_by_a_step(model, conf, batch):
+    """Train a model on a batch; its loss is finite, and each trained tensor has a gradient."""
+    method = methods.build(model=model, **conf.method.to_dict())
+    optimizer = optim.build(model=model, **conf.optimizer.to_dict())
+    before = [parameter.detach().clone() for parameter in model.trainable_parameters()]
+    loss = method.step(batch, epoch=1)["loss"]
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    for old, new in zip(before, model.trainable_parameters(), strict=True):
+        assert new.grad.isfinite().all() and not torch.equal(old, new)
+
+
 PAPER = {  # optimizer, lr, betas, weight decay, batch, epochs of the authors of each system
     "ast_unet": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),
     "ast_finetune": ("adam", 1e-5, [0.95, 0.999], 5e-7, 4, 30),

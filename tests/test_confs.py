@@ -9,10 +9,11 @@ import torch
 from ast_repr import backbones, choices, config, features, methods, model_spec, pretrained
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
+from ast_repr.data import dataset
 from ast_repr.data.dataset import Batch
 from ast_repr.reprogrammers import REPROGRAMMERS
 from ast_repr.settings import Input, RunIdentity, Section
-from ast_repr.training import optim
+from ast_repr.training import augment, optim
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 IRMAS = SHIPPED.parents[1] / "irmas" / "conf"
@@ -140,6 +141,35 @@ def test_the_combinations_are_three_inputs_under_three_networks():
         pairs.add((conf.feature.name, conf.backbone.name, is_recurrent))
     assert {feature for feature, _, _ in pairs} == {"logmel", "logmel_vggish", "scalogram"}
     assert len({pair[1:] for pair in pairs}) == 3 and len(pairs) == 9
+
+
+@pytest.fixture(scope="module")
+def frozen_files(backbone_file, tmp_path_factory):
+    """Weight files of a tiny AST and of a musicnn."""
+    path = tmp_path_factory.mktemp("musicnn") / "musicnn.safetensors"
+    weights.save(backbones.build("musicnn"), path, [str(number) for number in range(50)])
+    return {"ast": backbone_file, "musicnn": path}
+
+
+@pytest.mark.parametrize("network", ["ast", "musicnn"])
+@pytest.mark.parametrize("name", config.studies(SHIPPED)["augmentation_frozen"])
+def test_augmented_clips_train_a_reprogrammer_of_a_frozen_network(
+    name, network, frozen_files, spread
+):
+    conf = config.load(SHIPPED, name, network=network, settings=["feature.frames=192"])
+    model, feature = build(conf, frozen_files[network], None)
+    for module in (model.reprogrammer, model.head):
+        spread(module)  # weights that start at zero pass no gradient
+    waves = 0.1 * torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    targets = torch.eye(2, 20)
+    batch = Batch(feature(waves), targets, torch.ones_like(targets, dtype=torch.bool))
+    generator = dataset.generator(0)
+    augmented = augment.augment(batch, generator, conf.augment, feature, model.mean)
+    is_active = augment.is_active(conf.augment)
+    assert torch.equal(augmented.features, batch.features) != is_active
+    frozen = weights.fingerprint(model.backbone)
+    assert_trained_by_a_step(model.train(), conf, augmented)
+    assert weights.fingerprint(model.backbone) == frozen
 
 
 def assert_trained_by_a_step(model, conf, batch):

@@ -10,7 +10,9 @@ BENCH = Path(__file__).parent / "bench"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["decoding", "embeddings", "features", "loader", "step"])
+@pytest.mark.parametrize(
+    "name", ["decoding", "embeddings", "features", "loader", "scalogram", "step"]
+)
 def test_a_benchmark_runs_and_writes_nothing(name, monkeypatch, capsys):
     if name == "step":
         pytest.importorskip("transformers", reason="needs the extra `test-heavy`")

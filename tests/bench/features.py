@@ -35,7 +35,6 @@ POOL = 48
 RATE = 44_100
 CONFS = record.ROOT / "egs" / "openmic" / "conf"
 EXTRACT = [sys.executable, record.ROOT / "src" / "extract.py", "--conf-dir", CONFS]
-EXTRACT += ["--conf", "ast_linear"]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -85,11 +84,11 @@ def remove_features(data: Path) -> None:
         path.unlink()
 
 
-def extract(data: Path, nj: int, peak: list[int]) -> None:
+def extract(data: Path, nj: int, peak: list[int], conf: str = "ast_linear") -> None:
     """Run the stage from scratch; peak[0] becomes the largest memory of its processes, bytes."""
     remove_features(data)
     process = subprocess.Popen(
-        [*EXTRACT, "--data", data, "--nj", str(nj)],
+        [*EXTRACT, "--conf", conf, "--data", data, "--nj", str(nj)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

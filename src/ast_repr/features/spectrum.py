@@ -67,6 +67,12 @@ def warp(
 ) -> torch.Tensor:
     """Change tempo and pitch of spectrograms, by linear interpolation of their powers.
 
+    Of a mel feature these are the powers of its bands, since the spectrogram before the filters is
+    not stored. On six clips of recorded instruments, at 0.7 to 1.3 times the tempo and pitch, the
+    result differed by 0.5 to 2.5 dB (medians) from a warp before the filters, and by 1.0 to 2.4 dB
+    from the resampled waveform, from which a warp before the filters differed by 0.7 to 2.6 dB; see
+    tests/bench/warp.py.
+
     Args:
         power: (B, C, T, F).
         rates: of tempo, (B,); what follows the end of the audio is silence.

@@ -48,6 +48,9 @@ CONFS = [
     "ast_smm",
     "ast_film",
     "ast_flm",
+    "ast_ssf",
+    "ast_bitfit",
+    "ast_zero_shot_calibrated",
 ]
 INDEX = (DATA / "tensorflow.index").read_bytes()
 TENSORS = (DATA / "tensorflow.data").read_bytes()

@@ -68,7 +68,7 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
 def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, config.Config]:
     """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
-    "all" leaves out those that need a transformer if the backbone is none, and prints their names.
+    If the backbone is no transformer, "all" leaves out those that need one, and prints their names.
 
     Args:
         lacking: features that the corpus does not carry.
@@ -82,7 +82,8 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
         resolved[name] = conf
     if args.conf == "all" and network != config.AST:
         left_out = [name for name, conf in resolved.items() if needs_transformer(conf)]
-        print(f"left out, since {args.backbone} is no transformer: {', '.join(left_out)}")
+        if left_out:
+            print(f"left out, since {args.backbone} is no transformer: {', '.join(left_out)}")
         resolved = {name: conf for name, conf in resolved.items() if name not in left_out}
     return resolved
 

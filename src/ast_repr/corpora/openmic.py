@@ -8,7 +8,7 @@ layout, with other classes or sizes.
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from .. import atomic
@@ -28,6 +28,7 @@ SHORTEST_SECONDS = 9.9  # anything shorter has been truncated
 LABELS = "openmic-2018-aggregated-labels.csv"
 METADATA = "openmic-2018-metadata.csv"
 TRUTH = ("truth.csv", "truth_train.csv", "truth_test.csv")  # not in the genuine archive
+LAYOUT = "expected a folder in OpenMIC-2018's layout"
 
 
 def is_unpacked(root: Path) -> bool:
@@ -66,10 +67,12 @@ def clips(root: str | Path, relative_to: str | Path) -> tuple[list[Clip], list[s
     classes = _classes(root)
     splits = _splits(root)
     groups = {}
-    for _, (name, artist) in _rows(root / METADATA, "sample_key", "artist_id"):
+    artists = table.read_columns(root / METADATA, ("sample_key", "artist_id"), LAYOUT)
+    for _, (name, artist) in artists:
         groups[name] = f"artist {artist}"
     labels = {name: {} for name in splits}
-    for number, cells in _rows(root / LABELS, "sample_key", "instrument", "relevance"):
+    columns = ("sample_key", "instrument", "relevance")
+    for number, cells in table.read_columns(root / LABELS, columns, LAYOUT):
         name, instrument, relevance = cells
         where = f"{root / LABELS}, line {number}"
         if name not in labels:
@@ -126,9 +129,7 @@ def _classes(root: Path) -> list[str]:
         classes = sorted(indices, key=indices.get)
         consistent = [indices[name] for name in classes] == list(range(len(classes)))
     except FileNotFoundError as error:
-        raise ManifestError(
-            f"{root}: no class-map.json; expected a folder in OpenMIC-2018's layout"
-        ) from error
+        raise ManifestError(f"{root}: no class-map.json; {LAYOUT}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: not a map of class names to indices ({error})") from error
     if not consistent or not classes:
@@ -144,7 +145,7 @@ def _splits(root: Path) -> dict[str, str]:
     for split in ("train", "test"):
         path = root / "partitions" / f"split01_{split}.csv"
         if not path.is_file():
-            raise ManifestError(f"{path}: missing; expected a folder in OpenMIC-2018's layout")
+            raise ManifestError(f"{path}: missing; {LAYOUT}")
         for name in table.read_text(path).split():
             if name in splits:
                 where = "twice in" if splits[name] == split else "in both partitions, train and"
@@ -159,7 +160,8 @@ def _truth(root: Path, splits: dict[str, str], classes: list[str]) -> dict[str, 
     """Return {sample_key: {class: 0 or 1}} of the clips whose truth is known."""
     truth = {}
     for path in [root / name for name in TRUTH if (root / name).is_file()]:
-        for number, (name, *cells) in _rows(path, "sample_key", *classes):
+        rows = table.read_columns(path, ("sample_key", *classes), LAYOUT)
+        for number, (name, *cells) in rows:
             where = f"{path}, line {number}"
             if name not in splits:
                 raise ManifestError(f"{where}: {name} is in neither partition; expected a clip")
@@ -167,26 +169,6 @@ def _truth(root: Path, splits: dict[str, str], classes: list[str]) -> dict[str, 
                 raise ManifestError(f"{where}: {cells}; expected 0 or 1 for each class")
             truth[name] = dict(zip(classes, map(int, cells), strict=True))
     return truth
-
-
-def _rows(path: Path, *columns: str) -> Iterator[tuple[int, list[str | None]]]:
-    """Yield (row number, cells of `columns`, None if missing) of a CSV; the header is row 1."""
-    try:
-        rows = table.read_rows(path, table.read_text(path))
-    except FileNotFoundError as error:
-        raise ManifestError(
-            f"{path}: missing; expected a folder in OpenMIC-2018's layout"
-        ) from error
-    header = rows[0] if rows else []
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise ManifestError(
-            f"{path}: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}"
-        )
-    indices = [header.index(name) for name in columns]
-    for number, cells in enumerate(rows[1:], 2):
-        if cells:
-            yield number, [cells[index] if index < len(cells) else None for index in indices]
 
 
 def _relevance(text: str | None, where: str) -> float:

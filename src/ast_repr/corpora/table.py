@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..manifest import ManifestError
@@ -51,3 +52,33 @@ def read_rows(path: str | Path, text: str, delimiter: str = ",") -> list[list[st
             f"cell ({error}); expected them around whole cells, doubled inside: correct this row"
         ) from error
     return rows
+
+
+def read_columns(
+    path: str | Path, names: Sequence[str], layout: str, delimiter: str = ","
+) -> Iterator[tuple[int, list[str | None]]]:
+    """Yield (row number, cells of the named columns, None if missing); the header is row 1.
+
+    Args:
+        path: the table.
+        names: of the columns.
+        layout: what is expected if there is no table, for the message.
+        delimiter: the character between cells.
+
+    Raises:
+        ManifestError: no table, or one without some of the columns.
+    """
+    try:
+        rows = read_rows(path, read_text(path), delimiter)
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: missing; {layout}") from error
+    header = rows[0] if rows else []
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise ManifestError(
+            f"{path}: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}"
+        )
+    indices = [header.index(name) for name in names]
+    for number, cells in enumerate(rows[1:], 2):
+        if cells:
+            yield number, [cells[index] if index < len(cells) else None for index in indices]

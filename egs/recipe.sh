@@ -22,7 +22,9 @@ stage_fetch() { # sets name, corpus_root, weights, and the corpus and backbone t
     experiments=exp/$name
     [[ $protocol == clean ]] || experiments+=-$protocol
     config_options+=(--conf-dir "$conf_dir" --corpus "$corpus" --backbone "$backbone")
-    case $corpus_root in data/openmic-2018 | data/irmas-1.0) prepare_options+=(--genuine) ;; esac
+    case $corpus_root in
+        data/openmic-2018 | data/irmas-1.0 | data/mtat) prepare_options+=(--genuine) ;;
+    esac
 }
 
 stage_check() { # before the stages that take long

@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 
 from ast_repr import choices, cli, options, pretrained
-from ast_repr.corpora import irmas, naming, openmic
+from ast_repr.corpora import irmas, magnatagatune, naming, openmic
 
 SHIPPED = "ast_tiny_synth"
 PUBLISHED = "ast_audioset"
+LAYOUTS = {"irmas": "IRMAS'", "magnatagatune": "MagnaTagATune's", "openmic": "OpenMIC-2018's"}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -134,18 +135,32 @@ def fetch_corpus(corpus: str, args: argparse.Namespace) -> tuple[str, Path]:
         return corpus, args.data / corpus / "irmas"
     if args.data_root:
         if not args.data_root.is_dir():
-            layout = "IRMAS'" if corpus == "irmas" else "OpenMIC-2018's"
-            raise NotADirectoryError(f"{args.data_root}: no such folder; expected {layout} layout")
-        return args.data_root.resolve().name, args.data_root
+            raise NotADirectoryError(
+                f"{args.data_root}: no such folder; expected {LAYOUTS[corpus]} layout"
+            )
+        name = args.data_root.resolve().name
+        return with_split(name, args), args.data_root
     if corpus == "irmas":
         root = args.data / "irmas-1.0"
         if not irmas.is_unpacked(root):
             say(f"IRMAS: {irmas.size_to_download(root) / 1e9:.1f} GB to download ({irmas.LICENCE})")
         irmas.fetch(root)
         return corpus, root
+    if corpus == "magnatagatune":
+        root = args.data / "mtat"
+        if not magnatagatune.is_unpacked(root):
+            size = magnatagatune.size_to_download(root) / 1e9
+            say(f"MagnaTagATune: {size:.1f} GB to download ({magnatagatune.LICENCE})")
+        magnatagatune.fetch(root)
+        return with_split(corpus, args), root
     root = args.data / "openmic-2018"
     openmic.fetch(root)
     return "openmic", root
+
+
+def with_split(name: str, args: argparse.Namespace) -> str:
+    """Append MagnaTagATune's split to the name of a corpus, unless it is the default."""
+    return name if args.split == choices.TAG_SPLITS[0] else f"{name}-{args.split}"
 
 
 def say(line: str) -> None:
@@ -159,6 +174,7 @@ def parse() -> cli.Parser:
     parser.add_argument("--data", type=Path, required=True, help="folder for corpora")
     options.add_corpus_options(parser, ("auto", *choices.CORPORA))
     options.add_clips_option(parser)
+    options.add_split_option(parser)
     options.add_manifest_option(parser)
     options.add_backbone_options(parser, ("auto", *pretrained.names()))
     options.add_panns_options(parser)

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from ast_repr import atomic, audio, choices, cli, escaping, manifest, options
 from ast_repr.commands.check import check
-from ast_repr.corpora import custom, inspection, irmas, irmas_synthetic, openmic, synthetic
+from ast_repr.corpora import (
+    custom,
+    inspection,
+    irmas,
+    irmas_synthetic,
+    magnatagatune,
+    openmic,
+    synthetic,
+)
 from ast_repr.corpora.inspection import LISTED
 from ast_repr.manifest import Clip, ManifestError
 
@@ -26,6 +34,7 @@ from ast_repr.manifest import Clip, ManifestError
 SHORTEST_SECONDS = {
     "custom": audio.SHORTEST_CLIP,
     "irmas": irmas.SHORTEST_SECONDS,
+    "magnatagatune": magnatagatune.SHORTEST_SECONDS,
     "openmic": openmic.SHORTEST_SECONDS,
 }
 Corpus = tuple[list[Clip], list[str], dict[str, str]]  # clips, classes, {clip: its source}
@@ -44,6 +53,8 @@ def main(args: argparse.Namespace) -> None:
     is_irmas = args.corpus in ("irmas", "irmas_synthetic")
     if is_irmas:
         clips, classes, sources = read_irmas(args)
+    elif args.corpus == "magnatagatune":
+        clips, classes, sources = read_magnatagatune(args)
     elif args.corpus == "custom":
         clips, classes, sources = read_custom(args)
     else:
@@ -103,8 +114,22 @@ def read_irmas(args: argparse.Namespace) -> Corpus:
     if args.corpus == "irmas_synthetic":
         irmas_synthetic.make(args.root, nj=args.nj)
     clips, classes = irmas.clips(args.root, relative_to=args.data)
-    sources = {clip.clip: os.path.normpath(args.data / clip.audio) for clip in clips}
-    return clips, classes, sources
+    return clips, classes, audio_paths(clips, args.data)
+
+
+def read_magnatagatune(args: argparse.Namespace) -> Corpus:
+    """Read a folder in MagnaTagATune's layout."""
+    clips, classes, broken = magnatagatune.clips(args.root, args.data, args.split)
+    if broken:
+        print(f"  left out: {len(broken)} files that are empty in the archive: {', '.join(broken)}")
+    if args.genuine:
+        magnatagatune.check_counts(clips, args.split)
+    return clips, classes, audio_paths(clips, args.data)
+
+
+def audio_paths(clips: list[Clip], folder: Path) -> dict[str, str]:
+    """Return {clip: path of its audio}, for messages; `folder` is the manifest's."""
+    return {clip.clip: os.path.normpath(folder / clip.audio) for clip in clips}
 
 
 def read_custom(args: argparse.Namespace) -> Corpus:
@@ -156,6 +181,7 @@ def parse() -> cli.Parser:
     )
     parser.add_argument("--data", type=Path, help="folder for the manifest")
     options.add_clips_option(parser)
+    options.add_split_option(parser)
     parser.add_argument(
         "--genuine",
         action="store_true",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .choices import FEATURE_STORAGE, unknown
+from .choices import FEATURE_STORAGE, TAG_SPLITS, unknown
 
 CORPUS_HELP = {  # by the default of a recipe
     "auto": "auto: OpenMIC-2018 if it is on disk, otherwise the built-in corpus",
@@ -125,6 +125,17 @@ def add_clips_option(parser) -> None:
         default=CLIPS,
         metavar="N",
         help="size of the built-in corpus, 200 to 20000 (default: %(default)s)",
+    )
+
+
+def add_split_option(parser) -> None:
+    """Add the choice of MagnaTagATune's clips."""
+    parser.add_argument(
+        "--split",
+        choices=TAG_SPLITS,
+        default=TAG_SPLITS[0],
+        help="clean: clips with any of the 50 tags; full: all clips; artist: as clean, without "
+        "training clips of artists in validation or test (default: %(default)s)",
     )
 
 

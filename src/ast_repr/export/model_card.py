@@ -69,6 +69,12 @@ CORPORA = {
         "It was trained on IRMAS' excerpts of three seconds, each labelled with its one "
         "predominant instrument: an instrument that accompanies counts as absent.",
     ),
+    "magnatagatune": Corpus(
+        "MagnaTagATune",
+        "MagnaTagATune: tags CC BY-NC-SA 3.0, audio CC BY-NC-SA 1.0",
+        "It was trained on MagnaTagATune, with the tags that players of a game gave: a tag that "
+        "nobody gave counts as absent, even if it holds.",
+    ),
     "irmas_synthetic": Corpus(
         "synthetic, in IRMAS' layout",
         SOUNDFONT,
@@ -175,8 +181,8 @@ def render(
 
 
 def corpus_of(name: str) -> Corpus:
-    """Return the facts about a corpus; the size in its name (synthetic-20000) does not matter."""
-    family = re.sub(r"-\d+$", "", name)
+    """Return the facts about a corpus; a size or split in its name (synthetic-20000) is ignored."""
+    family = re.sub(r"-(\d+|full|artist)$", "", name)
     limits = f"It was trained on {markdown(name)}; on other music it may do worse."
     return CORPORA.get(family, Corpus(name, UNKNOWN, limits))
 

@@ -21,6 +21,10 @@ from ast_repr.corpora import irmas, magnatagatune, naming, openmic
 
 SHIPPED = "ast_tiny_synth"
 PUBLISHED = "ast_audioset"
+BUILT_IN = {  # in the layout of a published corpus: (size, that one and its size)
+    "irmas_synthetic": ("1,800 excerpts", "IRMAS, several GB"),
+    "magnatagatune_synthetic": ("1,700 clips", "MagnaTagATune, 3 GB"),
+}
 LAYOUTS = {"irmas": "IRMAS'", "magnatagatune": "MagnaTagATune's", "openmic": "OpenMIC-2018's"}
 
 
@@ -59,9 +63,8 @@ def choose_corpus(args: argparse.Namespace) -> str:
         raise cli.UsageError("no --manifest: --corpus custom expects one")
     if args.corpus == "synthetic" and args.data_root:
         raise cli.UsageError("--corpus synthetic takes no --data-root; leave one of them out")
-    if args.corpus == "irmas_synthetic":
-        say_irmas(args.data_root)
-        return "irmas" if args.data_root else "irmas_synthetic"
+    if args.corpus in BUILT_IN:
+        return choose_layout(args)
     if args.corpus != "auto":
         return args.corpus
     root = args.data_root or args.data / "openmic-2018"
@@ -76,15 +79,18 @@ def choose_corpus(args: argparse.Namespace) -> str:
     return "synthetic"
 
 
-def say_irmas(root: Path | None) -> None:
-    """Say which of the corpora in IRMAS' layout is used."""
-    if root:
-        say(f"corpus: irmas, in {root}")
-    else:
-        say(
-            "corpus: irmas_synthetic, 1,800 excerpts made here (IRMAS, several GB to download: "
-            "--corpus irmas; already on disk: --data-root DIR)"
-        )
+def choose_layout(args: argparse.Namespace) -> str:
+    """Choose a built-in corpus, or the published one whose layout it has if that is on disk."""
+    published = args.corpus.removesuffix("_synthetic")
+    if args.data_root:
+        say(f"corpus: {published}, in {args.data_root}")
+        return published
+    size, download = BUILT_IN[args.corpus]
+    say(
+        f"corpus: {args.corpus}, {size} made here ({download} to download: --corpus {published}; "
+        "already on disk: --data-root DIR)"
+    )
+    return args.corpus
 
 
 def choose_backbone(args: argparse.Namespace) -> str:
@@ -131,8 +137,9 @@ def fetch_corpus(corpus: str, args: argparse.Namespace) -> tuple[str, Path]:
     if corpus == "synthetic":
         name = "synthetic" if args.clips == options.CLIPS else f"synthetic-{args.clips}"
         return name, args.data / name / "openmic-2018"
-    if corpus == "irmas_synthetic":
-        return corpus, args.data / corpus / "irmas"
+    if corpus in BUILT_IN:
+        root = args.data / corpus / corpus.removesuffix("_synthetic")
+        return with_split(corpus, args), root
     if args.data_root:
         if not args.data_root.is_dir():
             raise NotADirectoryError(

@@ -31,6 +31,7 @@ CORPUS_EXAMPLES = """\
 PUBLISHED = {  # corpora to download
     "openmic": "openmic              the paper: downloads OpenMIC-2018 and AST (3 GB)",
     "irmas": "irmas                downloads IRMAS (several GB)",
+    "magnatagatune": "magnatagatune        downloads MagnaTagATune (3 GB)",
 }
 MANIFEST_EXAMPLES = """\
     source run.sh --manifest ~/songs.csv
@@ -88,6 +89,8 @@ def option_groups(recipe: argparse.Namespace) -> list[tuple]:
         corpus = [("corpus", add_corpus, ["fetch"])]
         if "synthetic" in recipe.corpora:
             corpus.append(("built-in corpus", options.add_clips_option, ["fetch", "prepare"]))
+        if "magnatagatune" in recipe.corpora:
+            corpus.append(("clips", options.add_split_option, ["fetch", "prepare"]))
     add_backbone = partial(
         options.add_backbone_options, backbones=["auto", *choices.keys(BACKBONES)]
     )

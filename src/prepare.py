@@ -23,6 +23,7 @@ from ast_repr.corpora import (
     irmas,
     irmas_synthetic,
     magnatagatune,
+    magnatagatune_synthetic,
     openmic,
     synthetic,
 )
@@ -53,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     is_irmas = args.corpus in ("irmas", "irmas_synthetic")
     if is_irmas:
         clips, classes, sources = read_irmas(args)
-    elif args.corpus == "magnatagatune":
+    elif args.corpus in ("magnatagatune", "magnatagatune_synthetic"):
         clips, classes, sources = read_magnatagatune(args)
     elif args.corpus == "custom":
         clips, classes, sources = read_custom(args)
@@ -118,7 +119,9 @@ def read_irmas(args: argparse.Namespace) -> Corpus:
 
 
 def read_magnatagatune(args: argparse.Namespace) -> Corpus:
-    """Read a folder in MagnaTagATune's layout."""
+    """Read a folder in MagnaTagATune's layout, after making it if it is the built-in corpus."""
+    if args.corpus == "magnatagatune_synthetic":
+        magnatagatune_synthetic.make(args.root, nj=args.nj)
     clips, classes, broken = magnatagatune.clips(args.root, args.data, args.split)
     if broken:
         print(f"  left out: {len(broken)} files that are empty in the archive: {', '.join(broken)}")

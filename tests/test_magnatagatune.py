@@ -1,9 +1,11 @@
-"""MagnaTagATune: tags, splits and bad input of a scrap in the genuine layout."""
+"""MagnaTagATune: tags, splits, bad input of a scrap in the genuine layout; the built-in corpus."""
 
+import contextlib
 import csv
 import importlib
 import io
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import helpers
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ast_repr import choices, features
-from ast_repr.corpora import magnatagatune
+from ast_repr import audio, choices, features
+from ast_repr.corpora import magnatagatune, magnatagatune_synthetic
 from ast_repr.corpora.magnatagatune import BROKEN, TAGS
 from ast_repr.data import windows
 from ast_repr.manifest import ManifestError
@@ -240,3 +242,124 @@ def test_a_copy_on_disk_is_named_after_its_folder_and_split(root, script, tmp_pa
     assert out.split("\t")[:3] == ["magnatagatune", "MTAT-artist", str(root)]
     code, _, err = helpers.call(capsys, script("fetch"), *words[:-1], tmp_path / "nowhere")
     assert code == 1 and "MagnaTagATune's layout" in err
+
+
+@pytest.fixture
+def built_in(tmp_path, monkeypatch, mp3):
+    """The built-in corpus of 34 albums, with the same noise in place of each clip."""
+
+    def write_noise(job):
+        root, _, piece = job
+        path = root / magnatagatune.AUDIO / piece.mp3_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(mp3)
+
+    class InThisProcess(contextlib.nullcontext):
+        map = staticmethod(map)
+
+        def __enter__(self):
+            return self
+
+    monkeypatch.setattr(magnatagatune_synthetic, "_render", write_noise)
+    monkeypatch.setattr(magnatagatune_synthetic.processes, "pool", lambda *_: InThisProcess())
+    magnatagatune_synthetic.make(tmp_path, albums=34)
+    return tmp_path
+
+
+def test_the_built_in_corpus_is_read_by_the_same_code(built_in):
+    clips = read(built_in, "full")
+    assert Counter(clip.split for clip in clips.values()) == {"train": 240, "valid": 40, "test": 60}
+    assert {path.name for path in (built_in / "mp3").iterdir()} == set("0123456789abcdef")
+    assert {clip.seconds for clip in clips.values()} == {10}
+    assert read(built_in).keys() == clips.keys()  # each clip has a tag
+    for clip in clips.values():
+        assert (built_in / clip.audio).is_file()
+        assert all(clip.truth[name] >= value for name, value in clip.labels.items())
+    named = sum(sum(clip.labels.values()) for clip in clips.values())
+    hold = sum(sum(clip.truth.values()) for clip in clips.values())
+    assert 0.5 < named / hold < 0.7
+
+
+def test_some_artists_of_the_built_in_corpus_are_in_several_splits(built_in):
+    whole = Counter(clip.split for clip in read(built_in).values())
+    disjoint = Counter(clip.split for clip in read(built_in, "artist").values())
+    assert disjoint["train"] < whole["train"]
+    assert (disjoint["valid"], disjoint["test"]) == (whole["valid"], whole["test"])
+
+
+def test_finished_clips_are_not_rendered_again(built_in):
+    before = {path: path.stat().st_mtime_ns for path in built_in.rglob("*.mp3")}
+    lost = min(before)
+    lost.unlink()
+    magnatagatune_synthetic.make(built_in, albums=34)
+    changed = {path for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {lost}
+
+
+def test_every_tag_holds_for_clips_of_each_split_of_the_built_in_corpus():
+    counts = {split: Counter() for split in ("train", "valid", "test")}
+    for album in magnatagatune_synthetic._albums(0, magnatagatune_synthetic.ALBUMS):
+        for number in range(10 * album.number, 10 * album.number + 10):
+            piece = magnatagatune_synthetic._draw_piece(0, album, number)
+            split = magnatagatune.SPLIT_OF_FOLDER[album.folder]
+            counts[split].update(magnatagatune_synthetic.tags(piece))
+    for split, least in (("train", 60), ("valid", 10), ("test", 10)):
+        assert all(counts[split][tag] >= least for tag in TAGS), split
+
+
+def piece(style, parts, bpm=100.0, peak_db=-10.0):
+    album = magnatagatune_synthetic.Album(0, "0", 0, style)
+    return magnatagatune_synthetic.Piece(0, album, dict.fromkeys(parts, 0.0), bpm, peak_db)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        (
+            piece("metal", ["distorted guitar", "bass", "drums", "man"], 150, -1),
+            "metal,rock,guitar,drums,fast,loud,male,man,male vocal,male voice,vocal,vocals,voice,"
+            "singing",
+        ),
+        (
+            piece("classical", ["cello"], 60, -25),
+            "classical,classic,cello,strings,solo,slow,soft,quiet,no vocals,no vocal,no voice",
+        ),
+        (
+            piece("choral", ["choir"], 80, -16),
+            "classical,classic,choir,choral,solo,vocal,vocals,voice,singing",
+        ),
+    ],
+)
+def test_tags_follow_from_style_parts_tempo_and_level(drawn, expected):
+    assert magnatagatune_synthetic.tags(drawn) == set(expected.split(","))
+
+
+def test_a_clip_is_rendered_to_the_same_bytes_in_magnatagatunes_format(tmp_path):
+    drawn = piece("indian", ["sitar", "flute"], peak_db=-6.0)
+    contents = []
+    for name in ("a", "b"):
+        magnatagatune_synthetic._render((tmp_path / name, 0, drawn))
+        path = tmp_path / name / "mp3" / drawn.mp3_path
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+    assert len(contents[0]) * 8 / 10 == pytest.approx(32_000, rel=0.02)
+    info = soundfile.info(path)
+    assert (info.samplerate, info.channels) == (16_000, 1)
+    waveform = audio.decode(path)
+    assert len(waveform) == 160_000
+    assert 20 * np.log10(np.abs(waveform).max()) == pytest.approx(-6, abs=1)
+
+
+@pytest.mark.parametrize("split", choices.TAG_SPLITS)
+def test_the_recipe_uses_the_built_in_corpus_unless_there_is_a_copy(split, root, script, capsys):
+    words = ("--data", "data", "--corpus", "magnatagatune_synthetic", "--split", split)
+    args = script("fetch").parse().parse_args(list(words))
+    assert script("fetch").choose_corpus(args) == "magnatagatune_synthetic"
+    ending = "" if split == "clean" else f"-{split}"
+    assert script("fetch").fetch_corpus("magnatagatune_synthetic", args) == (
+        f"magnatagatune_synthetic{ending}",
+        Path("data/magnatagatune_synthetic/magnatagatune"),
+    )
+    args = script("fetch").parse().parse_args([*words, "--data-root", str(root)])
+    assert script("fetch").choose_corpus(args) == "magnatagatune"
+    assert "MagnaTagATune, 3 GB to download" in capsys.readouterr().err

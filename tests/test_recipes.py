@@ -35,6 +35,7 @@ SCRIPTS = (
     "egs/openmic/run.sh",
     "egs/custom/run.sh",
     "egs/irmas/run.sh",
+    "egs/magnatagatune/run.sh",
     "egs/pretrain/run.sh",
     "egs/instruments/run.sh",
     "tests/run.sh",

@@ -9,6 +9,7 @@ from ast_repr import choices, cli, config, sections
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 IRMAS = SHIPPED.parents[1] / "irmas" / "conf"
+MAGNATAGATUNE = SHIPPED.parents[1] / "magnatagatune" / "conf"
 
 
 def tell(capsys, *options):
@@ -35,6 +36,15 @@ def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
 def test_the_confs_of_irmas_are_in_order(name, network):
     for variant in config.select(IRMAS, name):
         sections.check(config.load(IRMAS, variant, "irmas", network=network))
+
+
+@pytest.mark.parametrize("network", ["ast", "musicnn"])
+@pytest.mark.parametrize("name", choices.confs(MAGNATAGATUNE))
+def test_the_confs_of_magnatagatune_are_in_order(name, network):
+    conf = config.load(MAGNATAGATUNE, name, "magnatagatune_synthetic", network=network)
+    sections.check(conf)
+    assert conf == config.load(MAGNATAGATUNE, name, "magnatagatune", network=network)
+    assert conf.select.metric == "map"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Kinds of corpora; of two trained models that of the earlier kind is preferred.
-CORPORA = ("openmic", "irmas", "magnatagatune", "synthetic", "irmas_synthetic", "custom")
+CORPORA = (
+    "openmic",
+    "irmas",
+    "magnatagatune",
+    "synthetic",
+    "irmas_synthetic",
+    "magnatagatune_synthetic",
+    "custom",
+)
 TAG_SPLITS = ("clean", "full", "artist")  # of MagnaTagATune
 MUSICNN_ADAPTERS = ("ssf", "bitfit")  # the others need transformer blocks
 FEATURE_STORAGE = ("auto", "device", "memory", "disk")  # where training keeps features

@@ -17,6 +17,8 @@ from .choices import FEATURE_STORAGE, TAG_SPLITS, unknown
 CORPUS_HELP = {  # by the default of a recipe
     "auto": "auto: OpenMIC-2018 if it is on disk, otherwise the built-in corpus",
     "irmas_synthetic": "irmas_synthetic: the built-in corpus; irmas: downloads it, or --data-root",
+    "magnatagatune_synthetic": "magnatagatune_synthetic: the built-in corpus; magnatagatune: "
+    "downloads it, or --data-root",
 }
 CLIPS = 2_200  # of the built-in corpus, a quarter of them for test
 

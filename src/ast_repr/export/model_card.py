@@ -82,6 +82,12 @@ CORPORA = {
         "predominant instrument, without any real recording: an instrument that accompanies counts "
         "as absent, and on real music expect less.",
     ),
+    "magnatagatune_synthetic": Corpus(
+        "synthetic, in MagnaTagATune's layout",
+        SOUNDFONT,
+        "It was trained on synthetic clips whose tags follow from rules, without any real "
+        "recording or singing: on real music expect less.",
+    ),
 }
 
 

@@ -1,15 +1,17 @@
 """Stripes no longer than asked for; mixtures against those of waveforms; noise and gains."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ast_repr import features, stft_stack
+from ast_repr import config, features, sections, stft_stack
 from ast_repr.data import dataset
 from ast_repr.data.dataset import Batch
-from ast_repr.settings import Augment, Mix
+from ast_repr.losses import masked_bce
+from ast_repr.settings import Augment, Mix, Mixup
 from ast_repr.training import augment
 
 
@@ -297,6 +299,77 @@ def test_bands_without_frequencies_are_not_filtered():
     batch = batch_of(torch.rand(2, 3, 8, 128))
     with pytest.raises(ValueError, match="MultiSTFT have no frequencies"):
         augment.augment(batch, dataset.generator(0), settings, features.build("multi_stft"), 0.0)
+
+
+def mixed_up(missing, alpha=0.3, seed=0):
+    """(batch, the batch after mixup, each clip's share) of clips with missing labels."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(40, 3, generator=generator) < 0.5
+    targets = (torch.rand(40, 3, generator=generator) < 0.5).float()
+    batch = Batch(
+        torch.eye(40)[:, None, :, None],
+        torch.where(mask, targets, torch.nan),
+        mask,
+        torch.eye(40)[:, :, None],
+        torch.eye(40),
+    )
+    mixed = augment.mixup(batch, dataset.generator(seed), alpha, missing)
+    return batch, mixed, mixed.teacher_logits.diagonal()
+
+
+@pytest.mark.parametrize("missing", ["ignored", "negative"])
+def test_mixup_interpolates_features_and_what_a_teacher_computed_by_one_share(missing):
+    _, mixed, shares = mixed_up(missing)
+    expected = shares.diag() + (1 - shares).diag().roll(-1, 1)  # the next clip: one row above
+    for tensor in (mixed.features, mixed.teacher_frames, mixed.teacher_logits):
+        torch.testing.assert_close(tensor.reshape(40, 40), expected, rtol=0, atol=1e-6)
+    assert 0.5 <= shares.min() < 0.7 and 0.99 < shares.max() <= 1
+    assert not torch.equal(shares, mixed_up(missing, seed=1)[2])
+    again = mixed_up(missing)[1]
+    assert all(torch.equal(a, b) for a, b in zip(mixed, again, strict=True))
+
+
+def test_mixup_of_partial_labels_is_the_loss_of_both_clips_by_their_shares():
+    batch, mixed, shares = mixed_up("ignored")
+    logits = torch.randn(40, 3)
+    total = 0.0
+    weight = 0.0
+    for share, roll in ((shares, 0), (1 - shares, 1)):
+        mask = batch.mask.roll(roll, 0)
+        targets = batch.targets.roll(roll, 0)
+        cells = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, targets.nan_to_num(), reduction="none"
+        )
+        total += (share[:, None] * mask * cells).sum()
+        weight += (share[:, None] * mask).sum()
+    loss = masked_bce(logits, mixed.targets, mixed.mask)
+    torch.testing.assert_close(loss, total / weight)
+
+
+def test_mixup_as_published_takes_missing_labels_for_negatives():
+    batch, mixed, shares = mixed_up("negative")
+    assert torch.equal(mixed.mask, batch.mask | batch.mask.roll(1, 0))
+    first = batch.targets.nan_to_num()
+    expected = shares[:, None] * first + (1 - shares[:, None]) * first.roll(1, 0)
+    torch.testing.assert_close(mixed.targets, expected)
+
+
+def test_mixup_needs_no_powers():
+    settings = Augment(None, 0.0, 0.0, time=0, freq=0, fill="mean", mixup=Mixup(0.3))
+    assert augment.is_active(settings)
+    batch = batch_of(torch.rand(8, 1, 10, 128))
+    feature = features.build("vggish")
+    out = augment.augment(batch, dataset.generator(0), settings, feature, 0.0)
+    assert not torch.equal(out.features, batch.features) and out.mask.is_floating_point()
+
+
+def test_mixup_needs_a_loss_per_class():
+    confs = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
+    settings = ["augment.mixup.alpha=0.3"]
+    sections.check(config.load(confs, "student_small", settings=settings))
+    settings += ["method.loss=cross_entropy", "head.softmax=true"]
+    with pytest.raises(ValueError, match="augment.mixup with loss cross_entropy"):
+        sections.check(config.load(confs, "student_small", settings=settings))
 
 
 def test_a_feature_without_powers_is_masked_only():

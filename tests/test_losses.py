@@ -94,13 +94,14 @@ def test_inputs_are_not_modified():
 
 @pytest.mark.parametrize(("kind", "target"), [("soft", [0.3, 0.5, 0.9]), ("hard", [0.0, 1.0, 1.0])])
 @pytest.mark.parametrize("junk", [0.0, math.nan, math.inf])
-def test_the_method_trains_on_soft_or_hard_targets(kind, target, junk):
+def test_the_method_trains_on_soft_or_hard_targets(kind, target, junk, tiny_clips):
     logits = torch.tensor([[0.2, -1.0, 2.0, 5.0]])
     mask = torch.tensor([[True, True, True, False]])
-    batch = Batch(logits, torch.tensor([[0.3, 0.5, 0.9, junk]]), mask)
-    found = methods.build("supervised", model=torch.nn.Identity(), targets=kind).step(batch, 0)[
-        "loss"
-    ]
+    clips = tiny_clips(1).with_features(logits)
+    clips = clips.with_labels(torch.tensor([[0.3, 0.5, 0.9, junk]]), mask)
+    method = methods.build("supervised", model=torch.nn.Identity(), targets=kind)
+    batch = method.start_epoch(0, clips, None, "cpu").whole()
+    found = method.step(batch, 0)["loss"]
     expected = functional.binary_cross_entropy_with_logits(logits[0, :3], torch.tensor(target))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

@@ -94,7 +94,7 @@ def batch_of(size=6):
     mask[1] = False
     return Batch(
         torch.randn(size, 1, 64, 32, generator=generator),
-        torch.rand(size, 3, generator=generator),
+        (torch.rand(size, 3, generator=generator) < 0.5).float(),
         mask,
         torch.randn(size, 5, 2, generator=generator),
         torch.randn(size, 3, generator=generator),
@@ -108,8 +108,8 @@ def test_the_loss_is_bce_and_the_regulariser_in_the_shares_of_the_weight():
     logits = model.head(output)
     assert output.embedding.shape == (6, 8, 4)
     teacher_frames = batch.teacher_frames.repeat_interleave(2, dim=2)
-    targets = (batch.targets >= 0.5).float()
-    bce = functional.binary_cross_entropy_with_logits(logits[batch.mask], targets[batch.mask])
+    targets = batch.targets[batch.mask]
+    bce = functional.binary_cross_entropy_with_logits(logits[batch.mask], targets)
     correlation = losses.distance_correlation(output.embedding, teacher_frames)
     cosine = losses.cosine_difference(output.embedding, teacher_frames).mean()
     kl = losses.soft_binary_kl(logits, batch.teacher_logits, batch.mask)
@@ -222,9 +222,10 @@ def corpus(tmp_path):
     return tmp_path / "data", clips
 
 
-def conf(name="east_kd"):
+def conf(name="east_kd", mixup=None):
     return plain_config(
         0,
+        augment={"mixup": mixup},
         run={"classes": CLASSES},
         feature=FEATURE,
         input={"norm": "backbone"},
@@ -240,7 +241,8 @@ def context_of(corpus):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_was_cut_off_ends_bit_equal(name, corpus, teacher, tmp_path, monkeypatch):
+@pytest.mark.parametrize("mixup", [None, {"alpha": 0.3}], ids=["plain", "mixup"])
+def test_a_run_that_was_cut_off_ends_bit_equal(name, mixup, corpus, teacher, tmp_path, monkeypatch):
     states = []
     for folder, cut in (("straight", False), ("cut", True)):
         path = tmp_path / folder
@@ -248,9 +250,9 @@ def test_a_run_that_was_cut_off_ends_bit_equal(name, corpus, teacher, tmp_path, 
         if cut:
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr(trainer.Trainer, "_report", interrupt)
-                experiment.train(path, conf(name), context_of(corpus), PartialState(), CPU)
+                experiment.train(path, conf(name, mixup), context_of(corpus), PartialState(), CPU)
             assert len(trainer.read_history(path)) == 1
-        experiment.train(path, conf(name), context_of(corpus), PartialState(), CPU)
+        experiment.train(path, conf(name, mixup), context_of(corpus), PartialState(), CPU)
         states.append(checkpoint.load(path / "last.pt"))
     straight, resumed = states
     assert len(straight["history"]) == 3

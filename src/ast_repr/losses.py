@@ -1,7 +1,8 @@
 """Losses over partly observed labels, and comparisons of a student with a teacher: pure functions.
 
-Means over labels divide by the number of observed cells; a batch without any gives zero and finite
-gradients; the value of an unobserved target, NaN included, has no influence.
+Means over labels divide by the number of observed cells, or by the sum of their weights; a batch
+without any gives zero and finite gradients; the value of an unobserved target, NaN included, has no
+influence.
 """
 
 import torch
@@ -13,25 +14,32 @@ EPS = 1e-9  # added to a product of variances before it is a divisor
 
 
 def masked_bce(
-    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, count: int | None = None
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, count: float | None = None
 ) -> torch.Tensor:
     """Compute the binary cross-entropy averaged over observed cells.
 
     Args:
         logits: (B, K), not probabilities.
         targets: (B, K), from 0 to 1; may be soft.
-        mask: (B, K) bool, True where observed.
-        count: divisor of the sum, for a micro-batch: the number of observed cells of the whole
-            batch. Default: the number observed here.
+        mask: (B, K) bool, True where observed, or the weight of each cell, 0 where unobserved.
+        count: divisor of the sum, for a micro-batch: the sum of the whole batch's mask. Default:
+            the sum of this one.
 
     Returns:
         scalar; 0 if nothing is observed.
     """
-    targets = torch.where(mask, targets, 0.0)
+    targets = torch.where(mask > 0, targets, 0.0)
     cells = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return _masked_mean(cells, mask, count)
+
+
+def _masked_mean(
+    cells: torch.Tensor, mask: torch.Tensor, count: float | None = None
+) -> torch.Tensor:
+    """Average cells (B, K); for the arguments see masked_bce."""
     if count is None:
-        count = int(mask.sum())
-    return torch.where(mask, cells, 0.0).sum() / max(count, 1)
+        count = mask.sum().item()
+    return torch.where(mask > 0, mask * cells, 0.0).sum() / (count or 1)
 
 
 def cross_entropy(
@@ -75,7 +83,7 @@ def soft_binary_kl(
     teacher_logits: torch.Tensor,
     mask: torch.Tensor,
     temperature: float = 2.0,
-    count: int | None = None,
+    count: float | None = None,
 ) -> torch.Tensor:
     """Compute the divergence of softened probabilities from a teacher's, for distillation.
 
@@ -84,8 +92,7 @@ def soft_binary_kl(
 
     Args:
         logits, teacher_logits: (B, K), not probabilities.
-        mask: (B, K) bool, True where observed.
-        count: see masked_bce.
+        mask, count: see masked_bce.
 
     Returns:
         scalar; 0 if nothing is observed.
@@ -94,9 +101,7 @@ def soft_binary_kl(
     teacher = teacher_logits / temperature
     cells = teacher.sigmoid() * (teacher - student)
     cells = cells + functional.softplus(student) - functional.softplus(teacher)
-    if count is None:
-        count = int(mask.sum())
-    return temperature**2 * torch.where(mask, cells, 0.0).sum() / max(count, 1)
+    return temperature**2 * _masked_mean(cells, mask, count)
 
 
 def distance_correlation(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,10 @@ def check(conf: Config) -> None:
         classes, "none", conf.reprogrammer.to_dict(), backbone, head, adapter, allow
     )
     method = registry.resolve("method", conf.method.to_dict(), allow, given=("model",))
-    _check_teacher(conf, methods.build(model=model, **method))
+    method = methods.build(model=model, **method)
+    _check_teacher(conf, method)
+    if conf.augment.mixup is not None and getattr(method, "is_softmax", False):
+        raise ValueError("augment.mixup with loss cross_entropy; expected loss bce, or mixup: null")
     if model.trainable_parameters():
         optim.build(model=model, **conf.optimizer.to_dict())
     optim.factor(epoch=0.0, epochs=1, **conf.schedule.to_dict())
@@ -52,7 +55,8 @@ def _check_teacher(conf: Config, method: methods.Method):
     features.build(**conf.teacher.feature.to_dict())
     if conf.augment.mix is not None:
         raise ValueError(
-            "augment.mix with a teacher: its embeddings are of single clips; expected mix: null"
+            "augment.mix with a teacher: its embeddings are of single clips; expected mix: null, "
+            "or mixup"
         )
 
 

@@ -76,6 +76,18 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class Mixup:
+    """Interpolation of training clips: the parameter of its Beta distribution, and missing labels.
+
+    Attributes:
+        missing: whether a label that one of two clips lacks is ignored, or negative as in EAsT.
+    """
+
+    alpha: float = number(0, above=True)
+    missing: Literal["ignored", "negative"] = "ignored"
+
+
+@dataclass(frozen=True)
 class Augment:
     """Augmentation of training clips.
 
@@ -88,6 +100,7 @@ class Augment:
         stretch, semitones: largest change of tempo, as a share of it, and of pitch.
         filter_db: largest gain or attenuation of a random frequency filter.
         dropout: probability of a cell to be masked.
+        mixup: interpolation of two clips; None: none.
     """
 
     mix: Mix | None
@@ -100,6 +113,7 @@ class Augment:
     semitones: float | None = number(0, 12, default=None)
     filter_db: float | None = number(0, default=None)
     dropout: float | None = number(0, 1, default=None)
+    mixup: Mixup | None = None
 
 
 @dataclass(frozen=True)

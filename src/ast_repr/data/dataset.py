@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     Attributes:
         features: (B, C, T, F) float32, or (B, D) embeddings.
         targets: (B, K) relevances.
-        mask: (B, K), True where observed.
+        mask: (B, K), True where observed; after mixup the weight of each cell.
         teacher_frames: (B, D, T), embeddings of a teacher over time; None without a teacher.
         teacher_logits: (B, K), of its classifier; None without one.
     """

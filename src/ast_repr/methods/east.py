@@ -46,7 +46,7 @@ class KD(Supervised):
 
     def distil(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:
         """Compute the soft binary KL, averaged over the observed cells of `whole`."""
-        count = int(whole.mask.sum())
+        count = whole.mask.sum().item()
         return soft_binary_kl(logits.float(), batch.teacher_logits, batch.mask, count=count)
 
     def combine(

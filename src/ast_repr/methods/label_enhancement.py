@@ -51,6 +51,7 @@ class LabelEnhancement(Supervised):
 
     def start_epoch(self, epoch: int, clips, optimizer, device):
         """Return the clips with missing labels as negatives, in stage 2 without the pruned ones."""
+        clips = super().start_epoch(epoch, clips, optimizer, device)
         targets = torch.where(clips.mask, clips.targets, 0.0)
         if epoch < self.first_selectable:
             return clips.with_labels(targets, torch.ones_like(clips.mask))

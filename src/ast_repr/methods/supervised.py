@@ -42,6 +42,12 @@ class Supervised(Method):
                 "expected head: {name: embedding, softmax: true}"
             )
 
+    def start_epoch(self, epoch: int, clips, optimizer, device):
+        """Return the clips, with targets of 0 or 1 if they are "hard"."""
+        if not self.hard:
+            return clips
+        return clips.with_labels((clips.targets >= PRESENT).float(), clips.mask)
+
     def step(self, batch, epoch: int, whole=None) -> dict[str, torch.Tensor]:
         """Compute {"loss": masked BCE or cross-entropy}.
 
@@ -62,12 +68,9 @@ class Supervised(Method):
         """Compute the cross-entropy, averaged over the clips of `whole` with a present class."""
         is_present = whole.mask & (whole.targets >= PRESENT)
         count = int(is_present.any(dim=1).sum())
-        return cross_entropy(logits, self._targets(batch), batch.mask, count)
+        return cross_entropy(logits, batch.targets, batch.mask, count)
 
     def bce(self, logits: torch.Tensor, batch, whole) -> torch.Tensor:
         """Compute the masked BCE of logits (B, K), averaged over the observed cells of `whole`."""
-        count = int(whole.mask.sum())
-        return masked_bce(logits.float(), self._targets(batch), batch.mask, count)
-
-    def _targets(self, batch):
-        return (batch.targets >= PRESENT).float() if self.hard else batch.targets
+        count = whole.mask.sum().item()
+        return masked_bce(logits.float(), batch.targets, batch.mask, count)

@@ -9,6 +9,7 @@ powers, along time and along frequency.
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.dataset import Batch
@@ -26,11 +27,12 @@ SHIFTS = 5  # of pitch, over which scoring averages, as in Schlüter and Grill
 
 def is_active(settings: Augment) -> bool:
     """Whether anything is augmented."""
-    return changes_power(settings) or any((settings.time, settings.freq, settings.dropout))
+    masks = (settings.time, settings.freq, settings.dropout)
+    return changes_power(settings) or any(masks) or settings.mixup is not None
 
 
 def changes_power(settings: Augment) -> bool:
-    """Whether more is done than masking."""
+    """Whether more is done than masking and mixup."""
     return settings.mix is not None or any(
         (
             settings.noise,
@@ -49,13 +51,13 @@ def augment(
     feature: Any,
     fill: float | torch.Tensor,
 ) -> Batch:
-    """Change tempo and pitch, mix, add noise, filter, change levels and mask, in this order.
+    """Change tempo and pitch, mix, add noise, filter, change levels, mask, interpolate, in order.
 
     Args:
         generator: on the CPU.
         settings: what is done, and how much.
-        feature: of the batch, with `to_power` and `from_power` unless cells are only masked; with
-            `hz`, its bands' frequencies (F,), if they are filtered.
+        feature: of the batch, with `to_power` and `from_power` unless cells are only masked or
+            interpolated; with `hz`, its bands' frequencies (F,), if they are filtered.
         fill: value of a masked cell, or one per band.
 
     Raises:
@@ -88,7 +90,10 @@ def augment(
     if settings.dropout:
         dropped = torch.rand(masked.shape, generator=generator) < settings.dropout
         masked = torch.where(dropped.to(masked.device), fill, masked)
-    return batch._replace(features=masked)
+    batch = batch._replace(features=masked)
+    if settings.mixup is not None:
+        batch = mixup(batch, generator, settings.mixup.alpha, settings.mixup.missing)
+    return batch
 
 
 def shift_pitch(batch: Batch, feature: Any, semitones: float) -> Batch:
@@ -108,7 +113,7 @@ def _check_powers(feature: Any) -> None:
     if not hasattr(feature, "to_power"):
         raise ValueError(
             f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
-            "expected only time, freq and dropout, or another feature"
+            "expected only time, freq, dropout and mixup, or another feature"
         )
 
 
@@ -163,6 +168,34 @@ def mix(
         torch.where(is_mixed[:, None], targets, batch.targets),
         torch.where(is_mixed[:, None], mask, batch.mask),
     )
+
+
+def mixup(batch: Batch, generator: torch.Generator, alpha: float, missing: str) -> Batch:
+    """Interpolate each clip with the next one of the batch (Zhang et al. 2018).
+
+    That is done to features, targets and what a teacher computed. The share of the clip itself is
+    the larger one of l and 1 - l, with l of the distribution Beta(`alpha`, `alpha`).
+
+    Args:
+        generator: on the CPU.
+        missing: "ignored": a cell counts with the shares of the clips in which it is observed, so
+            that the binary cross-entropy is that of both labels, each with its share; or
+            "negative": the logical OR of the masks, as in the code of EAsT, so that a missing label
+            counts as absent beside an observed one.
+    """
+    seed = torch.randint(2**62, (), generator=generator).item()
+    drawn = np.random.default_rng(seed).beta(alpha, alpha, len(batch.mask))
+    shares = torch.from_numpy(np.maximum(drawn, 1 - drawn)).to(batch.features)
+
+    def interpolate(tensor: torch.Tensor) -> torch.Tensor:
+        share = shares.view(-1, *[1] * (tensor.ndim - 1))
+        return share * tensor + (1 - share) * tensor.roll(1, 0)
+
+    observed = torch.where(batch.mask, batch.targets, 0.0)
+    mixed = batch._replace(targets=observed, mask=batch.mask.float()).map(interpolate)
+    if missing == "negative":
+        return mixed._replace(mask=mixed.mask > 0)
+    return mixed._replace(targets=mixed.targets / mixed.mask.where(mixed.mask > 0, 1.0))
 
 
 def add_noise(power: torch.Tensor, generator: torch.Generator, largest: float) -> torch.Tensor:

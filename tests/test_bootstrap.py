@@ -33,6 +33,26 @@ def test_chunks_of_resamples_follow_each_other(monkeypatch):
     np.testing.assert_array_equal(bootstrap.resampled([cells], resamples=25), whole)
 
 
+def test_rankings_of_samples_of_groups_are_those_of_the_metrics():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((40, 3)) < [0.4, 0.1, 0.03]).astype(float)
+    arrays = {
+        "targets": targets,
+        "mask": rng.random((40, 3)) < 0.7,
+        "scores": rng.integers(0, 9, (40, 3)) / 9,  # many ties
+        "groups": np.array([f"artist {index}" for index in np.arange(40) // 4]),
+    }
+    got = bootstrap.resampled_ranking(arrays, resamples=30, seed=5)
+    samples = np.random.default_rng(5).integers(0, 10, (30, 10))
+    samples = np.vstack([np.arange(10), samples])
+    assert got.shape == (2, 31)
+    for values, sample in zip(got.T, samples, strict=True):
+        clips = (4 * sample[:, None] + np.arange(4)).ravel()
+        parts = [arrays[name][clips] for name in ("targets", "mask", "scores")]
+        expected = metrics.evaluate(*parts)
+        assert values == pytest.approx([expected["map"], expected["auroc"]], abs=1e-9)
+
+
 def test_undefined_resamples_do_not_count_in_an_interval():
     values = np.column_stack([np.arange(101.0), np.full(101, np.nan)])
     values[100, 0] = np.nan

@@ -35,6 +35,7 @@ from .training import augment, embedding_cache, trainer
 SPLIT = "test"
 BATCH = 16
 THRESHOLD = 0.5
+SCARCE = 20  # clips with a tag, up to which its average precision is mostly chance
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,17 @@ class Evaluator:
                 name: names[index] if names else f"source {index}"
                 for name, index in zip(self.classes, best_sources, strict=True)
             }
-        if conf.score is not None:
+        if conf.score is not None and conf.score.task == "predominant":
             threshold = self._threshold(model, conf, feature, state, str(run))
             results["predominant"] = measure_predominant(
                 targets, mask, scores, self.classes, threshold, conf.score
             )
+        if conf.score is not None and conf.score.task == "tags":
+            results["tags"] = {
+                "threshold": THRESHOLD,
+                "score": asdict(conf.score),
+                "scarce": scarce_tags(self.clips, self.classes),
+            }
         results["command"] = run.read_command()
         results["commit"] = commit()
         results["made_from"] = made_from
@@ -168,7 +175,7 @@ class Evaluator:
             "weights": conf.run.weights_sha256,
             "feature": feature.spec(),
         }
-        if conf.score is not None:
+        if conf.score is not None and conf.score.task == "predominant":
             settings = [*mixtures.SETTINGS, metrics.TOLERANCE]
             made_from["mixtures"] = identity.of_values(settings)
         if self._clips_with_truth:
@@ -326,6 +333,16 @@ def measure_predominant(
     values["oracle"] |= metrics.evaluate_predominant(labels, scores, best, classes, settings.merged)
     values["baselines"] = metrics.predominant_baselines(labels, classes, settings.merged)
     return values
+
+
+def scarce_tags(clips: list[manifest.Clip], classes: list[str]) -> dict[str, dict[str, int]]:
+    """Count the present clips of tags with SCARCE or fewer in a split: {tag: {split: count}}."""
+    counts = {name: {"valid": 0, SPLIT: 0} for name in classes}
+    for clip in clips:
+        for name, relevance in clip.labels.items():
+            if clip.split in counts[name] and relevance >= manifest.PRESENT:
+                counts[name][clip.split] += 1
+    return {name: count for name, count in counts.items() if min(count.values()) <= SCARCE}
 
 
 def read_state(run: RunFolder) -> dict:

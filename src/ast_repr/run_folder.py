@@ -181,15 +181,12 @@ class RunFolder:
         """
         results = self.read_results() or {}
         scored = results.get("made_from", {}).get("checkpoints", {})
-        if "predominant" not in results or scored.get(checkpoint.name) is None:
+        task = results.get("predominant") or results.get("tags")
+        if task is None or scored.get(checkpoint.name) is None:
             return {}
         if scored[checkpoint.name] != identity.of_file(checkpoint):
             return {}
-        predominant = results["predominant"]
-        return {
-            "threshold": predominant["threshold"],
-            "aggregate": predominant["score"]["aggregate"],
-        }
+        return {"threshold": task["threshold"], "aggregate": task["score"]["aggregate"]}
 
     def write_results(self, values: dict) -> None:
         """Write results.json, sealed by its own sha256."""

@@ -166,17 +166,20 @@ class Select:
 
 @dataclass(frozen=True)
 class Score:
-    """Scoring of predominant instruments: `metrics.evaluate_predominant`.
+    """Scoring of a task that has a table of its own.
 
     Attributes:
         aggregate: how the windows of a long clip are combined, see `inference.AGGREGATES`.
-        threshold: chosen on mixtures of validation clips, or 0.5.
-        merged: classes that count as one in top-1.
+        threshold: of predominant instruments, chosen on mixtures of validation clips, or 0.5.
+        merged: predominant instruments that count as one in top-1.
+        task: "predominant" instruments (`metrics.evaluate_predominant`), or "tags", whose table has
+            mAP and AUROC.
     """
 
     aggregate: Aggregate
-    threshold: Literal["mixtures", "half"]
-    merged: list[str]
+    threshold: Literal["mixtures", "half"] = "half"
+    merged: list[str] = dataclasses.field(default_factory=list)
+    task: Literal["predominant", "tags"] = "predominant"
 
 
 @dataclass(frozen=True)

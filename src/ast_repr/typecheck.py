@@ -84,7 +84,7 @@ def build(kind: type[T], values: Any, where: str = "") -> T:
         if field.name in values:
             numbers = field.metadata.get("range")
             arguments[field.name] = check(key, values[field.name], hint, numbers)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise RecordError(f"{key}: missing; expected {expected(hint)}")
     return kind(**arguments)
 

@@ -1,4 +1,4 @@
-"""Bootstrap over test clips: macro-F1 of many runs on the same resamples, intervals and tests.
+"""Bootstrap over test clips: scores of many runs on the same resamples, intervals and tests.
 
 Clips are sampled with replacement (Efron and Tibshirani 1993). Every run is scored on the same
 samples, so that differences are paired. F1 is that of ast_repr.metrics: an instrument of which a
@@ -75,9 +75,84 @@ def resampled(
     if groups is None:
         groups = np.arange(runs[0].shape[1])
     chunks = []
-    for weights in _weights(groups, resamples, seed):
-        chunks.append([macro_f1(marks, weights) for marks in runs])
+    for weights in _weights(int(groups.max()) + 1, resamples, seed):
+        chunks.append([macro_f1(marks, weights[:, groups]) for marks in runs])
     return np.concatenate(chunks, axis=1)
+
+
+def resampled_ranking(
+    arrays: Mapping[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Compute mAP and AUROC of a predictions.npz as it is, then on samples of whole groups.
+
+    Both are those of `metrics.evaluate` on the observed labels.
+
+    Returns:
+        (2, 1 + resamples): mAP and AUROC, means over the classes that a sample has labels of both
+        kinds of; NaN if it has none.
+    """
+    _, groups = np.unique(arrays["groups"], return_inverse=True)
+    present = arrays["mask"] & (arrays["targets"] >= PRESENT)
+    absent = arrays["mask"] & ~present
+    size = int(groups.max()) + 1
+    weights = np.concatenate(list(_weights(size, resamples, seed)))
+    values = []
+    for k in range(present.shape[1]):
+        is_present = present[:, k]
+        is_absent = absent[:, k]
+        scores = arrays["scores"][:, k]
+        values.append(
+            _ranking(
+                scores[is_present],
+                groups[is_present],
+                scores[is_absent],
+                groups[is_absent],
+                weights,
+            )
+        )
+    defined = ~np.isnan(values)  # (K, 2, resamples)
+    return ratio(np.nansum(values, axis=0), defined.sum(axis=0).astype(float))
+
+
+def _ranking(
+    positives: np.ndarray,
+    positive_groups: np.ndarray,
+    negatives: np.ndarray,
+    negative_groups: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Compute average precision and AUROC of a class for many weightings of the groups at once.
+
+    Args:
+        positives, negatives: scores of the clips, (P,) and (N,), and the groups of these.
+        weights: float32 (R, groups), how often each group counts.
+
+    Returns:
+        (2, R); NaN if only one kind has weight.
+    """
+    # Thresholds are the distinct scores of positives, the highest first.
+    thresholds, place = np.unique(-positives, return_inverse=True)
+    size = len(thresholds) + 1  # the last is below all positives
+    above = np.searchsorted(thresholds, -negatives, side="left")  # the first with a lower score, or
+    tied = np.isin(negatives, positives)  # the same one
+    hits = weights @ _histogram(positive_groups, place, weights.shape[1], size)
+    misses = weights @ _histogram(negative_groups, above, weights.shape[1], size)
+    ties = weights @ _histogram(negative_groups[tied], above[tied], weights.shape[1], size)
+    all_hits = hits.cumsum(axis=1, dtype=float)
+    all_misses = misses.cumsum(axis=1, dtype=float)
+    total_hits = all_hits[:, -1]
+    total_misses = all_misses[:, -1]
+    precision = ratio(all_hits, all_hits + all_misses)
+    average_precision = ratio(np.nansum(hits * precision, axis=1), total_hits)
+    lower = total_misses[:, None] - all_misses + ties / 2
+    auroc = ratio((hits * lower).sum(axis=1), total_hits * total_misses)
+    return np.where((total_hits > 0) & (total_misses > 0), [average_precision, auroc], np.nan)
+
+
+def _histogram(rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Count pairs of a row and a column: float32 (height, width), exact below 2 ** 24."""
+    counts = np.bincount(rows * width + columns, minlength=height * width)
+    return counts.reshape(height, width).astype(np.float32)
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,15 +194,14 @@ def holm(p_values: Sequence[float], significance: float = SIGNIFICANCE) -> list[
     return rejected
 
 
-def _weights(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each clip counts, float32 (at most CHUNK, clips): once, then in samples."""
-    yield np.ones((1, len(groups)), np.float32)
+def _weights(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group counts, float32 (at most CHUNK, size): once, then in samples."""
+    yield np.ones((1, size), np.float32)
     rng = np.random.default_rng(seed)
-    size = int(groups.max()) + 1
     for start in range(0, resamples, CHUNK):
         samples = rng.integers(0, size, (min(CHUNK, resamples - start), size))
         weights = np.stack([np.bincount(sample, minlength=size) for sample in samples])
-        yield weights.astype(np.float32)[:, groups]
+        yield weights.astype(np.float32)
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

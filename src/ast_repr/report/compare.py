@@ -2,7 +2,8 @@
 
 The same samples of the test clips serve all methods and seeds; the differences of the seeds that
 two methods share are averaged. Intervals and errors cover the choice of test clips, not of seeds.
-Predominant instruments have many clips of a recording: whole recordings are sampled.
+Predominant instruments have many clips of a recording, tags many of an album: whole groups are
+sampled.
 """
 
 from collections.abc import Sequence
@@ -247,7 +248,7 @@ def _read_cells(methods, labels):
     groups = None
     for method in methods:
         if method.conf in arrays:
-            if method.samples_recordings:
+            if method.samples_groups:
                 first = next(iter(arrays[method.conf].values()))
                 groups = np.unique(first["groups"], return_inverse=True)[1]
             threshold = method["threshold"]

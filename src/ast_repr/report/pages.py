@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tabulate import SEPARATING_LINE, tabulate
 
 from .. import escaping
-from . import partial_labels, predominant, tables
+from . import partial_labels, predominant, tables, tags
 from .compare import compare_with_reference
 from .results import Table
 from .studies import Study
@@ -59,6 +59,9 @@ def blocks(
         predominant_lines = predominant.lines(main)
         if predominant_lines:
             page += [predominant.explanation(), predominant_lines]
+        tag_lines = tags.lines(main)
+        if tag_lines:
+            page += [tags.explanation(main), tag_lines]
         source_lines = tables.best_sources(main)
         if source_lines:
             page += [SOURCES, source_lines]

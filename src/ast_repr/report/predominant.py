@@ -9,9 +9,9 @@ import numpy as np
 
 from ..manifest import PRESENT
 from . import bootstrap
-from .results import Method, Table, mean_std
+from .results import Method, Table
+from .tables import NONE, percent
 
-NONE = "-"
 COLUMNS = {  # the value of each heading
     "micro-F1 %": "micro_f1",
     "macro-F1 %": "macro_f1",
@@ -38,20 +38,19 @@ def lines(table: Table) -> list[dict[str, str]]:
         line["micro-F1 interval"] = f"[{100 * low:.1f}, {100 * high:.1f}]"
         thresholds = sorted({f"{value['threshold']:.2f}" for value in values})
         line["threshold"] = ", ".join(thresholds)
-        line["oracle micro-F1 %"] = _percent([value["oracle"]["micro_f1"] for value in values])
+        line["oracle micro-F1 %"] = percent([value["oracle"]["micro_f1"] for value in values])
         filled.append(line)
     if table["clips"] == GENUINE_CLIPS:
         for entry in table.entries.values():
             published = entry.published
             if published and published.corpus == CORPUS:
-                label = f"published: {entry.name} ({published.source}; {published.protocol})"
-                filled.append(_line(label, [_fractions(published)]))
+                filled.append(_line(entry.published_label, [_fractions(published)]))
     return filled
 
 
 def scored(table: Table) -> list[Method]:
     """List the methods whose runs were scored on predominant instruments."""
-    return [method for method in table.methods if method.samples_recordings]
+    return [m for m in table.methods if all("predominant" in run.results for run in m.runs)]
 
 
 def best(table: Table) -> Method:
@@ -93,7 +92,7 @@ def interval(method: Method) -> tuple[float, float]:
 def _line(name, values):
     line = {"method": name}
     for heading, key in COLUMNS.items():
-        line[heading] = _percent([value.get(key) for value in values])
+        line[heading] = percent([value.get(key) for value in values])
     return line | {"micro-F1 interval": NONE, "threshold": NONE, "oracle micro-F1 %": NONE}
 
 
@@ -104,11 +103,3 @@ def _fractions(published):
         scores = getattr(published, key, None)
         fractions[key] = mean(scores) / 100 if scores else None
     return fractions
-
-
-def _percent(values):
-    average, deviation = mean_std(values)
-    if average is None:
-        return NONE
-    text = f"{100 * average:.1f}"
-    return text if deviation is None else f"{text} ± {100 * deviation:.1f}"

@@ -16,7 +16,11 @@ from pathlib import Path
 from . import conf_file
 
 CORPORA = {"openmic": "OpenMIC-2018"}  # folder of a corpus' experiments: its name in publications
-TEST_SPLITS = {(5_085, 10_522): "OpenMIC-2018"}  # (clips, observed labels) of a copy
+TEST_SPLITS = {  # by clips and observed labels, of a copy too
+    (5_085, 10_522): "OpenMIC-2018",
+    (4_332, 216_600): "MagnaTagATune, clean",
+    (5_329, 266_450): "MagnaTagATune, full",
+}
 FEATURES = {"logmel": "log-mel", "vggish": "VGGish"}
 NETWORK = "ast"  # of the published results
 NETWORKS = {NETWORK: "AST"}
@@ -28,7 +32,8 @@ class Published:
     """Results of a publication: scores of runs in per cent, parameters in millions, if known.
 
     Attributes:
-        macro_f1: as the corpus' tables define it; map: mean average precision.
+        macro_f1: as the corpus' tables define it; map: mean average precision; auroc: area under
+            the ROC curve.
         micro_f1, lrap, top1_merged: of predominant instruments, see `metrics`.
     """
 
@@ -37,6 +42,7 @@ class Published:
     protocol: str
     macro_f1: list[float] | None = None
     map: list[float] | None = None
+    auroc: list[float] | None = None
     trainable_parameters: float | None = None
     micro_f1: list[float] | None = None
     lrap: list[float] | None = None
@@ -60,6 +66,12 @@ class Entry:
     description: str | None = None
     published: Published | None = None
     control: str | None = None
+
+    @property
+    def published_label(self) -> str:
+        """The label of the published results, if they have a line of a table to themselves."""
+        published = self.published
+        return f"published: {self.name} ({published.source}; {published.protocol})"
 
     def of_run(self, feature: str, network: str) -> "Entry":
         """The entry with the names of a run's feature and network.

@@ -156,9 +156,9 @@ class Method:
         return any(run.results.get("ended_at_cap", False) for run in self.runs)
 
     @property
-    def samples_recordings(self) -> bool:
-        """Whether intervals come from samples of whole recordings instead of clips."""
-        return all("predominant" in run.results for run in self.runs)
+    def samples_groups(self) -> bool:
+        """Whether intervals come from samples of whole groups, as recordings, instead of clips."""
+        return all("predominant" in run.results or "tags" in run.results for run in self.runs)
 
     @property
     def kind(self) -> str:

@@ -114,7 +114,7 @@ def best_sources(table: Table) -> list[Line]:
             line = {"instrument": instrument, "source class": source}
             for heading, labels in (("AP %", OBSERVED), (TRUTH_AP, TRUTH)):
                 scores = method.metrics(labels)
-                line[heading] = _percent(
+                line[heading] = percent(
                     score["per_instrument"][instrument]["ap"] for score in scores
                 )
             lines.append(line)
@@ -178,8 +178,8 @@ def comparison_notes(table: Table, comparison: Comparison, reference: str | None
     """Explain sampling errors and differences, and name the methods without them."""
     paragraphs = []
     sampled = "clips"
-    if all(method.samples_recordings for method in table.methods):
-        sampled = "recordings"
+    if all(method.samples_groups for method in table.methods):
+        sampled = "groups of clips"
     if comparison.errors:
         paragraphs.append(
             f"Sampling error: bootstrap standard error, over test {sampled}, of macro-F1 on the "
@@ -325,9 +325,9 @@ def _scores(observed, truth, count=False):
     """The cells of accuracy, from the metrics of some runs; `count` adds how many they are."""
     cells = {}
     for heading, key in OBSERVED_COLUMNS.items():
-        cells[heading] = _percent([metrics[key] for metrics in observed])
+        cells[heading] = percent([metrics[key] for metrics in observed])
     for heading, key in TRUTH_COLUMNS.items():
-        cells[heading] = _percent([metrics[key] for metrics in truth])
+        cells[heading] = percent([metrics[key] for metrics in truth])
     if count and cells["macro-F1 %"] != NONE:
         cells["macro-F1 %"] += f" ({len(observed)})"
     return cells
@@ -362,10 +362,10 @@ def _selection(selection):
     return f"the best by {metric}"
 
 
-def _percent(values):
+def percent(values: Iterable[float | None]) -> str:
     """Format fractions in per cent: the mean and the deviation.
 
-    >>> _percent([0.7, 0.72]), _percent([None])
+    >>> percent([0.7, 0.72]), percent([None])
     ('71.0 ± 1.4', '-')
     """
     average, deviation = mean_std(values)

@@ -18,6 +18,7 @@ from .cp_resnet import CPResNet
 from .dutta_convnet import DuttaConvNet
 from .frame_network import FrameNetwork
 from .han_convnet import HanConvNet
+from .mobile_fcn import MobileFCN
 from .multi_stft import MultiSTFT
 from .musicnn import Musicnn
 from .output import Output
@@ -32,6 +33,7 @@ BACKBONES = {
     "summary": Summary,
     "frame_network": FrameNetwork,
     "cp_resnet": CPResNet,
+    "mobile_fcn": MobileFCN,
     "han_convnet": HanConvNet,
     "multi_stft": MultiSTFT,
     "vggish_convnet": VGGishConvNet,

@@ -14,6 +14,7 @@ class EmbeddingHead(nn.Module):
     Args:
         n_classes, embed_dim: K and D.
         norm: False omits the LayerNorm.
+        dropout: probability, of the values of each frame.
         softmax: the classes exclude one another: the sigmoids of the logits are the outputs of a
             softmax, and add up to 1.
 
@@ -28,18 +29,20 @@ class EmbeddingHead(nn.Module):
         n_classes: int = 20,
         embed_dim: int = 768,
         norm: bool = True,
+        dropout: float = 0.0,
         softmax: bool = False,
     ):
         super().__init__()
         if softmax and n_classes < 2:
             raise ValueError(f"embedding: a softmax over {n_classes} class; expected two or more")
         self.softmax = softmax
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.linear = nn.Linear(embed_dim, n_classes)
 
     def forward(self, output: Any) -> torch.Tensor:
         """Output -> logits (B, K)."""
-        embedding = output.embedding
+        embedding = self.dropout(output.embedding)
         if embedding.ndim == 3:
             embedding = embedding.mean(dim=2)
         logits = self.linear(self.norm(embedding))

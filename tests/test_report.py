@@ -56,6 +56,17 @@ def test_numbers_are_mean_and_deviation_over_seeds(tmp_path):
     assert lines_of(text, "ast_linear")[0][4] == "61.2 (1)"
 
 
+def test_the_cost_of_a_student_stands_beside_its_teachers(tmp_path):
+    make_run(tmp_path / "synthetic", "ast_linear")
+    make_run(tmp_path / "synthetic", "kd_ast", teacher_macs=7_100_000)
+    (table,), _ = results.read(tmp_path / "synthetic")
+    _, costs = grids(table)
+    macs = {line["method"]: line["teacher's MAC per clip"] for line in costs}
+    assert macs == {"ast_linear": "-", "kd_ast": "7.1 M"}
+    (alone,) = tables.complexity(table.only(["ast_linear"]))
+    assert "teacher's MAC per clip" not in alone
+
+
 def test_baselines_come_first_then_methods_by_reprogrammer_and_parameters(tmp_path):
     for conf in CONFS:
         make_run(tmp_path / "synthetic", conf)

@@ -26,7 +26,12 @@ from ast_repr import (
     sections,
 )
 from ast_repr.backbones import weights
-from ast_repr.classifier import HeadOnlyModel, Reprogrammed, build_model
+from ast_repr.classifier import (
+    HeadOnlyModel,
+    Reprogrammed,
+    build_model,
+    multiply_accumulates,
+)
 from ast_repr.data import feature_store
 from ast_repr.data.dataset import Batch, rebatch
 from ast_repr.training import estimate, experiment, trainer
@@ -285,6 +290,7 @@ def test_the_teacher_is_a_frozen_network_and_a_logistic_regression(corpus, teach
     head.fit(batch._replace(features=embedding), valid, seed=0)
     torch.testing.assert_close(batch.teacher_logits, head.linear(embedding), rtol=0, atol=1e-4)
     assert trainee.seconds >= trainee.shared_seconds > 0
+    assert trainee.teacher_macs == multiply_accumulates(teacher, (1, 64, 32))
     assert run.load_splits()[0]["train"].teacher == {}  # other runs share them
 
 

@@ -408,6 +408,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
         "trainable_parameters": about["trainable_parameters"],
         "total_parameters": about["total_parameters"],
         "macs": about["macs"],
+        "teacher_macs": about.get("teacher_macs"),
         "selection": {
             **asdict(select),
             "epoch": chosen["epoch"],

@@ -23,8 +23,8 @@ REFERENCE = "ast_linear"  # the method that the others are compared with, by def
 # Columns that a terminal too narrow for all of them lacks, the first one first.
 DROPPED = ("MAC per clip", "pos. F1 %", "epoch", "truth AUROC %", "AUROC %", "mAP %", "norm", ERROR)
 COSTS = (
-    "MAC: multiply-accumulate operations of one clip's prediction. Training time is the mean over "
-    "seeds, on the machines that RESULTS.md lists."
+    "MAC: multiply-accumulate operations of one clip's prediction; a student makes it without its "
+    "teacher. Training time is the mean over seeds, on the machines that RESULTS.md lists."
 )
 SOURCES = (
     "Best source class of the frozen network per instrument: chosen by the average precision "

@@ -32,6 +32,7 @@ PUBLISHED = "published macro-F1 %"
 PUBLISHED_MAP = "published mAP %"
 PUBLISHED_PARAMETERS = "published trained parameters"
 TRUTH_AP = "truth AP %"
+TEACHER_MACS = "teacher's MAC per clip"
 OPTIONAL = (
     *TRUTH_COLUMNS,
     TRUTH_AP,
@@ -40,6 +41,7 @@ OPTIONAL = (
     PUBLISHED,
     PUBLISHED_MAP,
     PUBLISHED_PARAMETERS,
+    TEACHER_MACS,
 )
 NONE = "-"
 AT_CAP = "†"
@@ -93,6 +95,7 @@ def complexity(table: Table, footnotes: Sequence[str] = ()) -> list[Line]:
             "trained parameters": f"{method['trainable_parameters']:,}",
             "total parameters": f"{round(method.mean('total_parameters')):,}",
             "MAC per clip": _magnitude(method["macs"]),
+            TEACHER_MACS: _magnitude(method.runs[0].results.get("teacher_macs")),
             "s per epoch": f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}",
             "epochs": f"{round(method.mean('epochs'), 1):g}",
             "training time": _duration(method.mean("train_seconds")),

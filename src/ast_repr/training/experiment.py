@@ -70,12 +70,14 @@ class Trainee:
         splits: clips by split, with the inputs of `model` as features.
         seconds: duration of the preparation.
         shared_seconds: its part that runs with other seeds share.
+        teacher_macs: multiply-accumulates of a teacher for one clip; None without one.
     """
 
     model: Reprogrammed | HeadOnlyModel
     splits: dict[str, dataset.Clips]
     seconds: float = 0.0
     shared_seconds: float = 0.0
+    teacher_macs: int | None = None
 
 
 def train(
@@ -143,6 +145,7 @@ class Experiment:
             "trainable_parameters": _count(_trained_parameters(model)),
             "total_parameters": _count(method.parameters()),
             "macs": macs or None,
+            "teacher_macs": trainee.teacher_macs,
             "prepare_seconds": round(trainee.seconds, 3),
             "shared_seconds": round(trainee.shared_seconds, 3),
             "device": devices.describe(self.device),
@@ -319,7 +322,7 @@ class Experiment:
         """Build the teacher, with a logistic regression as its head, and embed the splits.
 
         Args:
-            trainee: gets the seconds that it takes.
+            trainee: gets the seconds that it takes, and the teacher's multiply-accumulates.
             options: of the teacher's backbone.
 
         Raises:
@@ -346,6 +349,7 @@ class Experiment:
                 f"{self.conf.feature.name}; expected the same seconds and hop_s"
             )
         model, spec = teacher.build_model(splits["train"])
+        trainee.teacher_macs = multiply_accumulates(model.backbone, teacher.feature.shape)
         embedded, seconds = teacher.embed(model, spec, splits)
         trainee.seconds += seconds
         trainee.shared_seconds += seconds

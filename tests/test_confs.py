@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ast_repr import backbones, choices, config, features, methods, model_spec, pretrained
+from ast_repr import (
+    backbones,
+    choices,
+    config,
+    features,
+    methods,
+    model_spec,
+    pretrained,
+    sections,
+)
 from ast_repr.backbones import weights
 from ast_repr.classifier import build_model
 from ast_repr.data import dataset
@@ -17,6 +26,7 @@ from ast_repr.training import augment, optim
 
 SHIPPED = Path(__file__).parents[1] / "egs" / "openmic" / "conf"
 IRMAS = SHIPPED.parents[1] / "irmas" / "conf"
+MAGNATAGATUNE = SHIPPED.parents[1] / "magnatagatune" / "conf"
 CONFS = choices.confs(SHIPPED)
 RUN = RunIdentity("openmic", "", [], "ast_tiny_synth", "", "", seed=0)
 CLASSES = list(pretrained.zero_shot("ast_audioset")["names"])[:20]
@@ -111,7 +121,7 @@ def test_a_backbone_is_normalised_as_the_catalogue_says(tiny_ast, tmp_path, monk
 
 
 VARIANTS = []
-for folder in (SHIPPED, IRMAS):
+for folder in (SHIPPED, IRMAS, MAGNATAGATUNE):
     for names in config.studies(folder).values():
         VARIANTS += [(folder, name) for name in names]
 
@@ -267,6 +277,20 @@ TRAINED = {  # with AST-base and twenty classes, from the layers' sizes in the a
     "cp_resnet": 5_534_612,
     **dict.fromkeys(STUDENTS, 89_732),
 }
+
+
+@pytest.mark.parametrize("name", ["mobilefcn", *STUDENTS])
+def test_every_student_of_magnatagatune_builds(name):
+    conf = config.load(MAGNATAGATUNE, name)
+    sections.check(conf)
+    tags = [f"tag {k}" for k in range(50)]
+    model, feature = build(conf, "unused", None, tags)
+    trained = sum(p.numel() for p in model.trainable_parameters())
+    assert trained == (314_098 if name == "mobilefcn" else 24_802)
+    assert (conf.teacher is not None) == ("_ast" in name or "_musicnn" in name)
+    assert model.encode(torch.randn(2, *feature.shape)).embedding.shape[2] == 6  # frames
+    logits = model(torch.randn(2, *feature.shape))
+    assert logits.shape == (2, 50) and logits.isfinite().all()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Scoring of tags: scarce ones, the table with its intervals, published results."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ast_repr.report import pages, predominant, published, tags
 from ast_repr.report.results import Method, Run, Table
 from ast_repr.settings import Score
 
+CONF = Path(__file__).parents[1] / "egs" / "magnatagatune" / "conf"
 CLASSES = ["flute", "fast", "choral"]
 
 
@@ -104,6 +106,17 @@ def test_published_results_stand_beside_runs_on_the_same_clips_alone(table, clip
     assert line["method"] == f"published: Student, {name} (A paper; its split)"
     assert (line["PR-AUC %"], line["ROC-AUC %"]) == ("46.1", "91.5")
     assert "Student" in pages.table_markdown(tags.lines(table))
+
+
+@pytest.mark.parametrize(("clips", "observed", "count"), [(4_332, 216_600, 6), (5_329, 266_450, 5)])
+def test_shipped_results_of_both_splits(table, clips, observed, count):
+    for run in table.runs:
+        run.results.update(clips=clips, observed=observed)
+    entries = published.read(CONF / "published.yaml")
+    lines = tags.lines(replace(table, entries=entries))[2:]
+    assert len(lines) == count and all(line["PR-AUC %"] > "38" for line in lines)
+    mert = [line for line in lines if "MERT-95M" in line["method"]]
+    assert mert[0]["ROC-AUC %"] == "-"
 
 
 def test_a_table_of_other_runs_has_none(table):

@@ -28,8 +28,11 @@ def lines(table: Table) -> list[Line]:
     corpus = name_of_corpus(table.corpus, table["clips"], table["observed"])
     for entry in table.entries.values():
         published = entry.published
-        if published and published.corpus == corpus and published.map and published.auroc:
-            fractions = {key: mean(getattr(published, key)) / 100 for key in COLUMNS.values()}
+        if published and published.corpus == corpus:
+            fractions = {}
+            for key in COLUMNS.values():
+                scores = getattr(published, key)
+                fractions[key] = mean(scores) / 100 if scores else None
             filled.append(_line(entry.published_label, [fractions]))
     return filled
 

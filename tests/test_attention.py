@@ -58,10 +58,19 @@ def test_a_change_within_the_frames_of_a_segment_changes_its_embedding_alone(nam
         assert differs.nonzero().flatten().tolist() == [number]
 
 
-@pytest.mark.parametrize("frames", [16, 31, 64, 100])
-def test_cp_resnet_has_a_segment_for_each_step_of_its_embedding(frames):
-    backbone = backbones.build("cp_resnet", frames=frames, mels=16, width=1).eval()
-    embedding = backbone(torch.zeros(1, 1, frames, 16)).embedding
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        ("cp_resnet", 16),
+        ("cp_resnet", 31),
+        ("cp_resnet", 100),
+        ("mobile_fcn", 96),
+        ("mobile_fcn", 300),
+    ],
+)
+def test_a_network_that_pools_has_a_segment_for_each_step_of_its_embedding(name, frames):
+    backbone = backbones.build(name, frames=frames, mels=96, width=1).eval()
+    embedding = backbone(torch.zeros(1, 1, frames, 96)).embedding
     assert len(backbone.segments) == embedding.shape[2]
 
 

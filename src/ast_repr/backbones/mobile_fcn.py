@@ -62,6 +62,7 @@ class MobileFCN(nn.Module):
         self.mean = mean
         self.std = std
         self.embed_dim = 4 * width
+        self.segments = [(FRAMES * n, FRAMES * (n + 1)) for n in range(frames // FRAMES)]
         self.layers = nn.Sequential()
         channels = 1
         for number, (factor, pooled_frames, pooled_bands) in enumerate(LAYERS):

@@ -258,6 +258,18 @@ def test_ssf_and_bitfit_are_changes_of_the_batchnorms_of_musicnn(name, expected,
     assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
 
 
+@pytest.mark.parametrize("adapter", [*PROMPTS.values(), PREFIX], ids=[*PROMPTS, "prefix"])
+def test_an_adapters_tokens_stay_the_last_under_patchout(adapter, tiny_dims):
+    count = adapter["tokens"]
+    model = build(tiny_dims, adapter, patchout_time=0.5).train()
+    lengths = []
+    for block in model.backbone.blocks:
+        block.norm1.register_forward_pre_hook(lambda norm, x: lengths.append(x[0].shape[1]))
+    model(log_mel())
+    model.eval()(log_mel())
+    assert lengths == 2 * [2 + 2 * 2 + count] + 2 * [2 + 2 * 4 + count]
+
+
 @pytest.mark.parametrize("adapter", ALL.values(), ids=ALL)
 def test_a_copy_has_an_adapter_that_is_trained_separately(adapter, tiny_dims, spread):
     model = build(tiny_dims, adapter)

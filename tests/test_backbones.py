@@ -414,6 +414,46 @@ def test_class_and_distillation_token_and_mean_patch_are_stacked(pooling, tmp_pa
     assert weights.read_header(tmp_path / "x.safetensors")["dims"]["pooling"] == pooling
 
 
+def test_patchout_keeps_the_patches_of_random_rows_and_columns(tiny_ast):
+    """Oracle: the blocks on the class tokens and on the patches that were kept."""
+    network = tiny_ast(mels=64, frames=128, patchout_time=0.5, patchout_freq=0.25)
+    network.return_tokens()
+    entered = []
+    network.blocks[0].register_forward_pre_hook(lambda block, tokens: entered.append(tokens[0]))
+    x = torch.randn(2, 1, 128, 64)
+    complete = network(x)
+    network.patchout.train()
+    chosen = set()
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        tokens = network(x).tokens
+        assert tokens.shape == (2, 3 * 4, 32)
+        matches = (entered[0][0, 2:, None] == entered[-1][0, None, 2:]).all(dim=2)
+        kept = matches.any(dim=1).reshape(4, 8)
+        rows = kept.any(dim=1)
+        columns = kept.any(dim=0)
+        assert (rows.sum(), columns.sum()) == (3, 4)
+        assert torch.equal(kept, rows[:, None] & columns)
+        places = torch.cat([torch.tensor([0, 1]), 2 + kept.flatten().nonzero()[:, 0]])
+        assert torch.equal(entered[-1], entered[0][:, places])
+        chosen.add(tuple(kept.flatten().tolist()))
+    assert len(chosen) == 2  # one for each seed
+    network.eval()
+    assert torch.equal(network(x).embedding, complete.embedding)
+
+
+def test_patchout_that_drops_nothing_is_the_network(tiny_ast):
+    network = tiny_ast(patchout_time=0.1)  # of four columns: less than one
+    x = torch.randn(2, 1, 64, 32)
+    torch.testing.assert_close(network.train()(x).embedding, network.eval()(x).embedding)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5])
+def test_other_shares_of_patchout_are_refused(share, tiny_dims):
+    with pytest.raises(ValueError, match="patchout_freq .*; expected from 0 to below 1"):
+        backbones.build("ast", **tiny_dims, patchout_freq=share)
+
+
 @pytest.mark.parametrize("patch", [[16], [16, 16, 16], [0, 16], [16, 65], "16", 16.5])
 def test_other_sizes_of_a_patch_are_refused(tiny_dims, patch):
     with pytest.raises(ValueError, match="patch"):

@@ -1,5 +1,7 @@
 """The freeze policy, tested both ways; normalisation of the input; the trained state."""
 
+from functools import partial
+
 import pytest
 import torch
 from timm.models.vision_transformer import Block
@@ -133,6 +135,14 @@ def test_the_frozen_backbone_stays_in_eval_mode(tiny_ast):
         model.train(mode)
         assert model.reprogrammer.training == model.head.training == mode
         assert not any(module.training for module in model.backbone.modules())
+
+
+def test_the_frozen_backbone_drops_patches_in_training_alone(tiny_ast):
+    model = build(partial(tiny_ast, patchout_time=0.5), "unet")
+    for mode in (True, False, True):
+        model.train(mode)
+        training = {module for module in model.backbone.modules() if module.training}
+        assert training == ({model.backbone.patchout} if mode else set())
 
 
 @pytest.mark.parametrize(

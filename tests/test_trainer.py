@@ -84,6 +84,7 @@ def start(tiny_dims, tiny_clips):
         relabel=None,
         writer=None,
         adapter=None,
+        patchout=0.0,
     ):
         torch.manual_seed(own_plan.seed)
         model = build_model(
@@ -92,7 +93,8 @@ def start(tiny_dims, tiny_clips):
             {"name": reprogrammer},
             {
                 "name": "ast",
-                "options": tiny_dims | {"depth": 1, "mean": -4.0, "std": 4.5},
+                "options": tiny_dims
+                | {"depth": 1, "mean": -4.0, "std": 4.5, "patchout_time": patchout},
                 "file": None,
                 "seed": 0,
                 "finetune": False,
@@ -162,6 +164,16 @@ def test_an_interrupted_run_ends_bit_equal(cut, start, tmp_path):
         for state in saved:
             state["history"] = timeless(state.get("history", []))
         assert same(*saved)
+
+
+def test_an_interrupted_run_with_patchout_ends_bit_equal(start, tmp_path):
+    _, model, _ = start(tmp_path / "straight", patchout=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "cut", interrupt=STEPS + 2, patchout=0.5)
+    _, other, _ = start(tmp_path / "cut", patchout=0.5)
+    assert same(model.state_dict(), other.state_dict())
+    _, complete, _ = start(tmp_path / "complete")
+    assert not same(model.state_dict(), complete.state_dict())
 
 
 def test_an_interrupted_run_of_an_adapter_ends_bit_equal(start, tmp_path):

@@ -160,3 +160,28 @@ def test_more_positions_are_interpolated_linearly_in_time(columns):
     expected = image[:, left] * (1 - share) + image[:, np.minimum(left + 1, 7)] * share
     assert torch.equal(fitted[:, :2], given[:, :2])
     np.testing.assert_allclose(fitted[0, 2:].reshape(3, columns, 6).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [10, 16, 20])
+def test_positions_of_another_stride_are_interpolated_in_time_and_frequency(
+    stride, tmp_path, tiny_ast
+):
+    """Oracle: positions that are linear in both axes stay so, at the centres of the new grid."""
+    given = tiny_ast(mels=128, frames=1024, stride=10)
+    rows, columns = given.grid
+    assert (rows, columns) == (12, 101)
+    image = torch.arange(rows)[:, None] + 0.01 * torch.arange(columns)
+    with torch.no_grad():
+        given.pos_embed[0, 2:] = image.flatten()[:, None]
+    weights.save(given, tmp_path / "x.safetensors")
+    network = weights.load(
+        tiny_ast(mels=128, frames=1024, stride=stride), tmp_path / "x.safetensors"
+    )
+    new_rows, new_columns = network.grid
+    row = (torch.arange(new_rows) + 0.5) * rows / new_rows - 0.5
+    column = (torch.arange(new_columns) + 0.5) * columns / new_columns - 0.5
+    expected = row[:, None] + 0.01 * column
+    fitted = network.pos_embed.detach()
+    assert torch.equal(fitted[:, :2], given.pos_embed[:, :2])
+    for channel in fitted[0, 2:].T:
+        torch.testing.assert_close(channel.reshape(network.grid), expected)

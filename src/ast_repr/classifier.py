@@ -71,10 +71,13 @@ class Reprogrammed(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Reprogrammed":
-        """Set the mode; a frozen backbone stays in eval mode."""
+        """Set the mode; a frozen backbone stays in eval mode, except for patchout."""
         super().train(mode)
         if not self.finetune:
             self.backbone.eval()
+            patchout = getattr(self.backbone, "patchout", None)
+            if patchout is not None:
+                patchout.train(mode)
         return self
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ast_repr import backbones, devices, losses, processes, reprogrammers
 from ast_repr.backbones import cpu_kernels
-from ast_repr.backbones.audio_transformer import AudioTransformer
+from ast_repr.backbones.audio_transformer import AudioTransformer, Patchout
 from ast_repr.classifier import Reprogrammed, multiply_accumulates
 from ast_repr.heads.embedding import EmbeddingHead
 
@@ -226,6 +226,9 @@ def variants(
     work["without the shortened last block (all its tokens)"] = within(step, whole)
     recompute = partial(mock.patch.object, model.backbone, "grad_checkpointing", True)
     work["with --recompute"] = within(step, recompute)
+    half = Patchout(model.backbone.grid, time=0.5, freq=0.0)
+    dropped = partial(mock.patch.object, model.backbone, "patchout", half)
+    work["with half of the patches dropped (patchout_time=0.5)"] = within(step, dropped)
     if model.backbone.embed_dim != SMALL["embed_dim"]:  # takes too long for a try
         compiled = copy.deepcopy(model)
         compiled.backbone.compile()

@@ -27,33 +27,39 @@ class Prefix(nn.Module):
         super().__init__()
         if not 1 <= tokens <= MOST:
             raise ValueError(f"prefix: tokens {tokens}; expected from 1 to {MOST}")
-        _, n_tokens, dim = backbone.pos_embed.shape
         self.layers = nn.ModuleList()
         for block in backbone.blocks:
-            layer = KeysAndValues(tokens, dim, n_tokens)
+            replaces = len(self.layers) > 0
+            layer = KeysAndValues(tokens, backbone.token_dim, replaces)
             block.register_forward_pre_hook(layer.reserve)
             block.attn.qkv.register_forward_hook(layer)
             self.layers.append(layer)
 
 
 class KeysAndValues(nn.Module):
-    """Two hooks of a block: it gets further tokens, and these get the trained keys and values."""
+    """Two hooks of a block: it gets further tokens, and these get the trained keys and values.
 
-    def __init__(self, count: int, dim: int, n_tokens: int):
+    The tokens of the block before are replaced.
+    """
+
+    def __init__(self, count: int, dim: int, replaces: bool):
         super().__init__()
-        self.n_tokens = n_tokens
+        self.replaces = replaces
         self.keys_and_values = nn.Parameter(0.02 * torch.randn(count, 2 * dim))
 
     def reserve(self, block: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-        """Return the block's input (B, n_tokens + count, D), with zeros in the new places."""
+        """Return the block's input (B, N + count, D), with zeros in the new places."""
         (x,) = inputs
-        return functional.pad(x[:, : self.n_tokens], (0, 0, 0, len(self.keys_and_values)))
+        count = len(self.keys_and_values)
+        if self.replaces:
+            x = x[:, :-count]
+        return functional.pad(x, (0, 0, 0, count))
 
     def forward(
         self, layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
     ) -> torch.Tensor:
-        """Return the output of qkv (B, n_tokens + count, 3 D) with the trained keys and values."""
+        """Return the output of qkv (B, N + count, 3 D) with the trained keys and values."""
         dim = output.shape[2] // 3
         prefix = functional.pad(self.keys_and_values, (dim, 0))  # their queries are not used
         prefix = prefix.to(output.dtype).expand(len(output), -1, -1)
-        return torch.cat([output[:, : self.n_tokens], prefix], dim=1)
+        return torch.cat([output[:, : -len(self.keys_and_values)], prefix], dim=1)

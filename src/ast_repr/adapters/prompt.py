@@ -28,24 +28,26 @@ class Prompt(nn.Module):
         super().__init__()
         if not 1 <= tokens <= MOST:
             raise ValueError(f"prompt: tokens {tokens}; expected from 1 to {MOST}")
-        _, n_tokens, dim = backbone.pos_embed.shape
         self.layers = nn.ModuleList()
         for block in backbone.blocks if deep else backbone.blocks[:1]:
-            layer = PromptTokens(tokens, dim, n_tokens)
+            replaces = len(self.layers) > 0
+            layer = PromptTokens(tokens, backbone.token_dim, replaces)
             block.register_forward_pre_hook(layer)
             self.layers.append(layer)
 
 
 class PromptTokens(nn.Module):
-    """Forward pre-hook of a block: replaces all tokens after the first `n_tokens`."""
+    """Forward pre-hook of a block: adds `count` tokens, or replaces the last ones."""
 
-    def __init__(self, count: int, dim: int, n_tokens: int):
+    def __init__(self, count: int, dim: int, replaces: bool):
         super().__init__()
-        self.n_tokens = n_tokens
+        self.replaces = replaces
         self.tokens = nn.Parameter(nn.init.xavier_uniform_(torch.empty(count, dim)))
 
     def forward(self, block: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-        """Return the block's input (B, n_tokens + count, D)."""
+        """Return the block's input (B, N, D) with the tokens at its end."""
         (x,) = inputs
+        if self.replaces:
+            x = x[:, : -len(self.tokens)]
         prompt = self.tokens.expand(x.shape[0], -1, -1)
-        return torch.cat([x[:, : self.n_tokens], prompt], dim=1)
+        return torch.cat([x, prompt], dim=1)

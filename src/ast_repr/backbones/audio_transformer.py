@@ -51,6 +51,8 @@ class AudioTransformer(nn.Module):
             `pooled_blocks`. Tokens inside the network are normalised without parameters.
         steps: the embedding is that of a teacher instead: the patches after the last norm, averaged
             over frequency and, over time, in this many steps (D = embed_dim); None: as above.
+        patchout_time, patchout_freq: shares of the columns and rows of patches that are dropped
+            in training, see Patchout.
 
     Attributes:
         embed_dim: size D of the embedding; `token_dim`: of a token.
@@ -61,8 +63,8 @@ class AudioTransformer(nn.Module):
             20 to 45 % more time on a CPU.
 
     Raises:
-        ValueError: a size or `steps` is out of range, or a size is no pair, num_heads does not
-            divide embed_dim, the input is smaller than a patch, or the pooling is unknown.
+        ValueError: a size, `steps` or a share is out of range, or a size is no pair, num_heads does
+            not divide embed_dim, the input is smaller than a patch, or the pooling is unknown.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class AudioTransformer(nn.Module):
         pooled_blocks: Sequence[int] = (),
         pooling: str = "mean",
         steps: int | None = None,
+        patchout_time: float = 0.0,
+        patchout_freq: float = 0.0,
     ):
         super().__init__()
         self.dims = {
@@ -137,15 +141,17 @@ class AudioTransformer(nn.Module):
         self.std = std
         self.with_tokens = False  # see return_tokens
         self.grad_checkpointing = False
-        rows = (mels - patch_bins) // stride_bins + 1
-        columns = (frames - patch_frames) // stride_frames + 1
-        self.grid = (rows, columns)
+        self.grid = patch_grid(patch, stride, frames, mels)
+        rows, columns = self.grid
         if steps is not None and not 1 <= steps <= columns:
             raise ValueError(f"ast: steps {steps}; expected from 1 to {columns}")
         self.steps = steps
         self.segments = []
         for first, last in pooled_segments(columns, steps or columns):
             self.segments.append((first * stride_frames, (last - 1) * stride_frames + patch_frames))
+        self.patchout = None
+        if patchout_time or patchout_freq:
+            self.patchout = Patchout(self.grid, patchout_time, patchout_freq)
 
         n_tokens = 2 + rows * columns
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
@@ -199,6 +205,9 @@ class AudioTransformer(nn.Module):
         cls_token = self.cls_token.expand(len(x), -1, -1)
         dist_token = self.dist_token.expand(len(x), -1, -1)
         tokens = torch.cat([cls_token, dist_token, patches], dim=1) + self.pos_embed
+        if self.patchout is not None:
+            tokens = self.patchout(tokens)
+        n_tokens = tokens.shape[1]  # without those that an adapter adds after them
         *blocks, last = self.blocks
         pooled = []
         stacked = []
@@ -208,11 +217,11 @@ class AudioTransformer(nn.Module):
             else:
                 tokens = block(tokens)
             if self.pooling == "blocks":
-                stacked.append(_stack(self._normalised(tokens)))
+                stacked.append(_stack(_normalised(tokens[:, :n_tokens])))
             elif number in self.pooled_blocks:
-                patches = self._normalised(tokens)[:, 2:]
+                patches = _normalised(tokens[:, :n_tokens])[:, 2:]
                 pooled += [patches.mean(dim=1), patches.amax(dim=1)]
-        tokens = self.norm(last(tokens))
+        tokens = self.norm(last(tokens))[:, :n_tokens]
         if self.steps is not None:
             patches = tokens[:, 2:].transpose(1, 2).unflatten(2, self.grid)
             frames = functional.adaptive_avg_pool2d(patches, (1, self.steps)).squeeze(2)
@@ -226,15 +235,26 @@ class AudioTransformer(nn.Module):
         patches = tokens[:, 2:] if self.with_tokens else None
         return Output(embedding, self.source_head(class_token), patches)
 
-    def _normalised(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Normalise a block's tokens, without parameters and without those of an adapter."""
-        tokens = tokens[:, : self.pos_embed.shape[1]]
-        return functional.layer_norm(tokens, tokens.shape[2:])
+
+def _normalised(tokens: torch.Tensor) -> torch.Tensor:
+    """Normalise a block's tokens, without parameters."""
+    return functional.layer_norm(tokens, tokens.shape[2:])
 
 
 def _stack(tokens: torch.Tensor) -> torch.Tensor:
     """Join class token, distillation token and mean of the patches: (B, N, D) -> (B, 3 D)."""
     return torch.cat([tokens[:, 0], tokens[:, 1], tokens[:, 2:].mean(dim=1)], dim=1)
+
+
+def patch_grid(
+    patch: int | Sequence[int], stride: int | Sequence[int], frames: int, mels: int
+) -> tuple[int, int]:
+    """Return the number of rows (frequency) and of columns (time) of patches."""
+    patch_bins, patch_frames = _pair("patch", patch)
+    stride_bins, stride_frames = _pair("stride", stride)
+    rows = (mels - patch_bins) // stride_bins + 1
+    columns = (frames - patch_frames) // stride_frames + 1
+    return rows, columns
 
 
 def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
@@ -243,6 +263,41 @@ def _pair(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     if len(pair) != 2:
         raise ValueError(f"ast: {name} {size}; expected a number or a pair (bins, frames)")
     return pair
+
+
+class Patchout(nn.Module):
+    """Structured patchout (Koutini et al. 2022): drop random columns and rows of patches.
+
+    In training only. All clips of a batch lose the same ones, drawn from torch's global generator,
+    whose state a training run restores when it resumes.
+
+    Args:
+        grid: rows (frequency) and columns (time) of patches.
+        time, freq: shares of the columns and of the rows, rounded down to whole ones.
+
+    Raises:
+        ValueError: a share is below 0, or 1 and more.
+    """
+
+    def __init__(self, grid: tuple[int, int], time: float, freq: float):
+        super().__init__()
+        if not (0 <= time < 1 and 0 <= freq < 1):
+            raise ValueError(
+                f"ast: patchout_time {time}, patchout_freq {freq}; expected from 0 to below 1"
+            )
+        self.rows, self.columns = grid
+        self.kept_rows = self.rows - int(freq * self.rows)
+        self.kept_columns = self.columns - int(time * self.columns)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, 2 + rows * columns, D) -> (B, 2 + kept rows * kept columns, D), in order."""
+        if not self.training:
+            return tokens
+        rows = torch.randperm(self.rows)[: self.kept_rows].sort().values
+        columns = torch.randperm(self.columns)[: self.kept_columns].sort().values
+        patches = 2 + (self.columns * rows[:, None] + columns).flatten()
+        kept = torch.cat([torch.arange(2), patches])
+        return tokens.index_select(1, kept.to(tokens.device))
 
 
 class LastBlock(Block):

@@ -11,7 +11,7 @@ The tensors may be part of a training checkpoint, {"state_dict": ...} or {"model
 names may begin with "module.", as with nn.DataParallel.
 
 Position embeddings for another number of frames are cropped or interpolated in time (Gong et al.
-2021, section 2.2).
+2021, section 2.2), those for another stride interpolated in time and frequency.
 """
 
 import hashlib
@@ -25,11 +25,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialise
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn import functional
 
 from .. import atomic, typecheck
 from ..checkpoint import refuse_compressed
+from .audio_transformer import AudioTransformer, patch_grid
 
 Tensors = dict[str, torch.Tensor]
 
@@ -86,13 +88,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     layout, state = _canonical(path, metadata, tensors)
     if layout != "ast_repr":
         return {"layout": layout, "dims": _infer_dims(path, state), **_statistics(path)}
-    try:
-        header = json.loads(metadata["ast_repr"])
-    except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: no readable `ast_repr` metadata; expected a file written by this project"
-        ) from error
-    return {"layout": layout, **header}
+    return {"layout": layout, **_metadata_header(path, metadata)}
 
 
 def load(backbone: nn.Module, path: str | Path) -> nn.Module:
@@ -109,7 +105,7 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
         raise WeightsError(
             f"{path}: NaN or infinity in {_few(bad)}, expected numbers; fetch the file again"
         )
-    _, state = _canonical(path, metadata, tensors)
+    layout, state = _canonical(path, metadata, tensors)
     expected = backbone.state_dict()
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
@@ -118,8 +114,16 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
             f"{path}: not the weights of this backbone; missing: {_few(missing)}; "
             f"unexpected: {_few(extra)}"
         )
-    if "pos_embed" in state:
-        state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
+    if isinstance(backbone, AudioTransformer):
+        dims = backbone.dims
+        if "ast_repr" in metadata:
+            dims = _metadata_header(path, metadata)["dims"]
+        elif layout != "ast_repr":
+            dims = _infer_dims(path, state)
+        if dims["stride"] == backbone.dims["stride"]:
+            state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
+        else:
+            state["pos_embed"] = resample_positions(state["pos_embed"], dims, backbone.grid)
     misshapen = []
     for name, tensor in expected.items():
         shape = tuple(state[name].shape)
@@ -184,6 +188,22 @@ def fit_positions(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
     return torch.cat([tokens, image.flatten(2).transpose(1, 2)], dim=1)
 
 
+def resample_positions(
+    pos_embed: torch.Tensor, dims: Mapping[str, Any], grid: tuple[int, int]
+) -> torch.Tensor:
+    """Interpolate (1, 2 + rows * columns, D) bilinearly to `grid` = (rows, columns).
+
+    Args:
+        dims: of the network that the positions are from.
+    """
+    old_grid = patch_grid(dims["patch"], dims["stride"], dims["frames"], dims["mels"])
+    if pos_embed.shape[1] != 2 + old_grid[0] * old_grid[1]:
+        return pos_embed  # it contradicts its header, as the check of shapes then reports
+    return resample_abs_pos_embed(
+        pos_embed, grid, old_grid, num_prefix_tokens=2, interpolation="bilinear", antialias=False
+    )
+
+
 def read(path: str | Path) -> tuple[dict[str, str], Tensors]:
     """Read metadata and tensors of a safetensors or pickle file, the latter with weights_only.
 
@@ -244,6 +264,16 @@ def _unwrapped(state: Any) -> Any:
     while isinstance(state, dict) and state and all(str(key).startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items()}
     return state
+
+
+def _metadata_header(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Parse the header that `save` wrote."""
+    try:
+        return json.loads(metadata["ast_repr"])
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: no readable `ast_repr` metadata; expected a file written by this project"
+        ) from error
 
 
 def _canonical(

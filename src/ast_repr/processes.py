@@ -222,8 +222,9 @@ def end_with_parent() -> None:
 def keep_freed_memory() -> None:
     """Let the process keep freed arrays' memory for the next ones, as PyTorch does on a GPU.
 
-    Linux' C library returns the largest blocks at once and then gets them again page by page;
-    tests/bench/step.py measures the cost of that in a training step.
+    Linux' C library returns the largest blocks at once and then gets them again page by page. A
+    training step through the shipped AST took 0.86 of the CPU time with this (Intel Xeon, one core,
+    16 clips, processes in turns; 0.85 in float32); tests/bench/step.py compares both for AST-base.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

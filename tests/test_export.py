@@ -422,6 +422,31 @@ def test_the_code_in_the_card_runs(graphed, monkeypatch, capsys):
     assert list(printed) == NAMES
 
 
+def test_an_int8_graph_is_smaller_and_says_so(small_graph, tmp_path):
+    path = tmp_path / "int8.onnx"
+    difference = onnx.save(path, small(), (1, 64, 32), {"classes": NAMES}, int8=True)
+    assert path.stat().st_size < 0.5 * small_graph.stat().st_size
+    assert list(tmp_path.iterdir()) == [path]
+    graph = onnx.Graph(path)
+    assert graph.about == {"classes": NAMES, "precision": "int8"}
+    features = torch.randn(5, 1, 64, 32, generator=torch.Generator().manual_seed(1))
+    expected = small()(features).sigmoid().detach().numpy()
+    largest = np.abs(graph(features) - expected).max()
+    assert 0 < largest < 0.02 and 0 < difference < 0.02
+
+
+@pytest.mark.slow
+def test_predict_takes_an_int8_graph(scored, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+    code, out, _ = call(capsys, export, scored, tmp_path / "int8", "--int8")
+    assert code == 0 and "probabilities within" in out
+    model = inference.load(scored)
+    graph = inference.load(tmp_path / "int8" / "model.onnx")
+    assert (model.precision, graph.precision) == ("float32", "int8")
+    assert graph.classes == model.classes
+    np.testing.assert_allclose(graph(SOUND), model(SOUND), rtol=0, atol=0.02)
+
+
 def test_a_wrong_graph_is_not_kept(small_graph, monkeypatch):
     content = small_graph.read_bytes()
     monkeypatch.setattr(onnx, "_verify", lambda program, features: 2e-4)

@@ -115,7 +115,8 @@ class Predictor:
     Attributes:
         about: the description stored with the model; `spec`: its checked part.
         path: the file that `load` has read.
-        precision: "float32" or "bfloat16", in which everything before the head is computed.
+        precision: "float32" or "bfloat16", in which everything before the head is computed, or
+            "int8", for the linear layers of such a graph.
         classes: names of the K classes, in the order of the outputs.
         threshold: the probability from which an instrument counts as present.
         aggregate: how the windows of a file are combined, see AGGREGATES.
@@ -337,6 +338,7 @@ class GraphPredictor(Predictor):
         super().__init__(graph.about, allow)
         graph.expect(self.feature.shape, len(self.classes))
         self.graph = graph
+        self.precision = model_spec.lookup({"precision": "float32"} | graph.about, "precision", str)
 
     def _outputs(self, feature):
         probabilities = np.array(self.graph(feature))
@@ -360,7 +362,7 @@ def load(
         device: where PyTorch computes; an ONNX graph runs on the CPU.
         backbone_file, allow: see `restore`.
         precision: "float32", or "auto" for bfloat16 if the device computes in it; an ONNX graph
-            always computes in float32.
+            computes as it was exported.
 
     Raises:
         ValueError: the model is missing, cannot be read, or differs from its description.

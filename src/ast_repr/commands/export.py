@@ -4,10 +4,14 @@
     ast-repr export $run shared/ast_unet            # the backbone's weights stay apart
     ast-repr export $run shared/ast_unet --merge    # the backbone's weights inside
     ast-repr export $run shared/ast_unet --onnx     # model.onnx as well
+    ast-repr export $run shared/ast_unet --int8     # model.onnx with linear layers in 8 bits
     ast-repr export $run shared/ast_unet --push-to-hub USER/NAME
 
 It writes model.safetensors, labels.txt, README.md and, with --onnx, model.onnx: one graph from the
 log-mel to probabilities, verified under onnxruntime before it is kept (needs the extra `onnx`).
+--int8 quantises its linear layers: for the shipped AST a file of 3.4 MB in place of 11.4, 0.7 to
+0.8 of the CPU time of the float32 graph (bfloat16 in PyTorch took 0.5 on the same core), and
+probabilities that differ by up to 0.05 on 48 recordings, 0.006 on average.
 `ast-repr predict --model` takes the folder and each of the two models. Existing files are replaced
 only with --overwrite, and nothing is uploaded without asking.
 """
@@ -43,14 +47,15 @@ def main(args: Namespace) -> None:
     check_output_folder(args.out, about["backbone"]["file"], args.overwrite)
     graph = args.out / GRAPH
     graph.unlink(missing_ok=True)  # of an earlier export, perhaps of another model
-    if args.onnx:
+    has_graph = args.onnx or args.int8
+    if has_graph:
         print(f"{graph}: exporting and verifying, up to a minute ...", flush=True)
-        difference = onnx.save(graph, model, feature.shape, about)
+        difference = onnx.save(graph, model, feature.shape, about, args.int8)
         print(f"{graph}: {size(graph)}, probabilities within {difference:.1e} of PyTorch's")
     tensors = model.state_dict() if merged else model.trainable_state_dict()
     safetensors.save(args.out / MODEL, tensors, about)
     atomic.write_text(args.out / inference.LABELS, "\n".join(predictor.classes) + "\n")
-    card = model_card.render(about, config, predictor.window, results, merged, args.onnx)
+    card = model_card.render(about, config, predictor.window, results, merged, has_graph)
     atomic.write_text(args.out / CARD, card)
     needs = f"needs {backbone} beside it" if backbone else "self-contained"
     print(f"{args.out / MODEL}: {size(args.out / MODEL)}, {needs}")
@@ -131,6 +136,12 @@ def parse() -> cli.Parser:
         help="put the backbone's tensors into the file, which is then self-contained",
     )
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="write model.onnx with its linear layers quantised to 8-bit integers: a smaller file "
+        "whose probabilities differ, by how much is printed",
+    )
     parser.add_argument(
         "--push-to-hub",
         metavar="REPO",

@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from ast_repr.commands import common, predict
 from ast_repr.run_folder import RunFolder
 from ast_repr.viewer import predictions, timeline
 
+SOURCE = Path(audio.__file__).parents[1]
 RATE = audio.SAMPLE_RATE
 CLASSES = ["bass", "flute", "voice"]  # of the run folder
 JSONL = ("--format", "jsonl", "--threshold", 0)
@@ -251,6 +255,27 @@ def test_shards_predict_each_file_once_and_a_new_file_moves_no_other(tell, tmp_p
     soundfile.write(new, noise(0.1), RATE)
     first = rows(tell(tmp_path, *JSONL, "--shard", "1/2")[1])
     assert first.keys() - {str(new)} == rows(shards[0]).keys()
+
+
+@pytest.mark.slow
+def test_shards_on_two_workers_of_dask_give_the_same_lines(tell, run, tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra `dask`")
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", noise(1, seed=i), RATE)
+    script = SOURCE.parent / "egs" / "dask_predict.py"
+    options = ["--shards", "2", "--output", tmp_path / "lines"]
+    predict_options = [tmp_path, "--threshold", "0", "--model", run[0], "--device", "cpu"]
+    subprocess.run(
+        [sys.executable, script, *options, "--", *predict_options],
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SOURCE), *sys.path])},
+    )
+    files = (tmp_path / "lines").glob("*.jsonl")
+    lines = "".join(file.read_text() for file in files)
+    expected = rows(tell(tmp_path, *JSONL)[1])
+    assert len(lines.splitlines()) == len(expected) == 3
+    for file, probabilities in rows(lines).items():
+        assert probabilities == pytest.approx(expected[file], abs=1e-3)
 
 
 def test_shards_name_their_pictures_differently(tell, tmp_path):

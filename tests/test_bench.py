@@ -11,7 +11,8 @@ BENCH = Path(__file__).parent / "bench"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["decoding", "embeddings", "features", "loader", "scalogram", "step", "warp"]
+    "name",
+    ["decoding", "embeddings", "features", "loader", "prediction", "scalogram", "step", "warp"],
 )
 def test_a_benchmark_runs_and_writes_nothing(name, monkeypatch, capsys):
     if name == "step":

@@ -68,9 +68,15 @@ def save(name: str, rows: list[dict], on: torch.device | str = "cpu") -> None:
 
 
 def alternate(
-    work: dict[str, Callable[[], object]], repeats: int, warmup: int = 1
+    work: dict[str, Callable[[], object]],
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Time callables that take turns, so that other load on the machine affects all of them.
+
+    Args:
+        clock: time.process_time counts the CPU time of the process instead.
 
     Returns:
         {name: seconds (repeats,)}; a GPU has finished when the clock is read.
@@ -79,11 +85,11 @@ def alternate(
     for turn in range(warmup + repeats):
         for name, function in work.items():
             synchronise()
-            start = time.perf_counter()
+            start = clock()
             function()
             synchronise()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: np.array(values) for name, values in seconds.items()}
 
 

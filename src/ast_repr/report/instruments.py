@@ -12,6 +12,7 @@ from .results import KINDS, Table
 from .schema import BASELINES
 
 MOST = 6  # methods that bars can show legibly
+MOST_NUMBERS = 25  # classes whose numbers fit into a heat map
 
 
 def chosen(table: Table, confs: Sequence[str] = ()) -> Table:
@@ -52,7 +53,7 @@ def bars(table: Table) -> Figure:
         panel.set(xlim=(0, 100), ylim=(per_column - 0.5, -0.5))
         style.label_accuracy(panel.xaxis, table.labels)
     legend = (
-        f"under each instrument: clips with it / without it in {table['split']!r}, by the "
+        f"under each class: clips with it / without it in {table['split']!r}, by the "
         f"{table.labels}; whiskers: {style.INTERVAL}"
     )
     figure.suptitle(style.title(table.title, legend), fontsize=8)
@@ -64,7 +65,8 @@ def bars(table: Table) -> Figure:
 def heatmap(table: Table) -> Figure:
     """Draw macro-F1 of each method (down) and instrument (across), the mean over instruments first.
 
-    Numbers are means over seeds with half the width of their interval.
+    Numbers are means over seeds with half the width of their interval; left out if there are more
+    instruments than fit.
     """
     names = table["classes"]
     bounds = intervals(table)
@@ -76,7 +78,6 @@ def heatmap(table: Table) -> Figure:
         if method.conf in bounds:
             low, high = bounds[method.conf]
             halves[row] = np.roll(50 * (high - low), 1)  # the mean comes first
-    decimals = 1 if len(names) <= 12 else 0  # what fits
     figure, axes = style.new_figure(2.3 + 0.36 * len(values))
     low = np.nanmin(values)
     high = np.nanmax(values)
@@ -84,28 +85,36 @@ def heatmap(table: Table) -> Figure:
     image = axes.imshow(
         values, cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest"
     )
-    for (row, column), value in np.ndenumerate(values):
-        text = "-" if np.isnan(value) else f"{value:.{decimals}f}"
-        half = halves[row, column]
-        if not np.isnan(half):
-            text += f"\n±{half:.{decimals}f}"
-        colour = "white" if value < (low + high) / 2 else "black"
-        axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=6)
+    has_numbers = len(names) <= MOST_NUMBERS
+    if has_numbers:
+        _write_numbers(axes, values, halves, (low + high) / 2)
     axes.axvline(0.5, color="white", linewidth=3)
     labels = [f"{style.plain(name)}, {_counts(table, name)}" for name in names]
-    axes.set_xticks(range(len(names) + 1), ["mean", *labels], rotation=90)
+    size = None if has_numbers else 6
+    axes.set_xticks(range(len(names) + 1), ["mean", *labels], rotation=90, fontsize=size)
     labels = [style.wrapped(method.label, 34) for method in table.methods]
     axes.set_yticks(range(len(values)), labels, fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     colours = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
     style.label_accuracy(colours.ax.yaxis, table.labels)
-    legend = (
-        f"±: half of the {style.INTERVAL}; after each instrument: clips with it / without it, by "
-        f"the {table.labels}"
-    )
+    legend = f"after each class: clips with it / without it, by the {table.labels}"
+    if has_numbers:
+        legend = f"±: half of the {style.INTERVAL}; {legend}"
     figure.suptitle(style.title(table.title, legend), fontsize=8)
     return figure
+
+
+def _write_numbers(axes, values, halves, middle):
+    """Write values and half intervals into the cells: white below the middle of the colours."""
+    decimals = 1 if values.shape[1] <= 13 else 0  # what fits
+    for (row, column), value in np.ndenumerate(values):
+        text = "-" if np.isnan(value) else f"{value:.{decimals}f}"
+        half = halves[row, column]
+        if not np.isnan(half):
+            text += f"\n±{half:.{decimals}f}"
+        colour = "white" if value < middle else "black"
+        axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=6)
 
 
 def _counts(table, name):

@@ -142,12 +142,12 @@ def footnotes(table: Table) -> list[str]:
 def explanations(table: Table) -> list[str]:
     """Explain the data, the methods, the baselines and the columns of a table, in paragraphs."""
     paragraphs = [
-        f"Split {table['split']!r}: {table['clips']:,} clips, {len(table['classes'])} instruments, "
+        f"Split {table['split']!r}: {table['clips']:,} clips, {len(table['classes'])} classes, "
         f"scored on {table['observed']:,} observed labels.{_without_score(table, OBSERVED)}"
     ]
     if table.has_truth:
         paragraphs.append(
-            "Columns of the truth are scored on every instrument of every clip, "
+            "Columns of the truth are scored on every class of every clip, "
             f"{table['clips'] * len(table['classes']):,} cells; nothing is trained or chosen on "
             f"the truth.{_without_score(table, TRUTH)}"
         )
@@ -161,8 +161,8 @@ def explanations(table: Table) -> list[str]:
     columns = {
         "norm": "statistics that normalise the input (backbone: those of the pre-training data; "
         "corpus: those of the training clips; none: not normalised)",
-        "macro-F1": "per instrument the mean of the F1 of 'present' and the F1 of 'absent' at "
-        f"threshold {table['threshold']:g}, then the mean over instruments",
+        "macro-F1": "per class the mean of the F1 of 'present' and the F1 of 'absent' at "
+        f"threshold {table['threshold']:g}, then the mean over classes",
         "pos. F1": "F1 of 'present'",
         "mAP": "mean average precision",
         "AUROC": "area under the ROC curve",
@@ -171,7 +171,7 @@ def explanations(table: Table) -> list[str]:
     return [
         *paragraphs,
         "Baselines: 'always absent' and 'always present' are constant predictions, the same for "
-        "every clip and instrument.",
+        "every clip and class.",
         f"Columns: {_list(columns)}. Values are means ± standard deviations over seeds (number of "
         "seeds).",
     ]

@@ -31,6 +31,12 @@ def test_every_shipped_conf_is_in_order(corpus, protocol, capsys):
     assert tell(capsys, *options) == (0, "")
 
 
+def test_options_of_ast_that_suit_any_weights_are_in_order(capsys):
+    assert tell(capsys, "--conf", "tokens") == (0, "")
+    code, error = tell(capsys, "--conf", "ast_unet", "--set", "backbone.patchout_time=1.5")
+    assert code == 2 and "patchout_time 1.5" in error
+
+
 @pytest.mark.parametrize("network", ["ast", "musicnn"])
 @pytest.mark.parametrize("name", [*choices.confs(IRMAS), "mixing"])
 def test_the_confs_of_irmas_are_in_order(name, network):

@@ -6,6 +6,7 @@ from .settings import Backbone, Config
 from .training import optim
 
 QUICK_AST = {"embed_dim": 8, "depth": 1, "num_heads": 1, "n_source": 2}
+AST_OPTIONS = ("pooling", "stride", "patchout_time", "patchout_freq")  # that suit any weights
 
 
 def check(conf: Config) -> None:
@@ -61,11 +62,11 @@ def _check_teacher(conf: Config, method: methods.Method):
 
 
 def _check_backbone(section: Backbone):
-    dims = sorted(section.options.keys() - {"pooling"})
-    if section.name == "ast" and dims:
+    others = sorted(section.options.keys() - set(AST_OPTIONS))
+    if section.name == "ast" and others:
         raise ValueError(
-            f"option {dims[0]!r} of backbone 'ast': its dimensions are those of its "
-            "weights; expected only weights, finetune, pooling"
+            f"option {others[0]!r} of backbone 'ast': its dimensions are those of its "
+            f"weights; expected only weights, finetune, {', '.join(AST_OPTIONS)}"
         )
     if section.name in backbones.PRETRAINED and section.weights == "none":
         raise ValueError(

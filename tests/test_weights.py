@@ -185,3 +185,17 @@ def test_positions_of_another_stride_are_interpolated_in_time_and_frequency(
     assert torch.equal(fitted[:, :2], given.pos_embed[:, :2])
     for channel in fitted[0, 2:].T:
         torch.testing.assert_close(channel.reshape(network.grid), expected)
+
+
+@pytest.mark.parametrize("stride", [0, "a", -16, None])
+def test_a_header_with_other_dims_is_refused_in_one_line(stride, tmp_path, tiny_ast):
+    network = tiny_ast()
+    network.dims["stride"] = stride
+    weights.save(network, tmp_path / "x.safetensors")
+    with pytest.raises(weights.WeightsError, match="x.safetensors: "):
+        weights.load(tiny_ast(mels=48), tmp_path / "x.safetensors")
+    network.dims = None
+    weights.save(network, tmp_path / "x.safetensors")
+    for read in (weights.read_header, lambda path: weights.load(network, path)):
+        with pytest.raises(weights.WeightsError, match="no readable `ast_repr` metadata"):
+            read(tmp_path / "x.safetensors")

@@ -120,10 +120,16 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
             dims = _metadata_header(path, metadata)["dims"]
         elif layout != "ast_repr":
             dims = _infer_dims(path, state)
-        if dims["stride"] == backbone.dims["stride"]:
-            state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
-        else:
-            state["pos_embed"] = resample_positions(state["pos_embed"], dims, backbone.grid)
+        try:
+            if dims["stride"] == backbone.dims["stride"]:
+                state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
+            else:
+                state["pos_embed"] = resample_positions(state["pos_embed"], dims, backbone.grid)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise WeightsError(
+                f"{path}: its header has other dims than an AST ({error}); expected patch, stride, "
+                "frames and mels"
+            ) from error
     misshapen = []
     for name, tensor in expected.items():
         shape = tuple(state[name].shape)
@@ -197,7 +203,7 @@ def resample_positions(
         dims: of the network that the positions are from.
     """
     old_grid = patch_grid(dims["patch"], dims["stride"], dims["frames"], dims["mels"])
-    if pos_embed.shape[1] != 2 + old_grid[0] * old_grid[1]:
+    if min(old_grid) < 1 or pos_embed.shape[1] != 2 + old_grid[0] * old_grid[1]:
         return pos_embed  # it contradicts its header, as the check of shapes then reports
     return resample_abs_pos_embed(
         pos_embed, grid, old_grid, num_prefix_tokens=2, interpolation="bilinear", antialias=False
@@ -268,12 +274,14 @@ def _unwrapped(state: Any) -> Any:
 
 def _metadata_header(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Parse the header that `save` wrote."""
+    message = f"{path}: no readable `ast_repr` metadata; expected a file written by this project"
     try:
-        return json.loads(metadata["ast_repr"])
+        header = json.loads(metadata["ast_repr"])
     except (KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: no readable `ast_repr` metadata; expected a file written by this project"
-        ) from error
+        raise WeightsError(message) from error
+    if not isinstance(header, dict) or not isinstance(header.get("dims"), dict):
+        raise WeightsError(message)
+    return header
 
 
 def _canonical(

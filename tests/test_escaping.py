@@ -180,7 +180,8 @@ def test_a_model_card_shows_names_as_text(tmp_path):
     }
     make_run(tmp_path / "x", classes=NAMES, metrics=scores(0.5, NAMES))
     results = json.loads((tmp_path / "x/ast_unet/seed0/results.json").read_text())
-    text = model_card.render(about, config, Window(), results, False, False).split("---\n", 2)[2]
+    card = model_card.render(about, config, Window(), results, False, False, False)
+    text = card.split("---\n", 2)[2]
     assert "It is built from `mine.Own`" in text
     assert all(line.isprintable() for line in text.split("\n"))
     markdown_it = pytest.importorskip("markdown_it")

@@ -374,6 +374,17 @@ def test_the_card_has_the_numbers_of_the_results(exported):
     assert "without any real recording" in body and "`ast_tiny_synth.safetensors`" in body
 
 
+def test_the_card_of_a_tagger_speaks_of_tags(scored, tmp_path, capsys):
+    path = scored / "best.valid.macro_f1.pt"
+    state = checkpoint.load(path)
+    score = {"task": "tags", "aggregate": "mean"}
+    state["about"]["config"] = CONFIG | {"score": score}
+    checkpoint.save(path, state)
+    assert call(capsys, export, scored, tmp_path / "out", "--merge")[0] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\nPredicts the tags of 10 seconds" in card and "predominant" not in card
+
+
 def test_a_threshold_chosen_in_scoring_is_kept(scored, tmp_path, capsys):
     path = scored / "best.valid.macro_f1.pt"
     state = checkpoint.load(path)
@@ -440,6 +451,7 @@ def test_predict_takes_an_int8_graph(scored, tmp_path, capsys):
     pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
     code, out, _ = call(capsys, export, scored, tmp_path / "int8", "--int8")
     assert code == 0 and "probabilities within" in out
+    assert "in 8-bit integers" in (tmp_path / "int8" / "README.md").read_text()
     model = inference.load(scored)
     graph = inference.load(tmp_path / "int8" / "model.onnx")
     assert (model.precision, graph.precision) == ("float32", "int8")

@@ -56,7 +56,7 @@ def main(args: Namespace) -> None:
     tensors = model.state_dict() if merged else model.trainable_state_dict()
     safetensors.save(args.out / MODEL, tensors, about)
     atomic.write_text(args.out / inference.LABELS, "\n".join(predictor.classes) + "\n")
-    card = model_card.render(about, config, predictor.window, results, merged, has_graph)
+    card = model_card.render(about, config, predictor.window, results, merged, has_graph, args.int8)
     atomic.write_text(args.out / CARD, card)
     needs = f"needs {backbone} beside it" if backbone else "self-contained"
     print(f"{args.out / MODEL}: {size(args.out / MODEL)}, {needs}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import registry
 from ..audio import Window
+from ..choices import TAG_SPLITS
 from ..escaping import markdown, markdown_code
 from ..model_spec import lookup
 from ..run_folder import RunFolder
@@ -132,6 +133,7 @@ def render(
     results: dict | None,
     merged: bool,
     graph: bool,
+    int8: bool,
 ) -> str:
     """Render the card.
 
@@ -141,7 +143,7 @@ def render(
         window: of the model's feature.
         results: the content of results.json.
         merged: whether the file holds the backbone's tensors.
-        graph: whether model.onnx lies beside it.
+        graph: whether model.onnx lies beside it; `int8`: whether its linear layers are quantised.
     """
     # Slow to import, and needed here only.
     from huggingface_hub import ModelCard
@@ -175,6 +177,7 @@ def render(
         samples=f"{window.samples:_}",
         merged=merged,
         graph=graph,
+        int8=int8,
         backbone=_describe_backbone(about, config),
         outside=sorted(registry.outside({**about["spec"], "feature": about["feature"]})),
         corpus=markdown(corpus.name),
@@ -188,7 +191,7 @@ def render(
 
 def corpus_of(name: str) -> Corpus:
     """Return the facts about a corpus; a size or split in its name (synthetic-20000) is ignored."""
-    family = re.sub(r"-(\d+|full|artist)$", "", name)
+    family = re.sub(rf"-(\d+|{'|'.join(TAG_SPLITS)})$", "", name)
     limits = f"It was trained on {markdown(name)}; on other music it may do worse."
     return CORPORA.get(family, Corpus(name, UNKNOWN, limits))
 

@@ -3,8 +3,6 @@
 Micro-F1 has a bootstrap interval over recordings, since excerpts of one recording are alike.
 """
 
-from statistics import mean
-
 import numpy as np
 
 from ..manifest import PRESENT
@@ -44,7 +42,7 @@ def lines(table: Table) -> list[dict[str, str]]:
         for entry in table.entries.values():
             published = entry.published
             if published and published.corpus == CORPUS:
-                filled.append(_line(entry.published_label, [_fractions(published)]))
+                filled.append(_line(entry.published_label, [published.fractions(COLUMNS.values())]))
     return filled
 
 
@@ -94,12 +92,3 @@ def _line(name, values):
     for heading, key in COLUMNS.items():
         line[heading] = percent([value.get(key) for value in values])
     return line | {"micro-F1 interval": NONE, "threshold": NONE, "oracle micro-F1 %": NONE}
-
-
-def _fractions(published):
-    """Return the mean of each published score, as a fraction."""
-    fractions = {}
-    for key in COLUMNS.values():
-        scores = getattr(published, key, None)
-        fractions[key] = mean(scores) / 100 if scores else None
-    return fractions

@@ -10,8 +10,10 @@ In names and descriptions, `{feature}` and `{network}` become those of the run, 
 name of its conf.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 from . import conf_file
 
@@ -51,6 +53,14 @@ class Published:
     @property
     def footnote(self) -> str:
         return f"Published on {self.corpus}; protocol: {self.protocol}; source: {self.source}"
+
+    def fractions(self, names: Iterable[str]) -> dict[str, float | None]:
+        """Compute the means of scores, as fractions; None for those that are not published."""
+        means = {}
+        for name in names:
+            scores = getattr(self, name, None)
+            means[name] = mean(scores) / 100 if scores else None
+        return means
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """The table of tags, as the literature of MagnaTagATune prints it: macro ROC-AUC and PR-AUC."""
 
-from statistics import mean
-
 import numpy as np
 
 from . import bootstrap
@@ -29,11 +27,7 @@ def lines(table: Table) -> list[Line]:
     for entry in table.entries.values():
         published = entry.published
         if published and published.corpus == corpus:
-            fractions = {}
-            for key in COLUMNS.values():
-                scores = getattr(published, key)
-                fractions[key] = mean(scores) / 100 if scores else None
-            filled.append(_line(entry.published_label, [fractions]))
+            filled.append(_line(entry.published_label, [published.fractions(COLUMNS.values())]))
     return filled
 
 

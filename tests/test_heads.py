@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from ast_repr import heads
+from ast_repr import choices, heads
 from ast_repr.backbones import Output
 from ast_repr.data.dataset import Batch
 from ast_repr.heads.observed import CERTAIN
@@ -130,6 +130,11 @@ def test_prototypes_have_the_gradient_of_their_signs(spread):
     normed = tokens / tokens.norm(dim=2, keepdim=True)
     head.linear((normed @ signs.T).amax(dim=1)).sum().backward()
     torch.testing.assert_close(head.prototypes.grad, signs.grad)
+
+
+def test_the_heads_on_tokens_are_listed_for_networks_without_them():
+    on_tokens = [name for name, head in heads.HEADS.items() if head.input_key == "tokens"]
+    assert sorted(on_tokens) == sorted(choices.TOKEN_HEADS)
 
 
 @pytest.mark.parametrize("fitted", [False, True])

@@ -23,6 +23,7 @@ CORPORA = (
 )
 TAG_SPLITS = ("clean", "full", "artist")  # of MagnaTagATune
 MUSICNN_ADAPTERS = ("ssf", "bitfit")  # the others need transformer blocks
+TOKEN_HEADS = ("attentive_pooling", "prototypes")  # they need a transformer's tokens
 FEATURE_STORAGE = ("auto", "device", "memory", "disk")  # where training keeps features
 NOT_CONFS = ("base", "studies", "published", "contrasts")
 OVERLAYS = ("protocol_", "corpus_", "backbone_")  # prefixes of files that are merged into any conf

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from . import atomic, config, escaping, options, pretrained
-from .choices import MUSICNN_ADAPTERS
+from .choices import MUSICNN_ADAPTERS, TOKEN_HEADS
 from .config import ConfigError
 from .options import Parser, UsageError
 from .options import between as between
@@ -40,7 +40,6 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 LONGEST = 4_000  # characters of a message
 LISTED = 10  # unusable clips
-TOKEN_HEADS = ("attentive_pooling", "prototypes")
 
 
 def parser(doc: str) -> Parser:

@@ -377,5 +377,7 @@ def test_a_feature_without_powers_is_masked_only():
     batch = batch_of(torch.rand(2, 1, 10, 128))
     with pytest.raises(ValueError, match="VGGish has no powers"):
         augment.augment(batch, dataset.generator(0), settings, features.build("vggish"), 0.0)
+    with pytest.raises(ValueError, match="VGGish .*; expected test_augment: null"):
+        augment.shift_pitch(batch, features.build("vggish"), 1.0)
     settings = replace(settings, mix=None, time=5)
     augment.augment(batch, dataset.generator(0), settings, features.build("vggish"), 0.0)

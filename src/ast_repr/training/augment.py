@@ -63,8 +63,11 @@ def augment(
     Raises:
         ValueError: the feature has no powers, or no frequencies to filter.
     """
-    if changes_power(settings):
-        _check_powers(feature)
+    if changes_power(settings) and not hasattr(feature, "to_power"):
+        raise ValueError(
+            f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
+            "expected only time, freq, dropout and mixup, or another feature"
+        )
     if settings.filter_db and not hasattr(feature, "hz"):
         raise ValueError(
             f"augment: filter_db: the bands of {type(feature).__name__} have no frequencies; "
@@ -102,19 +105,15 @@ def shift_pitch(batch: Batch, feature: Any, semitones: float) -> Batch:
     Raises:
         ValueError: the feature has no powers.
     """
-    _check_powers(feature)
+    if not hasattr(feature, "to_power"):
+        raise ValueError(
+            f"test_augment: the feature {type(feature).__name__} has no powers to shift; "
+            "expected test_augment: null, or another feature"
+        )
     ratios = torch.full((len(batch.features),), 2 ** (semitones / 12))
     power = feature.to_power(batch.features)
     shifted = feature.warp(power, torch.ones_like(ratios), ratios)
     return batch._replace(features=feature.from_power(shifted))
-
-
-def _check_powers(feature: Any) -> None:
-    if not hasattr(feature, "to_power"):
-        raise ValueError(
-            f"augment: the feature {type(feature).__name__} has no powers to mix or to change; "
-            "expected only time, freq, dropout and mixup, or another feature"
-        )
 
 
 def warp(

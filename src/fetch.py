@@ -21,7 +21,7 @@ from ast_repr.corpora import irmas, magnatagatune, naming, openmic
 
 SHIPPED = "ast_tiny_synth"
 PUBLISHED = "ast_audioset"
-BUILT_IN = {  # in the layout of a published corpus: (size, that one and its size)
+BUILT_IN = {  # in a published corpus' layout: (size, the published corpus and its download)
     "irmas_synthetic": ("1,800 excerpts", "IRMAS, several GB"),
     "magnatagatune_synthetic": ("1,700 clips", "MagnaTagATune, 3 GB"),
 }

@@ -1,4 +1,4 @@
-"""MagnaTagATune: tags, splits, bad input of a scrap in the genuine layout; the built-in corpus."""
+"""MagnaTagATune: tags, splits and bad input of a few clips in its layout; the built-in corpus."""
 
 import contextlib
 import csv

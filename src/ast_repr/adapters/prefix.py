@@ -37,9 +37,12 @@ class Prefix(nn.Module):
 
 
 class KeysAndValues(nn.Module):
-    """Two hooks of a block: it gets further tokens, and these get the trained keys and values.
+    """Two hooks of a block: one appends tokens, the other sets their keys and values.
 
-    The tokens of the block before are replaced.
+    Args:
+        count: number of appended tokens.
+        dim: size D of a token.
+        replaces: whether the block before has appended as many, which are removed.
     """
 
     def __init__(self, count: int, dim: int, replaces: bool):

@@ -37,7 +37,7 @@ class Prompt(nn.Module):
 
 
 class PromptTokens(nn.Module):
-    """Forward pre-hook of a block: adds `count` tokens, or replaces the last ones."""
+    """Forward pre-hook of a block: appends `count` tokens, or replaces the last ones."""
 
     def __init__(self, count: int, dim: int, replaces: bool):
         super().__init__()

@@ -2,10 +2,9 @@
 
 A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-major, and preceded by
 DeiT's class and distillation tokens; the embedding is the mean of these two after the last norm,
-joined, if wanted, by the mean and the maximum of the patches after some blocks. POOLINGS has
-others.
-The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with 527
-source classes, not the 88.1 M of the authors' log.
+joined, if wanted, by the mean and the maximum of the patches after some blocks, or another of
+POOLINGS. The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with
+527 source classes, not the 88.1 M of the authors' log.
 
 `cpu_kernels.enable` makes training faster on a CPU.
 """

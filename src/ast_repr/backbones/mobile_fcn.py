@@ -1,6 +1,6 @@
 """MobileFCN, the student of EAsT on MagnaTagATune (Ding and Lerch 2023), trained from scratch.
 
-A fully convolutional network as of Choi et al. (2016), most of it depthwise-separable.
+A fully convolutional network after Choi et al. (2016), with mostly depthwise-separable layers.
 """
 
 import torch
@@ -8,8 +8,8 @@ from torch import nn
 
 from .output import Output
 
-# Of each layer: channels, as a multiple of those of the first; frames and bands pooled. None: as
-# many bands as the last pooling needs to leave one.
+# Of each layer: channels, as a multiple of the first layer's; sizes of its pooling in frames and
+# bands. None: depends on the number of bands, so that the last pooling leaves one.
 LAYERS = (
     (1, 4, 2),
     (2, 3, 2),

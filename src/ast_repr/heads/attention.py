@@ -41,7 +41,7 @@ class AttentionHead(nn.Module):
         if frames.ndim != 3:
             raise ValueError(
                 f"attention expects an embedding of (B, D, T), found {tuple(frames.shape)}; "
-                "use backbone frame_network, vggish_convnet or cp_resnet"
+                "use backbone frame_network, vggish_convnet, cp_resnet or mobile_fcn"
             )
         attention = self._attention(frames)
         probabilities = self.classifier(frames).float().sigmoid()

@@ -60,7 +60,7 @@ class EmbeddingCache:
             seconds that computing it took.
 
         Raises:
-            ValueError: memory or disk lack the room for tokens.
+            ValueError: the tokens exceed the free memory or disk space.
         """
         if not shareable(model, spec):
             return self._compute(model, clips, device, label, size)
@@ -81,7 +81,7 @@ class EmbeddingCache:
         return inputs, seconds
 
     def _compute(self, model, clips, device, label, size, folder=None):
-        """As `compute`, after the check of what tokens take in memory and in `folder`."""
+        """As `compute`, after `check_space` if the inputs are tokens."""
         if model.head.input_key == "tokens":
             check_space(model, clips, device, label, folder)
         return compute(model, clips, device, label, size)
@@ -127,10 +127,10 @@ def shareable(model: Reprogrammed, spec: dict) -> bool:
 def check_space(
     model: Reprogrammed, clips: Clips, device: torch.device, label: str, folder: Path | None
 ) -> None:
-    """Print what the tokens of all clips take; refuse them if memory or disk lack the room.
+    """Print the size of all clips' tokens; refuse more than the free memory or disk space.
 
     Args:
-        folder: of the files; None to use none.
+        folder: where tokens are saved; None if they stay in memory.
 
     Raises:
         ValueError: see above.

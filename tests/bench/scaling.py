@@ -55,6 +55,7 @@ def work(
         stride=args.stride,
     )
     model.to(device)
+    model.bf16 = devices.has_bf16(device)
     plan = Plan(1, args.batch, None, None, None, {"name": "constant"}, {}, 0)
     trainer = Trainer(
         methods.build("supervised", model=model),
@@ -62,7 +63,6 @@ def work(
         plan,
         RunFolder(path),
         device,
-        bf16=devices.has_bf16(device),
         group=group,
     )
     cells = torch.rand(args.batch, len(networks.CLASSES))

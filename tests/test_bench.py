@@ -12,7 +12,18 @@ BENCH = Path(__file__).parent / "bench"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["decoding", "embeddings", "features", "loader", "prediction", "scalogram", "step", "warp"],
+    [
+        "budget",
+        "decoding",
+        "embeddings",
+        "features",
+        "loader",
+        "prediction",
+        "scaling",
+        "scalogram",
+        "step",
+        "warp",
+    ],
 )
 def test_a_benchmark_runs_and_writes_nothing(name, monkeypatch, capsys):
     if name == "step":

@@ -429,7 +429,8 @@ def useful_operations(model: Reprogrammed, batch: int) -> int:
     """Count a step's operations: the forward ones, as many backward, in attention twice as many."""
     tokens = model.backbone.pos_embed.shape[1]
     attended = (len(model.backbone.blocks) - 1) * 4 * tokens**2 * model.backbone.embed_dim
-    return batch * (2 * 2 * multiply_accumulates(model, (1, FRAMES, BINS)) + attended)
+    shape = (1, model.backbone.frames, model.backbone.mels)
+    return batch * (2 * 2 * multiply_accumulates(model, shape) + attended)
 
 
 def products(

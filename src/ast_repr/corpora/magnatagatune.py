@@ -79,11 +79,10 @@ def is_unpacked(root: Path) -> bool:
 
 def size_to_download(root: Path) -> int:
     """Return the bytes of the files that `root` lacks."""
-    size = 0
-    for name, file in FILES.items():
-        if not (root / name).is_file():
-            size += file.bytes
-    return size
+    needed = [ANNOTATIONS]
+    if not (root / AUDIO).is_dir():
+        needed += PARTS
+    return sum(FILES[name].bytes for name in needed if not (root / name).is_file())
 
 
 def fetch(root: Path) -> None:

@@ -81,6 +81,8 @@ def save(
         if int8:
             _quantise(partial)
             difference = _difference(partial, network, features)
+            if np.isnan(difference):
+                raise ExportError("the graph in 8-bit integers gives NaN; export without --int8")
         data = partial.read_bytes()
         sha256 = identity.of_bytes(data)
         partial.write_bytes(data.replace(HASH_PLACEHOLDER.encode(), sha256.encode()))

@@ -18,7 +18,8 @@ INTRODUCTION = """# Benchmarks
 Compared variants alternate in one process or one run, so that other load on the machine affects
 all of them. Figures are medians, with quartiles if there are several; sizes are the paper's
 unless a section says otherwise. Each section names its command (set `PYTHONPATH=src` if the
-package is not installed) and the machine. `python tests/bench/summary.py` writes this page.
+package is not installed), the machine and the commit that was measured: later code may be faster,
+and its scripts may have other rows. `python tests/bench/summary.py` writes this page.
 """
 NO_GPU = "No benchmark has been run on a GPU yet; the goals for one are in tests/bench/step.py.\n"
 

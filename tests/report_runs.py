@@ -9,6 +9,7 @@ import numpy as np
 
 from ast_repr import identity, metrics
 from ast_repr.report import published
+from ast_repr.report.results import Run
 from ast_repr.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "src" / "report.py"
@@ -21,6 +22,13 @@ PUBLISHED = published.Published(
     protocol="chosen on test",
     trainable_parameters=0.018,
 )
+
+
+class StoredRun(Run):
+    """A run whose predictions are in memory."""
+
+    def arrays(self, name):
+        return self.results["arrays"]
 
 
 def scores(value, classes=CLASSES):

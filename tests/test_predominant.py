@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from report_runs import StoredRun
 
 from ast_repr import audio, evaluation, features, metrics
 from ast_repr.data import mixtures
 from ast_repr.manifest import Clip
 from ast_repr.report import confusion, predominant, published
-from ast_repr.report.results import Method, Run, Table
+from ast_repr.report.results import Method, Table
 from ast_repr.settings import Score
 
 CONF = Path(__file__).parents[1] / "egs" / "irmas" / "conf"
@@ -96,13 +97,6 @@ def test_unobserved_labels_are_refused():
     mask = np.array([[True, False]])
     with pytest.raises(ValueError, match="unobserved"):
         evaluation.measure_predominant(mask, mask, mask, ["a", "b"], 0.5, SETTINGS)
-
-
-class StoredRun(Run):
-    """A run whose predictions are in memory."""
-
-    def arrays(self, name):
-        return self.results["arrays"]
 
 
 @pytest.fixture

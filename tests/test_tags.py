@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_runs import StoredRun
 
 from ast_repr import evaluation, metrics, typecheck
 from ast_repr.manifest import Clip
 from ast_repr.report import pages, predominant, published, tags
-from ast_repr.report.results import Method, Run, Table
+from ast_repr.report.results import Method, Table
 from ast_repr.settings import Score
 
 CONF = Path(__file__).parents[1] / "egs" / "magnatagatune" / "conf"
@@ -41,13 +42,6 @@ def test_the_section_score_names_the_task():
     assert typecheck.build(Score, asdict(score)) == score and score.task == "tags"
     with pytest.raises(typecheck.RecordError, match="did you mean 'tags'"):
         typecheck.build(Score, tags_score | {"task": "tag"}, "score")
-
-
-class StoredRun(Run):
-    """A run whose predictions are in memory."""
-
-    def arrays(self, name):
-        return self.results["arrays"]
 
 
 @pytest.fixture

@@ -222,9 +222,8 @@ def end_with_parent() -> None:
 def keep_freed_memory() -> None:
     """Let the process keep freed arrays' memory for the next ones, as PyTorch does on a GPU.
 
-    Linux' C library returns the largest blocks at once and then gets them again page by page. A
-    training step through the shipped AST took 0.86 of the CPU time with this (Intel Xeon, one core,
-    16 clips, processes in turns; 0.85 in float32); tests/bench/step.py compares both for AST-base.
+    Linux' C library returns the largest blocks at once and then gets them again page by page.
+    tests/bench/step.py compares a training step with and without this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

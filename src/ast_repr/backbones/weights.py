@@ -256,7 +256,7 @@ def refuse_pointer(path: Path) -> None:
     if start == LFS_POINTER:
         raise WeightsError(
             f"{path}: a Git LFS pointer, expected the file that it stands for; "
-            "run `git lfs pull` where it was cloned, or download the file itself"
+            "run `git lfs pull` in its repository, or download the file itself"
         )
 
 

@@ -1,7 +1,7 @@
 """One training step: a U-Net in front of a frozen AST-base, a linear head behind it.
 
 Forward, input gradient through the whole AST, no gradient of its weights, AdamW over the
-trained parameters; input 1024 x 128, 1,214 tokens. There are four tables:
+trained parameters; input 1024 x 128, 1,214 tokens. There are five tables:
 
 1. **ceiling**: the speed of a product of large square matrices on this machine, by PyTorch's
    own product or by oneDNN's. The products take turns with the steps, so that other load on the
@@ -20,7 +20,8 @@ trained parameters; input 1024 x 128, 1,214 tokens. There are four tables:
 3. **variant**: this project's step, and its time with one thing removed or added; memory is
    kept. `cpu_kernels` is src/ast_repr/backbones/cpu_kernels.py, without which AST consists of
    plain timm blocks.
-4. **component**: each part of the step alone, forward and backward, with inputs of the same
+4. **evaluation**: the forward pass without gradients, as in validation and scoring.
+5. **component**: each part of the step alone, forward and backward, with inputs of the same
    sizes; memory is kept. "AST: rest" is the whole AST minus its products and its attention:
    norms, GELU, sums, the patches, the last block and memory traffic between them. Loss and AdamW
    are left out.
@@ -30,8 +31,8 @@ import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -110,9 +111,13 @@ def main(args: argparse.Namespace) -> None:
             if timed.is_product and timed.memory == "kept":
                 ceilings.setdefault(timed, float(np.median(speeds[timed])))
         rows += compare(seconds, speeds, batch, device)
-    for make_rows in (variants, components):
-        for precision in precisions:
-            rows += make_rows(models[OURS], precision, batches[0], device, args.repeats)
+    model = models[OURS]
+    for precision in precisions:
+        rows += variants(model, precision, batches[0], device, args.repeats)
+    for precision in precisions:
+        rows += evaluation(models, precision, batches[0], device, args.repeats)
+    for precision in precisions:
+        rows += components(model, precision, batches[0], device, args.repeats)
     top = []
     for timed, speed in ceilings.items():
         maker = timed.name.removeprefix("product by ")
@@ -233,6 +238,12 @@ def variants(
         compiled = copy.deepcopy(model)
         compiled.backbone.compile()
         work["with --compile"] = step_of(compiled, precision, batch, device)
+        dropped = partial(mock.patch.object, compiled.backbone, "patchout", half)
+        work["with --compile and half of the patches"] = within(work["with --compile"], dropped)
+    finetuned = copy.deepcopy(model).requires_grad_(True)
+    work["with the gradients of all weights (fine-tuning)"] = step_of(
+        finetuned, precision, batch, device
+    )
     running = {name: variant for name, variant in work.items() if runs(name, variant)}
     seconds = record.alternate(running, repeats)
     full_s = record.spread(seconds["the full step"], "s")["s"]
@@ -246,6 +257,33 @@ def variants(
             row |= dict.fromkeys(["s", "quartiles s", "times the full step"])
         rows.append(row)
     return rows
+
+
+def evaluation(
+    models: dict[str, nn.Module],
+    precision: torch.dtype,
+    batch: int,
+    device: torch.device,
+    repeats: int,
+) -> list[dict]:
+    """Make the rows of the forward pass without gradients, of this project and transformers."""
+    x = torch.randn(batch, 1, FRAMES, BINS, device=device)
+    work = {}
+    for name in (OURS, "transformers"):
+        work[name] = within(partial(models[name], x), partial(evaluating, device, precision))
+    rows = []
+    for name, seconds in record.alternate(work, repeats).items():
+        spread = record.spread(seconds, "s")
+        row = {"precision": text(precision), "batch": batch, "evaluation": name, **spread}
+        rows.append(row | {"clips/s": batch / spread["s"]})
+    return rows
+
+
+@contextmanager
+def evaluating(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """Compute no gradients, in a precision."""
+    with torch.no_grad(), autocast(device, precision):
+        yield
 
 
 def without_kernels(model: Reprogrammed) -> Reprogrammed:

@@ -163,9 +163,12 @@ def _quantise(path):
     import onnx
     from onnxruntime import quantization
 
+    graph = onnx.load(path)
+    # onnxruntime 1.30 transposes weights without changing the shapes recorded for them.
+    del graph.graph.value_info[:]
     logging.disable(logging.WARNING)  # it advises to optimise the graph before
     try:
-        quantization.quantize_dynamic(path, path, ["MatMul", "Gemm"])
+        quantization.quantize_dynamic(graph, path, ["MatMul", "Gemm"])
     finally:
         logging.disable(logging.NOTSET)
     graph = onnx.load(path)

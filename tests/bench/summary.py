@@ -21,7 +21,6 @@ unless a section says otherwise. Each section names its command (set `PYTHONPATH
 package is not installed), the machine and the commit that was measured: later code may be faster,
 and its scripts may have other rows. `python tests/bench/summary.py` writes this page.
 """
-NO_GPU = "No benchmark has been run on a GPU yet; the goals for one are in tests/bench/step.py.\n"
 
 
 def main() -> None:
@@ -30,8 +29,6 @@ def main() -> None:
     paths = sorted(record.FOLDER.glob("*.json"))
     for path in paths:
         lines += section(json.loads(path.read_text(encoding="utf-8")))
-    if not list(record.FOLDER.glob("*-gpu.json")):
-        lines.append(NO_GPU)
     atomic.write_text(PAGE, "\n".join(lines))
     print(f"{PAGE}: {len(paths)} benchmarks")
 

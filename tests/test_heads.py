@@ -277,6 +277,7 @@ def test_a_label_map_that_is_not_fitted_says_nothing():
         ("prototypes", {}, "the backbone has no tokens; use backbone ast"),
         ("prototypes", {"token_dim": 32, "prototypes": 0}, "0 of them; expected from 1"),
         ("layer_mix", {}, "no embedding per block; use backbone: {name: ast, pooling: blocks}"),
+        ("attention", {"n_blocks": 12}, "an embedding per block, not per frame; use the head"),
         ("statistical_labelmap", {"n_source": None}, "the backbone has no source classes"),
         ("statistical_labelmap", {"kind": "bayes"}, "did you mean 'bayesian'"),
         ("statistical_labelmap", {"activation": "tanh"}, "unknown activation"),

@@ -19,12 +19,21 @@ class AttentionHead(nn.Module):
     Args:
         n_classes: K.
         embed_dim: D of each embedded frame.
+        n_blocks: None, or the blocks that the backbone embeds in place of frames.
+
+    Raises:
+        ValueError: the backbone embeds blocks, which are not frames.
     """
 
     input_key = "embedding"
 
-    def __init__(self, n_classes: int = 20, embed_dim: int = 128):
+    def __init__(self, n_classes: int = 20, embed_dim: int = 128, n_blocks: int | None = None):
         super().__init__()
+        if n_blocks is not None:
+            raise ValueError(
+                "attention: the backbone has an embedding per block, not per frame; "
+                "use the head layer_mix, or another pooling"
+            )
         self.attention = nn.Conv1d(embed_dim, n_classes, 1)
         self.classifier = nn.Conv1d(embed_dim, n_classes, 1)
         for convolution in (self.attention, self.classifier):

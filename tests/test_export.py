@@ -161,6 +161,7 @@ def make_run(folder, conf, backbone_file, spread):
         model.head.fit(train, train, seed=0)
     if model.finetune:
         spread(model.backbone, 3)
+        set_statistics(model, feature)
     about = {
         "config": conf,
         "classes": CLASSES,
@@ -175,8 +176,17 @@ def make_run(folder, conf, backbone_file, spread):
     return folder
 
 
-def load_conf(name, lacking=("vggish",)):
-    conf = config.load(CONFS, name, "synthetic", "clean", lacking=list(lacking))
+def set_statistics(model, feature):
+    """Give each BatchNorm the statistics of SOUND, as training does."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(feature(torch.from_numpy(SOUND)))
+
+
+def load_conf(name, lacking=("vggish",), confs=CONFS, corpus="synthetic"):
+    conf = config.load(confs, name, corpus, "clean", lacking=list(lacking))
     return conf.to_dict() | {"run": IDENTITY | {"conf": name}}
 
 
@@ -201,6 +211,21 @@ def test_every_conf_predicts_alike_in_every_form(name, backbone_file, spread, tm
         np.testing.assert_allclose(model(SOUND), expected, rtol=1e-6, atol=0)
     graph = inference.load(slim / "model.onnx")
     np.testing.assert_allclose(graph(SOUND), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe, name", [("magnatagatune", "student_small"), ("irmas", "multi_stft3")]
+)
+def test_confs_of_other_recipes_too(recipe, name, backbone_file, spread, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+    conf = load_conf(name, confs=CONFS.parents[1] / recipe / "conf", corpus=f"{recipe}_synthetic")
+    folder = make_run(tmp_path / "run", conf, backbone_file, spread)
+    expected = inference.load(folder)(SOUND)
+    assert np.ptp(expected, axis=0).max() > 2e-5
+    assert call(capsys, export, folder, tmp_path / "out", "--onnx")[::2] == (0, "")
+    for path in (tmp_path / "out", tmp_path / "out" / "model.onnx"):
+        np.testing.assert_allclose(inference.load(path)(SOUND), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_files_are_small_and_know_no_paths(graphed, tmp_path):

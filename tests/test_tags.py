@@ -9,8 +9,9 @@ from report_runs import StoredRun
 
 from ast_repr import evaluation, metrics, typecheck
 from ast_repr.manifest import Clip
-from ast_repr.report import pages, predominant, published, tags
+from ast_repr.report import bootstrap, pages, predominant, published, tags
 from ast_repr.report.results import Method, Table
+from ast_repr.report.tables import DIFFERENCE
 from ast_repr.settings import Score
 
 CONF = Path(__file__).parents[1] / "egs" / "magnatagatune" / "conf"
@@ -55,6 +56,7 @@ def table(tmp_path):
         arrays = {"targets": targets, "scores": scores, "mask": mask}
         arrays["groups"] = np.repeat([f"artist {i}" for i in range(15)], 4)
         results = {
+            "seed": seed,
             "tags": {"scarce": {"choral": {"valid": 3, "test": 131}}},
             "metrics": metrics.evaluate(targets, mask, scores, classes=CLASSES),
             "constant_baselines": metrics.constant_baselines(targets, mask, CLASSES),
@@ -77,16 +79,31 @@ def test_the_table_has_constant_probabilities_methods_and_intervals(table):
     constant, line = tags.lines(table)
     prevalence = np.mean(table.runs[0].results["arrays"]["targets"])
     assert constant["PR-AUC %"] == f"{100 * prevalence:.1f}" and constant["ROC-AUC %"] == "50.0"
-    for key, heading, bounds in zip(
-        ("map", "auroc"), ("PR-AUC", "ROC-AUC"), tags.intervals(table.methods[0]), strict=True
-    ):
-        mean = np.mean([run["metrics"][key] for run in table.runs])
-        assert bounds[0] < mean < bounds[1]
-        assert line[f"{heading} %"].startswith(f"{100 * mean:.1f} ± ")
-        assert line[f"{heading} interval"] == f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+    for key, heading in (("map", "PR-AUC"), ("auroc", "ROC-AUC")):
+        mean = 100 * np.mean([run["metrics"][key] for run in table.runs])
+        assert line[f"{heading} %"].startswith(f"{mean:.1f} ± ")
+        low, high = map(float, line[f"{heading} interval"].strip("[]").split(", "))
+        assert low < mean < high
     assert table.methods[0].samples_groups and predominant.lines(table) == []
     text = tags.explanation(table)
     assert "15 groups" in text and "choral (131, 3)" in text
+
+
+def test_differences_are_of_pr_auc_and_paired_by_seed(table):
+    (method,) = table.methods
+    first, second = method.runs
+    worse = replace(first, results=first.results | {"arrays": dict(first.results["arrays"])})
+    worse.results["arrays"]["scores"] = 1 - first.results["arrays"]["scores"]
+    table = replace(table, methods=[method, Method("worse", [worse]), Method("same", [second])])
+    lines = {line["method"]: line[DIFFERENCE] for line in tags.lines(table, "mobilefcn")}
+    values = [
+        bootstrap.resampled_ranking(run.arrays("predictions.npz"))[0] for run in (worse, first)
+    ]
+    low, high = 100 * np.array(bootstrap.interval(np.subtract(*values)[1:]))
+    difference = 100 * (values[0][0] - values[1][0])
+    assert lines["worse"] == f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] *" and high < 0
+    assert lines["same"] == "+0.0 [+0.0, +0.0]"  # beside its own seed, not the other
+    assert lines["mobilefcn"] == lines["constant probabilities"] == "-"
 
 
 @pytest.mark.parametrize(

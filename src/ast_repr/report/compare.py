@@ -6,7 +6,7 @@ Predominant instruments have many clips of a recording, tags many of an album: w
 sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ PREDICTIONS = "predictions.npz"
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's macro-F1 minus the reference's, as fractions.
+    """A method's score minus the reference's, as fractions.
 
     Attributes:
         low, high: bounds of the interval.
@@ -63,8 +63,7 @@ def compare_with_reference(
     cells, groups, failures = _read_cells(methods, table.labels)
     scores = _score(cells, groups, resamples, seed)
     errors = {}
-    intervals = {}
-    p_values = []
+    resampled = {}
     for conf, by_seed in scores.items():
         (method,) = table.only([conf]).methods
         base_method = table.reference_for(method, reference)
@@ -78,16 +77,24 @@ def compare_with_reference(
         paired = [by_seed[number] - base[number] for number in by_seed if number in base]
         if not paired:
             continue
-        difference = np.mean(paired, axis=0)[:, -1]
-        low, high = bootstrap.interval(difference[1:])
-        intervals[conf] = (float(difference[0]), float(low), float(high))
-        p_values.append(bootstrap.p_value(difference[1:]))
-    differences = {}
-    significant = bootstrap.holm(p_values)
-    for (conf, interval), is_significant in zip(intervals.items(), significant, strict=True):
-        differences[conf] = Difference(*interval, is_significant)
+        resampled[conf] = np.mean(paired, axis=0)[:, -1]
+    differences = differences_of(resampled)
     problems = [f"No interval for {conf}: {error}." for conf, error in failures.items()]
     return Comparison(table.labels, errors, differences, problems)
+
+
+def differences_of(resampled: Mapping[str, np.ndarray]) -> dict[str, Difference]:
+    """Compute intervals of differences and, by Holm's correction over all, which are significant.
+
+    Args:
+        resampled: by conf, the difference on the clips as they are, then on samples: (1 + R,).
+    """
+    significant = bootstrap.holm([bootstrap.p_value(values[1:]) for values in resampled.values()])
+    differences = {}
+    for (conf, values), is_significant in zip(resampled.items(), significant, strict=True):
+        low, high = bootstrap.interval(values[1:])
+        differences[conf] = Difference(float(values[0]), float(low), float(high), is_significant)
+    return differences
 
 
 def compare(

@@ -59,9 +59,8 @@ def blocks(
         predominant_lines = predominant.lines(main)
         if predominant_lines:
             page += [predominant.explanation(), predominant_lines]
-        tag_lines = tags.lines(main)
-        if tag_lines:
-            page += [tags.explanation(main), tag_lines]
+        if tags.scored(main):
+            page += [tags.explanation(main), *_tags(main, reference)]
         source_lines = tables.best_sources(main)
         if source_lines:
             page += [SOURCES, source_lines]
@@ -86,6 +85,8 @@ def blocks(
             if study.figure == "cost":
                 notes[-1] = tables.with_cost(notes[-1], shown)
             page += notes
+            if tags.scored(shown):
+                page += _tags(shown, study.against or reference)
         page.append(shown)
     return page
 
@@ -150,6 +151,14 @@ def _accuracy(table, reference, footnotes=()):
     comparison = compare_with_reference(table, reference)
     notes = tables.comparison_notes(table, comparison, reference)
     return [*notes, tables.accuracy(table, comparison, footnotes)]
+
+
+def _tags(table, reference):
+    """The table of tags, after the paragraph on its differences if the reference is in it."""
+    lines = tags.lines(table, reference)
+    if reference not in table.confs:
+        return [lines]
+    return [tags.difference_note(reference), lines]
 
 
 def _escaped(lines, escape):

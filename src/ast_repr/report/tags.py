@@ -3,25 +3,35 @@
 import numpy as np
 
 from . import bootstrap
+from .compare import differences_of
 from .published import name_of_corpus
 from .results import Method, Table
 from .schema import OBSERVED
-from .tables import NONE, Line, percent
+from .tables import DIFFERENCE, NONE, Line, percent, points
 
 COLUMNS = {"PR-AUC %": "map", "ROC-AUC %": "auroc"}  # the value of each heading
 INTERVALS = ("PR-AUC interval", "ROC-AUC interval")
 
 
-def lines(table: Table) -> list[Line]:
-    """Fill the table; empty if no run was scored on tags."""
+def lines(table: Table, reference: str | None = None) -> list[Line]:
+    """Fill the table; empty if no run was scored on tags.
+
+    Args:
+        reference: conf whose PR-AUC is subtracted from that of the other methods; None: none.
+    """
     methods = scored(table)
     if not methods:
         return []
     filled = [_line("constant probabilities", table.baseline_metrics("always_absent", OBSERVED))]
+    scores = {method.conf: _resampled(method) for method in methods}
+    differences = differences_of(_differences(scores, reference))
     for method in methods:
         line = _line(method.label, method.metrics(OBSERVED))
-        for heading, (low, high) in zip(INTERVALS, intervals(method), strict=True):
-            line[heading] = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        values = np.mean(list(scores[method.conf].values()), axis=0)
+        low, high = bootstrap.interval(values[:, 1:].T)
+        for heading, *bounds in zip(INTERVALS, 100 * low, 100 * high, strict=True):
+            line[heading] = "[{:.1f}, {:.1f}]".format(*bounds)
+        line[DIFFERENCE] = points(differences.get(method.conf))
         filled.append(line)
     corpus = name_of_corpus(table.corpus, table["clips"], table["observed"])
     for entry in table.entries.values():
@@ -57,13 +67,32 @@ def explanation(table: Table) -> str:
     return text
 
 
-def intervals(method: Method) -> list[tuple[float, float]]:
-    """Compute the bootstrap intervals of PR-AUC and ROC-AUC, the means over a method's runs."""
-    values = []
+def difference_note(reference: str) -> str:
+    """Explain the differences of `lines`."""
+    return (
+        f"Difference of tags: PR-AUC minus that of {reference}, paired by seed, with a "
+        f"{bootstrap.LEVEL} % bootstrap interval over the groups. *: it differs from zero after "
+        "Holm's correction for the number of differences."
+    )
+
+
+def _resampled(method):
+    """PR-AUC and ROC-AUC on the groups as they are, then on samples: {seed: (2, 1 + R)}."""
+    scores = {}
     for run in method.runs:
-        values.append(bootstrap.resampled_ranking(run.arrays("predictions.npz"))[:, 1:])
-    low, high = bootstrap.interval(np.mean(values, axis=0).T)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+        scores[run["seed"]] = bootstrap.resampled_ranking(run.arrays("predictions.npz"))
+    return scores
+
+
+def _differences(scores, reference):
+    """PR-AUC of each other conf minus the reference's, the mean over common seeds: (1 + R,)."""
+    base = scores.get(reference, {})
+    differences = {}
+    for conf, by_seed in scores.items():
+        paired = [by_seed[seed][0] - base[seed][0] for seed in by_seed if seed in base]
+        if conf != reference and paired:
+            differences[conf] = np.mean(paired, axis=0)
+    return differences
 
 
 def _line(name, metrics):
@@ -71,4 +100,4 @@ def _line(name, metrics):
     for (heading, key), interval in zip(COLUMNS.items(), INTERVALS, strict=True):
         line[heading] = percent([values[key] for values in metrics])
         line[interval] = NONE
-    return line
+    return line | {DIFFERENCE: NONE}

@@ -22,6 +22,9 @@ def test_one_gpu_by_its_number_is_not_several(monkeypatch):
         [torch.device("cuda", n) for n in pair] for pair in ((0, 1), (2, 3))
     ]
     assert devices.device_groups("cuda:1", 1, None, 5) == [[torch.device("cuda", 1)]]
+    assert devices.device_groups("cuda:1", 1, 2, 5) == [[torch.device("cuda", 1)]] * 2
+    shared = devices.device_groups("cuda", 1, 5, 9)
+    assert [device.index for (device,) in shared] == [0, 1, 2, 3, 0]
     with pytest.raises(
         ValueError,
         match="'cuda:1' is a single GPU, for 1 runs at once on 2 each; pass --device cuda",

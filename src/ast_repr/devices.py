@@ -74,6 +74,7 @@ def device_groups(name: str, size: int, jobs: int | None, runs: int) -> list[lis
         name: as for `choose`; "cuda", and "auto" with GPUs, stand for all GPUs of the machine.
         size: processes of a run, on a device each; on the CPU they share its threads.
         jobs: concurrent runs, at most `runs`; None: as many as the GPUs allow, one on the CPU.
+            More jobs of one process than GPUs share these.
 
     Raises:
         ValueError: there are fewer GPUs than that takes.
@@ -86,6 +87,8 @@ def device_groups(name: str, size: int, jobs: int | None, runs: int) -> list[lis
     if first.index is None:
         devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     count = min(jobs or max(1, len(devices) // size), runs)
+    if size == 1:
+        return [[devices[index % len(devices)]] for index in range(count)]
     if size * count > len(devices):
         needed = f"{count} runs at once on {size} each"
         if first.index is not None:

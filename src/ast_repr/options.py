@@ -257,7 +257,7 @@ def add_training_options(parser) -> None:
         "--jobs",
         type=between(int, 1, 9999),
         metavar="N",
-        help="concurrent runs (default: as many as the GPUs allow, one on the CPU)",
+        help="concurrent runs, which may share GPUs (default: one per GPU, one on the CPU)",
     )
     parser.add_argument(
         "--features-in",

@@ -18,6 +18,7 @@ BENCH = Path(__file__).parent / "bench"
         "embeddings",
         "features",
         "loader",
+        "peers",
         "prediction",
         "scaling",
         "scalogram",
@@ -26,7 +27,7 @@ BENCH = Path(__file__).parent / "bench"
     ],
 )
 def test_a_benchmark_runs_and_writes_nothing(name, monkeypatch, capsys):
-    if name == "step":
+    if name in ("peers", "step"):
         pytest.importorskip("transformers", reason="needs the extra `test-heavy`")
     monkeypatch.syspath_prepend(str(BENCH))
     script = BENCH / f"{name}.py"

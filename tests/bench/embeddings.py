@@ -54,8 +54,8 @@ def main(args: argparse.Namespace) -> None:
     for name, (head, size) in HEADS.items():
         width = spec["backbone"]["options"][size]
         model = HeadOnlyModel(build_model(networks.CLASSES, **spec | {"head": head}))
-        train = random_clips(count, width, seed=0)
-        valid = random_clips(count // 10, width, seed=1)
+        train = random_clips(count, (width,), seed=0)
+        valid = random_clips(count // 10, (width,), seed=1)
         if hasattr(model.head, "fit"):
             seconds = fit_head(model, train)
         else:
@@ -108,15 +108,15 @@ def fit_head(model: HeadOnlyModel, train: dataset.Clips) -> np.ndarray:
     return np.array([time.perf_counter() - start])
 
 
-def random_clips(count: int, width: int, seed: int) -> dataset.Clips:
-    """Make clips of random embeddings, of whose labels a tenth is observed."""
+def random_clips(count: int, shape: tuple[int, ...], seed: int) -> dataset.Clips:
+    """Make clips of random features, of whose labels a tenth is observed."""
     rng = np.random.default_rng(seed)
     clips = []
     for index in range(count):
         labels = {networks.CLASSES[k]: float(rng.random()) for k in rng.choice(20, 2, False)}
         clips.append(Clip(f"{seed}-{index}", str(index), "", 0.0, "train", labels))
-    embeddings = torch.from_numpy(rng.standard_normal((count, width), np.float32))
-    return dataset.Clips(clips, networks.CLASSES, embeddings.__getitem__)
+    features = torch.from_numpy(rng.standard_normal((count, *shape), np.float32))
+    return dataset.Clips(clips, networks.CLASSES, features.__getitem__)
 
 
 if __name__ == "__main__":

@@ -88,10 +88,11 @@ def network(predictor: inference.TorchPredictor, features: torch.Tensor) -> None
         predictor.model(batch)
 
 
-def predict(predictor: inference.Predictor, paths: list[Path]) -> None:
-    """Predict the files."""
-    for _ in predictor.predict(paths, batch_size=BATCH):
-        pass
+def predict(
+    predictor: inference.Predictor, paths: list[Path], batch: int = BATCH
+) -> list[np.ndarray]:
+    """Return the probabilities (K,) of each file."""
+    return [song.probabilities for song in predictor.predict(paths, batch_size=batch)]
 
 
 if __name__ == "__main__":

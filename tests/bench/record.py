@@ -71,15 +71,16 @@ def alternate(
     work: dict[str, Callable[[], object]],
     repeats: int,
     warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float | np.ndarray] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Time callables that take turns, so that other load on the machine affects all of them.
 
     Args:
-        clock: time.process_time counts the CPU time of the process instead.
+        clock: time.process_time counts the CPU time of the process instead; a clock may also
+            return an array of several times.
 
     Returns:
-        {name: seconds (repeats,)}; a GPU has finished when the clock is read.
+        {name: seconds (repeats,), or (repeats, times)}; a GPU has finished when the clock is read.
     """
     seconds = {name: [] for name in work}
     for turn in range(warmup + repeats):

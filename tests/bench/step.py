@@ -87,16 +87,14 @@ def main(args: argparse.Namespace) -> None:
     # Once this is called, the C library is no longer as it is by default.
     with mock.patch.object(processes, "keep_freed_memory"):
         device = devices.choose(args.device)
-    precisions = [torch.float32]
-    if devices.has_bf16(device):
-        precisions.append(torch.bfloat16)
+    measured = precisions(device)
     batches = [1] if args.quick else args.batch
     size, count = (128, 3) if args.quick else PRODUCTS[device.type]
     models = contestants(SMALL if args.quick else BASE, device)
     passes = {}
-    for precision in precisions:
+    for precision in measured:
         for batch in batches:
-            unfused = precision == precisions[-1] and batch <= 4
+            unfused = precision == measured[-1] and batch <= 4
             work = steps(models, precision, batch, device, unfused)
             used = {timed.precision for timed in work}
             passes[precision, batch] = work | products(device, used, size, count)
@@ -112,17 +110,22 @@ def main(args: argparse.Namespace) -> None:
                 ceilings.setdefault(timed, float(np.median(speeds[timed])))
         rows += compare(seconds, speeds, batch, device)
     model = models[OURS]
-    for precision in precisions:
+    for precision in measured:
         rows += variants(model, precision, batches[0], device, args.repeats)
-    for precision in precisions:
+    for precision in measured:
         rows += evaluation(models, precision, batches[0], device, args.repeats)
-    for precision in precisions:
+    for precision in measured:
         rows += components(model, precision, batches[0], device, args.repeats)
     top = []
     for timed, speed in ceilings.items():
         maker = timed.name.removeprefix("product by ")
         top.append({"ceiling": text(timed.precision), "product by": maker, "GFLOP/s": speed})
     record.save("step", top + rows, on=device)
+
+
+def precisions(device: torch.device) -> list[torch.dtype]:
+    """List the precisions in which the device computes; `train.py` takes the last by default."""
+    return [torch.float32, torch.bfloat16] if devices.has_bf16(device) else [torch.float32]
 
 
 def steps(
@@ -397,15 +400,33 @@ def contestants(dims: dict, device: torch.device) -> dict[str, nn.Module]:
 
     U-Net and head are trained.
     """
+    ours = reprogrammed(dims)
+    reference = transformers_ast(ours)
+    models = {OURS: ours}
+    for name, kernel in (("transformers", "sdpa"), ("unfused", "eager")):
+        model = copy.deepcopy(reference)
+        model.set_attn_implementation(kernel)
+        model.classifier.requires_grad_(True)
+        models[name] = Fronted(copy.deepcopy(ours.reprogrammer), model.eval())
+    return {name: model.to(device).train() for name, model in models.items()}
+
+
+def transformers_ast(ours: Reprogrammed) -> nn.Module:
+    """Build transformers' AST with random weights, frozen, and load these into `ours`.
+
+    `ours` has as many source classes as classes.
+    """
     from transformers import ASTConfig, ASTForAudioClassification
 
-    ours = reprogrammed(dims)
+    dims = ours.backbone.dims
     config = ASTConfig(
         hidden_size=dims["embed_dim"],
         num_hidden_layers=dims["depth"],
         num_attention_heads=dims["num_heads"],
         intermediate_size=4 * dims["embed_dim"],
-        num_labels=CLASSES,
+        frequency_stride=dims["stride"],
+        time_stride=dims["stride"],
+        num_labels=dims["n_source"],
         layer_norm_eps=1e-12,
     )
     reference = ASTForAudioClassification(config).requires_grad_(False)
@@ -418,13 +439,7 @@ def contestants(dims: dict, device: torch.device) -> dict[str, nn.Module]:
     norm, linear = ours.backbone.source_head
     ours.head.norm.load_state_dict(norm.state_dict())
     ours.head.linear.load_state_dict(linear.state_dict())
-    models = {OURS: ours}
-    for name, kernel in (("transformers", "sdpa"), ("unfused", "eager")):
-        model = copy.deepcopy(reference)
-        model.set_attn_implementation(kernel)
-        model.classifier.requires_grad_(True)
-        models[name] = Fronted(copy.deepcopy(ours.reprogrammer), model.eval())
-    return {name: model.to(device).train() for name, model in models.items()}
+    return reference
 
 
 class Fronted(nn.Module):

@@ -16,6 +16,7 @@ from .compare import compare_with_reference
 from .results import Table
 from .studies import Study
 from .tables import ERROR, TEXT_COLUMNS, Line
+from .wrapping import wrapped
 
 WIDTH = 120  # columns of a terminal
 LEAST_WIDTH = 28  # of the first column
@@ -187,11 +188,11 @@ def _aligned(lines):
     """Format a table for the terminal: headings and the first column wrap."""
     widths = _widths(lines)
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:]))
-    headings = [_wrapped(heading, width) for heading, width in zip(lines[0], widths, strict=True)]
+    headings = [wrapped(heading, width) for heading, width in zip(lines[0], widths, strict=True)]
     cells = []
     for line in lines:
         first, *others = line.values()
-        cells.append([_wrapped(first, widths[0]), *others])
+        cells.append([wrapped(first, widths[0]), *others])
     # As a heading of tabulate's own, each would be padded by two columns.
     return tabulate(
         [headings, SEPARATING_LINE, *cells],
@@ -223,10 +224,6 @@ def _widths(lines):
         cells = [line[heading] for line in lines]
         widths.append(max(map(len, [*cells, *heading.split()])))
     return widths
-
-
-def _wrapped(text, width):
-    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
 
 
 def _commands(table):

@@ -4,7 +4,6 @@ The colours are Okabe and Ito's, which the colour-blind can distinguish; lines, 
 differ too, for print without colour.
 """
 
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from .. import atomic, escaping
+from . import wrapping
 from .bootstrap import LEVEL
 from .results import Method, Table, mean_std
 from .schema import BASELINES
@@ -158,7 +158,7 @@ def look(index: int) -> Look:
 
 def wrapped(label: str, width: int) -> str:
     """Break a label into lines of at most `width` characters."""
-    return "\n".join(textwrap.wrap(escaping.figure(label), width, break_on_hyphens=False))
+    return wrapping.wrapped(escaping.figure(label), width)
 
 
 def plain(name: str) -> str:

@@ -17,6 +17,7 @@ from ..audio import Window
 from ..manifest import SIDECARS, Clip
 from .han_mel import HanMel
 from .logmel import LogMel
+from .logmel_passt import PaSSTLogMel
 from .logmel_vggish import VGGishLogMel
 from .multi_stft import MultiSTFT
 from .musicnn_mel import MusicnnMel
@@ -26,6 +27,7 @@ from .vggish import VGGish, VGGishError
 FEATURES = {
     "han_mel": HanMel,
     "logmel": LogMel,
+    "logmel_passt": PaSSTLogMel,
     "logmel_vggish": VGGishLogMel,
     "multi_stft": MultiSTFT,
     "musicnn_mel": MusicnnMel,

@@ -75,6 +75,7 @@ def slaney_mel(hz: ArrayLike) -> np.ndarray:
 # Scale, lowest and highest edge in Hz of the bands of features.
 SCALES = {
     "logmel": (kaldi_mel, 20, 8000),
+    "logmel_passt": (kaldi_mel, 0, 15_000),
     "logmel_vggish": (kaldi_mel, 125, 7500),
     "musicnn_mel": (slaney_mel, 0, 8000),
     "han_mel": (slaney_mel, 0, 11_025),

@@ -1,11 +1,102 @@
-"""PaSST: its log-mel, against the published code (kkoutini/PaSST)."""
+"""PaSST: its log-mel, and its network from a file in the published layout.
+
+The references follow the published code (kkoutini/PaSST), whose files cannot be shipped. Here they
+have random weights, in the published names and shapes.
+"""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from torchaudio.compliance import kaldi
 
-from ast_repr import features
+from ast_repr import backbones, features
+from ast_repr.backbones import weights
+
+SMALL = {"width": 64, "depth": 2, "n_source": 7}
+
+
+def published_file(width=768, depth=12, n_source=527, columns=99):
+    """The tensors of a published file, uninitialised: patches of 16 x 16 with a stride of 10."""
+
+    def linear(name, inputs, outputs):
+        return {
+            f"{name}.weight": torch.empty(outputs, inputs),
+            f"{name}.bias": torch.empty(outputs),
+        }
+
+    def norm(name):
+        return {f"{name}.weight": torch.empty(width), f"{name}.bias": torch.empty(width)}
+
+    tensors = {
+        "cls_token": torch.empty(1, 1, width),
+        "dist_token": torch.empty(1, 1, width),
+        "new_pos_embed": torch.empty(1, 2, width),
+        "freq_new_pos_embed": torch.empty(1, width, 12, 1),
+        "time_new_pos_embed": torch.empty(1, width, 1, columns),
+        "patch_embed.proj.weight": torch.empty(width, 1, 16, 16),
+        "patch_embed.proj.bias": torch.empty(width),
+    }
+    for number in range(depth):
+        block = f"blocks.{number}"
+        tensors |= norm(f"{block}.norm1") | norm(f"{block}.norm2")
+        tensors |= linear(f"{block}.attn.qkv", width, 3 * width)
+        tensors |= linear(f"{block}.attn.proj", width, width)
+        tensors |= linear(f"{block}.mlp.fc1", width, 4 * width)
+        tensors |= linear(f"{block}.mlp.fc2", 4 * width, width)
+    tensors |= norm("norm") | norm("head.0")
+    return tensors | linear("head.1", width, n_source) | linear("head_dist", width, n_source)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A small file of random weights."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, tensor in published_file(**SMALL).items():
+        is_gain = "norm" in name or name.startswith("head.0")
+        offset = 1.0 if is_gain and name.endswith("weight") else 0.0
+        tensors[name] = offset + 0.1 * torch.randn(tensor.shape, generator=generator)
+    path = tmp_path_factory.mktemp("passt") / "passt.pt"
+    torch.save(tensors, path)
+    return path
+
+
+def published_network(state, x):
+    """(B, 1, F, T) -> (logits, embedding), as in the published code, with heads 64 wide."""
+
+    def part(name):
+        return state[f"{name}.weight"], state[f"{name}.bias"]
+
+    def norm(name, x, eps=1e-6):
+        return functional.layer_norm(x, x.shape[-1:], *part(name), eps)
+
+    def linear(name, x):
+        return functional.linear(x, *part(name))
+
+    patches = functional.conv2d(x, *part("patch_embed.proj"), stride=10)
+    patches = patches + state["time_new_pos_embed"][..., : patches.shape[3]]
+    patches = patches + state["freq_new_pos_embed"]
+    tokens = torch.cat([state["cls_token"], state["dist_token"]], dim=1) + state["new_pos_embed"]
+    x = torch.cat([tokens.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+    for number in range(SMALL["depth"]):
+        block = f"blocks.{number}"
+        qkv = linear(f"{block}.attn.qkv", norm(f"{block}.norm1", x))
+        q, k, v = qkv.unflatten(2, (3, -1, 64)).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.transpose(2, 3) / 8).softmax(dim=3)
+        x = x + linear(f"{block}.attn.proj", (attention @ v).transpose(1, 2).flatten(2))
+        hidden = functional.gelu(linear(f"{block}.mlp.fc1", norm(f"{block}.norm2", x)))
+        x = x + linear(f"{block}.mlp.fc2", hidden)
+    embedding = norm("norm", x)[:, :2].mean(dim=1)
+    return linear("head.1", norm("head.0", embedding, 1e-5)), embedding
+
+
+def build(file, **options):
+    dims = weights.read_header(file)["dims"]
+    return weights.load(backbones.build("passt", **(dims | options)), file).eval()
+
+
+# The log-mel.
 
 
 def published_log_mel(waveform):
@@ -43,3 +134,59 @@ def test_ten_seconds_fill_the_input_and_silence_follows_a_short_waveform(samples
     assert result.shape == (1, 1, 998, 128)
     sounds = (result[0, 0] != torch.tensor(1e-5).log()).any(dim=1)
     assert sounds[:frames].all() and not sounds[frames:].any()
+
+
+# The network.
+
+
+def test_the_sizes_are_those_of_the_published_files():
+    """The counts of the published OpenMIC file, and of the published network, which has 159."""
+    with torch.device("meta"):
+        for n_source, parameters in ((527, 86_153_758), (20, 85_373_992)):
+            tensors = published_file(n_source=n_source)
+            assert len(tensors) == 159
+            assert sum(tensor.numel() for tensor in tensors.values()) == parameters
+        network = backbones.build("passt", frames=998)
+    # The joint position embedding is larger; the second head is left out.
+    assert sum(p.numel() for p in network.parameters()) == 86_575_631
+
+
+@pytest.mark.parametrize("frames", [998, 1000, 304])
+def test_a_file_gives_the_published_outputs(frames, file):
+    x = torch.randn(2, 1, 128, frames, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits, embedding = published_network(torch.load(file, weights_only=True), x)
+        output = build(file, frames=frames)(x.transpose(2, 3))
+    assert logits.std() > 0.1
+    torch.testing.assert_close(output.source_logits, logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(output.embedding, embedding, rtol=0, atol=1e-4)
+
+
+def test_the_header_has_what_the_file_does_not_say(file):
+    header = weights.read_header(file)
+    assert header["layout"] == "passt"
+    assert (header["mean"], header["std"]) == (-4.5, 2.5)
+    network = build(file, frames=998, steps=16)
+    assert network.grid == (12, 99)
+    assert {module.eps for module in network.modules() if isinstance(module, nn.LayerNorm)} == {
+        1e-6
+    }
+    assert network(torch.zeros(1, 1, 998, 128)).embedding.shape == (1, 64, 16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time_new_pos_embed": None},
+        {"freq_new_pos_embed": torch.zeros(1, 65, 12, 1)},
+        {"new_pos_embed": torch.zeros(2)},
+    ],
+    ids=["missing", "another width", "another rank"],
+)
+def test_other_position_embeddings_are_refused_in_one_line(change, file, tmp_path):
+    tensors = torch.load(file, weights_only=True) | change
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    torch.save(tensors, tmp_path / "other.pt")
+    with pytest.raises(weights.WeightsError, match=r"other\.pt: position embeddings") as caught:
+        weights.read_header(tmp_path / "other.pt")
+    assert "\n" not in str(caught.value)

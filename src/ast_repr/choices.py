@@ -22,6 +22,7 @@ CORPORA = (
     "custom",
 )
 TAG_SPLITS = ("clean", "full", "artist")  # of MagnaTagATune
+TRANSFORMERS = ("ast", "passt")  # backbones
 MUSICNN_ADAPTERS = ("ssf", "bitfit")  # the others need transformer blocks
 TOKEN_HEADS = ("attentive_pooling", "prototypes")  # they need a transformer's tokens
 FEATURE_STORAGE = ("auto", "device", "memory", "disk")  # where training keeps features

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from . import atomic, config, escaping, options, pretrained
-from .choices import MUSICNN_ADAPTERS, TOKEN_HEADS
+from .choices import MUSICNN_ADAPTERS, TOKEN_HEADS, TRANSFORMERS
 from .config import ConfigError
 from .options import Parser, UsageError
 from .options import between as between
@@ -79,7 +79,7 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
             args.conf_dir, name, args.corpus, args.protocol, args.set, lacking, network
         )
         resolved[name] = conf
-    if args.conf == "all" and network != config.AST:
+    if args.conf == "all" and network not in TRANSFORMERS:
         left_out = [name for name, conf in resolved.items() if needs_transformer(conf)]
         if left_out:
             print(f"left out, since {args.backbone} is no transformer: {', '.join(left_out)}")

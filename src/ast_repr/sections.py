@@ -1,6 +1,7 @@
 """Check of the registry sections of a conf before anything is computed: all are built once."""
 
 from . import backbones, features, methods, model_spec, pretrained, registry
+from .choices import TRANSFORMERS
 from .classifier import build_model
 from .settings import Backbone, Config
 from .training import optim
@@ -19,7 +20,7 @@ def check(conf: Config) -> None:
     feature = features.build(**registry.resolve("feature", conf.feature.to_dict(), allow))
     _check_backbone(conf.backbone)
     options = {"frames": feature.frames, "mels": feature.bins, "mean": 0.0, "std": 1.0}
-    if conf.backbone.name == "ast":
+    if conf.backbone.name in TRANSFORMERS:
         options |= QUICK_AST
     head = conf.head.to_dict()
     if model_spec.maps_by_name(conf):
@@ -63,9 +64,9 @@ def _check_teacher(conf: Config, method: methods.Method):
 
 def _check_backbone(section: Backbone):
     others = sorted(section.options.keys() - set(AST_OPTIONS))
-    if section.name == "ast" and others:
+    if section.name in TRANSFORMERS and others:
         raise ValueError(
-            f"option {others[0]!r} of backbone 'ast': its dimensions are those of its "
+            f"option {others[0]!r} of backbone {section.name!r}: its dimensions are those of its "
             f"weights; expected only weights, finetune, {', '.join(AST_OPTIONS)}"
         )
     if section.name in backbones.PRETRAINED and section.weights == "none":

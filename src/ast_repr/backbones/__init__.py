@@ -1,7 +1,8 @@
 """Backbones: the model that is reprogrammed, (B, C, T, F) -> Output(embedding, source_logits).
 
-"ast" and "musicnn" are pre-trained. The others replace them in systems without a source model and
-have no source classes: `pool` and `summary` have no parameters, the rest is trained from scratch.
+"ast", "passt" (the network of AST on another log-mel) and "musicnn" are pre-trained. The others
+replace them in systems without a source model and have no source classes: `pool` and `summary` have
+no parameters, the rest is trained from scratch.
 
 A backbone whose embedding or tokens are ordered in time has `segments`: the frames of the input
 that each segment covers, as (first, last + 1).
@@ -28,6 +29,7 @@ from .vggish_convnet import VGGishConvNet
 
 BACKBONES = {
     "ast": AudioTransformer,
+    "passt": AudioTransformer,
     "musicnn": Musicnn,
     "pool": Pool,
     "summary": Summary,
@@ -39,7 +41,8 @@ BACKBONES = {
     "vggish_convnet": VGGishConvNet,
     "dutta_convnet": DuttaConvNet,
 }
-PRETRAINED = ("ast", "musicnn")  # their sizes and statistics are in the header of their weights
+# Their sizes and statistics are in the header of their weights.
+PRETRAINED = ("ast", "passt", "musicnn")
 
 __all__ = [
     "AUDIOSET_MEAN",

@@ -4,7 +4,8 @@ A log-mel (B, 1, T, F) is cut into overlapping patches, flattened frequency-majo
 DeiT's class and distillation tokens; the embedding is the mean of these two after the last norm,
 joined, if wanted, by the mean and the maximum of the patches after some blocks, or another of
 POOLINGS. The unused ImageNet heads of the authors' timm model are not built: 86.6 M parameters with
-527 source classes, not the 88.1 M of the authors' log.
+527 source classes, not the 88.1 M of the authors' log. PaSST (Koutini et al. 2022) is the same
+network: `weights` reads its files too.
 
 `cpu_kernels.enable` makes training faster on a CPU.
 """
@@ -40,7 +41,7 @@ class AudioTransformer(nn.Module):
         mean, std: statistics of the log-mels that the weights were trained on, for an input
             (x - mean) / (2 std).
         norm_eps: epsilon of every LayerNorm: 1e-12 in the copy on the hub, 1e-6 in the authors'
-            timm; their logits differ by 3e-5 at most.
+            timm, whose logits differ by 3e-5 at most, and in PaSST.
         pooled_blocks: blocks, from 1 to depth - 1, whose patches are normalised and pooled into
             the embedding (D = embed_dim * (1 + 2 * number of them)); none: AST as published. It has
             no parameters, so it suits any weights.

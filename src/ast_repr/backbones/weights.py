@@ -1,7 +1,8 @@
 """Weights of a backbone from a file, loaded strictly and without running code from it.
 
-Three layouts of AST are read, and a fourth, of any backbone, is also written:
-    author        the authors' `.pth`: `module.v.blocks.N.attn.qkv.*`, `module.mlp_head.{0,1}.*`
+Four layouts are read, and a fifth, of any backbone, is also written:
+    author        the AST authors' `.pth`: `module.v.blocks.N.attn.qkv.*`, `module.mlp_head.*`
+    passt         the PaSST authors' `.pt`: `blocks.N.attn.qkv.*`, `time_new_pos_embed`
     hub           the hub's safetensors: `encoder.layer.N.attention.attention.query.*`,
     transformers  transformers >= 5 in memory: `layers.N.attention.q_proj.*`,
                   both below `audio_spectrogram_transformer.`
@@ -11,7 +12,9 @@ The tensors may be part of a training checkpoint, {"state_dict": ...} or {"model
 names may begin with "module.", as with nn.DataParallel.
 
 Position embeddings for another number of frames are cropped or interpolated in time (Gong et al.
-2021, section 2.2), those for another stride interpolated in time and frequency.
+2021, section 2.2), those for another stride interpolated in time and frequency. The network of
+PaSST (Koutini et al. 2022) is AST's: the position embedding of its patches is the sum of one over
+time and one over frequency, and its second head is never computed.
 """
 
 import hashlib
@@ -38,9 +41,9 @@ Tensors = dict[str, torch.Tensor]
 HF = r"audio_spectrogram_transformer\."
 LAYER = HF + r"(?:encoder\.layer|layers)\.(\d+)\."
 RENAMES = [  # (a layout's name, ours); the first that matches is applied
-    (r"v\.(cls_token|dist_token|pos_embed|norm\..+|blocks\..+)", r"\1"),
-    (r"v\.patch_embed\.proj\.(.+)", r"patch_embed.\1"),
-    (r"mlp_head\.([01]\..+)", r"source_head.\1"),
+    (r"(?:v\.)?(cls_token|dist_token|pos_embed|norm\..+|blocks\..+)", r"\1"),
+    (r"(?:v\.)?patch_embed\.proj\.(.+)", r"patch_embed.\1"),
+    (r"(?:mlp_)?head\.([01]\..+)", r"source_head.\1"),
     (HF + r"embeddings\.cls_token", "cls_token"),
     (HF + r"embeddings\.distillation_token", "dist_token"),
     (HF + r"embeddings\.position_embeddings", "pos_embed"),
@@ -58,8 +61,10 @@ RENAMES = [  # (a layout's name, ours); the first that matches is applied
     (r"classifier\.layernorm\.(.+)", r"source_head.0.\1"),
     (r"classifier\.dense\.(.+)", r"source_head.1.\1"),
 ]
-# DeiT's ImageNet heads, unused, in the author layout only.
-UNUSED = re.compile(r"v\.head(?:_dist)?\.(?:weight|bias)")
+# DeiT's ImageNet heads in the author layout, and the second head of PaSST.
+UNUSED = re.compile(r"(?:v\.head|(?:v\.)?head_dist)\.(?:weight|bias)")
+PASST_STATISTICS = {"mean": -4.5, "std": 2.5}  # of an input (x + 4.5) / 5
+PASST_NORM_EPS = 1e-6
 WRAPPERS = ("state_dict", "model")  # keys under which training checkpoints keep the tensors
 PREFIX = "module."
 MELS = 128
@@ -77,18 +82,22 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """Read the dims and the layout of a weight file.
 
     Returns:
-        dict: `layout`, `dims` (keywords of `backbones.build`), `mean` and `std` if the file or the
-        hub's `preprocessor_config.json` beside it says them, and `source_classes` in files of this
-        project.
+        dict: `layout`, `dims` (keywords of `backbones.build`), `mean` and `std` if the file, its
+        layout or the hub's `preprocessor_config.json` beside it says them, and `source_classes` in
+        files of this project.
 
     Raises:
         WeightsError: missing, truncated, malicious, or not the weights of a backbone.
     """
     metadata, tensors = read(path)
     layout, state = _canonical(path, metadata, tensors)
-    if layout != "ast_repr":
-        return {"layout": layout, "dims": _infer_dims(path, state), **_statistics(path)}
-    return {"layout": layout, **_metadata_header(path, metadata)}
+    if layout == "ast_repr":
+        return {"layout": layout, **_metadata_header(path, metadata)}
+    dims = _infer_dims(path, state)
+    if layout == "passt":
+        dims |= {"norm_eps": PASST_NORM_EPS}
+        return {"layout": layout, "dims": dims, **PASST_STATISTICS}
+    return {"layout": layout, "dims": dims, **_statistics(path)}
 
 
 def load(backbone: nn.Module, path: str | Path) -> nn.Module:
@@ -122,7 +131,8 @@ def load(backbone: nn.Module, path: str | Path) -> nn.Module:
             dims = _infer_dims(path, state)
         try:
             if dims["stride"] == backbone.dims["stride"]:
-                state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid)
+                is_passt = layout == "passt"
+                state["pos_embed"] = fit_positions(state["pos_embed"], backbone.grid, is_passt)
             else:
                 state["pos_embed"] = resample_positions(state["pos_embed"], dims, backbone.grid)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -174,10 +184,13 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fit_positions(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def fit_positions(
+    pos_embed: torch.Tensor, grid: tuple[int, int], from_start: bool = False
+) -> torch.Tensor:
     """Fit (1, 2 + rows * columns, D) to `grid` = (rows, columns) in time.
 
-    Columns are cropped around the middle, or interpolated bilinearly.
+    Columns are cropped around the middle or, with `from_start`, at the end, as PaSST does; more
+    columns are interpolated bilinearly.
     """
     rows, columns = grid
     patches = pos_embed.shape[1] - 2
@@ -187,7 +200,7 @@ def fit_positions(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tenso
     tokens = pos_embed[:, :2]
     image = pos_embed[:, 2:].transpose(1, 2).unflatten(2, (rows, old_columns))
     if columns < old_columns:
-        start = (old_columns - columns) // 2
+        start = 0 if from_start else (old_columns - columns) // 2
         image = image[..., start : start + columns]
     else:
         image = functional.interpolate(image, (rows, columns), mode="bilinear", align_corners=False)
@@ -291,6 +304,8 @@ def _canonical(
     layout = "ast_repr" if "ast_repr" in metadata else _layout(tensors)
     if layout == "ast_repr":
         return layout, dict(tensors)
+    if layout == "passt":
+        tensors = _with_joint_positions(path, tensors)
     state = {}
     for key, tensor in tensors.items():
         if not UNUSED.fullmatch(key):
@@ -304,9 +319,27 @@ def _canonical(
     return layout, state
 
 
+def _with_joint_positions(path: str | Path, tensors: Tensors) -> Tensors:
+    """Replace the position embeddings of PaSST by AST's one, their sum for each patch."""
+    others = dict(tensors)
+    try:
+        tokens = others.pop("new_pos_embed")  # (1, 2, D)
+        time = others.pop("time_new_pos_embed")  # (1, D, 1, columns)
+        freq = others.pop("freq_new_pos_embed")  # (1, D, rows, 1)
+        patches = (time + freq).flatten(2).transpose(1, 2)
+        return others | {"pos_embed": torch.cat([tokens, patches], dim=1)}
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: position embeddings that are not PaSST's ({error}); expected new_pos_embed "
+            "(1, 2, D), time_new_pos_embed (1, D, 1, columns), freq_new_pos_embed (1, D, rows, 1)"
+        ) from error
+
+
 def _layout(names: Mapping[str, Any]) -> str:
     if "source_head.1.weight" in names:
         return "ast_repr"
+    if "new_pos_embed" in names:
+        return "passt"
     if any(UNUSED.fullmatch(name) or "v.blocks." in name for name in names):
         return "author"
     if any(".encoder.layer." in name for name in names):
@@ -321,7 +354,7 @@ def _renamed(path: str | Path, key: str) -> str:
             return match.expand(name)
     raise WeightsError(
         f"{path}: unexpected tensor {key!r}; "
-        "expected an AST in author, hub, transformers or ast_repr layout"
+        "expected an AST in author, passt, hub, transformers or ast_repr layout"
     )
 
 

@@ -26,6 +26,7 @@ TITLE = "Which instruments are in this song?"
 PRIVACY = "Everything is computed on this computer; your song is not sent anywhere."
 NETWORKS = {
     "ast": "transformer (AST)",
+    "passt": "transformer (PaSST)",
     "musicnn": "convolutional network (musicnn)",
     "frame_network": "small network",
 }

@@ -25,8 +25,8 @@ TEST_SPLITS = {  # by clips and observed labels, of a copy too
 }
 FEATURES = {"logmel": "log-mel", "vggish": "VGGish"}
 NETWORK = "ast"  # of the published results
-NETWORKS = {NETWORK: "AST"}
-NETWORKS_IN_FULL = {NETWORK: "Audio Spectrogram Transformer (AST)"}
+NETWORKS = {NETWORK: "AST", "passt": "PaSST"}
+NETWORKS_IN_FULL = NETWORKS | {NETWORK: "Audio Spectrogram Transformer (AST)"}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 from ast_repr import pretrained
+from ast_repr.corpora.remote import Remote
 
 CONTENT = b"weights" * 50
 
@@ -75,6 +77,21 @@ def test_a_failed_download_says_what_to_do_by_hand(entry, hub):
     with pytest.raises(RuntimeError, match=r"me/big.*cannot be downloaded.*big\.safetensors"):
         entry.fetch()
     assert not entry.path.exists()
+
+
+def test_a_file_elsewhere_is_downloaded_by_its_address_size_and_sha256(entry, hub, monkeypatch):
+    remotes = []
+
+    def download(remote, path):
+        remotes.append(remote)
+        path.write_bytes(CONTENT)
+
+    monkeypatch.setattr(pretrained, "download", download)
+    elsewhere = replace(entry, hub=None, download="https://example.org/big.pt")
+    elsewhere.fetch()
+    elsewhere.fetch()
+    assert remotes == [Remote(elsewhere.url, entry.bytes, sha256=entry.sha256)]
+    assert elsewhere.url == "https://example.org/big.pt" and not hub["asked"]
 
 
 def test_statistics_are_those_of_the_catalogue_unless_the_file_has_them():

@@ -1,19 +1,32 @@
-"""PaSST: its log-mel, and its network from a file in the published layout.
+"""PaSST: its log-mel, its network from a file in the published layout, the confs that use both.
 
 The references follow the published code (kkoutini/PaSST), whose files cannot be shipped. Here they
 have random weights, in the published names and shapes.
 """
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
+from helpers import plain_config
 from torch import nn
 from torch.nn import functional
 from torchaudio.compliance import kaldi
 
-from ast_repr import backbones, features
+from ast_repr import backbones, config, features, manifest, model_spec, pretrained, sections
 from ast_repr.backbones import weights
+from ast_repr.classifier import build_model
+from ast_repr.data import feature_store
+from ast_repr.settings import RunIdentity
+from ast_repr.training import experiment
 
+EGS = Path(__file__).parents[1] / "egs"
+RECIPES = ("openmic", "irmas", "magnatagatune")
 SMALL = {"width": 64, "depth": 2, "n_source": 7}
+CLASSES = ["cello", "guitar", "voice"]
 
 
 def published_file(width=768, depth=12, n_source=527, columns=99):
@@ -190,3 +203,111 @@ def test_other_position_embeddings_are_refused_in_one_line(change, file, tmp_pat
     with pytest.raises(weights.WeightsError, match=r"other\.pt: position embeddings") as caught:
         weights.read_header(tmp_path / "other.pt")
     assert "\n" not in str(caught.value)
+
+
+# Confs.
+
+
+def model_of(conf, file, classes=CLASSES):
+    """(model, feature) as the stage `train` builds them."""
+    feature = features.build(**conf.feature.to_dict())
+    conf = replace(conf, run=RunIdentity("corpus", "", [], "passt_s", "", "", seed=0))
+    spec = model_spec.from_config(conf, classes, feature, None, "passt_s", file)
+    return build_model(classes, **spec).eval(), feature
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["ast_linear", "ast_unet_residual", "ast_patch"])
+def test_the_confs_of_ast_run_on_it(name, recipe, file):
+    conf = config.load(EGS / recipe / "conf", name, network="passt")
+    sections.check(conf)
+    model, feature = model_of(conf, file)
+    window = features.window(feature)
+    assert window.sample_rate == 32_000
+    assert (model.mean.item(), model.std.item()) == (-4.5, 2.5)
+    logits = model(feature(0.1 * torch.randn(1, window.samples)))
+    assert logits.shape == (1, 3) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ast_adapter", "ast_prototypes", "ast_stacked"])
+def test_parts_of_a_transformer_suit_it(name, file):
+    conf = config.load(EGS / "openmic" / "conf", name, network="passt")
+    sections.check(conf)
+    model, feature = model_of(conf, file)
+    assert model(torch.randn(1, *feature.shape)).isfinite().all()
+
+
+def test_the_weights_of_ast_and_of_passt_are_not_confused(file, backbone_file):
+    conf = config.load(EGS / "openmic" / "conf", "ast_linear")
+    with pytest.raises(ValueError, match="'passt', expected those of ast; pass --backbone passt_s"):
+        model_of(conf, file)
+    conf = config.load(EGS / "openmic" / "conf", "ast_linear", network="passt")
+    with pytest.raises(ValueError, match="'ast_repr', expected those of passt"):
+        model_of(conf, backbone_file)
+
+
+def test_the_catalogues_entry_is_a_passt_with_audiosets_classes():
+    entry = pretrained.find("passt_s")
+    assert entry.network == "passt" and len(entry.source_classes()) == 527
+    assert pretrained.statistics("passt_s") == {}  # they are in the header
+
+
+# Teachers.
+
+
+@pytest.mark.parametrize("method", ["kd", "east_final", "east_kd"])
+def test_a_setting_makes_it_the_teacher(method):
+    name = f"{method}_ast+teacher.backbone=passt_s+teacher.feature.name=logmel_passt"
+    conf = config.load(EGS / "openmic" / "conf", name)
+    sections.check(conf)
+    assert conf.teacher.feature.to_dict() == {"name": "logmel_passt"}
+
+
+STORED = {
+    "logmel": {"name": "logmel", "frames": 64, "bins": 32},
+    "logmel_passt": {"name": "logmel_passt", "frames": 304},
+}
+
+
+@pytest.fixture
+def experiment_with_teacher(file, tmp_path, monkeypatch):
+    """An Experiment whose student is on another log-mel, and the teacher's log-mels (12, ...)."""
+    entry = replace(pretrained.find("passt_s"), file=str(file), bytes=None)
+    monkeypatch.setattr(pretrained, "find", lambda name: entry)
+    clips = []
+    for i in range(12):
+        labels = {name: float((i + k) % 2) for k, name in enumerate(CLASSES)}
+        split = "train" if i < 8 else "valid"
+        clips.append(manifest.Clip(f"c{i}", f"g{i}", "none.ogg", 0.0, split, labels))
+    for name, section in STORED.items():
+        feature = features.build(**section)
+        noise = np.random.default_rng(0).normal(-4, 3, (12, *feature.shape)).astype(np.float16)
+        folder = tmp_path / "data" / "features" / name
+        identities = manifest.identities(clips, name)
+        feature_store.write_shard(folder, 0, noise, identities, feature.spec())
+    conf = plain_config(
+        0,
+        run={"classes": CLASSES},
+        feature=STORED["logmel"],
+        input={"norm": "backbone"},
+        backbone={"name": "cp_resnet", "weights": "none", "finetune": True, "width": 2},
+        teacher={"backbone": "passt_s", "feature": STORED["logmel_passt"]},
+        method={"name": "east_kd"},
+    )
+    context = experiment.RunContext(str(tmp_path / "data"), clips, CLASSES, "other", "unused")
+    run = experiment.Experiment(tmp_path, conf, context, PartialState(), torch.device("cpu"))
+    return run, torch.from_numpy(noise).float()
+
+
+def test_a_teacher_has_an_input_and_a_normalisation_of_its_own(experiment_with_teacher, file):
+    run, log_mels = experiment_with_teacher
+    splits, _ = run.load_splits()
+    trainee = experiment.Trainee(nn.Identity(), splits)
+    run.add_teacher(trainee, ("teacher_frames", "teacher_logits"))
+    batch = trainee.splits["train"].whole()
+    assert batch.features.shape == (8, 1, 64, 32)
+    assert batch.teacher_logits.shape == (8, 3)
+    with torch.no_grad():
+        teacher = build(file, frames=304, steps=experiment.TEACHER_STEPS)
+        expected = teacher((log_mels[:8] + 4.5) / 5).embedding
+    torch.testing.assert_close(batch.teacher_frames, expected)

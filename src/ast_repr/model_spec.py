@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from . import backbones, heads, pretrained, typecheck
+from .choices import TRANSFORMERS
 from .settings import Aggregate, Config
 from .typecheck import number
 
@@ -214,6 +215,12 @@ def _backbone_options(section, feature, backbone, weights_file):
     if section.name in backbones.PRETRAINED:
         header = backbones.weights.read_header(weights_file)
         dims = header["dims"]
+        layout = header.get("layout")
+        if section.name in TRANSFORMERS and (layout == "passt") != (section.name == "passt"):
+            raise ValueError(
+                f"{weights_file}: found weights in the layout {layout!r}, expected those of "
+                f"{section.name}; pass --backbone passt_s with PaSST's weights, and only with them"
+            )
         statistics |= pretrained.statistics(backbone)
         for key in statistics.keys() & header.keys():
             statistics[key] = header[key]

@@ -52,6 +52,7 @@ class Entry:
     std: float | None = None
     network: str = "ast"
     package: dict | None = None
+    download: str | None = None
 
     @property
     def path(self) -> Path:
@@ -64,7 +65,9 @@ class Entry:
 
     @property
     def url(self) -> str | None:
-        """Address of the file on the Hugging Face hub, or of its package; None if it is shipped."""
+        """Address of the file, or of its package; None if it is shipped."""
+        if self.download is not None:
+            return self.download
         if self.package is not None:
             return "https://pypi.org/project/{name}/{version}/".format(**self.package)
         if self.hub is None:
@@ -87,13 +90,16 @@ class Entry:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):  # others wait, and find the file
                 if not self.path.is_file():
-                    if self.package is None:
-                        self._download()
-                    else:
+                    if self.download is not None:
+                        remote = Remote(self.download, self.bytes, sha256=self.sha256)
+                        download(remote, self.path)
+                    elif self.package is not None:
                         self._convert()
+                    else:
+                        self._download_from_hub()
         self.verify()
 
-    def _download(self):
+    def _download_from_hub(self):
         # Slow to import, and needed here only.
         import huggingface_hub
 

@@ -159,7 +159,7 @@ def test_the_spec_tells_settings_apart():
             {},
             "unknown feature 'logmell': did you mean 'logmel'. "
             "valid: han_mel, logmel, logmel_passt, logmel_vggish, multi_stft, musicnn_mel, "
-            "scalogram, vggish",
+            "panns_mel, scalogram, vggish",
         ),
         ("logmel", {"frame": 3}, "'frame': did you mean 'frames'. valid: bins, frames"),
     ],

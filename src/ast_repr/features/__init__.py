@@ -21,6 +21,7 @@ from .logmel_passt import PaSSTLogMel
 from .logmel_vggish import VGGishLogMel
 from .multi_stft import MultiSTFT
 from .musicnn_mel import MusicnnMel
+from .panns_mel import PannsMel
 from .scalogram import Scalogram
 from .vggish import VGGish, VGGishError
 
@@ -31,6 +32,7 @@ FEATURES = {
     "logmel_vggish": VGGishLogMel,
     "multi_stft": MultiSTFT,
     "musicnn_mel": MusicnnMel,
+    "panns_mel": PannsMel,
     "scalogram": Scalogram,
     "vggish": VGGish,
 }

@@ -29,12 +29,15 @@ def check_waveforms(name: str, waveforms: torch.Tensor) -> None:
         )
 
 
-def magnitudes(waveforms: torch.Tensor, window: torch.Tensor, hop: int) -> torch.Tensor:
-    """Compute magnitudes of frames centred on multiples of `hop`, with zeros beyond the ends.
+def magnitudes(
+    waveforms: torch.Tensor, window: torch.Tensor, hop: int, pad_mode: str = "constant"
+) -> torch.Tensor:
+    """Compute magnitudes of frames centred on multiples of `hop`.
 
     Args:
         waveforms: (B, N).
         window: (fft,).
+        pad_mode: beyond the ends, "constant" for zeros, or "reflect" (N > fft // 2).
 
     Returns:
         (B, T, fft // 2 + 1).
@@ -45,7 +48,7 @@ def magnitudes(waveforms: torch.Tensor, window: torch.Tensor, hop: int) -> torch
         hop,
         window=window,
         center=True,
-        pad_mode="constant",
+        pad_mode=pad_mode,
         return_complex=True,
     )
     return spectrum.abs().transpose(1, 2)
@@ -99,24 +102,40 @@ def _interpolate(x: torch.Tensor, dim: int, positions: torch.Tensor) -> torch.Te
     return torch.where(weights < 1, lower.lerp(upper, weights), 0.0)
 
 
-def slaney_edges(sample_rate: int, bins: int) -> torch.Tensor:
+def slaney_edges(
+    sample_rate: int, bins: int, lowest_hz: float = 0.0, highest_hz: float | None = None
+) -> torch.Tensor:
     """Compute the edges of `slaney_filters` in Hz, float64 (bins + 2,).
 
     A filter rises from its edge to the next, its centre, and falls to the one after.
+
+    Args:
+        lowest_hz: lower edge of the first filter, at most 1 kHz.
+        highest_hz: upper edge of the last, at least 1 kHz; None: the Nyquist frequency.
     """
-    highest = BREAK_HZ / LINEAR_HZ + math.log(sample_rate / 2 / BREAK_HZ) / LOG_STEP
-    mels = torch.linspace(0.0, highest, bins + 2, dtype=torch.float64)
+    highest_hz = sample_rate / 2 if highest_hz is None else highest_hz
+    highest = BREAK_HZ / LINEAR_HZ + math.log(highest_hz / BREAK_HZ) / LOG_STEP
+    mels = torch.linspace(lowest_hz / LINEAR_HZ, highest, bins + 2, dtype=torch.float64)
     above = BREAK_HZ * (LOG_STEP * (mels - BREAK_HZ / LINEAR_HZ)).exp()
     return torch.where(mels < BREAK_HZ / LINEAR_HZ, LINEAR_HZ * mels, above)
 
 
-def slaney_filters(sample_rate: int, fft: int, bins: int) -> torch.Tensor:
-    """Compute Slaney's triangular mel filters up to the Nyquist frequency, each of unit area in Hz.
+def slaney_filters(
+    sample_rate: int,
+    fft: int,
+    bins: int,
+    lowest_hz: float = 0.0,
+    highest_hz: float | None = None,
+) -> torch.Tensor:
+    """Compute Slaney's triangular mel filters, each of unit area in Hz.
+
+    Args:
+        lowest_hz, highest_hz: see `slaney_edges`.
 
     Returns:
         float32 (fft // 2 + 1, bins), to be multiplied by a spectrum from the left.
     """
-    edges = slaney_edges(sample_rate, bins)
+    edges = slaney_edges(sample_rate, bins, lowest_hz, highest_hz)
     hz = torch.linspace(0.0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
     left = edges[:-2]
     centre = edges[1:-1]

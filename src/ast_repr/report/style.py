@@ -79,6 +79,7 @@ SCALES = {
     "logmel_vggish": (kaldi_mel, 125, 7500),
     "musicnn_mel": (slaney_mel, 0, 8000),
     "han_mel": (slaney_mel, 0, 11_025),
+    "panns_mel": (slaney_mel, 50, 14_000),
     "scalogram": (np.log, 40, 8000),
 }
 

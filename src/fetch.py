@@ -31,6 +31,8 @@ LAYOUTS = {"irmas": "IRMAS'", "magnatagatune": "MagnaTagATune's", "openmic": "Op
 def main(args: argparse.Namespace) -> None:
     """Print the corpus and the backbone."""
     corpus = choose_corpus(args)
+    if args.teacher_file:
+        pretrained.add_file(args.teacher_file)
     backbone = choose_backbone(args)
     weights = fetch_backbone(backbone, args.backbone_file)
     if args.panns or args.panns_file:
@@ -123,7 +125,7 @@ def fetch_backbone(name: str, file: Path | None) -> Path:
     """
     if file:
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; expected weights of an AST")
+            raise FileNotFoundError(f"{file}: no such file; expected weights")
         return file
     entry = pretrained.find(name)
     entry.fetch()

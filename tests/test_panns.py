@@ -37,10 +37,15 @@ def cnn14(tmp_path, monkeypatch):
         state[f"{name}.bn1.num_batches_tracked"] = torch.tensor(7)
     path = tmp_path / "cnn14.pth"
     torch.save({"iteration": 7, "model": state}, path)
-    remote = replace(pretrained.PANNS, sha256=identity.of_file(path))
-    monkeypatch.setattr(pretrained, "PANNS", remote)
+    expect(path, monkeypatch)
     monkeypatch.setattr(pretrained, "panns_path", lambda: tmp_path / "panns.safetensors")
     return state, path
+
+
+def expect(path, monkeypatch):
+    """Let the catalogue's CNN14 be this file."""
+    entry = replace(pretrained.find("panns_cnn14"), sha256=identity.of_file(path))
+    monkeypatch.setattr(pretrained, "find", lambda name: entry)
 
 
 def build(conf):
@@ -85,8 +90,7 @@ def test_tensors_of_another_network_are_refused(cnn14, monkeypatch):
     state, path = cnn14
     del state["conv_block3.bn1.bias"]
     torch.save({"model": state}, path)
-    remote = replace(pretrained.PANNS, sha256=identity.of_file(path))
-    monkeypatch.setattr(pretrained, "PANNS", remote)
+    expect(path, monkeypatch)
     with pytest.raises(WeightsError, match="no conv_block3.bn1.bias"):
         pretrained.fetch_panns(path)
     assert not pretrained.panns_path().exists()

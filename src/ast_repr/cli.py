@@ -80,16 +80,17 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
         )
         resolved[name] = conf
     if args.conf == "all" and network not in TRANSFORMERS:
-        left_out = [name for name, conf in resolved.items() if needs_transformer(conf)]
+        left_out = [name for name, conf in resolved.items() if needs_transformer(conf, network)]
         if left_out:
             print(f"left out, since {args.backbone} is no transformer: {', '.join(left_out)}")
         resolved = {name: conf for name, conf in resolved.items() if name not in left_out}
     return resolved
 
 
-def needs_transformer(conf: config.Config) -> bool:
-    """Whether a config has an adapter, a head or a pooling that needs a transformer's tokens."""
-    if conf.adapter is not None and conf.adapter.name not in MUSICNN_ADAPTERS:
+def needs_transformer(conf: config.Config, network: str) -> bool:
+    """Whether a config has an adapter, a head or a pooling that the other network lacks."""
+    adapters = MUSICNN_ADAPTERS if network == "musicnn" else ()
+    if conf.adapter is not None and conf.adapter.name not in adapters:
         return True
     return conf.head.name in TOKEN_HEADS or "pooling" in conf.backbone.options
 

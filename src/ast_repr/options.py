@@ -165,8 +165,15 @@ def add_backbone_options(parser, backbones: Sequence[str]) -> None:
         "--backbone-file",
         type=Path,
         metavar="FILE",
-        help="weights of an AST on disk, the authors' .pth or safetensors; without --backbone, "
-        "its name is the file's",
+        help="weights on disk of the network that --backbone names; without --backbone of an AST, "
+        "the authors' .pth or safetensors, and its name is the file's",
+    )
+    parser.add_argument(
+        "--teacher-file",
+        type=Path,
+        metavar="FILE",
+        help="a file on disk that would be downloaded for a teacher; it is recognised by its "
+        "sha256, and copied to pretrained_models/downloads",
     )
 
 

@@ -30,11 +30,7 @@ MODELS = {  # folders of the trained models that are shipped, and the backbone o
     "instruments_musicnn": "musicnn_msd",
 }
 DEFAULT_MODEL = "instruments_ast"
-PANNS = Remote(  # CNN14 (Kong et al. 2020), CC BY 4.0
-    "https://zenodo.org/records/3987831/files/Cnn14_mAP%3D0.431.pth?download=1",
-    327_428_481,
-    sha256="0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
-)
+PANNS = "panns_cnn14"  # the catalogue's name of the network that multi_stft takes its branches from
 
 
 @dataclass(frozen=True)
@@ -174,9 +170,28 @@ def verify_weights(name: str, path: str | Path) -> None:
         entry.verify()
 
 
+def add_file(file: Path) -> None:
+    """Copy a file of weights to its place in the catalogue, which is found by its sha256.
+
+    Raises:
+        ValueError: it is not in the catalogue.
+        OSError: it cannot be read, or the copy not written.
+    """
+    sha256 = identity.of_file(file)
+    for entry in map(find, names()):
+        if sha256 == entry.sha256:
+            with atomic.replacing(entry.path) as partial:
+                shutil.copyfile(file, partial)
+            return
+    raise ValueError(
+        f"{file}: found sha256 {sha256}, expected that of a file in {FOLDER / 'index.yaml'}: "
+        f"{', '.join(names())}"
+    )
+
+
 def panns_path() -> Path:
     """File of the part of PANNs' CNN14 that the backbone multi_stft starts from."""
-    return FOLDER / "downloads" / "panns_cnn14.safetensors"
+    return FOLDER / "downloads" / "panns_cnn14_branch.safetensors"
 
 
 def fetch_panns(file: Path | None = None) -> None:
@@ -190,19 +205,18 @@ def fetch_panns(file: Path | None = None) -> None:
     # Imports torch, and is needed here only.
     from .backbones import multi_stft
 
-    folder = panns_path().parent
-    with only_user_of(folder):
+    entry = find(PANNS)
+    with only_user_of(panns_path().parent):
         if file is not None:
             sha256 = identity.of_file(file)
-            if sha256 != PANNS.sha256:
+            if sha256 != entry.sha256:
                 raise ValueError(
-                    f"{file}: found sha256 {sha256}, expected {PANNS.sha256}; get {PANNS.url}"
+                    f"{file}: found sha256 {sha256}, expected {entry.sha256}; get {entry.url}"
                 )
             multi_stft.convert_cnn14(file, panns_path())
         elif not panns_path().is_file():
-            downloaded = download(PANNS, folder / "Cnn14_mAP=0.431.pth")
-            multi_stft.convert_cnn14(downloaded, panns_path())
-            downloaded.unlink()
+            entry.fetch()
+            multi_stft.convert_cnn14(entry.path, panns_path())
 
 
 def starts_from_panns(network: str, weights: str) -> bool:
@@ -269,12 +283,15 @@ def zero_shot(name: str) -> dict:
         raise ValueError(
             f"zero-shot: {registry.unknown('backbone of instruments.yaml', name, table)}"
         )
-    return table[name]
+    same = table[name].get("same")
+    return table[name] if same is None else table[same]
 
 
 def activation(name: str) -> str:
     """Return the activation of a backbone's source classes: "sigmoid" if it is not known."""
-    return _read("instruments.yaml").get(name, {}).get("activation", "sigmoid")
+    if name not in _read("instruments.yaml"):
+        return "sigmoid"
+    return zero_shot(name)["activation"]
 
 
 def _read(file):

@@ -1,8 +1,8 @@
 """Backbones: the model that is reprogrammed, (B, C, T, F) -> Output(embedding, source_logits).
 
-"ast", "passt" (the network of AST on another log-mel) and "musicnn" are pre-trained. The others
-replace them in systems without a source model and have no source classes: `pool` and `summary` have
-no parameters, the rest is trained from scratch.
+"ast", "passt" (the network of AST on another log-mel), "musicnn" and "cnn14" are pre-trained. The
+others replace them in systems without a source model and have no source classes: `pool` and
+`summary` have no parameters, the rest is trained from scratch.
 
 A backbone whose embedding or tokens are ordered in time has `segments`: the frames of the input
 that each segment covers, as (first, last + 1).
@@ -15,6 +15,7 @@ from torch import nn
 from .. import registry
 from . import cpu_kernels, weights
 from .audio_transformer import AUDIOSET_MEAN, AUDIOSET_STD, AudioTransformer
+from .cnn14 import Cnn14
 from .cp_resnet import CPResNet
 from .dutta_convnet import DuttaConvNet
 from .frame_network import FrameNetwork
@@ -31,6 +32,7 @@ BACKBONES = {
     "ast": AudioTransformer,
     "passt": AudioTransformer,
     "musicnn": Musicnn,
+    "cnn14": Cnn14,
     "pool": Pool,
     "summary": Summary,
     "frame_network": FrameNetwork,
@@ -41,8 +43,8 @@ BACKBONES = {
     "vggish_convnet": VGGishConvNet,
     "dutta_convnet": DuttaConvNet,
 }
-# Their sizes and statistics are in the header of their weights.
-PRETRAINED = ("ast", "passt", "musicnn")
+# Their sizes and statistics are in the header of their weights, or follow from these.
+PRETRAINED = ("ast", "passt", "musicnn", "cnn14")
 
 __all__ = [
     "AUDIOSET_MEAN",

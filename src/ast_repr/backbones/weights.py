@@ -1,11 +1,12 @@
 """Weights of a backbone from a file, loaded strictly and without running code from it.
 
-Four layouts are read, and a fifth, of any backbone, is also written:
+Layouts of published files are read, and one, of any backbone, is also written:
     author        the AST authors' `.pth`: `module.v.blocks.N.attn.qkv.*`, `module.mlp_head.*`
     passt         the PaSST authors' `.pt`: `blocks.N.attn.qkv.*`, `time_new_pos_embed`
     hub           the hub's safetensors: `encoder.layer.N.attention.attention.query.*`,
     transformers  transformers >= 5 in memory: `layers.N.attention.q_proj.*`,
                   both below `audio_spectrogram_transformer.`
+    panns         PANNs' `.pth` of CNN14: `conv_blockN.*`, `fc_audioset.*`
     ast_repr      this project's names, with the dims in the safetensors metadata (`save`)
 
 The tensors may be part of a training checkpoint, {"state_dict": ...} or {"model": ...}, and their
@@ -25,6 +26,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialise
@@ -34,6 +36,7 @@ from torch.nn import functional
 
 from .. import atomic, typecheck
 from ..checkpoint import refuse_compressed
+from . import cnn14
 from .audio_transformer import AudioTransformer, patch_grid
 
 Tensors = dict[str, torch.Tensor]
@@ -71,6 +74,13 @@ MELS = 128
 STRIDES = (10, 16, 12, 14)  # of the authors' recipes, the most common first
 ANY_LENGTH = (10, 16)  # strides that are accepted for any input length, not only for FRAMES
 FRAMES = (1024, 512, 128)  # inputs of their recipes for AudioSet, ESC-50 and Speech Commands
+# Arrays of integers, pickled by numpy 1: PANNs' file has the state of a sampler beside its tensors.
+NUMPY_ARRAYS = [
+    (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Int64DType,
+]
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -93,6 +103,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
     layout, state = _canonical(path, metadata, tensors)
     if layout == "ast_repr":
         return {"layout": layout, **_metadata_header(path, metadata)}
+    if layout == "panns":
+        try:
+            return {"layout": layout, **cnn14.header(state)}
+        except KeyError as error:
+            raise WeightsError(f"{path}: not PANNs' CNN14, no {error}") from error
     dims = _infer_dims(path, state)
     if layout == "passt":
         dims |= {"norm_eps": PASST_NORM_EPS}
@@ -240,7 +255,8 @@ def read(path: str | Path) -> tuple[dict[str, str], Tensors]:
                 return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
         with open(path, "rb") as file:
             refuse_compressed(file)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_ARRAYS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise WeightsError(
             f"{path}: refused, it holds more than tensors; nothing in it was run"
@@ -304,6 +320,8 @@ def _canonical(
     layout = "ast_repr" if "ast_repr" in metadata else _layout(tensors)
     if layout == "ast_repr":
         return layout, dict(tensors)
+    if layout == "panns":
+        return layout, cnn14.rename(tensors)
     if layout == "passt":
         tensors = _with_joint_positions(path, tensors)
     state = {}
@@ -340,6 +358,8 @@ def _layout(names: Mapping[str, Any]) -> str:
         return "ast_repr"
     if "new_pos_embed" in names:
         return "passt"
+    if "fc_audioset.weight" in names:
+        return "panns"
     if any(UNUSED.fullmatch(name) or "v.blocks." in name for name in names):
         return "author"
     if any(".encoder.layer." in name for name in names):
@@ -354,7 +374,7 @@ def _renamed(path: str | Path, key: str) -> str:
             return match.expand(name)
     raise WeightsError(
         f"{path}: unexpected tensor {key!r}; "
-        "expected an AST in author, passt, hub, transformers or ast_repr layout"
+        "expected weights in author, passt, hub, transformers, panns or ast_repr layout"
     )
 
 

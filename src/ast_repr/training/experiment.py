@@ -29,7 +29,7 @@ from ..run_folder import RunFolder
 from ..settings import Backbone, Config, Input, Section
 from . import augment, embedding_cache, head_only, optim, trainer
 
-# Steps of a teacher's embedding over time, of 0.64 s in the log-mels of ten seconds.
+# Steps of a teacher's embedding over time, of about 0.64 s in the log-mels of ten seconds.
 TEACHER_STEPS = 16
 TEACHER_C = 0.1  # of its logistic regression without a validation split to choose by
 

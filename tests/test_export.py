@@ -178,11 +178,12 @@ def make_run(folder, conf, backbone_file, spread):
 
 def set_statistics(model, feature):
     """Give each BatchNorm the statistics of SOUND, as training does."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(feature(torch.from_numpy(SOUND)))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model.train()(feature(torch.from_numpy(SOUND)))
 
 
 def load_conf(name, lacking=("vggish",), confs=CONFS, corpus="synthetic"):

@@ -250,6 +250,7 @@ def test_the_catalogues_entry_is_a_passt_with_audiosets_classes():
     entry = pretrained.find("passt_s")
     assert entry.network == "passt" and len(entry.source_classes()) == 527
     assert pretrained.statistics("passt_s") == {}  # they are in the header
+    assert pretrained.zero_shot("passt_s") == pretrained.zero_shot("ast_audioset")
 
 
 # Teachers.

@@ -28,7 +28,13 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from . import atomic, config, escaping, options, pretrained
-from .choices import MUSICNN_ADAPTERS, TOKEN_HEADS, TRANSFORMERS
+from .choices import (
+    MUSICNN_ADAPTERS,
+    SOURCE_HEADS,
+    TOKEN_HEADS,
+    TRANSFORMERS,
+    WITHOUT_SOURCE_CLASSES,
+)
 from .config import ConfigError
 from .options import Parser, UsageError
 from .options import between as between
@@ -67,7 +73,8 @@ def add_conf_options(parser: Parser, for_runs: bool = False) -> None:
 def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, config.Config]:
     """Resolve the configs chosen by the options of `add_conf_options`: {name: config}.
 
-    If the backbone is no transformer, "all" leaves out those that need one, and prints their names.
+    If the backbone is no transformer or has no source classes, "all" leaves out those that need
+    them, and prints their names.
 
     Args:
         lacking: features that the corpus does not carry.
@@ -79,11 +86,19 @@ def confs(args: argparse.Namespace, lacking: Sequence[str] = ()) -> dict[str, co
             args.conf_dir, name, args.corpus, args.protocol, args.set, lacking, network
         )
         resolved[name] = conf
-    if args.conf == "all" and network not in TRANSFORMERS:
-        left_out = [name for name, conf in resolved.items() if needs_transformer(conf, network)]
-        if left_out:
-            print(f"left out, since {args.backbone} is no transformer: {', '.join(left_out)}")
-        resolved = {name: conf for name, conf in resolved.items() if name not in left_out}
+    if args.conf != "all" or network in TRANSFORMERS:
+        return resolved
+    left_out = {"is no transformer": [], "has no source classes": []}
+    for name, conf in resolved.items():
+        if needs_transformer(conf, network):
+            left_out["is no transformer"].append(name)
+        elif network in WITHOUT_SOURCE_CLASSES and conf.head.name in SOURCE_HEADS:
+            left_out["has no source classes"].append(name)
+    for reason, names in left_out.items():
+        if names:
+            print(f"left out, since {args.backbone} {reason}: {', '.join(names)}")
+        for name in names:
+            del resolved[name]
     return resolved
 
 

@@ -1,8 +1,9 @@
 """Backbones: the model that is reprogrammed, (B, C, T, F) -> Output(embedding, source_logits).
 
-"ast", "passt" (the network of AST on another log-mel), "musicnn" and "cnn14" are pre-trained. The
-others replace them in systems without a source model and have no source classes: `pool` and
-`summary` have no parameters, the rest is trained from scratch.
+"ast", "passt" (the network of AST on another log-mel), "musicnn", "cnn14" and "vggish" are
+pre-trained, the last without source classes. The others replace them in systems without a source
+model and have no source classes: `pool` and `summary` have no parameters, the rest is trained from
+scratch.
 
 A backbone whose embedding or tokens are ordered in time has `segments`: the frames of the input
 that each segment covers, as (first, last + 1).
@@ -26,6 +27,7 @@ from .musicnn import Musicnn
 from .output import Output
 from .pool import Pool
 from .summary import Summary
+from .vggish import VGGish
 from .vggish_convnet import VGGishConvNet
 
 BACKBONES = {
@@ -33,6 +35,7 @@ BACKBONES = {
     "passt": AudioTransformer,
     "musicnn": Musicnn,
     "cnn14": Cnn14,
+    "vggish": VGGish,
     "pool": Pool,
     "summary": Summary,
     "frame_network": FrameNetwork,
@@ -44,7 +47,7 @@ BACKBONES = {
     "dutta_convnet": DuttaConvNet,
 }
 # Their sizes and statistics are in the header of their weights, or follow from these.
-PRETRAINED = ("ast", "passt", "musicnn", "cnn14")
+PRETRAINED = ("ast", "passt", "musicnn", "cnn14", "vggish")
 
 __all__ = [
     "AUDIOSET_MEAN",

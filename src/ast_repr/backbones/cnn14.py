@@ -51,7 +51,6 @@ class Cnn14(nn.Module):
         columns = frames // FRAMES_PER_STEP
         if steps is not None and not 1 <= steps <= columns:
             raise ValueError(f"cnn14: steps {steps}; expected from 1 to {columns}")
-        self.dims = {"frames": frames, "mels": mels, "n_source": n_source}
         self.mean = mean
         self.std = std
         self.steps = steps

@@ -7,6 +7,7 @@ Layouts of published files are read, and one, of any backbone, is also written:
     transformers  transformers >= 5 in memory: `layers.N.attention.q_proj.*`,
                   both below `audio_spectrogram_transformer.`
     panns         PANNs' `.pth` of CNN14: `conv_blockN.*`, `fc_audioset.*`
+    torchvggish   its `.pth` of VGGish: `features.N.*`, `embeddings.N.*`
     ast_repr      this project's names, with the dims in the safetensors metadata (`save`)
 
 The tensors may be part of a training checkpoint, {"state_dict": ...} or {"model": ...}, and their
@@ -108,6 +109,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
             return {"layout": layout, **cnn14.header(state)}
         except KeyError as error:
             raise WeightsError(f"{path}: not PANNs' CNN14, no {error}") from error
+    if layout == "torchvggish":
+        return {"layout": layout, "dims": {}}
     dims = _infer_dims(path, state)
     if layout == "passt":
         dims |= {"norm_eps": PASST_NORM_EPS}
@@ -318,7 +321,7 @@ def _canonical(
 ) -> tuple[str, Tensors]:
     """Return the layout, and the tensors under this project's names, with q, k and v joined."""
     layout = "ast_repr" if "ast_repr" in metadata else _layout(tensors)
-    if layout == "ast_repr":
+    if layout in ("ast_repr", "torchvggish"):
         return layout, dict(tensors)
     if layout == "panns":
         return layout, cnn14.rename(tensors)
@@ -360,6 +363,8 @@ def _layout(names: Mapping[str, Any]) -> str:
         return "passt"
     if "fc_audioset.weight" in names:
         return "panns"
+    if "embeddings.4.weight" in names:
+        return "torchvggish"
     if any(UNUSED.fullmatch(name) or "v.blocks." in name for name in names):
         return "author"
     if any(".encoder.layer." in name for name in names):
@@ -374,7 +379,8 @@ def _renamed(path: str | Path, key: str) -> str:
             return match.expand(name)
     raise WeightsError(
         f"{path}: unexpected tensor {key!r}; "
-        "expected weights in author, passt, hub, transformers, panns or ast_repr layout"
+        "expected weights in author, passt, hub, transformers, panns, torchvggish or ast_repr "
+        "layout"
     )
 
 

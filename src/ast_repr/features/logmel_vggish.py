@@ -22,14 +22,15 @@ LONGEST_S = 1_000.0
 class VGGishLogMel(nn.Module):
     """Natural logarithms of mel magnitudes of 16 kHz waveforms, as VGGish computes them.
 
-    VGGish reads patches of 96 frames, see `backbones.vggish_convnet`.
+    VGGish reads patches of 96 frames, see `backbones.vggish` and `backbones.vggish_convnet`.
 
     Args:
+        frames: the first ones that are kept; default: all.
         seconds: length of the waveforms; ten give 998 frames.
         hop_s: seconds from one window of a longer clip to the next; default: the length.
 
     Raises:
-        ValueError: `seconds` is out of range.
+        ValueError: `seconds` or `frames` is out of range.
     """
 
     mean = -1.2  # over music, roughly
@@ -37,7 +38,12 @@ class VGGishLogMel(nn.Module):
     bins = BINS
     frames_per_second = SAMPLE_RATE / HOP
 
-    def __init__(self, seconds: float = CLIP_SECONDS, hop_s: float | None = None):
+    def __init__(
+        self,
+        frames: int | None = None,
+        seconds: float = CLIP_SECONDS,
+        hop_s: float | None = None,
+    ):
         super().__init__()
         if not SHORTEST_S <= seconds <= LONGEST_S:
             raise ValueError(
@@ -46,7 +52,10 @@ class VGGishLogMel(nn.Module):
         self.seconds = seconds
         self.hop_s = hop_s
         self.hz = htk_centres(BINS, LOWEST_HZ, HIGHEST_HZ)
-        self.frames = 1 + (round(seconds * SAMPLE_RATE) - LENGTH) // HOP
+        complete = 1 + (round(seconds * SAMPLE_RATE) - LENGTH) // HOP
+        self.frames = complete if frames is None else frames
+        if not 1 <= self.frames <= complete:
+            raise ValueError(f"logmel_vggish: frames {frames}; expected from 1 to {complete}")
         filters = htk_filters(SAMPLE_RATE, FFT, BINS, LOWEST_HZ, HIGHEST_HZ)
         self.register_buffer("window", torch.hann_window(LENGTH), persistent=False)
         self.register_buffer("filters", filters, persistent=False)

@@ -94,9 +94,7 @@ class VGGish(nn.Module):
         patches = (x * (2 * STD) + MEAN).unfold(2, PATCH, PATCH)  # (B, 1, N, F, 96)
         patches = patches.permute(0, 2, 1, 4, 3)
         maps = self.features(patches.flatten(0, 1))
-        values = self.embeddings(
-            maps.permute(0, 2, 3, 1).flatten(1)
-        )  # channels last, as TensorFlow
+        values = self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))  # channels last
         embeddings = values.unflatten(0, patches.shape[:2]).transpose(1, 2)
         if self.steps is None:
             return Output(embeddings.mean(dim=2), None)

@@ -25,7 +25,7 @@ TEST_SPLITS = {  # by clips and observed labels, of a copy too
 }
 FEATURES = {"logmel": "log-mel", "vggish": "VGGish"}
 NETWORK = "ast"  # of the published results
-NETWORKS = {NETWORK: "AST", "passt": "PaSST"}
+NETWORKS = {NETWORK: "AST", "passt": "PaSST", "cnn14": "CNN14", "vggish": "VGGish"}
 NETWORKS_IN_FULL = NETWORKS | {NETWORK: "Audio Spectrogram Transformer (AST)"}
 
 

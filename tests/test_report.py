@@ -301,6 +301,13 @@ def test_protocols_and_backbones_never_share_a_table(tmp_path, other):
     assert len({table.title for table in found}) == len({table.stem for table in found}) == 2
 
 
+def test_position_embeddings_of_another_stride_are_of_the_same_weights(tmp_path):
+    make_run(tmp_path / "synthetic", "ast_unet")
+    make_run(tmp_path / "synthetic", "ast_linear", backbone=OTHER_WEIGHTS | {"stride": 20})
+    (table,), left_out = results.read(tmp_path / "synthetic")
+    assert sorted(table.confs) == ["ast_linear", "ast_unet"] and left_out == []
+
+
 def test_random_frozen_weights_stand_beside_pretrained_ones_and_say_so(tmp_path):
     make_run(tmp_path / "synthetic", "ast_linear")
     for seed in (0, 1):

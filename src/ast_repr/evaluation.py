@@ -381,6 +381,13 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
     epochs = history[-1]["epoch"]
     seconds = sum(entry["seconds"] for entry in history)
     weights = conf.backbone.weights
+    backbone = {
+        "name": conf.run.backbone,
+        "weights": weights,
+        "sha256": None if weights == "none" else about["backbone_sha256"],
+    }
+    if "stride" in conf.backbone.options:
+        backbone["stride"] = conf.backbone.options["stride"]
     optional = {}
     if conf.adapter is not None:
         optional["adapter"] = conf.adapter.name
@@ -400,11 +407,7 @@ def describe(conf: Config, about: dict, history: list[dict]) -> dict:
         "clip_fraction": conf.train.clip_fraction,
         "label_fraction": conf.train.label_fraction,
         "train_clips": about["train_clips"],
-        "backbone": {
-            "name": conf.run.backbone,
-            "weights": weights,
-            "sha256": None if weights == "none" else about["backbone_sha256"],
-        },
+        "backbone": backbone,
         "trainable_parameters": about["trainable_parameters"],
         "total_parameters": about["total_parameters"],
         "macs": about["macs"],

@@ -452,8 +452,9 @@ def _compared(run, key):
     """A run's value of a dotted key as JSON; None if it need not agree."""
     if key == "truth.sha256" and not run.scored_on(TRUTH):
         return None
-    # Pre-trained weights under one name are one file; random ones differ from seed to seed.
-    if key == "backbone.sha256" and not run.is_pretrained:
+    # Pre-trained weights under one name are one file; random ones differ from seed to seed, and
+    # position embeddings for another stride are resampled.
+    if key == "backbone.sha256" and (not run.is_pretrained or "stride" in run["backbone"]):
         return None
     return json.dumps(_value(run, key))
 

@@ -5,8 +5,8 @@ bfloat16, on a CPU (step.json) and on a GPU (step-gpu.json); a file of an earlie
 evaluation, is left out. A run trains on OpenMIC-2018's 12,678 clips and is validated on 2,237 in
 each epoch of its conf, although it stops earlier when validation no longer improves; 5,085 clips
 are scored once. AST-BS passes each clip through AST once, for all seeds. The step of every
-reprogrammer is the U-Net's, the largest of them. Fine-tuning was measured without the levers, and
-is taken to gain by them what the U-Net's step gains. Patchout drops half of the columns of patches
+reprogrammer is the U-Net's, the largest of them. Fine-tuning was measured without the levers; it is
+assumed to gain as much from them as the U-Net's step. Patchout drops half of the columns of patches
 in training; the study `tokens` asks what that costs in accuracy. Left out are methods without AST,
 training of heads (`embeddings.py`) and extraction (`features.py`).
 """

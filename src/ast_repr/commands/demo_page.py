@@ -28,6 +28,8 @@ NETWORKS = {
     "ast": "transformer (AST)",
     "passt": "transformer (PaSST)",
     "musicnn": "convolutional network (musicnn)",
+    "cnn14": "convolutional network (CNN14)",
+    "vggish": "convolutional network (VGGish)",
     "frame_network": "small network",
 }
 STATISTICS = ("pool", "summary")  # backbones without parameters
@@ -74,7 +76,7 @@ class DemoApp:
         load: loads the model in a path.
         find_examples: lists clips to try a model on.
         folder: for files of the page.
-        known: {sha256 of an example: what is known about it}, of the examples in use.
+        known: {sha256 of an example in use: its known labels}.
     """
 
     models: dict[str, ModelInfo]

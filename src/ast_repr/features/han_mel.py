@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torch import nn
 
-from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters
 
 SAMPLE_RATE = 22_050
 FFT = 1024  # samples per frame
@@ -16,7 +16,7 @@ SHORTEST_S = 0.1
 LONGEST_S = 1_000.0
 
 
-class HanMel(nn.Module):
+class HanMel(Spectrogram):
     """Natural logarithms of mel magnitudes of 22.05 kHz waveforms, each divided by its peak.
 
     The authors cut excerpts into windows of one second. They normalise an excerpt before it is cut;
@@ -63,11 +63,6 @@ class HanMel(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one window's feature: (channels, frames, bins)."""
-        return (1, self.frames, BINS)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) float32 waveforms at 22.05 kHz -> (B, 1, frames, 128) float32.
@@ -90,7 +85,3 @@ class HanMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`; a waveform's peak, which is 1, may have changed with the power."""
         return power.sqrt().clamp_min(FLOOR).log()
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)

@@ -6,10 +6,10 @@ The classifier normalises the values, by the statistics of its backbone.
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms, htk_centres, htk_filters, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, htk_centres, htk_filters
 
 FRAME_SHIFT_MS = 10.0
 FRAME_LENGTH_MS = 25.0  # 400 samples
@@ -22,7 +22,7 @@ HIGHEST_HZ = SAMPLE_RATE / 2  # upper edge of the last band
 FLOOR = torch.finfo(torch.float32).eps  # least energy
 
 
-class LogMel(nn.Module):
+class LogMel(Spectrogram):
     """Kaldi log-mel of 16 kHz waveforms, cut or zero-padded along time to a fixed number of frames.
 
     Ten seconds give 998 frames; the rest of AST's 1024 are zeros, as in its own loader. Zero is not
@@ -80,11 +80,6 @@ class LogMel(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip's feature: (channels, frames, bins)."""
-        return (1, self.frames, self.bins)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) waveforms at 16 kHz -> (B, 1, frames, bins) natural logarithms of mel energies.
@@ -106,10 +101,6 @@ class LogMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`."""
         return torch.where(power == 0, 0.0, power.clamp_min(FLOOR).log())
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)
 
     def _fbank(self, waveform: torch.Tensor) -> torch.Tensor:
         """(N,) -> (M, bins), bit-equal to torchaudio.compliance.kaldi.fbank with AST's settings."""

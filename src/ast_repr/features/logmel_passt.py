@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..audio import CLIP_SECONDS
-from .spectrum import check_waveforms, htk_centres, htk_filters, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, htk_centres, htk_filters
 
 SAMPLE_RATE = 32_000
 LENGTH = 800  # samples per frame
@@ -21,7 +21,7 @@ SHORTEST = FFT // 2 + 2  # samples: pre-emphasis takes one, and the rest is refl
 MOST_FRAMES = 100_000
 
 
-class PaSSTLogMel(nn.Module):
+class PaSSTLogMel(Spectrogram):
     """Natural logarithms of mel energies of 32 kHz waveforms, as PaSST computes them.
 
     Unlike in AST's `logmel`, pre-emphasis is applied to the whole waveform, frames are centred on
@@ -72,11 +72,6 @@ class PaSSTLogMel(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip's feature: (channels, frames, bins)."""
-        return (1, self.frames, BINS)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) float32 waveforms at 32 kHz -> (B, 1, frames, 128) float32.
@@ -100,7 +95,3 @@ class PaSSTLogMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`."""
         return (power + OFFSET).log()
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms, htk_centres, htk_filters, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, htk_centres, htk_filters
 
 LENGTH = 400  # samples per frame
 HOP = 160  # samples between frames
@@ -19,7 +19,7 @@ SHORTEST_S = 0.1
 LONGEST_S = 1_000.0
 
 
-class VGGishLogMel(nn.Module):
+class VGGishLogMel(Spectrogram):
     """Natural logarithms of mel magnitudes of 16 kHz waveforms, as VGGish computes them.
 
     VGGish reads patches of 96 frames, see `backbones.vggish` and `backbones.vggish_convnet`.
@@ -74,11 +74,6 @@ class VGGishLogMel(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip's feature: (channels, frames, bins)."""
-        return (1, self.frames, BINS)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) float32 waveforms at 16 kHz -> (B, 1, frames, 64) float32.
@@ -101,7 +96,3 @@ class VGGishLogMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`."""
         return (power.sqrt() + OFFSET).log()
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)

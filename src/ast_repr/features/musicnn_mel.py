@@ -5,10 +5,10 @@ float32.
 """
 
 import torch
-from torch import nn
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters
 
 FFT = 512  # samples per frame
 HOP = 256  # samples between frames
@@ -17,7 +17,7 @@ GAIN = 10_000.0  # log10(1 + GAIN * energy)
 MOST_FRAMES = 100_000
 
 
-class MusicnnMel(nn.Module):
+class MusicnnMel(Spectrogram):
     """log10(1 + 10,000 mel energy) of 16 kHz waveforms, cut or zero-padded to `frames`.
 
     Ten seconds give 626 frames. Zero is silence.
@@ -61,11 +61,6 @@ class MusicnnMel(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip's feature: (channels, frames, bins)."""
-        return (1, self.frames, BINS)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) float32 waveforms at 16 kHz -> (B, 1, frames, 96) float32.
@@ -87,7 +82,3 @@ class MusicnnMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`."""
         return (GAIN * power + 1).log10()
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from ..audio import CLIP_SECONDS
-from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, magnitudes, slaney_edges, slaney_filters
 
 SAMPLE_RATE = 32_000
 FFT = 1024  # samples per frame
@@ -20,7 +20,7 @@ SILENCE_DB = -100.0
 MOST_FRAMES = 100_000
 
 
-class PannsMel(nn.Module):
+class PannsMel(Spectrogram):
     """Decibels of mel powers of 32 kHz waveforms, cut or padded with silence to `frames`.
 
     Ten seconds give 1,001 frames. Frames are centred, and the waveform is reflected at its ends.
@@ -67,11 +67,6 @@ class PannsMel(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip's feature: (channels, frames, bins)."""
-        return (1, self.frames, BINS)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) float32 waveforms at 32 kHz -> (B, 1, frames, 64) float32.
@@ -94,7 +89,3 @@ class PannsMel(nn.Module):
     def from_power(self, power: torch.Tensor) -> torch.Tensor:
         """Undo `to_power`; powers below 1e-10 are silence."""
         return 10 * power.clamp_min(LEAST).log10()
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)

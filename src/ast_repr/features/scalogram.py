@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from ..audio import CLIP_SECONDS, SAMPLE_RATE
-from .spectrum import check_waveforms, relative_decibels, warp
+from .spectrogram import Spectrogram
+from .spectrum import check_waveforms, relative_decibels
 
 CENTRE = 6.0  # of the Morlet wavelet's spectrum, in radians per unit of time at scale 1
 LOWEST_HZ = 40.0
@@ -25,7 +25,7 @@ SCALES_AT_ONCE = 16  # which bounds the memory
 REACH = 6.0  # of a wavelet, in units of its scale
 
 
-class Scalogram(nn.Module):
+class Scalogram(Spectrogram):
     """Logarithms of wavelet magnitudes of 16 kHz waveforms, in frames of 10 ms.
 
     The wavelet is a complex Morlet with w0 = 6 and unit energy. The frequencies of the scales are
@@ -88,11 +88,6 @@ class Scalogram(nn.Module):
             "resampler": "soxr HQ",
         }
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one clip's feature: (channels, frames, bins)."""
-        return (1, self.frames, self.bins)
-
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, N) float32 waveforms at 16 kHz -> (B, 1, frames, bins) float32.
@@ -120,10 +115,6 @@ class Scalogram(nn.Module):
         if self.decibels:
             return relative_decibels(power)
         return (power.sqrt() + FLOOR).log()
-
-    def warp(self, power: torch.Tensor, rates: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-        """Change tempo and pitch, see `spectrum.warp`."""
-        return warp(power, rates, ratios, self.hz)
 
     def _magnitudes(self, waveform: torch.Tensor) -> torch.Tensor:
         """(frames * HOP,) -> mean magnitudes (bins, frames).

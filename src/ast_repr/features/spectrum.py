@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 # Slaney's mel scale: linear below BREAK_HZ, logarithmic above it.
-LINEAR_HZ = 200.0 / 3  # Slaney's mel scale: linear below BREAK_HZ, this many Hz per mel
+LINEAR_HZ = 200.0 / 3  # per mel
 BREAK_HZ = 1000.0
-LOG_STEP = math.log(6.4) / 27  # above it, the logarithm of the ratio between neighbouring mels
+LOG_STEP = math.log(6.4) / 27  # logarithm of the ratio between neighbouring mels
 RANGE_DB = 80.0  # of `relative_decibels`
 LEAST = 1e-10  # value that counts as silence there
 
@@ -71,10 +71,8 @@ def warp(
     """Change tempo and pitch of spectrograms, by linear interpolation of their powers.
 
     Of a mel feature these are the powers of its bands, since the spectrogram before the filters is
-    not stored. On six clips of recorded instruments, at 0.7 to 1.3 times the tempo and pitch, the
-    result differed by 0.5 to 2.5 dB (medians) from a warp before the filters, and by 1.0 to 2.4 dB
-    from the resampled waveform, from which a warp before the filters differed by 0.7 to 2.6 dB; see
-    tests/bench/warp.py.
+    not stored; tests/bench/warp.py compares the result with a warp before the filters, and with the
+    log-mel of the resampled waveform.
 
     Args:
         power: (B, C, T, F).
